@@ -1,0 +1,206 @@
+"""Images in, low-resolution pairs and training patches out.
+
+Images are RGB uint8 [height, width, 3]; networks see float32 in [0, 1], [n, 3, height, width].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import skimage
+import torch
+from skimage import io
+from torch import Tensor
+
+from autoq.errors import DataError
+
+SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
+
+BUNDLED_TRAIN = ("astronaut.png", "motorcycle_left.png", "ihc.png", "retina.jpg")
+BUNDLED_EVAL = ("chelsea.png", "coffee.png", "rocket.jpg")
+"""Colour photographs inside scikit-image's wheel; no image is in both lists."""
+
+EVAL_SIDE = 256
+"""Bundled evaluation images are cut to their central square of this side: trials are short."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A named RGB image, uint8 [height, width, 3]."""
+
+    name: str
+    pixels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A high-resolution image and its bicubic reduction, both uint8 RGB [height, width, 3]."""
+
+    name: str
+    high: np.ndarray
+    low: np.ndarray
+
+
+def read_image(path: Path) -> Image:
+    """One image file as 8-bit RGB. Raises DataError when it is not one."""
+    try:
+        pixels = io.imread(path)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"image '{path}': not readable ({str(error).splitlines()[0]})") from error
+    if pixels.ndim == 2:
+        pixels = np.stack([pixels] * 3, axis=2)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise DataError(f"image '{path}': expected 8-bit RGB or grey, found {pixels.dtype} {pixels.shape}; convert it to 8-bit RGB")
+    return Image(path.stem, pixels)
+
+
+def read_folder(folder: Path) -> list[Image]:
+    """All images of a folder, by name. Raises DataError when there are none."""
+    if not folder.is_dir():
+        raise DataError(f"image folder '{folder}': no such folder; give a folder of {', '.join(sorted(SUFFIXES))} files")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise DataError(f"image folder '{folder}': holds no image; expected {', '.join(sorted(SUFFIXES))} files")
+    return [read_image(path) for path in paths]
+
+
+def train_images(folder: Path | None) -> list[Image]:
+    """Training and calibration images: the folder's, or photographs inside scikit-image's wheel."""
+    return read_folder(folder) if folder else [_bundled(name) for name in BUNDLED_TRAIN]
+
+
+def eval_images(folder: Path | None) -> list[Image]:
+    """Evaluation images: the folder's, or central squares of photographs inside scikit-image's wheel."""
+    if folder:
+        return read_folder(folder)
+    images = []
+    for name in BUNDLED_EVAL:
+        image = _bundled(name)
+        top, left = ((size - EVAL_SIDE) // 2 for size in image.pixels.shape[:2])
+        images.append(Image(image.name, image.pixels[top : top + EVAL_SIDE, left : left + EVAL_SIDE]))
+    return images
+
+
+def _bundled(name: str) -> Image:
+    return read_image(Path(skimage.__file__).parent / "data" / name)
+
+
+def check_disjoint(train: Sequence[Image], evaluation: Sequence[Image]) -> None:
+    """Raise DataError if an evaluation image is among the training images, pixel for pixel."""
+    known = {image.pixels.tobytes(): image.name for image in train}
+    for image in evaluation:
+        if image.pixels.tobytes() in known:
+            raise DataError(
+                f"evaluation image '{image.name}' is training image '{known[image.pixels.tobytes()]}':"
+                " a trial must not be judged on what it was trained on; give another --eval-data"
+            )
+
+
+# ---------------------------------------------------------------- low resolution
+
+
+def make_pair(image: Image, scale: int) -> Pair:
+    """Cut an image to a multiple of `scale` and reduce it by bicubic, rounded to 8 bits, as MATLAB's imresize does."""
+    height, width = (size - size % scale for size in image.pixels.shape[:2])
+    if min(height, width) < 8 * scale:
+        raise DataError(f"image '{image.name}': {image.pixels.shape[1]}x{image.pixels.shape[0]} is too small for x{scale}")
+    high = image.pixels[:height, :width]
+    return Pair(image.name, high, resize(high, height // scale, width // scale))
+
+
+def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bicubic (a = -0.5) with antialiasing on reduction and mirrored edges: MATLAB's imresize, on uint8."""
+    result = pixels.astype(np.float64)
+    for axis, size in ((0, height), (1, width)):
+        weights, indices = _cubic_taps(pixels.shape[axis], size)
+        taken = np.take(result, indices, axis=axis)  # the taps become the axis after `axis`
+        shape = [1] * taken.ndim
+        shape[axis], shape[axis + 1] = weights.shape
+        result = (taken * weights.reshape(shape)).sum(axis + 1)
+    # MATLAB rounds half away from zero
+    return np.clip(np.floor(result + 0.5), 0, 255).astype(np.uint8)
+
+
+def _cubic_taps(before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
+    """(weights, source indices), each [after, taps]: Keys 1981 with a = -0.5, stretched when reducing."""
+    stretch = max(before / after, 1.0)
+    centres = (np.arange(after) + 0.5) * before / after - 0.5
+    taps = math.ceil(4 * stretch) + 2
+    positions = np.floor(centres - 2 * stretch)[:, None] + np.arange(taps)
+    distance = np.abs(positions - centres[:, None]) / stretch
+    weights = np.where(
+        distance <= 1,
+        1.5 * distance**3 - 2.5 * distance**2 + 1,
+        np.where(distance <= 2, -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2, 0.0),
+    )
+    mirrored = np.mod(positions.astype(int), 2 * before)
+    indices = np.minimum(mirrored, 2 * before - 1 - mirrored)
+    return weights / weights.sum(1, keepdims=True), indices
+
+
+# ---------------------------------------------------------------- tensors
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 [height, width, 3] -> float32 [1, 3, height, width] in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
+
+
+def to_pixels(batch: Tensor) -> np.ndarray:
+    """Network output [1, 3, height, width] -> uint8 [height, width, 3], clipped and rounded."""
+    pixels: np.ndarray = (batch[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return pixels
+
+
+@dataclass(frozen=True)
+class PatchPlan:
+    """Which training patches a study sees, in which order: the same for every trial.
+
+    pool: distinct patches; side: their low-resolution side in pixels; batch: patches a step.
+    """
+
+    pool: int = 256
+    side: int = 24
+    batch: int = 8
+    seed: int = 0
+
+
+def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
+    """`pool` low-resolution patches [pool, 3, side, side], flipped and turned, drawn in proportion to image area."""
+    random = np.random.default_rng([plan.seed, 1])
+    fitting = [pair.low for pair in pairs if min(pair.low.shape[:2]) >= plan.side]
+    if not fitting:
+        raise DataError(f"no training image holds a {plan.side}x{plan.side} low-resolution patch; give larger images with --data")
+    area = np.array([low.shape[0] * low.shape[1] for low in fitting], dtype=float)
+    patches = []
+    for which in random.choice(len(fitting), size=plan.pool, p=area / area.sum()):
+        low = fitting[which]
+        top, left = (int(random.integers(size - plan.side + 1)) for size in low.shape[:2])
+        patch = np.rot90(low[top : top + plan.side, left : left + plan.side], int(random.integers(4)))
+        patches.append(to_tensor(patch[:, ::-1] if random.integers(2) else patch))
+    return torch.cat(patches)
+
+
+def batches(plan: PatchPlan, steps: int) -> Iterator[np.ndarray]:
+    """Indices into the pool, step by step: shuffled epochs, the same for every trial of a study."""
+    random = np.random.default_rng([plan.seed, 2])
+    order = np.empty(0, dtype=int)
+    for _ in range(steps):
+        if order.size < plan.batch:
+            order = np.concatenate([order, random.permutation(plan.pool)])
+        yield order[: plan.batch]
+        order = order[plan.batch :]
+
+
+def calibration_images(pairs: Sequence[Pair], count: int = 8, side: int = 48) -> list[Tensor]:
+    """Central low-resolution crops of the training images, float32 [1, 3, <= side, <= side], evenly over the list."""
+    chosen = [pairs[index] for index in np.unique(np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int))]
+    crops = []
+    for pair in chosen:
+        top, left = (max(0, (size - side) // 2) for size in pair.low.shape[:2])
+        crops.append(to_tensor(pair.low[top : top + side, left : left + side]))
+    return crops

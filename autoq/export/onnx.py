@@ -1,0 +1,205 @@
+"""ONNX files with integers in them.
+
+    export_graph(traced)             the float network with every quantization site marked, once per model
+    write_qdq(graph, quantized)      the marks become QuantizeLinear / DequantizeLinear pairs, or nothing
+
+torch writes the float graph; the integers are ours: weights and biases are integer initializers behind a
+DequantizeLinear, tensors pass QuantizeLinear and DequantizeLinear, and widths below 8 bits get a Clip in
+front, so any ONNX runtime executes the policy exactly.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+import onnx
+import torch
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from torch import Tensor, fx, nn
+
+from autoq.errors import PolicyError
+from autoq.quantize import Placed, Quantized, Site, Traced, insert_behind, producer, read_from
+from autoq.quantizers.base import BiasQuantizer, Quantizer
+
+OPSET = 20
+MARK = "Site"
+MARK_DOMAIN = "autoq"
+INPUT, OUTPUT = "input", "output"
+
+
+class _Mark(nn.Module):
+    """An operator that survives the export and names the site it stands at."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.site = site.name
+
+    def forward(self, x: Tensor) -> Tensor:
+        marked: Tensor = torch.onnx.ops.symbolic(
+            f"{MARK_DOMAIN}::{MARK}", (x,), attrs={"site": self.site}, dtype=x.dtype, shape=x.shape, version=1
+        )
+        return marked
+
+
+def export_graph(traced: Traced) -> ModelProto:
+    """The float network as ONNX: float32 RGB [1, 3, height, width] in and out, every site marked."""
+    module = copy.deepcopy(traced.module)
+    for number, site in enumerate(traced.sites):
+        source = producer(module, site)
+        path = f"mark_{number}"
+        module.add_submodule(path, _Mark(site))
+        mark = insert_behind(module, source, path)
+        if site.index is None:
+            source.replace_all_uses_with(mark, delete_user_cb=lambda user, keep=mark: user is not keep)
+        else:
+            read_from(module, site, mark)
+    module.graph.lint()
+    module.recompile()
+    height, width = torch.export.Dim("height", min=8), torch.export.Dim("width", min=8)
+    program = torch.onnx.export(
+        module,
+        (torch.rand(1, 3, 24, 24),),
+        dynamo=True,
+        dynamic_shapes=({2: height, 3: width},),
+        opset_version=OPSET,
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        del part.metadata_props[:]  # stack traces and paths of this machine
+    del model.graph.value_info[:]
+    for initializer in model.graph.initializer:
+        del initializer.metadata_props[:]
+    return model
+
+
+@dataclass
+class _Writer:
+    """Rewrites one marked graph; `alias` maps the outputs of removed marks to what they stand for."""
+
+    module: fx.GraphModule
+    of_site: dict[str, Placed]
+    nodes: list[NodeProto] = field(default_factory=list)
+    initializers: dict[str, TensorProto] = field(default_factory=dict)
+    alias: dict[str, str] = field(default_factory=dict)
+    written: dict[str, str] = field(default_factory=dict)
+
+    def constant(self, name: str, values: np.ndarray) -> str:
+        if name not in self.initializers:
+            self.initializers[name] = numpy_helper.from_array(values, name)
+        return name
+
+    def add(self, operator: str, inputs: list[str], name: str, **attributes: int) -> str:
+        self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
+        return name
+
+    def mark(self, node: NodeProto) -> None:
+        """Replace a mark by its quantizer's output, or by its own input where the policy leaves it float."""
+        source = self.alias.get(node.input[0], node.input[0])
+        placed = self.of_site.get(helper.get_node_attr_value(node, "site").decode())
+        if placed is None:
+            self.alias[node.output[0]] = source
+            return
+        if placed.quantizer not in self.written:
+            write = self.weight if source in self.initializers else self.tensor
+            self.written[placed.quantizer] = write(source, placed)
+        self.alias[node.output[0]] = self.written[placed.quantizer]
+
+    def weight(self, source: str, placed: Placed) -> str:
+        values = self.module.get_parameter(source)
+        del self.initializers[source]
+        if placed.quant is None:
+            half = self.constant(f"{source}.float16", _numpy(values.half()))
+            return self.add("Cast", [half], source, to=TensorProto.FLOAT)
+        quantizer = cast(Quantizer, self.module.get_submodule(placed.quantizer))
+        integers = _container(quantizer)(_numpy(quantizer.to_integer(values)))
+        return self.dequantize(source, integers, quantizer.scale)
+
+    def dequantize(self, name: str, integers: np.ndarray, scale: Tensor) -> str:
+        """A constant stored as symmetric integers; an absent zero point is zero."""
+        stored = self.constant(f"{name}.integer", integers)
+        scales = self.constant(f"{name}.scale", _numpy(scale if scale.numel() > 1 else scale.reshape(())))
+        return self.add("DequantizeLinear", [stored, scales], name, **({"axis": 0} if scale.numel() > 1 else {}))
+
+    def tensor(self, source: str, placed: Placed) -> str:
+        quantizer = cast(Quantizer, self.module.get_submodule(placed.quantizer))
+        container = _container(quantizer)
+        name = placed.quantizer.removeprefix("quantizers.")
+        scale_value = quantizer.scale.detach().reshape(())
+        scale = self.constant(f"{name}.scale", _numpy(scale_value))
+        zero_point = self.constant(f"{name}.zero_point", container(_numpy(quantizer.zero_point.reshape(()))))
+        limits = np.iinfo(container)
+        if quantizer.qmin > limits.min or quantizer.qmax < limits.max:
+            ends = [(end - quantizer.zero_point.reshape(())) * scale_value for end in (quantizer.qmin, quantizer.qmax)]
+            low, high = (self.constant(f"{name}.{end}", _numpy(value)) for end, value in zip(("low", "high"), ends, strict=True))
+            source = self.add("Clip", [source, low, high], f"{name}.clip")
+        integers = self.add("QuantizeLinear", [source, scale, zero_point], f"{name}.integer")
+        return self.add("DequantizeLinear", [integers, scale, zero_point], f"{name}.value")
+
+
+def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
+    """The policy's ONNX file: `graph` (from `export_graph`) with the trained tensors and integers of `quantized`.
+
+    Raises PolicyError for integers wider than 8 bits, which this format's runtimes do not execute.
+    """
+    wide = [placed.quantizer for placed in quantized.placed if placed.quant is not None and placed.quant.bits > 8]
+    if wide:
+        raise PolicyError(f"ONNX Q/DQ holds integers of 8 bits or less; {len(wide)} tensors of this policy are wider")
+    writer = _Writer(quantized.module, {site.name: placed for placed in quantized.placed for site in placed.sites})
+    for initializer in graph.graph.initializer:
+        writer.constant(initializer.name, _numpy(quantized.module.get_parameter(initializer.name)))
+    biases = dict(_biases(quantized))
+    for node in graph.graph.node:
+        if node.domain == MARK_DOMAIN:
+            writer.mark(node)
+            continue
+        kept = NodeProto()
+        kept.CopyFrom(node)
+        for index, name in enumerate(node.input):
+            kept.input[index] = writer.alias.get(name, name)
+            if name in biases and name in writer.initializers:
+                bias = quantized.module.get_parameter(name)
+                del writer.initializers[name]
+                writer.dequantize(name, _numpy(biases[name].to_integer(bias)), biases[name].scale)
+        writer.nodes.append(kept)
+    output = copy.deepcopy(graph.graph.output[0])
+    if OUTPUT in writer.alias:
+        writer.add("Identity", [writer.alias[OUTPUT]], OUTPUT)
+    result = helper.make_model(
+        helper.make_graph(writer.nodes, "autoq", list(graph.graph.input), [output], list(writer.initializers.values())),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=min(graph.ir_version, 10),
+        producer_name="autoq",
+    )
+    onnx.checker.check_model(result)
+    return result
+
+
+def payload_bytes(model: ModelProto) -> int:
+    """Bytes of all tensors in the file: initializers and Constant nodes."""
+    constants = [helper.get_node_attr_value(node, "value") for node in model.graph.node if node.op_type == "Constant"]
+    return sum(numpy_helper.to_array(tensor).nbytes for tensor in [*model.graph.initializer, *constants])
+
+
+def _biases(quantized: Quantized) -> Iterator[tuple[str, BiasQuantizer]]:
+    for node in quantized.module.graph.nodes:
+        if node.op == "call_module":
+            quantizer = quantized.module.get_submodule(node.target)
+            if isinstance(quantizer, BiasQuantizer):
+                yield str(node.args[0].target), quantizer
+
+
+def _container(quantizer: Quantizer) -> Callable[[np.ndarray], np.ndarray]:
+    return np.int8 if quantizer.quant.signed else np.uint8
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

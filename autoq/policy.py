@@ -1,0 +1,173 @@
+"""What a candidate is: a frozen assignment stage -> role -> number format.
+
+A policy is data. Everything else (the fake-quantized network, its size, its latency, its file) is a
+function of it, so equal policies give equal results and can be cached, compared and shipped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from autoq.errors import PolicyError, suggest
+
+Role = Literal["weight", "activation", "skip"]
+Granularity = Literal["tensor", "channel"]
+
+ROLES: tuple[Role, ...] = ("weight", "activation", "skip")
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class TensorQuant:
+    """The number format of one role.
+
+    bits: 1..16 for integers (a target may execute wide ones in float), 32 for float32.
+    signed: True is symmetric around zero with zero point 0, False is affine in [0, 2^bits - 1].
+    """
+
+    bits: int
+    quantizer: str = "minmax"
+    clipping: str = "minmax"
+    granularity: Granularity = "tensor"
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits != FLOAT_BITS and not 1 <= self.bits <= 16:
+            raise PolicyError(f"bits {self.bits}: expected 1 to 16, or 32 for float")
+
+    @property
+    def is_float(self) -> bool:
+        return self.bits == FLOAT_BITS
+
+
+FLOAT = TensorQuant(bits=FLOAT_BITS)
+
+
+def weight_quant(bits: int, quantizer: str = "minmax", clipping: str = "minmax") -> TensorQuant:
+    """The usual weight format: symmetric, one scale per output channel."""
+    return TensorQuant(bits, quantizer, clipping, "channel", signed=True) if bits != FLOAT_BITS else FLOAT
+
+
+def tensor_quant(bits: int, quantizer: str = "minmax", clipping: str = "minmax") -> TensorQuant:
+    """The usual activation and skip format: affine, one scale per tensor."""
+    return TensorQuant(bits, quantizer, clipping, "tensor", signed=False) if bits != FLOAT_BITS else FLOAT
+
+
+@dataclass(frozen=True)
+class StageQuant:
+    """The formats of one stage's roles. A role without a site in the stage stays FLOAT."""
+
+    weight: TensorQuant = FLOAT
+    activation: TensorQuant = FLOAT
+    skip: TensorQuant = FLOAT
+
+    def role(self, name: Role) -> TensorQuant:
+        quant: TensorQuant = getattr(self, name)
+        return quant
+
+    @property
+    def label(self) -> str:
+        """`w/a/s`, as FQSR writes it."""
+        return "/".join(str(self.role(role).bits) for role in ROLES)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """stage -> StageQuant, and whether the network's output stays float or is clipped to uint8."""
+
+    stages: tuple[tuple[str, StageQuant], ...]
+    output: Literal["float", "uint8"] = "float"
+
+    def stage(self, name: str) -> StageQuant:
+        for stage, quant in self.stages:
+            if stage == name:
+                return quant
+        raise PolicyError(f"policy has no stage '{name}' (it has: {', '.join(s for s, _ in self.stages)})")
+
+    @property
+    def is_float(self) -> bool:
+        return all(quant.role(role).is_float for _, quant in self.stages for role in ROLES)
+
+    @property
+    def label(self) -> str:
+        """Bits only, stage by stage: `8/32/32 4/8/8 8/8/32 8/8/32`."""
+        return " ".join(quant.label for _, quant in self.stages)
+
+    @cached_property
+    def hash(self) -> str:
+        """12 hexadecimal digits, the same on every machine and in every run."""
+        return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON data; float roles are left out."""
+        stages = {
+            stage: {role: asdict(quant.role(role)) for role in ROLES if not quant.role(role).is_float}
+            for stage, quant in self.stages
+        }
+        return {"stages": stages, "output": self.output}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Policy:
+        """Inverse of `to_dict`. Raises PolicyError for an unknown role or field."""
+        stages = []
+        for stage, roles in data["stages"].items():
+            for role in roles:
+                if role not in ROLES:
+                    raise PolicyError(
+                        f"policy: stages.{stage}.{role}: expected one of {', '.join(ROLES)}.{suggest(role, ROLES)}"
+                    )
+            try:
+                stages.append((stage, StageQuant(**{role: TensorQuant(**quant) for role, quant in roles.items()})))
+            except TypeError as error:
+                raise PolicyError(f"policy: stages.{stage}: {error}") from error
+        return cls(tuple(stages), data.get("output", "float"))
+
+
+def uniform(shorthand: str, stages: Mapping[str, Iterable[Role]], quantizer: str = "minmax", clipping: str = "minmax") -> Policy:
+    """A policy from `w/a/s` (or `w/a`, skip float), or per stage from `stage=w/a/s,stage=w/a/s`.
+
+    stages: the model's stages and the roles each has a site for; a role without a site stays float.
+    Raises PolicyError when the text is malformed or names an unknown stage.
+    """
+    if "=" in shorthand:
+        per_stage = dict(_parse_stage(part, stages) for part in shorthand.split(","))
+        missing = [stage for stage in stages if stage not in per_stage]
+        if missing:
+            raise PolicyError(f"policy '{shorthand}': no bits for {', '.join(missing)}; give every stage as stage=w/a/s")
+    else:
+        per_stage = dict.fromkeys(stages, _parse_bits(shorthand))
+    quants = []
+    for stage, roles in stages.items():
+        weight, activation, skip = per_stage[stage]
+        has = set(roles)
+        quants.append(
+            (
+                stage,
+                StageQuant(
+                    weight_quant(weight, quantizer, clipping) if "weight" in has else FLOAT,
+                    tensor_quant(activation, quantizer, clipping) if "activation" in has else FLOAT,
+                    tensor_quant(skip, quantizer, clipping) if "skip" in has else FLOAT,
+                ),
+            )
+        )
+    return Policy(tuple(quants))
+
+
+def _parse_stage(part: str, stages: Mapping[str, Iterable[Role]]) -> tuple[str, tuple[int, int, int]]:
+    stage, _, bits = part.strip().partition("=")
+    if stage not in stages:
+        raise PolicyError(f"policy: no stage '{stage}' (stages: {', '.join(stages)}).{suggest(stage, stages)}")
+    return stage, _parse_bits(bits)
+
+
+def _parse_bits(text: str) -> tuple[int, int, int]:
+    parts = text.strip().split("/")
+    if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
+        raise PolicyError(f"policy '{text}': expected weight/activation/skip bits, for example 8/8/8 or 4/8")
+    weight, activation, *skip = (int(part) for part in parts)
+    return weight, activation, skip[0] if skip else FLOAT_BITS

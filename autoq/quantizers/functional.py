@@ -1,0 +1,100 @@
+"""The arithmetic all uniform quantizers share, on torch's fused kernels where they exist.
+
+Integers live in [qmin, qmax]; real value = scale * (q - zero_point). A per-channel scale has one
+entry per slice along dimension 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+SMALLEST_SCALE = 1e-9
+"""A constant-zero tensor still needs a positive scale."""
+
+
+def integer_range(bits: int, signed: bool) -> tuple[int, int]:
+    """(qmin, qmax): symmetric [-(2^(b-1) - 1), 2^(b-1) - 1] when signed, else [0, 2^b - 1].
+
+    The signed range drops -2^(b-1) so that a value and its negative have the same grid.
+    """
+    if signed:
+        top = 2 ** (bits - 1) - 1
+        return -top, top
+    return 0, 2**bits - 1
+
+
+def shorten(scale: Tensor) -> Tensor:
+    """Round positive float32 scales to 12 significant bits (relative change below 1.3e-4); straight-through gradient.
+
+    255 * scale and the product of two scales are then exact in float32, so a runtime that rebuilds a scale
+    from its range, or folds two scales into one, gets the same number and rounds the same way.
+    """
+    bits = scale.detach().float().view(torch.int32)
+    short = ((bits + 0x800) & ~0xFFF).view(torch.float32)
+    return scale + (short - scale.detach()) if scale.requires_grad else short
+
+
+def affine_parameters(low: Tensor, high: Tensor, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
+    """(scale float32, zero_point int32) that cover [low, high] to a rounding, with zero exactly representable.
+
+    Super-Resolution Model Quantized in Multi-Precision (Liu et al. 2021), equations 1-2: q = round(s x + z);
+    our scale is 1 / s, shortened. Shapes follow `low` (one entry per channel, or one for the tensor).
+    """
+    qmin, qmax = integer_range(bits, signed)
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    span = torch.maximum(-low, high) / qmax if signed else (high - low) / (qmax - qmin)
+    scale = shorten(span.clamp(min=SMALLEST_SCALE).float())
+    zero_point = torch.zeros_like(scale) if signed else (-low / scale).round().clamp(qmin, qmax)
+    return scale, zero_point.to(torch.int32)
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
+    """scale * (clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point), ties to even.
+
+    Gradient: straight through inside the clipping range, zero outside. `scale` gets none.
+    One scale for the tensor, or one per slice along dimension 0.
+    """
+    if scale.numel() == 1:
+        return torch.fake_quantize_per_tensor_affine(x, scale.reshape(()), zero_point.reshape(()), qmin, qmax)
+    return torch.fake_quantize_per_channel_affine(x, scale, zero_point, 0, qmin, qmax)
+
+
+def fake_quantize_learned(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, gradient_factor: float) -> Tensor:
+    """`fake_quantize` whose scale also gets a gradient: LSQ (Esser et al. 2020), equations 2-3.
+
+    d(output)/d(scale) = round(x/scale) - x/scale inside the range, qmin - zero_point below it and
+    qmax - zero_point above it; summed over the scale's elements and multiplied by `gradient_factor`.
+    """
+    zero_point = zero_point.to(scale.dtype)
+    if scale.numel() == 1:
+        return torch._fake_quantize_learnable_per_tensor_affine(
+            x, scale.reshape(1), zero_point.reshape(1), qmin, qmax, gradient_factor
+        )
+    return torch._fake_quantize_learnable_per_channel_affine(x, scale, zero_point, 0, qmin, qmax, gradient_factor)
+
+
+def quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
+    """The integers of `x`, as float32: clamp(round(x / scale + zero_point), qmin, qmax), ties to even. No gradient.
+
+    Liu et al. 2021, equation 1 to the letter: the zero point is added before rounding, as integer
+    runtimes do. `fake_quantize` rounds first; the two differ only where x lies within a float32
+    rounding of the middle between two levels.
+    """
+    scale, zero_point = _per_slice(scale, x), _per_slice(zero_point, x)
+    return (x.detach() * (1.0 / scale.detach()) + zero_point).round_().clamp_(qmin, qmax)
+
+
+def dequantize_affine(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """scale * (q - zero_point), float32, same shape as `q`."""
+    return (q - _per_slice(zero_point, q)) * _per_slice(scale.detach(), q)
+
+
+def _per_slice(parameter: Tensor, x: Tensor) -> Tensor:
+    """A scalar, or one entry per slice of dimension 0, shaped to broadcast over `x`."""
+    return parameter.reshape((-1,) + (1,) * (x.dim() - 1)) if parameter.numel() > 1 else parameter.reshape(())
+
+
+def round_ste(x: Tensor) -> Tensor:
+    """Round to the nearest integer, ties to even; the gradient passes straight through (Bengio et al. 2013)."""
+    return x + (torch.round(x) - x).detach()

@@ -1,0 +1,31 @@
+"""Affine quantization with a fixed range."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from autoq.policy import TensorQuant
+from autoq.quantizers.base import Quantizer
+from autoq.quantizers.functional import fake_quantize
+
+
+IMAGE_QUANT = TensorQuant(bits=8, signed=False)
+"""The image is 8 bits with scale 1/255 and zero point 0, whatever the policy says, or float."""
+
+
+class MinMax(Quantizer):
+    """The range found at calibration stays; gradients pass straight through inside it.
+
+    Liu et al. 2021 (multi-precision SR), equations 1-2: q = round(s x + z), here with scale = 1 / s.
+    """
+
+    def simulate(self, x: Tensor) -> Tensor:
+        return fake_quantize(x, self.scale, self.zero_point, self.qmin, self.qmax)
+
+
+def image_quantizer() -> MinMax:
+    """The grid 8-bit images lie on: scale exactly 1/255, zero point 0."""
+    quantizer = MinMax(IMAGE_QUANT, torch.zeros(1), torch.ones(1))
+    quantizer.initial_scale.fill_(1 / 255)
+    return quantizer
