@@ -72,8 +72,11 @@ class StageQuant:
 
     @property
     def label(self) -> str:
-        """`w/a/s`, as FQSR writes it."""
-        return "/".join(str(self.role(role).bits) for role in ROLES)
+        """`w/a/s`, as FQSR writes it; trailing float roles are left out: `8/8`, `16`."""
+        bits = [str(self.role(role).bits) for role in ROLES]
+        while len(bits) > 1 and bits[-1] == str(FLOAT_BITS):
+            bits.pop()
+        return "/".join(bits)
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Policy:
 
     @property
     def label(self) -> str:
-        """Bits only, stage by stage: `8/32/32 4/8/8 8/8/32 8/8/32`."""
+        """Bits only, stage by stage: `8 4/8/8 8/8 8/8`."""
         return " ".join(quant.label for _, quant in self.stages)
 
     @cached_property

@@ -86,17 +86,20 @@ class Traced:
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A quantizer the pass has put in: its submodule's name, its format and the edges that read it.
+class Placement:
+    """One tensor in one format: the fx node that makes it, its format, and the edges that read it so."""
 
-    quantizer: fx target of the submodule; source: name of the fx node it quantizes;
-    quant: None for float16 storage.
-    """
+    source: str
+    quant: TensorQuant
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A placement realized: `quantizer` is the path of its submodule."""
 
     quantizer: str
-    source: str
-    quant: TensorQuant | None
-    sites: tuple[Site, ...]
+    placement: Placement
 
 
 @dataclass(frozen=True)
@@ -322,6 +325,35 @@ def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
 # ---------------------------------------------------------------- quantize
 
 
+def place(traced: Traced, policy: Policy, execution: Execution) -> list[Placement]:
+    """Which tensors get which format, and which edges read it. Sums' outputs come first.
+
+    Edges of one stage that read one tensor in one format share a placement, a quantized sum's own output
+    included: what is on a grid is not put on the same grid again.
+    """
+    formats = {site: _format(site, policy, execution.integer_bits) for site in traced.sites}
+    if execution.fused_sums:
+        formats |= dict.fromkeys(_fused_operands(traced), FLOAT)
+    groups: dict[tuple[str, str, TensorQuant], list[Site]] = {}
+    for site in sorted(traced.sites, key=lambda site: site.index is not None):
+        if not formats[site].is_float:
+            source = producer(traced.module, site).name
+            groups.setdefault((source, site.stage, formats[site]), []).append(site)
+    return [Placement(source, quant, tuple(sites)) for (source, _, quant), sites in groups.items()]
+
+
+def integer_layers(traced: Traced, placements: list[Placement], execution: Execution) -> tuple[str, ...]:
+    """Names of the layers whose input and weight are both integers the target executes."""
+    on_integers = {
+        site for placement in placements if placement.quant.bits <= execution.integer_bits for site in placement.sites
+    }
+    own: dict[str, list[Site]] = {layer.node: [] for layer in traced.layers}
+    for site in traced.sites:
+        if site.node in own:
+            own[site.node].append(site)
+    return tuple(node for node, sites in own.items() if on_integers.issuperset(sites))
+
+
 def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics], execution: Execution) -> Quantized:
     """Put the policy's quantizers into a copy of the float network; its parameters become trainable.
 
@@ -329,43 +361,26 @@ def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics
     """
     module = copy.deepcopy(traced.module)
     module.requires_grad_(True)
-    formats = {site: _format(site, policy, execution.integer_bits) for site in traced.sites}
-    if execution.fused_sums:
-        formats |= dict.fromkeys(_fused_operands(traced), FLOAT)
-    made: dict[tuple[str, TensorQuant], tuple[fx.Node, list[Site]]] = {}
-    on_grid: dict[str, tuple[str, TensorQuant]] = {}  # quantized sum -> the key of what quantizes it
-    # a sum's output first, so that its readers see the quantized tensor
-    for site in sorted(traced.sites, key=lambda site: site.index is not None):
-        quant = formats[site]
-        if quant.is_float:
-            continue
-        source = producer(module, site)
-        origin = on_grid.get(source.name, (source.name, FLOAT))
-        key = (origin[0], quant)
-        if key not in made:
-            path = f"quantizers.{origin[0]}_{len(made)}"
-            module.add_submodule(path, _build(module, source, quant, statistics.get(origin[0]), execution.integer_bits))
-            made[key] = (insert_behind(module, source, path), [])
-        quantizer, readers = made[key]
-        readers.append(site)
-        if site.index is None:
+    placements = place(traced, policy, execution)
+    placed = []
+    for number, placement in enumerate(placements):
+        source = producer(module, placement.sites[0])
+        path = f"quantizers.{placement.source}_{number}"
+        module.add_submodule(path, _build(source, placement, statistics, execution.integer_bits))
+        quantizer = insert_behind(module, source, path)
+        if placement.sites[0].index is None:
             source.replace_all_uses_with(quantizer, delete_user_cb=lambda user, keep=quantizer: user is not keep)
-            on_grid[quantizer.name] = key
-        elif source is not quantizer:
-            read_from(module, site, quantizer)
+        else:
+            for site in placement.sites:
+                read_from(module, site, quantizer)
+        placed.append(Placed(path, placement))
+    on_integers = integer_layers(traced, placements, execution)
     nodes = _nodes(module)
-    integer_layers = tuple(
-        layer.node for layer in traced.layers if _runs_on_integers(layer.node, formats, execution.integer_bits)
-    )
-    for name in integer_layers:
+    for name in on_integers:
         _quantize_bias(module, nodes[name])
     module.graph.lint()
     module.recompile()
-    placed = [
-        Placed(str(node.target), source, None if quant.bits > execution.integer_bits else quant, tuple(readers))
-        for (source, quant), (node, readers) in made.items()
-    ]
-    return Quantized(module, placed, integer_layers)
+    return Quantized(module, placed, on_integers)
 
 
 def _format(site: Site, policy: Policy, integer_bits: int) -> TensorQuant:
@@ -398,21 +413,16 @@ def _fused_operands(traced: Traced) -> list[Site]:
     return list(fused.values())
 
 
-def _runs_on_integers(node: str, formats: Mapping[Site, TensorQuant], integer_bits: int) -> bool:
-    return all(quant.bits <= integer_bits for site, quant in formats.items() if site.node == node)
-
-
-def _build(
-    module: fx.GraphModule, source: fx.Node, quant: TensorQuant, statistics: Statistics | None, integer_bits: int
-) -> nn.Module:
+def _build(source: fx.Node, placement: Placement, statistics: Mapping[str, Statistics], integer_bits: int) -> nn.Module:
     """The quantizer of one tensor."""
+    quant = placement.quant
     if quant.bits > integer_bits:
         return Float16()
     if source.op == "placeholder":
         return image_quantizer()
-    if statistics is None:
-        raise PolicyError(f"no statistics of tensor '{source.name}': calibrate before quantizing")
-    return make_quantizer(quant, _per(statistics, quant))
+    if placement.source not in statistics:
+        raise PolicyError(f"no statistics of tensor '{placement.source}': calibrate before quantizing")
+    return make_quantizer(quant, _per(statistics[placement.source], quant))
 
 
 def insert_behind(module: fx.GraphModule, source: fx.Node, path: str) -> fx.Node:

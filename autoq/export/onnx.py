@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 
 from autoq.errors import PolicyError
 from autoq.quantize import Placed, Quantized, Site, Traced, insert_behind, producer, read_from
-from autoq.quantizers.base import BiasQuantizer, Quantizer
+from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
 
 OPSET = 20
 MARK = "Site"
@@ -116,10 +116,11 @@ class _Writer:
     def weight(self, source: str, placed: Placed) -> str:
         values = self.module.get_parameter(source)
         del self.initializers[source]
-        if placed.quant is None:
+        quantizer = self.module.get_submodule(placed.quantizer)
+        if isinstance(quantizer, Float16):
             half = self.constant(f"{source}.float16", _numpy(values.half()))
             return self.add("Cast", [half], source, to=TensorProto.FLOAT)
-        quantizer = cast(Quantizer, self.module.get_submodule(placed.quantizer))
+        assert isinstance(quantizer, Quantizer)
         integers = _container(quantizer)(_numpy(quantizer.to_integer(values)))
         return self.dequantize(source, integers, quantizer.scale)
 
@@ -150,10 +151,11 @@ def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
 
     Raises PolicyError for integers wider than 8 bits, which this format's runtimes do not execute.
     """
-    wide = [placed.quantizer for placed in quantized.placed if placed.quant is not None and placed.quant.bits > 8]
+    quantizers = [quantized.module.get_submodule(placed.quantizer) for placed in quantized.placed]
+    wide = [quantizer for quantizer in quantizers if isinstance(quantizer, Quantizer) and quantizer.quant.bits > 8]
     if wide:
         raise PolicyError(f"ONNX Q/DQ holds integers of 8 bits or less; {len(wide)} tensors of this policy are wider")
-    writer = _Writer(quantized.module, {site.name: placed for placed in quantized.placed for site in placed.sites})
+    writer = _Writer(quantized.module, {site.name: placed for placed in quantized.placed for site in placed.placement.sites})
     for initializer in graph.graph.initializer:
         writer.constant(initializer.name, _numpy(quantized.module.get_parameter(initializer.name)))
     biases = dict(_biases(quantized))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from autoq.policy import TensorQuant
 from autoq.quantizers import functional
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
     """Fake quantization of one tensor.
 
     scale: float32, one entry (or one per channel); zero_point: int32, same shape; integers in [qmin, qmax].
@@ -38,9 +40,9 @@ class Quantizer(nn.Module):
             return self.simulate(x)
         return functional.dequantize_affine(self._integers(x), self.scale, self.zero_point)
 
+    @abstractmethod
     def simulate(self, x: Tensor) -> Tensor:
         """The differentiable forward pass of training."""
-        raise NotImplementedError
 
     def to_integer(self, x: Tensor) -> Tensor:
         """The integers of `x`, int32, same shape."""

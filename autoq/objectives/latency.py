@@ -1,0 +1,195 @@
+"""Milliseconds a frame, measured once per structure of the exported graph, before any trial runs.
+
+A table maps structures to latencies and is frozen before the first suggestion, so a repeated study sees
+identical latencies. A structure says which layers and sums run on integers and where a tensor changes its
+format; bit widths at or below 8, quantizers and clipping rules do not enter: they do not change the kernels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from autoq.errors import InputError, StudyError
+from autoq.policy import Policy
+from autoq.quantize import Execution, Placement, Traced, integer_layers, place
+from autoq.space import Choices, SearchSpace
+from autoq.targets import Runner
+
+ROUNDS = 7
+GROUP = 8
+"""Structures measured in turn within one round, with the float network among them; bounds the memory in use."""
+
+
+class Entry(BaseModel):
+    """One structure: its readable form, its median, and all samples (ms), corrected for drift by the float network's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    structure: str
+    ms: float
+    samples: tuple[float, ...]
+
+
+class LatencyTable(BaseModel):
+    """Frozen latencies of one network on one target, frame size, thread count and machine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    model: str
+    target: str
+    runtime: str
+    frame: tuple[int, int]
+    threads: int
+    machine: str
+    entries: dict[str, Entry]
+
+    def ms(self, key: str) -> float:
+        """Milliseconds of a structure. Raises InputError if the table lacks it."""
+        if key not in self.entries:
+            raise InputError(f"latency table has no structure {key} (it has {len(self.entries)}); measure again without --latency-table")
+        return self.entries[key].ms
+
+    def check(self, model: str, target: str, frame: tuple[int, int], threads: int) -> None:
+        """Raise StudyError if the table was measured for something else."""
+        for name, found, wanted in (
+            ("model", self.model, model),
+            ("target", self.target, target),
+            ("frame", self.frame, frame),
+            ("threads", self.threads, threads),
+        ):
+            if found != wanted:
+                raise StudyError(f"latency table: measured for {name} {found}, this study has {wanted}; measure again without --latency-table")
+
+
+def read_table(path: Path) -> LatencyTable:
+    """A table that `write` stored. Raises InputError if it is not one."""
+    try:
+        return LatencyTable.model_validate_json(path.read_text())
+    except OSError as error:
+        raise InputError(f"latency table '{path}': {error.strerror or error}; give a study's latency.json") from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(f"latency table '{path}': not a latency table; give a study's latency.json") from error
+
+
+def structure_key(traced: Traced, placements: list[Placement], execution: Execution) -> str:
+    """12 hexadecimal digits that name the structure of the exported graph."""
+    tensors = sorted(
+        [placement.source, placement.quant.signed, placement.quant.granularity, sorted(site.name for site in placement.sites)]
+        for placement in placements
+        if placement.quant.bits <= execution.integer_bits and all(site.role != "weight" for site in placement.sites)
+    )
+    layers = integer_layers(traced, placements, execution)
+    return hashlib.sha256(json.dumps([tensors, layers]).encode()).hexdigest()[:12]
+
+
+def describe(policy: Policy, execution: Execution) -> str:
+    """The structure in words, stage by stage: `int8`, `int8+skip8`, `float`."""
+    words = []
+    for stage, quant in policy.stages:
+        on_integers = max(quant.weight.bits, quant.activation.bits if not quant.activation.is_float else 0) <= execution.integer_bits
+        skip = f"+skip{quant.skip.bits}" if quant.skip.bits <= execution.integer_bits else ""
+        words.append(f"{stage} {'int8' if on_integers else 'float'}{skip}")
+    return ", ".join(words)
+
+
+def structures(traced: Traced, space: SearchSpace, execution: Execution, more: Iterable[Policy] = ()) -> dict[str, Policy]:
+    """A representative policy for every structure the space can produce, and for `more`."""
+    found: dict[str, Policy] = {}
+    for policy in itertools.chain(more, _representatives(space, execution.integer_bits)):
+        found.setdefault(structure_key(traced, place(traced, policy, execution), execution), policy)
+    return found
+
+
+def _representatives(space: SearchSpace, integer_bits: int) -> Iterable[Policy]:
+    """The space thinned to what can change a structure: per role one width that runs on integers and one that does not,
+    and an activation format equal to the skip's as well as one that differs.
+    """
+    thinned = {}
+    for stage, roles in space.choices.items():
+        skip = roles.get("skip")
+        thinned[stage] = {
+            role: _thin(choices, integer_bits, None if skip is None or role == "weight" else skip) for role, choices in roles.items()
+        }
+    return SearchSpace(space.facts, thinned, space.output).enumerate()
+
+
+def _thin(choices: Choices, integer_bits: int, skip: Choices | None) -> Choices:
+    narrow = [bits for bits in choices.bits if bits <= integer_bits]
+    wide = [bits for bits in choices.bits if bits > integer_bits]
+    kept = set(wide[:1] + narrow[:1])
+    if skip is not None:
+        shared = [bits for bits in narrow if bits in skip.bits]
+        kept |= set(shared[:1])
+    names = 1 if skip is None or len(narrow) > 1 else 2
+    return Choices(tuple(sorted(kept)), choices.quantizer[:names], choices.clipping[:names], choices.granularity, choices.signed)
+
+
+def measure(
+    files: Mapping[str, Callable[[], bytes]],
+    float_file: bytes,
+    load: Callable[[bytes], Runner],
+    frame: tuple[int, int],
+    rounds: int = ROUNDS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Samples, in milliseconds, of the float network and of every structure, alone on this machine.
+
+    files: structure -> its file, built when its turn comes. frame: (width, height). Within a group all
+    structures and the float network run in turn; a sample is the structure's time over the float
+    network's in the same round, times the float network's median: a machine that speeds up or slows
+    down between groups does not favour either.
+    """
+    image = np.random.default_rng(0).random((1, 3, frame[1], frame[0]), dtype=np.float32)
+    reference = load(float_file)
+    float_times: list[float] = []
+    ratios: dict[str, list[float]] = {}
+    keys = list(files)
+    for start in range(0, len(keys), GROUP):
+        group = keys[start : start + GROUP]
+        runners = {key: load(files[key]()) for key in group}
+        for number in range(rounds + 1):
+            base = _milliseconds(reference, image)
+            times = {key: _milliseconds(run, image) for key, run in runners.items()}
+            if number:  # the first round warms up
+                float_times.append(base)
+                for key, spent in times.items():
+                    ratios.setdefault(key, []).append(spent / base)
+        progress(min(start + GROUP, len(keys)), len(keys))
+    typical = statistics.median(float_times)
+    return float_times, {key: [ratio * typical for ratio in values] for key, values in ratios.items()}
+
+
+def _milliseconds(run: Runner, image: np.ndarray) -> float:
+    start = time.perf_counter()
+    run(image)
+    return (time.perf_counter() - start) * 1e3
+
+
+def machine() -> str:
+    """What the latencies belong to: processor name and core count."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = names[0] if names else name
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def table_document(**facts: Any) -> LatencyTable:
+    """Build a table from measured samples: `samples` maps structure -> (description, ms list)."""
+    samples = facts.pop("samples")
+    entries = {
+        key: Entry(structure=words, ms=round(statistics.median(values), 3), samples=tuple(round(value, 3) for value in values))
+        for key, (words, values) in samples.items()
+    }
+    return LatencyTable(entries=entries, **facts)

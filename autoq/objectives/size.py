@@ -1,0 +1,34 @@
+"""Bytes of the packed package."""
+
+from __future__ import annotations
+
+from autoq.policy import TensorQuant
+from autoq.quantize import Execution, Placement, Traced
+
+SCALE_BYTES, ZERO_POINT_BYTES, FLOAT_BYTES, HALF_BYTES = 4, 1, 4, 2
+
+
+def packed_bytes(traced: Traced, placements: list[Placement], execution: Execution) -> int:
+    """Every weight at its own width, packed per tensor and rounded up to bytes; scales 4 bytes, zero points 1,
+    biases 4, float16 weights 2 bytes a value, other float tensors 4. BN is folded.
+    """
+    sources = {node.name: str(node.target) for node in traced.module.graph.nodes if node.op == "get_attr"}
+    formats = {sources[placement.source]: placement.quant for placement in placements if placement.source in sources}
+    total = 0
+    for name, parameter in traced.module.named_parameters():
+        values, channels = parameter.numel(), parameter.shape[0]
+        total += _tensor_bytes(values, channels, formats.get(name), execution.integer_bits)
+    for placement in placements:
+        if placement.source not in sources:
+            total += SCALE_BYTES + (0 if placement.quant.signed else ZERO_POINT_BYTES)
+    return total
+
+
+def _tensor_bytes(values: int, channels: int, quant: TensorQuant | None, integer_bits: int) -> int:
+    if quant is None:
+        return values * FLOAT_BYTES  # a float tensor, or an int32 bias of the same width
+    if quant.bits > integer_bits:
+        return values * HALF_BYTES
+    scales = channels if quant.granularity == "channel" else 1
+    zero_points = 0 if quant.signed else scales
+    return -(-values * quant.bits // 8) + scales * SCALE_BYTES + zero_points * ZERO_POINT_BYTES

@@ -1,0 +1,38 @@
+"""Dominance, front and hypervolume. Arrays in, arrays out; everything is minimized after `losses`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import moocore
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Direction = Literal["minimize", "maximize"]
+Matrix = NDArray[np.float64]
+
+
+def losses(values: ArrayLike, directions: Sequence[Direction]) -> Matrix:
+    """[points, objectives] with the maximized columns negated."""
+    signs = np.array([1.0 if direction == "minimize" else -1.0 for direction in directions])
+    return np.asarray(values, dtype=np.float64).reshape(-1, len(directions)) * signs
+
+
+def front(values: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.intp]:
+    """Indices of the non-dominated points, in order of the first objective; of equal points the first."""
+    points = losses(values, directions)
+    if len(points) == 0:
+        return np.empty(0, dtype=np.intp)
+    kept = np.flatnonzero(moocore.is_nondominated(points, keep_weakly=False))
+    return kept[np.lexsort(points[kept].T[::-1])]
+
+
+def hypervolume(values: ArrayLike, directions: Sequence[Direction], reference: Sequence[float]) -> float:
+    """Volume dominated within `reference` (given in the objectives' own units), each axis divided by |reference|."""
+    points, corner = losses(values, directions), losses([reference], directions)[0]
+    inside = points[(points < corner).all(axis=1)]
+    if len(inside) == 0:
+        return 0.0
+    scale = np.abs(corner)
+    return float(moocore.hypervolume(inside / scale, ref=corner / scale))

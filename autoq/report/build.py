@@ -1,0 +1,134 @@
+"""The report's data, and the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.io
+from markupsafe import Markup
+
+from autoq.objectives import OBJECTIVES
+from autoq.policy import ROLES, Policy, StageQuant
+from autoq.report.plots import axis_label, axis_value, front_figure, front_png
+from autoq.spec import Record
+from autoq.study import FLOAT_NAME, Study, front, hypervolume
+
+REPORTS = Path("reports")
+
+
+def build_report(study: Study, folder: Path = REPORTS) -> tuple[Path, Path]:
+    """Write `<folder>/<name>.html`, one offline file, and `<name>.png`, the front. Returns both paths."""
+    records = study.records()
+    found = front(records, study.spec.objectives)
+    folder.mkdir(parents=True, exist_ok=True)
+    page, picture = folder / f"{study.name}.html", folder / f"{study.name}.png"
+    page.write_text(render(study, records, found))
+    front_png(records, found, study.spec.objectives, picture, f"{study.spec.trial.model} x{study.spec.trial.scale} on {study.spec.trial.target}")
+    return page, picture
+
+
+def render(study: Study, records: Sequence[Record], found: Sequence[Record]) -> str:
+    """The page. Everything from the study is escaped; only the figure, made here, is markup."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("autoq.report", "."), autoescape=True, undefined=jinja2.StrictUndefined)
+    figure = plotly.io.to_html(front_figure(records, found, study.spec.objectives), include_plotlyjs=True, full_html=False)
+    return environment.get_template("template.html.j2").render(figure=Markup(figure), **page_data(study, records, found))
+
+
+def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) -> dict[str, Any]:
+    """Everything the template shows, as plain strings and numbers."""
+    spec, objectives = study.spec, study.spec.objectives
+    baselines = [record for record in records if record.source == "baseline"]
+    trials = [record for record in records if record.source == "trial"]
+    float_record = next((record for record in baselines if record.name == FLOAT_NAME), None)
+    others = [name for name in OBJECTIVES if name not in objectives and any(name in record.values for record in records)]
+    columns = [*objectives, *others]
+    narrow = any(_is_size_only(record) for record in found)
+    return {
+        "name": study.name,
+        "spec": spec,
+        "environment": study.environment,
+        "trials": len(trials),
+        "complete": sum(record.state == "complete" for record in trials),
+        "tiles": _tiles(records, found, objectives, float_record),
+        "heads": [axis_label(name) for name in objectives],
+        "all_heads": [axis_label(name) for name in columns],
+        "stages": list(study.space.choices),
+        "front": [_row(record, objectives, columns, float_record) for record in found],
+        "baselines": [_row(record, objectives, columns, float_record) for record in baselines],
+        "baseline_seconds": f"{sum(record.seconds for record in baselines):.0f}",
+        "failures": [record for record in trials if record.state != "complete"],
+        "facts": _facts(study),
+        "size_only": "Widths below 8 bits run as 8-bit integers on this target: they save size, not time." if narrow else "",
+    }
+
+
+def _tiles(
+    records: Sequence[Record], found: Sequence[Record], objectives: Sequence[str], float_record: Record | None
+) -> list[dict[str, str]]:
+    volume = hypervolume(records, objectives)
+    alone = hypervolume([record for record in records if record.source == "baseline"], objectives)
+    tiles = [{"value": str(len(found)), "text": f"points on the front, {sum(r.source == 'trial' for r in found)} of them trials"}]
+    if volume is not None and alone is not None:
+        tiles.append({"value": f"{volume:.4f}", "text": f"hypervolume; the baselines alone reach {alone:.4f}"})
+    quality = next((name for name in objectives if OBJECTIVES[name].quality), None)
+    if float_record is not None and quality is not None:
+        tiles.append({"value": _number(quality, float_record.values[quality]), "text": f"{axis_label(quality)} of the float network"})
+        tiles.append({"value": f"{float_record.values['latency']:.1f} ms", "text": "a frame of the float network"})
+    return tiles
+
+
+def _row(record: Record, objectives: Sequence[str], columns: Sequence[str], float_record: Record | None) -> dict[str, Any]:
+    policy = Policy.from_dict(record.policy)
+    return {
+        "name": record.name or f"trial {record.number}",
+        "source": record.source,
+        "numbers": [_number(name, record.values.get(name)) for name in objectives],
+        "all_numbers": [_number(name, record.values.get(name)) for name in columns],
+        "smaller": _ratio(float_record, record, "size"),
+        "faster": _ratio(float_record, record, "latency"),
+        "structure": record.structure + (" (size-only)" if _is_size_only(record) else ""),
+        "bits": [_stage_bits(quant) for _, quant in policy.stages],
+        "seconds": f"{record.seconds:.1f}",
+    }
+
+
+def _is_size_only(record: Record) -> bool:
+    """Whether a width below 8 bits is among a policy's formats."""
+    policy = Policy.from_dict(record.policy)
+    return any(quant.role(role).bits < 8 for _, quant in policy.stages for role in ROLES)
+
+
+def _stage_bits(quant: StageQuant) -> str:
+    formats = [f"{quant.role(role).quantizer}+{quant.role(role).clipping}" for role in ROLES if quant.role(role).bits <= 8]
+    return quant.label + (f" [{', '.join(formats)}]" if formats else "")
+
+
+def _number(name: str, value: float | None) -> str:
+    if value is None:
+        return ""
+    shown = axis_value(name, value)
+    return f"{shown:.1f}" if not OBJECTIVES[name].quality else f"{shown:.3f}"
+
+
+def _ratio(float_record: Record | None, record: Record, name: str) -> str:
+    if float_record is None or name not in record.values:
+        return ""
+    return f"{float_record.values[name] / record.values[name]:.2f}x"
+
+
+def _facts(study: Study) -> list[dict[str, str]]:
+    spec, environment = study.spec, study.environment
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    return [
+        {"name": "weights", "value": str(spec.trial.weights or "bundled")},
+        {"name": "training images", "value": str(spec.trial.data or "bundled photographs")},
+        {"name": "evaluation images", "value": str(spec.trial.eval_data or "bundled photographs")},
+        {"name": "frame", "value": f"{spec.frame[0]}x{spec.frame[1]} pixels in, {spec.latency_threads} threads"},
+        {"name": "training", "value": f"{spec.trial.steps} steps of {spec.trial.batch} patches {spec.trial.patch}x{spec.trial.patch}"},
+        {"name": "search", "value": f"sampler {spec.sampler}, seed {spec.trial.seed}, {spec.workers} workers of {spec.trial.threads} threads"},
+        {"name": "machine", "value": str(environment["machine"])},
+        {"name": "versions", "value": f"python {environment['python']}, {versions}"},
+    ]

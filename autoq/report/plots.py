@@ -1,0 +1,121 @@
+"""Figures of a front: Plotly for the report, matplotlib for a README."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import plotly.graph_objects as go
+
+from autoq.objectives import OBJECTIVES
+from autoq.spec import Record
+
+KIB, MIB = 1024, 1024**2
+
+
+def axis_label(name: str) -> str:
+    """`latency (ms)`; sizes are drawn in KiB."""
+    unit = "KiB" if OBJECTIVES[name].unit == "bytes" else OBJECTIVES[name].unit
+    return f"{name} ({unit})" if unit else name
+
+
+def axis_value(name: str, value: float) -> float:
+    """A value in the unit of `axis_label`."""
+    return value / KIB if OBJECTIVES[name].unit == "bytes" else value
+
+
+def split_axes(objectives: Sequence[str]) -> tuple[str, str, str | None]:
+    """(x, y, colour): the first cost, the first quality, what is left over."""
+    costs = [name for name in objectives if not OBJECTIVES[name].quality]
+    qualities = [name for name in objectives if OBJECTIVES[name].quality]
+    ordered = [*costs[:1], *qualities[:1], *costs[1:], *qualities[1:]] if costs and qualities else list(objectives)
+    return ordered[0], ordered[1], ordered[2] if len(ordered) > 2 else None
+
+
+def front_figure(records: Sequence[Record], front: Sequence[Record], objectives: Sequence[str]) -> go.Figure:
+    """All trials, baselines and the front over the first cost and the first quality; the third objective is colour."""
+    x, y, colour = split_axes(objectives)
+    on_front = {id(record) for record in front}
+    groups = (
+        ("trial", [r for r in records if r.source == "trial" and id(r) not in on_front], "circle", 8, 0.45),
+        ("front", [r for r in front if r.source == "trial"], "circle", 13, 1.0),
+        ("baseline", [r for r in records if r.source == "baseline"], "diamond", 13, 1.0),
+    )
+    figure = go.Figure()
+    for name, group, symbol, size, opacity in groups:
+        done = [record for record in group if record.state == "complete"]
+        figure.add_scatter(
+            x=[axis_value(x, record.values[x]) for record in done],
+            y=[axis_value(y, record.values[y]) for record in done],
+            mode="markers+text" if name == "baseline" else "markers",
+            text=[record.name for record in done] if name == "baseline" else None,
+            textposition="bottom center",
+            name=name,
+            hovertext=[_hover(record, objectives) for record in done],
+            hoverinfo="text",
+            marker={
+                "symbol": symbol,
+                "size": size,
+                "opacity": opacity,
+                "line": {"width": 2 if name == "front" else 1, "color": "#111"},
+                **({"color": [axis_value(colour, r.values[colour]) for r in done], "coloraxis": "coloraxis"} if colour else {}),
+            },
+        )
+    figure.update_layout(
+        xaxis_title=axis_label(x),
+        yaxis_title=axis_label(y),
+        template="plotly_white",
+        height=560,
+        margin={"l": 60, "r": 20, "t": 20, "b": 60},
+        legend={"orientation": "h", "y": 1.08},
+        coloraxis={"colorscale": "Viridis", "colorbar": {"title": axis_label(colour)}} if colour else {},
+    )
+    return figure
+
+
+def _hover(record: Record, objectives: Sequence[str]) -> str:
+    values = "<br>".join(f"{axis_label(name)}: {axis_value(name, record.values[name]):.4g}" for name in objectives)
+    return f"{record.name or f'trial {record.number}'}<br>{record.label}<br>{values}"
+
+
+def front_png(records: Sequence[Record], front: Sequence[Record], objectives: Sequence[str], path: Path, title: str) -> None:
+    """The same picture as a PNG of 1600 x 1000 pixels."""
+    x, y, colour = split_axes(objectives)
+    figure, axes = plt.subplots(figsize=(8, 5), dpi=200)
+    done = [record for record in records if record.state == "complete"]
+    shades = [axis_value(colour, record.values[colour]) for record in done] if colour else None
+    limits = {"vmin": min(shades), "vmax": max(shades), "cmap": "viridis"} if shades else {}
+    on_front = {id(record) for record in front}
+    for source, marker in (("trial", "o"), ("baseline", "D")):
+        for member, size, alpha in ((False, 28, 0.45), (True, 75, 1.0)):
+            group = [record for record in done if record.source == source and (id(record) in on_front) is member]
+            if group:
+                drawn = axes.scatter(
+                    [axis_value(x, record.values[x]) for record in group],
+                    [axis_value(y, record.values[y]) for record in group],
+                    c=[axis_value(colour, record.values[colour]) for record in group] if colour else "tab:blue",
+                    s=size,
+                    marker=marker,
+                    alpha=alpha,
+                    edgecolors="black",
+                    linewidths=1.1 if member else 0.4,
+                    label=f"{source}{' on the front' if member else ''}",
+                    **limits,
+                )
+    for record in done:
+        if record.source == "baseline":
+            at = (axis_value(x, record.values[x]), axis_value(y, record.values[y]))
+            axes.annotate(record.name or "", at, textcoords="offset points", xytext=(7, -12), fontsize=8)
+    if colour and done:
+        figure.colorbar(drawn, ax=axes, label=axis_label(colour))
+    axes.set(xlabel=axis_label(x), ylabel=axis_label(y), title=title)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)

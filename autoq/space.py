@@ -1,0 +1,244 @@
+"""Which policies are allowed: a YAML file, validated against what the model and the target have.
+
+    model: srgan
+    roles:                       # for every stage that has the role; a scalar is fixed, a list is searched
+      weight: {bits: [4, 8, 16], quantizer: [minmax, lsq], clipping: minmax}
+    stages:                      # what differs, by stage and role
+      body: {weight: {bits: [4, 8]}}
+    output: float
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from autoq.errors import PolicyError, SpaceError, suggest
+from autoq.policy import FLOAT, ROLES, Policy, Role, StageQuant, TensorQuant
+
+FOLDERS = (Path(__file__).parent / "search_spaces", Path(__file__).parent.parent / "search_spaces")
+"""Where bundled spaces are: in an installed package, in a source tree."""
+
+DEFAULTS: dict[Role, dict[str, Any]] = {
+    "weight": {"quantizer": "minmax", "clipping": "minmax", "granularity": "channel", "signed": True},
+    "activation": {"quantizer": "minmax", "clipping": "minmax", "granularity": "tensor", "signed": False},
+    "skip": {"quantizer": "minmax", "clipping": "minmax", "granularity": "tensor", "signed": False},
+}
+FIELDS = ("bits", "quantizer", "clipping", "granularity", "signed")
+
+
+class Suggester(Protocol):
+    """The part of an Optuna trial a space needs."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class SpaceFacts:
+    """What a space is checked against.
+
+    stages: the model's stages and the roles each has a site for. quantizers: name -> bit widths.
+    integer_bits: the widest integer the target executes; above it a quantizer and a clipping rule mean nothing.
+    """
+
+    model: str
+    stages: Mapping[str, tuple[Role, ...]]
+    quantizers: Mapping[str, range]
+    clippings: tuple[str, ...]
+    integer_bits: int
+    target: str
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The allowed formats of one role of one stage. Bits are ascending."""
+
+    bits: tuple[int, ...]
+    quantizer: tuple[str, ...]
+    clipping: tuple[str, ...]
+    granularity: str
+    signed: bool
+
+    def quant(self, bits: int, quantizer: str, clipping: str) -> TensorQuant:
+        return TensorQuant(bits, quantizer, clipping, self.granularity, self.signed)  # type: ignore[arg-type]
+
+    def wide(self, bits: int) -> TensorQuant:
+        """The one spelling of a width that no quantizer produces: float, or stored wide and run in float."""
+        return FLOAT if bits == FLOAT.bits else self.quant(bits, "minmax", "minmax")
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Validated choices per stage and role."""
+
+    facts: SpaceFacts
+    choices: Mapping[str, Mapping[Role, Choices]]
+    output: str
+
+    def suggest(self, trial: Suggester) -> Policy:
+        """Ask an Optuna trial for a policy. Bits are ordered integers (their rank), the rest are categories.
+
+        What cannot matter is not asked: the quantizer of a width that runs in float, and the activation of a
+        layer whose weight runs in float.
+        """
+        stages = []
+        for stage, roles in self.choices.items():
+            quants: dict[str, TensorQuant] = {}
+            for role, choices in roles.items():
+                if role == "activation" and quants["weight"].bits > self.facts.integer_bits:
+                    continue
+                quants[role] = self._suggest(trial, f"{stage}.{role}", choices)
+            stages.append((stage, StageQuant(**quants)))
+        return Policy(tuple(stages), self.output)  # type: ignore[arg-type]
+
+    def _suggest(self, trial: Suggester, name: str, choices: Choices) -> TensorQuant:
+        rank = trial.suggest_int(f"{name}.bits", 0, len(choices.bits) - 1) if len(choices.bits) > 1 else 0
+        bits = choices.bits[rank]
+        if bits > self.facts.integer_bits:
+            return choices.wide(bits)
+        picked = {}
+        for field in ("quantizer", "clipping"):
+            options = getattr(choices, field)
+            picked[field] = trial.suggest_categorical(f"{name}.{field}", options) if len(options) > 1 else options[0]
+        return choices.quant(bits, **picked)
+
+    def size(self) -> int:
+        """Number of distinct policies."""
+        return math.prod(sum(1 for _ in self._stage_quants(stage)) for stage in self.choices)
+
+    def enumerate(self) -> Iterator[Policy]:
+        """Every distinct policy, in the order of the file."""
+        stages = list(self.choices)
+        for quants in itertools.product(*(self._stage_quants(stage) for stage in stages)):
+            yield Policy(tuple(zip(stages, quants, strict=True)), self.output)  # type: ignore[arg-type]
+
+    def _stage_quants(self, stage: str) -> Iterator[StageQuant]:
+        roles = self.choices[stage]
+        options = {role: list(self._quants(choices)) for role, choices in roles.items()}
+        for weight in options.get("weight", [FLOAT]):
+            in_float = weight.bits > self.facts.integer_bits
+            for activation in [FLOAT] if in_float else options.get("activation", [FLOAT]):
+                for skip in options.get("skip", [FLOAT]):
+                    yield StageQuant(weight, activation, skip)
+
+    def _quants(self, choices: Choices) -> Iterator[TensorQuant]:
+        for bits in choices.bits:
+            if bits > self.facts.integer_bits:
+                yield choices.wide(bits)
+            else:
+                for quantizer, clipping in itertools.product(choices.quantizer, choices.clipping):
+                    yield choices.quant(bits, quantizer, clipping)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole space as YAML data, every default written out."""
+        stages = {
+            stage: {
+                role: {field: _scalar_or_list(getattr(choices, field)) for field in FIELDS} for role, choices in roles.items()
+            }
+            for stage, roles in self.choices.items()
+        }
+        return {"model": self.facts.model, "stages": stages, "output": self.output}
+
+
+def _scalar_or_list(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    return value[0] if len(value) == 1 else list(value)
+
+
+def bundled_space(model: str) -> Path:
+    """The space file shipped for a model. Raises SpaceError when there is none."""
+    for folder in FOLDERS:
+        if (folder / f"{model}.yaml").is_file():
+            return folder / f"{model}.yaml"
+    raise SpaceError(f"no search space is bundled for '{model}'; write one and give --space FILE")
+
+
+def load_space(path: Path, facts: SpaceFacts) -> SearchSpace:
+    """Read and validate a space file. Raises SpaceError naming the key, what was expected and what to type."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SpaceError(f"{path}: {error.strerror or error}; give --space an existing YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SpaceError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    return parse_space(data, facts, str(path))
+
+
+def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
+    """Validate YAML data; `where` names it in errors."""
+    _check_keys(data, ("model", "roles", "stages", "output"), where, "")
+    if data.get("model", facts.model) != facts.model:
+        raise SpaceError(f"{where}: model: this space is for '{data['model']}', the search is for '{facts.model}'; give --space FILE")
+    roles = data.get("roles") or {}
+    _check_keys(roles, ROLES, where, "roles")
+    overrides = data.get("stages") or {}
+    _check_keys(overrides, tuple(facts.stages), where, "stages", f"{facts.model} has no stage")
+    choices: dict[str, dict[Role, Choices]] = {}
+    for stage, present in facts.stages.items():
+        own = overrides.get(stage) or {}
+        _check_keys(own, present, where, f"stages.{stage}", f"stage '{stage}' of {facts.model} has no role")
+        choices[stage] = {
+            role: _choices({**DEFAULTS[role], **(roles.get(role) or {}), **(own.get(role) or {})}, facts, f"{where}: {stage}.{role}")
+            for role in present
+        }
+    output = data.get("output", "float")
+    if output not in ("float", "uint8"):
+        raise SpaceError(f"{where}: output: '{output}': expected float or uint8")
+    return SearchSpace(facts, choices, output)
+
+
+def _check_keys(data: Any, known: Iterable[str], where: str, path: str, complaint: str = "unknown key") -> None:
+    known = tuple(known)
+    if not isinstance(data, Mapping):
+        raise SpaceError(f"{where}: {path or 'file'}: expected a mapping with {', '.join(known)}")
+    for key in data:
+        if key not in known:
+            full = f"{path}.{key}" if path else str(key)
+            raise SpaceError(f"{where}: {full}: {complaint} '{key}' ({', '.join(known)}).{suggest(str(key), known)}")
+
+
+def _choices(data: Mapping[str, Any], facts: SpaceFacts, where: str) -> Choices:
+    _check_keys(data, FIELDS, where, "")
+    if "bits" not in data:
+        raise SpaceError(f"{where}: no bits; give bits: [4, 8] or bits: 8")
+    lists = {field: value if isinstance(value := data[field], list) else [value] for field in FIELDS}
+    for field, known in (("quantizer", tuple(facts.quantizers)), ("clipping", facts.clippings)):
+        for name in lists[field]:
+            if name not in known:
+                raise SpaceError(f"{where}.{field}: '{name}' ({', '.join(known)}).{suggest(str(name), known)}")
+    for field, expected in (("granularity", ("tensor", "channel")), ("signed", (True, False))):
+        if len(lists[field]) != 1 or lists[field][0] not in expected:
+            raise SpaceError(f"{where}.{field}: expected one of {', '.join(map(str, expected))}, found {data[field]}")
+    for bits in lists["bits"]:
+        _check_bits(bits, lists["quantizer"], facts, f"{where}.bits")
+    if not all(lists.values()):
+        raise SpaceError(f"{where}: an empty list allows nothing; give at least one value")
+    return Choices(
+        tuple(sorted(set(lists["bits"]))),
+        tuple(lists["quantizer"]),
+        tuple(lists["clipping"]),
+        lists["granularity"][0],
+        lists["signed"][0],
+    )
+
+
+def _check_bits(bits: Any, quantizers: list[str], facts: SpaceFacts, where: str) -> None:
+    if not isinstance(bits, int) or isinstance(bits, bool):
+        raise SpaceError(f"{where}: '{bits}': expected whole numbers, 1 to 16, or 32 for float")
+    try:
+        TensorQuant(bits)
+    except PolicyError as error:
+        raise SpaceError(f"{where}: {error}") from error
+    for name in quantizers:
+        if bits <= facts.integer_bits and bits not in facts.quantizers[name]:
+            widths = facts.quantizers[name]
+            raise SpaceError(f"{where}: {bits}: quantizer '{name}' has {widths[0]} to {widths[-1]} bits")

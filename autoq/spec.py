@@ -1,0 +1,88 @@
+"""What a study and a trial are, as data. Validated by pydantic; stored in a study's study.yaml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+SamplerName = Literal["auto", "tpe", "gp", "nsga2", "random"]
+State = Literal["complete", "pruned", "failed"]
+
+
+class TrialSpec(BaseModel):
+    """All a trial needs besides its policy: network, images, target, training. The same for every trial of a study.
+
+    steps: QAT steps (0 = PTQ). threads: of this trial, not of the latency table. patches: distinct training
+    patches; batch: patches a step; patch: low-resolution side in pixels.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    scale: int
+    weights: Path | None = None
+    target: str = "openvino-cpu"
+    data: Path | None = None
+    eval_data: Path | None = None
+    steps: int = Field(default=16, ge=0)
+    seed: int = Field(default=0, ge=0)
+    threads: PositiveInt = 1
+    patches: PositiveInt = 256
+    batch: PositiveInt = 4
+    patch: PositiveInt = 24
+
+
+class StudySpec(BaseModel):
+    """The definition of a study: equal definitions give equal suggestions and values (one worker).
+
+    space: the search space with every default written out. frame: (width, height) in low-resolution pixels
+    that latency is measured at. latency_threads: of the runtime while it is measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trial: TrialSpec
+    space: dict[str, Any]
+    objectives: tuple[str, ...]
+    sampler: SamplerName = "auto"
+    budget: PositiveInt = 50
+    workers: PositiveInt = 1
+    frame: tuple[PositiveInt, PositiveInt] = (96, 96)
+    latency_threads: PositiveInt = 1
+
+
+class TrialResult(BaseModel):
+    """What a trial found. values: every metric measured, objective or not. reason: why it failed, else None."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    state: State
+    values: dict[str, float] = {}
+    steps: int = 0
+    seconds: float = 0.0
+    reason: str | None = None
+
+
+class Record(BaseModel):
+    """One line of trials.jsonl: a trial or a baseline, finished. number: the trial's, None for a baseline.
+
+    name: the baseline's (`float`, `8/8/8`), None for a trial. structure: the latency structure in words.
+    feasible: whether it may stand on the front.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int | None
+    name: str | None = None
+    source: Literal["trial", "baseline"]
+    state: State
+    policy: dict[str, Any]
+    label: str
+    structure: str = ""
+    values: dict[str, float] = {}
+    steps: int = 0
+    seconds: float = 0.0
+    reason: str | None = None
+    feasible: bool = True

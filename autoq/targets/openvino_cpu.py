@@ -1,0 +1,30 @@
+"""OpenVINO on the processor it runs on."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino
+
+from autoq.targets import Runner
+
+
+class OpenVINOCPU:
+    """Loads ONNX files. Float layers run in float32 (not bfloat16), so latencies compare like with like."""
+
+    def __init__(self) -> None:
+        self.core = openvino.Core()
+
+    def load(self, file: bytes, threads: int) -> Runner:
+        compiled = self.core.compile_model(
+            self.core.read_model(file),
+            "CPU",
+            {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads},
+        )
+
+        def run(image: np.ndarray) -> np.ndarray:
+            return np.asarray(compiled(image)[0])
+
+        return run
+
+    def version(self) -> str:
+        return f"OpenVINO {openvino.get_version()}"

@@ -1,0 +1,193 @@
+"""One trial: a policy and a number of training steps in, objectives out. Knows neither Ray nor Optuna."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, fx, nn
+
+from autoq.data import (
+    Pair,
+    PatchPlan,
+    batches,
+    calibration_images,
+    check_disjoint,
+    eval_images,
+    make_pair,
+    to_pixels,
+    to_tensor,
+    train_images,
+    training_patches,
+)
+from autoq.errors import TrialFailed
+from autoq.export.onnx import payload_bytes, write_qdq
+from autoq.models import build_model, model_info
+from autoq.objectives import PSNR_TO_FLOAT
+from autoq.objectives.latency import LatencyTable, structure_key
+from autoq.objectives.quality import METRICS, available_metrics
+from autoq.objectives.size import packed_bytes
+from autoq.policy import Policy
+from autoq.quantize import Execution, Quantized, Traced, as_executed, collect, place, quantize, trace
+from autoq.quantizers.clipping import Statistics
+from autoq.spec import TrialSpec, TrialResult
+from autoq.targets import target_info
+
+LEARNING_RATE = 1e-4
+GAIN_LEARNING_RATE = 1e-3
+"""Of LSQ's log_gain: a step changes a scale by about 0.1 %."""
+
+PSNR_CEILING = 100.0
+"""Reported where two images are equal: an infinite dB is no JSON number."""
+
+Report = Callable[[int, float], None]
+"""Called during training with (step, loss)."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What all trials of a study share: made once a process, never changed by a trial.
+
+    patches: training inputs [pool, 3, side, side]; teacher: the float network's outputs on them;
+    float_outputs: its uint8 outputs on the evaluation pairs.
+    """
+
+    spec: TrialSpec
+    execution: Execution
+    traced: Traced
+    statistics: dict[str, Statistics]
+    plan: PatchPlan
+    patches: Tensor
+    teacher: Tensor
+    pairs: tuple[Pair, ...]
+    float_outputs: tuple[np.ndarray, ...]
+    metrics: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=1)
+def prepare(spec: TrialSpec) -> Workbench:
+    """Load the network and the images, calibrate, and run the teacher on the common patches."""
+    torch.set_num_threads(spec.threads)
+    info, target = model_info(spec.model), target_info(spec.target)
+    traced = trace(build_model(spec.model, spec.scale, spec.weights), info.patterns)
+    train, evaluation = train_images(spec.data), eval_images(spec.eval_data)
+    check_disjoint(train, evaluation)
+    train_pairs = [make_pair(image, spec.scale) for image in train]
+    pairs = tuple(make_pair(image, spec.scale) for image in evaluation)
+    plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed)
+    patches = training_patches(train_pairs, plan)
+    layout = torch.channels_last
+    traced.module.to(memory_format=layout)
+    with torch.no_grad():
+        teacher = torch.cat([traced.module(part.contiguous(memory_format=layout)) for part in patches.split(16)])
+    return Workbench(
+        spec=spec,
+        execution=Execution(target.integer_bits, target.fused_sums),
+        traced=traced,
+        statistics=collect(traced, calibration_images(train_pairs)),
+        plan=plan,
+        patches=patches,
+        teacher=teacher,
+        pairs=pairs,
+        float_outputs=tuple(upscale(traced.module, pair.low) for pair in pairs),
+        metrics=tuple(available_metrics()),
+    )
+
+
+@torch.no_grad()
+def upscale(module: nn.Module, low: np.ndarray) -> np.ndarray:
+    """uint8 RGB [h, w, 3] -> uint8 RGB [scale h, scale w, 3] through a float or executed network."""
+    return to_pixels(module(to_tensor(low).contiguous(memory_format=torch.channels_last)))
+
+
+def run_trial(
+    spec: TrialSpec, policy: Policy, latency: LatencyTable, graph: onnx.ModelProto, report: Report = lambda step, loss: None
+) -> TrialResult:
+    """PTQ, QAT for `spec.steps`, evaluation. Deterministic for (spec, policy, latency) on one machine.
+
+    graph: the marked float graph of `export_graph`. A trial that diverges comes back as failed, with a reason.
+    """
+    bench = prepare(spec)
+    torch.set_num_threads(spec.threads)
+    torch.manual_seed(spec.seed)
+    start = time.perf_counter()
+    steps = 0 if policy.is_float else spec.steps
+    try:
+        quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+        train(bench, quantized, steps, report)
+        values = evaluate(bench, as_executed(quantized))
+    except TrialFailed as failure:
+        return TrialResult(state="failed", reason=str(failure), steps=steps, seconds=_since(start))
+    placements = [placed.placement for placed in quantized.placed]
+    values["size"] = packed_bytes(bench.traced, placements, bench.execution)
+    values["size_runtime"] = payload_bytes(write_qdq(graph, quantized))
+    values["latency"] = latency.ms(structure_key(bench.traced, placements, bench.execution))
+    return TrialResult(state="complete", values=values, steps=steps, seconds=_since(start))
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 3)
+
+
+def train(bench: Workbench, quantized: Quantized, steps: int, report: Report = lambda step, loss: None) -> None:
+    """QAT by distillation: L1 to the float network's output, Adam with a cosine schedule, common patches.
+
+    Weights, biases and slopes learn at 1e-4, learned scales at 1e-3 in the log domain. Raises TrialFailed
+    when the loss is not finite.
+    """
+    if steps == 0:
+        return
+    module = quantized.module.train().to(memory_format=torch.channels_last)
+    gains = [parameter for name, parameter in module.named_parameters() if name.endswith("log_gain")]
+    others = [parameter for name, parameter in module.named_parameters() if not name.endswith("log_gain")]
+    groups = [{"params": others, "lr": LEARNING_RATE}, {"params": gains, "lr": GAIN_LEARNING_RATE}]
+    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    for step, indices in enumerate(batches(bench.plan, steps)):
+        chosen = torch.from_numpy(indices)
+        inputs = bench.patches[chosen].contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16()):
+            outputs = module(inputs)
+        loss = nn.functional.l1_loss(outputs.float(), bench.teacher[chosen])
+        if not torch.isfinite(loss):
+            raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {step} of {steps}")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        report(step + 1, loss.item())
+
+
+@functools.cache
+def native_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself; emulated bfloat16 is slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def evaluate(bench: Workbench, module: fx.GraphModule) -> dict[str, float]:
+    """Every available metric, averaged over the evaluation images, and the PSNR to the float network's output.
+
+    Raises TrialFailed when the output is not finite.
+    """
+    found = []
+    for pair in bench.pairs:
+        with torch.no_grad():
+            output = module(to_tensor(pair.low).contiguous(memory_format=torch.channels_last))
+        if not torch.isfinite(output).all():
+            raise TrialFailed(f"the output for image '{pair.name}' is not finite")
+        found.append(to_pixels(output))
+    scale = bench.spec.scale
+    values = {
+        name: float(np.mean([METRICS[name].function(image, pair.high, scale) for image, pair in zip(found, bench.pairs, strict=True)]))
+        for name in bench.metrics
+    }
+    errors = [np.mean((a.astype(float) - b) ** 2) / 255**2 for a, b in zip(found, bench.float_outputs, strict=True)]
+    values[PSNR_TO_FLOAT] = float(np.mean([-10 * np.log10(max(error, 10 ** (-PSNR_CEILING / 10))) for error in errors]))
+    return {name: min(value, PSNR_CEILING) if name.startswith("psnr") else value for name, value in values.items()}
