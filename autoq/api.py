@@ -5,19 +5,19 @@ from __future__ import annotations
 import datetime
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 from autoq.errors import InputError, MetricUnavailable, unknown
 from autoq.models import model_info
 from autoq.objectives import OBJECTIVES, check_objectives
 from autoq.space import bundled_space, load_space
-from autoq.spec import StudySpec, TrialSpec
+from autoq.spec import SamplerName, StudySpec, TrialSpec
 from autoq.study import Study, space_facts, study_folder
 
 if TYPE_CHECKING:
     from autoq.driver import Events
 
-SAMPLERS = ("auto", "tpe", "gp", "nsga2", "random")
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 QUALITY_ORDER = ("pi", "niqe", "psnr")
 """Which quality a search optimizes by default: the first this machine can measure; PSNR for PSNR-trained networks."""
 
@@ -63,7 +63,7 @@ def run_search(
             model=model, scale=scale, weights=_absolute(weights), target=target, data=_absolute(data), eval_data=_absolute(eval_data),
             steps=steps, seed=seed, threads=max(1, cores // workers),
         ),
-        space=loaded.to_dict(), objectives=chosen, sampler=sampler, budget=budget, workers=workers,
+        space=loaded.to_dict(), objectives=chosen, sampler=cast(SamplerName, sampler), budget=budget, workers=workers,
         frame=parse_frame(frame), latency_threads=cores,
     )  # fmt: skip
 

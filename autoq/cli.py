@@ -6,7 +6,7 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Find the Pareto-best ways to quantize a super-resolution network for a target.",
 )
 
-_UsageError = typer.BadParameter.__bases__[0]
+_UsageError: Any = typer.BadParameter.__bases__[0]
 """Click's UsageError, wherever typer keeps its Click."""
 
 
@@ -33,7 +33,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
 ) -> None:
     pass
 
@@ -46,18 +48,27 @@ def search(
     target: Annotated[str, typer.Option(help="Where the result will run.")] = "openvino-cpu",
     space: Annotated[Path | None, typer.Option(help="Search space (YAML); see `autoq space MODEL`.")] = None,
     objectives: Annotated[
-        str | None, typer.Option(help="Comma-separated: size, size_runtime, latency, psnr, ssim, niqe, pi. By default size,latency and the best quality this machine can measure.")
+        str | None,
+        typer.Option(
+            help="Comma-separated: size, size_runtime, latency, psnr, ssim, niqe, pi. By default size,latency and the best quality this machine can measure."
+        ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of training and calibration images; bundled photographs if absent.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of training and calibration images; bundled photographs if absent.")
+    ] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Folder of evaluation images; bundled photographs if absent.")] = None,
-    study: Annotated[str | None, typer.Option(help="Name under studies/, or an absolute path; named after the model and the time if absent.")] = None,
+    study: Annotated[
+        str | None, typer.Option(help="Name under studies/, or an absolute path; named after the model and the time if absent.")
+    ] = None,
     sampler: Annotated[str, typer.Option(help="auto, tpe, gp, nsga2 or random.")] = "auto",
     budget: Annotated[int, typer.Option(min=1, help="Policies to try.")] = 50,
     steps: Annotated[int, typer.Option(min=0, help="Training steps of a trial; 0 is post-training quantization.")] = 20,
     workers: Annotated[int | None, typer.Option(min=1, help="Trials at once; by default one a core, at most 4.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of patches, training and sampler.")] = 0,
     frame: Annotated[str, typer.Option(help="Input size latency is measured at, WIDTHxHEIGHT.")] = "96x96",
-    latency_table: Annotated[Path | None, typer.Option(help="Use the latency.json of an earlier study instead of measuring.")] = None,
+    latency_table: Annotated[
+        Path | None, typer.Option(help="Use the latency.json of an earlier study instead of measuring.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:

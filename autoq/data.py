@@ -11,18 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import skimage
 import torch
-from skimage import io
 from torch import Tensor
 
 from autoq.errors import DataError
 
 SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
 
-BUNDLED_TRAIN = ("astronaut.png", "motorcycle_left.png", "ihc.png", "retina.jpg")
-BUNDLED_EVAL = ("chelsea.png", "coffee.png", "rocket.jpg")
+BUNDLED_TRAIN = ("astronaut.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png")
+BUNDLED_EVAL = ("chelsea.png", "rocket.jpg", "ihc.png")
 """Colour photographs inside scikit-image's wheel; no image is in both lists."""
+
+CALIBRATION_PATCHES = 64
 
 EVAL_SIDE = 256
 """Bundled evaluation images are cut to their central square of this side: trials are short."""
@@ -48,14 +50,12 @@ class Pair:
 def read_image(path: Path) -> Image:
     """One image file as 8-bit RGB. Raises DataError when it is not one."""
     try:
-        pixels = io.imread(path)
-    except (OSError, ValueError, SyntaxError) as error:
+        with PIL.Image.open(path) as file:
+            if file.mode not in ("RGB", "L", "P"):
+                raise DataError(f"image '{path}': expected 8-bit RGB or grey, found mode {file.mode}; convert it to 8-bit RGB")
+            return Image(path.stem, np.asarray(file.convert("RGB")))
+    except OSError as error:
         raise DataError(f"image '{path}': not readable ({str(error).splitlines()[0]})") from error
-    if pixels.ndim == 2:
-        pixels = np.stack([pixels] * 3, axis=2)
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise DataError(f"image '{path}': expected 8-bit RGB or grey, found {pixels.dtype} {pixels.shape}; convert it to 8-bit RGB")
-    return Image(path.stem, pixels)
 
 
 def read_folder(folder: Path) -> list[Image]:
@@ -170,19 +170,27 @@ class PatchPlan:
 
 
 def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
-    """`pool` low-resolution patches [pool, 3, side, side], flipped and turned, drawn in proportion to image area."""
+    """`pool` low-resolution patches [pool, 3, side, side], flipped and turned, as many from every image."""
     random = np.random.default_rng([plan.seed, 1])
     fitting = [pair.low for pair in pairs if min(pair.low.shape[:2]) >= plan.side]
     if not fitting:
         raise DataError(f"no training image holds a {plan.side}x{plan.side} low-resolution patch; give larger images with --data")
-    area = np.array([low.shape[0] * low.shape[1] for low in fitting], dtype=float)
     patches = []
-    for which in random.choice(len(fitting), size=plan.pool, p=area / area.sum()):
+    for which in random.permutation(np.arange(plan.pool) % len(fitting)):
         low = fitting[which]
         top, left = (int(random.integers(size - plan.side + 1)) for size in low.shape[:2])
         patch = np.rot90(low[top : top + plan.side, left : left + plan.side], int(random.integers(4)))
         patches.append(to_tensor(patch[:, ::-1] if random.integers(2) else patch))
     return torch.cat(patches)
+
+
+def calibration_patches(pairs: Sequence[Pair], seed: int) -> list[Tensor]:
+    """CALIBRATION_PATCHES low-resolution patches in batches [8, 3, 24, 24]: from everywhere in the training images.
+
+    A few central crops are not enough: ranges must cover the brightest and the busiest places.
+    """
+    plan = PatchPlan(pool=CALIBRATION_PATCHES, side=24, batch=8, seed=seed)
+    return list(torch.split(training_patches(pairs, plan), plan.batch))
 
 
 def batches(plan: PatchPlan, steps: int) -> Iterator[np.ndarray]:
@@ -194,13 +202,3 @@ def batches(plan: PatchPlan, steps: int) -> Iterator[np.ndarray]:
             order = np.concatenate([order, random.permutation(plan.pool)])
         yield order[: plan.batch]
         order = order[plan.batch :]
-
-
-def calibration_images(pairs: Sequence[Pair], count: int = 8, side: int = 48) -> list[Tensor]:
-    """Central low-resolution crops of the training images, float32 [1, 3, <= side, <= side], evenly over the list."""
-    chosen = [pairs[index] for index in np.unique(np.linspace(0, len(pairs) - 1, min(count, len(pairs))).astype(int))]
-    crops = []
-    for pair in chosen:
-        top, left = (max(0, (size - side) // 2) for size in pair.low.shape[:2])
-        crops.append(to_tensor(pair.low[top : top + side, left : left + side]))
-    return crops

@@ -20,19 +20,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import onnx
 import ray
 from ray import tune
 from ray.tune.search import Searcher
 
 from autoq.errors import AutoqError
+from autoq.export.onnx import Graph, export_graph, load_graph, save_graph, write_qdq
 from autoq.models import model_info
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy, uniform
-from autoq.quantize import Execution, place
+from autoq.quantize import Execution, place, quantize
 from autoq.spec import Record, TrialResult, TrialSpec
 from autoq.study import FLOAT_NAME, Study
 from autoq.targets import load_target
+from autoq.trial import prepare, run_trial
 
 BASELINES = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
 BASELINE_QUANTIZER, BASELINE_CLIPPING = "lsq", "mse"
@@ -90,25 +91,20 @@ def search(study: Study, table: latencies.LatencyTable | None = None, events: Ev
     run_jobs(StudySearcher(study, jobs, table, events), study, table, len(jobs) + spec.budget)
     trials = [record for record in study.records() if record.source == "trial"]
     if not any(record.state == "complete" for record in trials):
-        raise AutoqError(f"study '{study.name}': all {len(trials)} trials failed; the last: {trials[-1].reason if trials else 'none ran'}")
+        raise AutoqError(
+            f"study '{study.name}': all {len(trials)} trials failed; the last: {trials[-1].reason if trials else 'none ran'}"
+        )
 
 
-def _write_graph(study: Study) -> onnx.ModelProto:
-    from autoq.export.onnx import export_graph
-    from autoq.trial import prepare
-
+def _write_graph(study: Study) -> Graph:
     with quiet():
         graph = export_graph(prepare(study.spec.trial).traced)
-    onnx.save(graph, study.graph_path)
+    save_graph(graph, study.graph_path)
     return graph
 
 
-def measure_latencies(study: Study, graph: onnx.ModelProto, events: Events) -> latencies.LatencyTable:
+def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.LatencyTable:
     """Measure every structure the study can produce, alone, before anything else runs."""
-    from autoq.export.onnx import write_qdq
-    from autoq.quantize import quantize
-    from autoq.trial import prepare
-
     spec = study.spec
     bench = prepare(spec.trial)
     execution: Execution = bench.execution
@@ -179,8 +175,6 @@ class StudySearcher(Searcher):
         self.events.finished(record)
 
     def _structure(self, policy: Policy) -> str:
-        from autoq.trial import prepare
-
         bench = prepare(self.study.spec.trial)
         key = latencies.structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
         return self.table.entries[key].structure
@@ -196,17 +190,17 @@ class StudySearcher(Searcher):
 class TrialActor(tune.Trainable):
     """A worker process: one `step` is one whole trial. Reused from trial to trial, it keeps only the workbench."""
 
-    def setup(self, config: dict[str, Any], spec: TrialSpec, table: latencies.LatencyTable, graph_path: Path) -> None:
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], spec: TrialSpec, table: latencies.LatencyTable, graph_path: Path
+    ) -> None:
         self.spec, self.table = spec, table
-        self.graph = onnx.load(graph_path)
+        self.graph = load_graph(graph_path)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
         return True
 
     def step(self) -> dict[str, Any]:
-        from autoq.trial import run_trial
-
         result = run_trial(self.spec, Policy.from_dict(self.config["policy"]), self.table, self.graph)
         return {"result": result.model_dump_json(), "done": True}  # as text: Ray flattens nested results
 

@@ -121,9 +121,7 @@ class Policy:
         for stage, roles in data["stages"].items():
             for role in roles:
                 if role not in ROLES:
-                    raise PolicyError(
-                        f"policy: stages.{stage}.{role}: expected one of {', '.join(ROLES)}.{suggest(role, ROLES)}"
-                    )
+                    raise PolicyError(f"policy: stages.{stage}.{role}: expected one of {', '.join(ROLES)}.{suggest(role, ROLES)}")
             try:
                 stages.append((stage, StageQuant(**{role: TensorQuant(**quant) for role, quant in roles.items()})))
             except TypeError as error:

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,7 @@ from autoq.policy import FLOAT, Policy, TensorQuant
 from autoq.quantizers import make_quantizer
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
 from autoq.quantizers.clipping import Statistics
+from autoq.quantizers.functional import dequantize_affine, quantize_sum
 from autoq.quantizers.minmax import IMAGE_QUANT, image_quantizer
 
 SAMPLE_VALUES = 2**15
@@ -196,6 +197,8 @@ def _lower_layers(module: fx.GraphModule) -> dict[str, str]:
                 if path not in tensors and getattr(layer, name) is not None:
                     tensors[path] = graph.get_attr(path)
         arguments = (node.args[0], tensors[f"{node.target}.weight"], tensors.get(f"{node.target}.bias"))
+        function: Callable[..., Tensor]
+        options: tuple[Any, ...]
         if isinstance(layer, nn.Linear):
             function, options = F.linear, ()
         elif isinstance(layer, nn.ConvTranspose2d):
@@ -239,7 +242,7 @@ def _find_sites(module: fx.GraphModule, layers: list[Layer]) -> list[Site]:
 def skip_edges(node: fx.Node) -> list[fx.Node]:
     """The tensors an element-wise sum or a concatenation joins; empty for any other node."""
     if node.target in CONCATENATIONS:
-        return list(node.args[0])
+        return list(cast(Sequence[fx.Node], node.args[0]))
     if node.op in ("call_function", "call_method") and node.target in SUMS:
         operands = [argument for argument in node.args[:2] if isinstance(argument, fx.Node)]
         return operands if len(operands) == 2 else []
@@ -344,9 +347,7 @@ def place(traced: Traced, policy: Policy, execution: Execution) -> list[Placemen
 
 def integer_layers(traced: Traced, placements: list[Placement], execution: Execution) -> tuple[str, ...]:
     """Names of the layers whose input and weight are both integers the target executes."""
-    on_integers = {
-        site for placement in placements if placement.quant.bits <= execution.integer_bits for site in placement.sites
-    }
+    on_integers = {site for placement in placements if placement.quant.bits <= execution.integer_bits for site in placement.sites}
     own: dict[str, list[Site]] = {layer.node: [] for layer in traced.layers}
     for site in traced.sites:
         if site.node in own:
@@ -368,11 +369,8 @@ def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics
         path = f"quantizers.{placement.source}_{number}"
         module.add_submodule(path, _build(source, placement, statistics, execution.integer_bits))
         quantizer = insert_behind(module, source, path)
-        if placement.sites[0].index is None:
-            source.replace_all_uses_with(quantizer, delete_user_cb=lambda user, keep=quantizer: user is not keep)
-        else:
-            for site in placement.sites:
-                read_from(module, site, quantizer)
+        for site in placement.sites:
+            read_from(module, site, quantizer)
         placed.append(Placed(path, placement))
     on_integers = integer_layers(traced, placements, execution)
     nodes = _nodes(module)
@@ -407,7 +405,7 @@ def _fused_operands(traced: Traced) -> list[Site]:
             continue
         before = producer(traced.module, site)
         if before.op == "call_module" and isinstance(traced.module.get_submodule(str(before.target)), ELEMENTWISE):
-            before = before.args[0] if len(before.users) == 1 else before
+            before = _operand(before, 0) if len(before.users) == 1 else before
         if before.name in layers and len(before.users) == 1:
             fused[site.node] = site  # the last such operand; only one can be fused
     return list(fused.values())
@@ -439,16 +437,17 @@ def _per(statistics: Statistics, quant: TensorQuant) -> Statistics:
 
 
 def read_from(module: fx.GraphModule, site: Site, quantizer: fx.Node) -> None:
-    """Make a site's edge read `quantizer` instead of its producer; all users, for a weight."""
-    assert site.index is not None
+    """Make a site's edge read `quantizer` instead of its producer; all edges, for a weight and for a sum's output."""
+    if site.index is None or site.role == "weight":
+        source = producer(module, site)
+        for user in [user for user in source.users if user is not quantizer]:
+            user.replace_input_with(source, quantizer)
+        return
     node, index = _edge(module, _nodes(module)[site.node], site.index)
-    source = _operand(node, index)
     if node.target in CONCATENATIONS:
         edges = skip_edges(node)
         edges[index] = quantizer
         node.args = (edges, *node.args[1:])
-    elif site.role == "weight":
-        source.replace_all_uses_with(quantizer, delete_user_cb=lambda user: user is not quantizer)
     else:
         node.update_arg(index, quantizer)
 
@@ -467,9 +466,35 @@ def _quantize_bias(module: fx.GraphModule, node: fx.Node) -> None:
 
 def _operand_quantizers(module: fx.GraphModule, layer: fx.Node) -> tuple[Quantizer, Quantizer]:
     """The quantizers of an integer layer's input and weight."""
-    activation, weight = (module.get_submodule(str(_operand(*_edge(module, layer, index)).target)) for index in (0, 1))
-    assert isinstance(activation, Quantizer) and isinstance(weight, Quantizer)
+    activation, weight = (_quantizer(module, _operand(*_edge(module, layer, index))) for index in (0, 1))
+    assert activation is not None
+    assert weight is not None
     return activation, weight
+
+
+def _execute_sum(module: fx.GraphModule, path: str) -> None:
+    """Merge a sum and the quantizer at `path` behind it, where one operand of the sum is on a grid and the other is not."""
+    (output,) = module.graph.find_nodes(op="call_module", target=path)
+    total = output.args[0]
+    quantizers = [_quantizer(module, operand) for operand in skip_edges(total)]
+    if sum(quantizer is not None for quantizer in quantizers) != 1:
+        return
+    which = 0 if quantizers[0] is not None else 1
+    operand, addend = skip_edges(total)[which], skip_edges(total)[1 - which]
+    target = f"sum_{total.name}"
+    own, of_output = quantizers[which], _quantizer(module, output)
+    assert own is not None
+    assert of_output is not None
+    module.add_submodule(target, IntegerSum(own, of_output))
+    output.target, output.args = target, (operand, addend)
+
+
+def _quantizer(module: fx.GraphModule, node: fx.Node) -> Quantizer | None:
+    """The quantizer whose output a node is, if it is one's."""
+    found = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    if isinstance(found, IntegerSum):
+        return found.output
+    return found if isinstance(found, Quantizer) else None
 
 
 # ---------------------------------------------------------------- as executed
@@ -482,7 +507,9 @@ class IntegerLayer(nn.Module):
     quantizer, that is enough to take the other one. Sums stay exact in float32 below 2^24.
     """
 
-    def __init__(self, function: Callable[..., Tensor], options: tuple[object, ...], activation: Quantizer, weight: Quantizer) -> None:
+    def __init__(
+        self, function: Callable[..., Tensor], options: tuple[object, ...], activation: Quantizer, weight: Quantizer
+    ) -> None:
         super().__init__()
         self.function, self.options = function, options
         self.activation, self.weight = activation, weight
@@ -497,15 +524,33 @@ class IntegerLayer(nn.Module):
         return result if bias is None else result + bias.reshape(shape)
 
 
+class IntegerSum(nn.Module):
+    """A sum of an integer tensor and a layer's result, quantized: see `functional.quantize_sum`."""
+
+    def __init__(self, operand: Quantizer, output: Quantizer) -> None:
+        super().__init__()
+        self.operand, self.output = operand, output
+
+    def forward(self, operand: Tensor, addend: Tensor) -> Tensor:
+        scale, zero_point = self.output.scale, self.output.zero_point
+        integers = quantize_sum(
+            operand, addend, self.operand.scale, self.operand.zero_point, scale, zero_point, self.output.qmin, self.output.qmax
+        )
+        return dequantize_affine(integers, scale, zero_point)
+
+
 def as_executed(quantized: Quantized) -> fx.GraphModule:
-    """The trained network with its integer layers computed on integers: what evaluation and export agree on."""
+    """The trained network with its integer layers and sums computed as integer runtimes do: what evaluation and export agree on."""
     module = copy.deepcopy(quantized.module).eval()
+    for placed in quantized.placed:
+        if placed.placement.sites[0].index is None:
+            _execute_sum(module, placed.quantizer)
     nodes = _nodes(module)
     for name in quantized.integer_layers:
         node = nodes[name]
         activation, weight = _operand_quantizers(module, node)
         path = f"integer_{name}"
-        module.add_submodule(path, IntegerLayer(node.target, node.args[3:], activation, weight))
+        module.add_submodule(path, IntegerLayer(cast(Callable[..., Tensor], node.target), node.args[3:], activation, weight))
         node.op, node.target, node.args = "call_module", path, node.args[:3]
     module.graph.lint()
     module.recompile()

@@ -1,11 +1,11 @@
 """Which policies are allowed: a YAML file, validated against what the model and the target have.
 
-    model: srgan
-    roles:                       # for every stage that has the role; a scalar is fixed, a list is searched
-      weight: {bits: [4, 8, 16], quantizer: [minmax, lsq], clipping: minmax}
-    stages:                      # what differs, by stage and role
-      body: {weight: {bits: [4, 8]}}
-    output: float
+model: srgan
+roles:                       # for every stage that has the role; a scalar is fixed, a list is searched
+  weight: {bits: [4, 8, 16], quantizer: [minmax, lsq], clipping: minmax}
+stages:                      # what differs, by stage and role
+  body: {weight: {bits: [4, 8]}}
+output: float
 """
 
 from __future__ import annotations
@@ -140,9 +140,7 @@ class SearchSpace:
     def to_dict(self) -> dict[str, Any]:
         """The whole space as YAML data, every default written out."""
         stages = {
-            stage: {
-                role: {field: _scalar_or_list(getattr(choices, field)) for field in FIELDS} for role, choices in roles.items()
-            }
+            stage: {role: {field: _scalar_or_list(getattr(choices, field)) for field in FIELDS} for role, choices in roles.items()}
             for stage, roles in self.choices.items()
         }
         return {"model": self.facts.model, "stages": stages, "output": self.output}
@@ -177,7 +175,9 @@ def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
     """Validate YAML data; `where` names it in errors."""
     _check_keys(data, ("model", "roles", "stages", "output"), where, "")
     if data.get("model", facts.model) != facts.model:
-        raise SpaceError(f"{where}: model: this space is for '{data['model']}', the search is for '{facts.model}'; give --space FILE")
+        raise SpaceError(
+            f"{where}: model: this space is for '{data['model']}', the search is for '{facts.model}'; give --space FILE"
+        )
     roles = data.get("roles") or {}
     _check_keys(roles, ROLES, where, "roles")
     overrides = data.get("stages") or {}
@@ -187,7 +187,9 @@ def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
         own = overrides.get(stage) or {}
         _check_keys(own, present, where, f"stages.{stage}", f"stage '{stage}' of {facts.model} has no role")
         choices[stage] = {
-            role: _choices({**DEFAULTS[role], **(roles.get(role) or {}), **(own.get(role) or {})}, facts, f"{where}: {stage}.{role}")
+            role: _choices(
+                {**DEFAULTS[role], **(roles.get(role) or {}), **(own.get(role) or {})}, facts, f"{where}: {stage}.{role}"
+            )
             for role in present
         }
     output = data.get("output", "float")

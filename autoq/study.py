@@ -1,10 +1,10 @@
 """A study's folder: its definition, its Optuna storage, its finished trials. The only reader and writer of all three.
 
-    studies/<name>/study.yaml      definition and environment
-                   trials.jsonl    one finished trial or baseline a line, as it ends
-                   latency.json    the frozen latency table
-                   study.db        Optuna's storage (SQLite)
-                   graph.onnx      the float network with its sites marked
+studies/<name>/study.yaml      definition and environment
+               trials.jsonl    one finished trial or baseline a line, as it ends
+               latency.json    the frozen latency table
+               study.db        Optuna's storage (SQLite)
+               graph.onnx      the float network with its sites marked
 """
 
 from __future__ import annotations
@@ -267,9 +267,7 @@ def document(study: Study, seconds: float) -> dict[str, Any]:
 
 
 def _entry(record: Record) -> dict[str, Any]:
-    entry = {
-        name: getattr(record, name) for name in ("number", "state", "source", "policy", "values", "steps", "seconds")
-    }
+    entry = {name: getattr(record, name) for name in ("number", "state", "source", "policy", "values", "steps", "seconds")}
     for name in ("name", "reason"):
         if getattr(record, name) is not None:
             entry[name] = getattr(record, name)

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import onnx
 import torch
 from torch import Tensor, fx, nn
 
@@ -17,7 +16,7 @@ from autoq.data import (
     Pair,
     PatchPlan,
     batches,
-    calibration_images,
+    calibration_patches,
     check_disjoint,
     eval_images,
     make_pair,
@@ -27,21 +26,28 @@ from autoq.data import (
     training_patches,
 )
 from autoq.errors import TrialFailed
-from autoq.export.onnx import payload_bytes, write_qdq
+from autoq.export.onnx import Graph, payload_bytes, write_qdq
 from autoq.models import build_model, model_info
 from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives.latency import LatencyTable, structure_key
 from autoq.objectives.quality import METRICS, available_metrics
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy
-from autoq.quantize import Execution, Quantized, Traced, as_executed, collect, place, quantize, trace
+from autoq.quantize import Execution, Quantized, Traced, as_executed, collect, quantize, trace
 from autoq.quantizers.clipping import Statistics
-from autoq.spec import TrialSpec, TrialResult
+from autoq.spec import TrialResult, TrialSpec
 from autoq.targets import target_info
 
 LEARNING_RATE = 1e-4
-GAIN_LEARNING_RATE = 1e-3
-"""Of LSQ's log_gain: a step changes a scale by about 0.1 %."""
+GAIN_LEARNING_RATE = 5e-3
+"""Of LSQ's log_gain: a step changes a scale by about 0.5 %."""
+
+FULL_RATE_LOSS = 0.03
+"""First loss from which on the full rates apply; below it they shrink in proportion. Adam moves every weight by
+the learning rate however small the gradient, so a nearly exact 8-bit network would be shaken more than mended."""
+
+TEACHER_BATCH = 16
+"""Patches the float network sees at once while its outputs are stored."""
 
 PSNR_CEILING = 100.0
 """Reported where two images are equal: an infinite dB is no JSON number."""
@@ -82,15 +88,15 @@ def prepare(spec: TrialSpec) -> Workbench:
     pairs = tuple(make_pair(image, spec.scale) for image in evaluation)
     plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed)
     patches = training_patches(train_pairs, plan)
-    layout = torch.channels_last
-    traced.module.to(memory_format=layout)
+    channels_last(traced.module)
     with torch.no_grad():
-        teacher = torch.cat([traced.module(part.contiguous(memory_format=layout)) for part in patches.split(16)])
+        parts = [patches[start : start + TEACHER_BATCH] for start in range(0, len(patches), TEACHER_BATCH)]
+        teacher = torch.cat([traced.module(part.contiguous(memory_format=torch.channels_last)) for part in parts])
     return Workbench(
         spec=spec,
         execution=Execution(target.integer_bits, target.fused_sums),
         traced=traced,
-        statistics=collect(traced, calibration_images(train_pairs)),
+        statistics=collect(traced, calibration_patches(train_pairs, spec.seed)),
         plan=plan,
         patches=patches,
         teacher=teacher,
@@ -100,6 +106,12 @@ def prepare(spec: TrialSpec) -> Workbench:
     )
 
 
+def channels_last(module: fx.GraphModule) -> fx.GraphModule:
+    """Lay out convolution weights as oneDNN's fast kernels want them; in place."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
+
+
 @torch.no_grad()
 def upscale(module: nn.Module, low: np.ndarray) -> np.ndarray:
     """uint8 RGB [h, w, 3] -> uint8 RGB [scale h, scale w, 3] through a float or executed network."""
@@ -107,7 +119,7 @@ def upscale(module: nn.Module, low: np.ndarray) -> np.ndarray:
 
 
 def run_trial(
-    spec: TrialSpec, policy: Policy, latency: LatencyTable, graph: onnx.ModelProto, report: Report = lambda step, loss: None
+    spec: TrialSpec, policy: Policy, latency: LatencyTable, graph: Graph, report: Report = lambda step, loss: None
 ) -> TrialResult:
     """PTQ, QAT for `spec.steps`, evaluation. Deterministic for (spec, policy, latency) on one machine.
 
@@ -138,17 +150,18 @@ def _since(start: float) -> float:
 def train(bench: Workbench, quantized: Quantized, steps: int, report: Report = lambda step, loss: None) -> None:
     """QAT by distillation: L1 to the float network's output, Adam with a cosine schedule, common patches.
 
-    Weights, biases and slopes learn at 1e-4, learned scales at 1e-3 in the log domain. Raises TrialFailed
-    when the loss is not finite.
+    Weights, biases and slopes learn at 1e-4, learned scales at 5e-3 in the log domain, both less where the
+    first loss is small. Raises TrialFailed when the loss is not finite.
     """
     if steps == 0:
         return
-    module = quantized.module.train().to(memory_format=torch.channels_last)
+    module = channels_last(quantized.module.train())
     gains = [parameter for name, parameter in module.named_parameters() if name.endswith("log_gain")]
     others = [parameter for name, parameter in module.named_parameters() if not name.endswith("log_gain")]
     groups = [{"params": others, "lr": LEARNING_RATE}, {"params": gains, "lr": GAIN_LEARNING_RATE}]
     optimizer = torch.optim.Adam([group for group in groups if group["params"]])
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
+    rates = [group["lr"] for group in optimizer.param_groups]
+    error = 1.0
     for step, indices in enumerate(batches(bench.plan, steps)):
         chosen = torch.from_numpy(indices)
         inputs = bench.patches[chosen].contiguous(memory_format=torch.channels_last)
@@ -157,10 +170,13 @@ def train(bench: Workbench, quantized: Quantized, steps: int, report: Report = l
         loss = nn.functional.l1_loss(outputs.float(), bench.teacher[chosen])
         if not torch.isfinite(loss):
             raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {step} of {steps}")
+        if step == 0:
+            error = min(1.0, loss.item() / FULL_RATE_LOSS)
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * error * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        schedule.step()
         report(step + 1, loss.item())
 
 
@@ -185,7 +201,9 @@ def evaluate(bench: Workbench, module: fx.GraphModule) -> dict[str, float]:
         found.append(to_pixels(output))
     scale = bench.spec.scale
     values = {
-        name: float(np.mean([METRICS[name].function(image, pair.high, scale) for image, pair in zip(found, bench.pairs, strict=True)]))
+        name: float(
+            np.mean([METRICS[name].function(image, pair.high, scale) for image, pair in zip(found, bench.pairs, strict=True)])
+        )
         for name in bench.metrics
     }
     errors = [np.mean((a.astype(float) - b) ** 2) / 255**2 for a, b in zip(found, bench.float_outputs, strict=True)]

@@ -11,9 +11,10 @@ front, so any ONNX runtime executes the policy exactly.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import cast
+from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -24,6 +25,9 @@ from torch import Tensor, fx, nn
 from autoq.errors import PolicyError
 from autoq.quantize import Placed, Quantized, Site, Traced, insert_behind, producer, read_from
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
+
+Graph: TypeAlias = ModelProto
+"""An ONNX model in memory."""
 
 OPSET = 20
 MARK = "Site"
@@ -53,10 +57,7 @@ def export_graph(traced: Traced) -> ModelProto:
         path = f"mark_{number}"
         module.add_submodule(path, _Mark(site))
         mark = insert_behind(module, source, path)
-        if site.index is None:
-            source.replace_all_uses_with(mark, delete_user_cb=lambda user, keep=mark: user is not keep)
-        else:
-            read_from(module, site, mark)
+        read_from(module, site, mark)
     module.graph.lint()
     module.recompile()
     height, width = torch.export.Dim("height", min=8), torch.export.Dim("width", min=8)
@@ -97,7 +98,7 @@ class _Writer:
             self.initializers[name] = numpy_helper.from_array(values, name)
         return name
 
-    def add(self, operator: str, inputs: list[str], name: str, **attributes: int) -> str:
+    def add(self, operator: str, inputs: list[str], name: str, **attributes: Any) -> str:
         self.nodes.append(helper.make_node(operator, inputs, [name], name=name, **attributes))
         return name
 
@@ -121,7 +122,7 @@ class _Writer:
             half = self.constant(f"{source}.float16", _numpy(values.half()))
             return self.add("Cast", [half], source, to=TensorProto.FLOAT)
         assert isinstance(quantizer, Quantizer)
-        integers = _container(quantizer)(_numpy(quantizer.to_integer(values)))
+        integers = _numpy(quantizer.to_integer(values)).astype(_container(quantizer))
         return self.dequantize(source, integers, quantizer.scale)
 
     def dequantize(self, name: str, integers: np.ndarray, scale: Tensor) -> str:
@@ -136,7 +137,7 @@ class _Writer:
         name = placed.quantizer.removeprefix("quantizers.")
         scale_value = quantizer.scale.detach().reshape(())
         scale = self.constant(f"{name}.scale", _numpy(scale_value))
-        zero_point = self.constant(f"{name}.zero_point", container(_numpy(quantizer.zero_point.reshape(()))))
+        zero_point = self.constant(f"{name}.zero_point", _numpy(quantizer.zero_point.reshape(())).astype(container))
         limits = np.iinfo(container)
         if quantizer.qmin > limits.min or quantizer.qmax < limits.max:
             ends = [(end - quantizer.zero_point.reshape(())) * scale_value for end in (quantizer.qmin, quantizer.qmax)]
@@ -185,6 +186,16 @@ def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
     return result
 
 
+def save_graph(graph: ModelProto, path: Path) -> None:
+    """Store a marked float graph for worker processes."""
+    onnx.save(graph, path)
+
+
+def load_graph(path: Path) -> ModelProto:
+    """Inverse of `save_graph`."""
+    return onnx.load(path)
+
+
 def payload_bytes(model: ModelProto) -> int:
     """Bytes of all tensors in the file: initializers and Constant nodes."""
     constants = [helper.get_node_attr_value(node, "value") for node in model.graph.node if node.op_type == "Constant"]
@@ -199,8 +210,9 @@ def _biases(quantized: Quantized) -> Iterator[tuple[str, BiasQuantizer]]:
                 yield str(node.args[0].target), quantizer
 
 
-def _container(quantizer: Quantizer) -> Callable[[np.ndarray], np.ndarray]:
-    return np.int8 if quantizer.quant.signed else np.uint8
+def _container(quantizer: Quantizer) -> np.dtype[Any]:
+    """The integer type that holds a quantizer's levels."""
+    return np.dtype(np.int8 if quantizer.quant.signed else np.uint8)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -93,7 +93,9 @@ def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module
 
     info = model_info(name)
     if scale not in info.scales:
-        raise InputError(f"model '{name}' has no x{scale} (scales: {', '.join(map(str, info.scales))}); type --scale {info.scales[-1]}")
+        raise InputError(
+            f"model '{name}' has no x{scale} (scales: {', '.join(map(str, info.scales))}); type --scale {info.scales[-1]}"
+        )
     if weights is None:
         if scale not in info.bundled:
             have = ", ".join(f"x{known}" for known in info.bundled) or "none"

@@ -21,7 +21,9 @@ def assign(paths: Iterable[str], patterns: StagePatterns) -> dict[str, str]:
         stages = [stage for stage, globs in patterns.items() if any(fnmatch.fnmatchcase(path, glob) for glob in globs)]
         if len(stages) != 1:
             expected = "exactly one stage"
-            raise InputError(f"layer '{path}' is in {', '.join(stages) or 'no stage'}: expected {expected}; mend the stage patterns")
+            raise InputError(
+                f"layer '{path}' is in {', '.join(stages) or 'no stage'}: expected {expected}; mend the stage patterns"
+            )
         found[path] = stages[0]
     for stage, globs in patterns.items():
         for glob in globs:

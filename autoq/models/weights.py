@@ -45,9 +45,7 @@ def read_state_dict(path: Path) -> StateDict:
     return {key: value.float() if value.is_floating_point() else value for key, value in loaded.items()}
 
 
-def load_model(
-    factory: Callable[..., nn.Module], arguments: Mapping[str, Any], path: Path, layouts: list[Layout]
-) -> nn.Module:
+def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], path: Path, layouts: list[Layout]) -> nn.Module:
     """Build the network a checkpoint belongs to, with exactly its tensors.
 
     factory(**arguments) is the network in our own layout; `layouts` are tried first. BN's
@@ -80,7 +78,8 @@ def load_model(
         if keys
     ]
     if problems:
-        raise WeightsError(f"weights '{path}' do not fit {type(model).__name__}({_describe(arguments)}): {'; '.join(problems)}")
+        network = f"{type(model).__name__}({_describe(arguments)})"
+        raise WeightsError(f"weights '{path}' do not fit {network}: {'; '.join(problems)}")
     model.load_state_dict(given, strict=False)
     return model.eval()
 

@@ -56,7 +56,9 @@ class LatencyTable(BaseModel):
     def ms(self, key: str) -> float:
         """Milliseconds of a structure. Raises InputError if the table lacks it."""
         if key not in self.entries:
-            raise InputError(f"latency table has no structure {key} (it has {len(self.entries)}); measure again without --latency-table")
+            raise InputError(
+                f"latency table has no structure {key} (it has {len(self.entries)}); measure again without --latency-table"
+            )
         return self.entries[key].ms
 
     def check(self, model: str, target: str, frame: tuple[int, int], threads: int) -> None:
@@ -68,7 +70,9 @@ class LatencyTable(BaseModel):
             ("threads", self.threads, threads),
         ):
             if found != wanted:
-                raise StudyError(f"latency table: measured for {name} {found}, this study has {wanted}; measure again without --latency-table")
+                raise StudyError(
+                    f"latency table: measured for {name} {found}, this study has {wanted}; measure again without --latency-table"
+                )
 
 
 def read_table(path: Path) -> LatencyTable:
@@ -96,7 +100,9 @@ def describe(policy: Policy, execution: Execution) -> str:
     """The structure in words, stage by stage: `int8`, `int8+skip8`, `float`."""
     words = []
     for stage, quant in policy.stages:
-        on_integers = max(quant.weight.bits, quant.activation.bits if not quant.activation.is_float else 0) <= execution.integer_bits
+        on_integers = (
+            max(quant.weight.bits, quant.activation.bits if not quant.activation.is_float else 0) <= execution.integer_bits
+        )
         skip = f"+skip{quant.skip.bits}" if quant.skip.bits <= execution.integer_bits else ""
         words.append(f"{stage} {'int8' if on_integers else 'float'}{skip}")
     return ", ".join(words)
@@ -118,7 +124,8 @@ def _representatives(space: SearchSpace, integer_bits: int) -> Iterable[Policy]:
     for stage, roles in space.choices.items():
         skip = roles.get("skip")
         thinned[stage] = {
-            role: _thin(choices, integer_bits, None if skip is None or role == "weight" else skip) for role, choices in roles.items()
+            role: _thin(choices, integer_bits, None if skip is None or role == "weight" else skip)
+            for role, choices in roles.items()
         }
     return SearchSpace(space.facts, thinned, space.output).enumerate()
 

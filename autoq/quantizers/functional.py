@@ -77,12 +77,40 @@ def fake_quantize_learned(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: in
 def quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
     """The integers of `x`, as float32: clamp(round(x / scale + zero_point), qmin, qmax), ties to even. No gradient.
 
-    Liu et al. 2021, equation 1 to the letter: the zero point is added before rounding, as integer
-    runtimes do. `fake_quantize` rounds first; the two differ only where x lies within a float32
-    rounding of the middle between two levels.
+    Liu et al. 2021, equation 1: the zero point is added before rounding, in one fused multiply-add with
+    1 / scale and -low / scale, as integer runtimes do that know a quantizer by its range. `fake_quantize`
+    rounds first; the two differ only where x lies within a float32 rounding of the middle between two levels.
     """
-    scale, zero_point = _per_slice(scale, x), _per_slice(zero_point, x)
-    return (x.detach() * (1.0 / scale.detach()) + zero_point).round_().clamp_(qmin, qmax)
+    scale, zero_point = _per_slice(scale.detach(), x), _per_slice(zero_point, x)
+    factor = 1.0 / scale
+    return _multiply_add(x, factor, (zero_point * scale) * factor).round_().clamp_(qmin, qmax)
+
+
+def quantize_sum(
+    operand: Tensor,
+    addend: Tensor,
+    scale: Tensor,
+    zero_point: Tensor,
+    output_scale: Tensor,
+    output_zero_point: Tensor,
+    qmin: int,
+    qmax: int,
+) -> Tensor:
+    """The integers of operand + addend, as float32, the operand being on the grid (scale, zero_point). No gradient.
+
+    Computed in units of the operand's scale, as integer runtimes do that add a layer's float result to an
+    integer tensor: (addend - zero_point scale) / scale + q, then the output's range in the same units.
+    """
+    scale, output_scale, zero_point = scale.detach(), output_scale.detach(), zero_point.float()
+    units = (addend - zero_point * scale) * (1.0 / scale) + (torch.round(operand / scale) + zero_point)
+    low, high = ((end - output_zero_point) * output_scale / scale for end in (qmin, qmax))
+    factor = (qmax - qmin) / (high - low)
+    return _multiply_add(units, factor, -low * factor).round_().add_(qmin).clamp_(qmin, qmax)
+
+
+def _multiply_add(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
+    """x * factor + shift with one rounding to float32, as a fused multiply-add instruction has."""
+    return x.detach().double().mul_(factor.double()).add_(shift.double()).float()
 
 
 def dequantize_affine(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

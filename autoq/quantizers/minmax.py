@@ -9,7 +9,6 @@ from autoq.policy import TensorQuant
 from autoq.quantizers.base import Quantizer
 from autoq.quantizers.functional import fake_quantize
 
-
 IMAGE_QUANT = TensorQuant(bits=8, signed=False)
 """The image is 8 bits with scale 1/255 and zero point 0, whatever the policy says, or float."""
 

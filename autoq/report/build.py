@@ -26,13 +26,21 @@ def build_report(study: Study, folder: Path = REPORTS) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page, picture = folder / f"{study.name}.html", folder / f"{study.name}.png"
     page.write_text(render(study, records, found))
-    front_png(records, found, study.spec.objectives, picture, f"{study.spec.trial.model} x{study.spec.trial.scale} on {study.spec.trial.target}")
+    front_png(
+        records,
+        found,
+        study.spec.objectives,
+        picture,
+        f"{study.spec.trial.model} x{study.spec.trial.scale} on {study.spec.trial.target}",
+    )
     return page, picture
 
 
 def render(study: Study, records: Sequence[Record], found: Sequence[Record]) -> str:
     """The page. Everything from the study is escaped; only the figure, made here, is markup."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("autoq.report", "."), autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("autoq.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
     figure = plotly.io.to_html(front_figure(records, found, study.spec.objectives), include_plotlyjs=True, full_html=False)
     return environment.get_template("template.html.j2").render(figure=Markup(figure), **page_data(study, records, found))
 
@@ -75,7 +83,9 @@ def _tiles(
         tiles.append({"value": f"{volume:.4f}", "text": f"hypervolume; the baselines alone reach {alone:.4f}"})
     quality = next((name for name in objectives if OBJECTIVES[name].quality), None)
     if float_record is not None and quality is not None:
-        tiles.append({"value": _number(quality, float_record.values[quality]), "text": f"{axis_label(quality)} of the float network"})
+        tiles.append(
+            {"value": _number(quality, float_record.values[quality]), "text": f"{axis_label(quality)} of the float network"}
+        )
         tiles.append({"value": f"{float_record.values['latency']:.1f} ms", "text": "a frame of the float network"})
     return tiles
 
@@ -127,8 +137,14 @@ def _facts(study: Study) -> list[dict[str, str]]:
         {"name": "training images", "value": str(spec.trial.data or "bundled photographs")},
         {"name": "evaluation images", "value": str(spec.trial.eval_data or "bundled photographs")},
         {"name": "frame", "value": f"{spec.frame[0]}x{spec.frame[1]} pixels in, {spec.latency_threads} threads"},
-        {"name": "training", "value": f"{spec.trial.steps} steps of {spec.trial.batch} patches {spec.trial.patch}x{spec.trial.patch}"},
-        {"name": "search", "value": f"sampler {spec.sampler}, seed {spec.trial.seed}, {spec.workers} workers of {spec.trial.threads} threads"},
+        {
+            "name": "training",
+            "value": f"{spec.trial.steps} steps of {spec.trial.batch} patches {spec.trial.patch}x{spec.trial.patch}",
+        },
+        {
+            "name": "search",
+            "value": f"sampler {spec.sampler}, seed {spec.trial.seed}, {spec.workers} workers of {spec.trial.threads} threads",
+        },
         {"name": "machine", "value": str(environment["machine"])},
         {"name": "versions", "value": f"python {environment['python']}, {versions}"},
     ]

@@ -1,0 +1,31 @@
+# Two commands on a machine that has Python (3.11 or newer) and make:
+#   make search   install into .venv, then search over the bundled SRGAN
+#   make test     install with the test tools, then lint, types, import contracts and tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: search test install install-test
+
+search: install
+	$(BIN)/autoq search --model srgan --budget 50
+
+test: install-test
+	$(BIN)/ruff check autoq tests benchmarks
+	$(BIN)/ruff format --check autoq tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+install: .venv/installed
+install-test: .venv/installed-test
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+.venv/installed-test: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	touch $@ .venv/installed

@@ -1,0 +1,1 @@
+"""File formats: what a policy looks like on disk."""

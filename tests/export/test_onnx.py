@@ -1,0 +1,122 @@
+"""The written file against the fake-quantized network, in the runtimes that execute it."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto
+
+from autoq import data
+from autoq.errors import PolicyError
+from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
+from autoq.models import build_model, model_info
+from autoq.policy import uniform
+from autoq.quantize import Execution, Quantized, Traced, as_executed, collect, quantize, trace
+from autoq.targets import load_target
+
+INT8 = Execution(8, True)
+INFO = model_info("srgan")
+MIXED = (
+    "feature_extraction=8/8,body=4/8/8,upsampling=6/8,reconstruction=8/6",
+    "feature_extraction=16/16,body=8/6/32,upsampling=4/4,reconstruction=16/16",
+)
+
+
+@functools.cache
+def public_srgan(shared: Path) -> tuple[Traced, Graph, dict, list[torch.Tensor]]:  # type: ignore[type-arg]
+    traced = trace(build_model("srgan", 4, shared / "weights" / "srgan_5block_x4_leftthomas.pth"), INFO.patterns)
+    pairs = [data.make_pair(image, 4) for image in data.train_images(None)]
+    images = [data.to_tensor(data.make_pair(image, 4).low) for image in data.read_folder(shared / "test" / "Set5")]
+    return traced, export_graph(traced), collect(traced, data.calibration_patches(pairs, 0)), images
+
+
+@pytest.mark.parametrize("bits", ["8/8/8", "6/6/8", "4/8/8", "4/4/8", *MIXED])
+def test_openvino_agrees_with_the_network_to_50_db_on_every_image(shared: Path, bits: str) -> None:
+    traced, graph, statistics, images = public_srgan(shared)
+    network = quantize(traced, uniform(bits, INFO.stages, "minmax", "minmax"), statistics, INT8)
+    file = write_qdq(graph, network)
+    weights = [tensor for tensor in file.graph.initializer if len(tensor.dims) == 4]
+    assert sum(tensor.data_type == TensorProto.INT8 for tensor in weights) == len(network.integer_layers)
+    run = load_target("openvino-cpu").load(file.SerializeToString(), threads=2)
+    executed = as_executed(network)
+    for image in images:
+        with torch.no_grad():
+            expected = executed(image).clamp(0, 1).numpy()
+        found = np.clip(run(image.numpy()), 0, 1)
+        agreement = -10 * np.log10(np.mean((found - expected) ** 2) + 1e-20)
+        assert agreement >= 50, f"{bits}: {agreement:.1f} dB"
+
+
+@pytest.fixture(scope="module")
+def graph(tiny_traced: Traced) -> Graph:
+    return export_graph(tiny_traced)
+
+
+def network(traced: Traced, bits: str) -> Quantized:
+    statistics = collect(traced, [torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))])
+    return quantize(traced, uniform(bits, INFO.stages), statistics, INT8)
+
+
+@pytest.mark.parametrize("bits", ["32/32/32", "8/8/8", "4/4/8", "8/32/32", "16/16/8"])
+def test_onnxruntime_agrees_at_any_size(tiny_traced: Traced, graph: Graph, bits: str) -> None:
+    quantized = network(tiny_traced, bits)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(write_qdq(graph, quantized).SerializeToString(), options)
+    for height, width in ((16, 16), (11, 23)):
+        image = torch.rand(1, 3, height, width)
+        with torch.no_grad():
+            expected = as_executed(quantized)(image).numpy()
+        (found,) = session.run(None, {"input": image.numpy()})
+        assert found.shape == (1, 3, 2 * height, 2 * width)
+        assert np.mean((found - expected) ** 2) < 1e-6
+
+
+def test_stored_types_follow_the_policy(tiny_traced: Traced, graph: Graph) -> None:
+    def types(bits: str) -> dict[str, int]:
+        file = write_qdq(graph, network(tiny_traced, bits))
+        return {tensor.name: tensor.data_type for tensor in file.graph.initializer}
+
+    eight = types("8/8/8")
+    assert eight["body.0.conv1.weight.integer"] == TensorProto.INT8
+    assert eight["body.0.conv1.bias.integer"] == TensorProto.INT32
+    assert "body.0.conv1.weight" not in eight
+    assert types("16/16/32")["body.0.conv1.weight.float16"] == TensorProto.FLOAT16
+    assert types("32/32/32")["body.0.conv1.weight"] == TensorProto.FLOAT
+
+
+def test_narrow_activations_are_clipped(tiny_traced: Traced, graph: Graph) -> None:
+    def clips(bits: str) -> int:
+        return sum(node.op_type == "Clip" for node in write_qdq(graph, network(tiny_traced, bits)).graph.node)
+
+    assert clips("8/8/8") == 0
+    assert clips("8/4/8") == 5  # every layer input but the image
+
+
+def test_the_file_holds_no_marks_and_no_paths_of_this_machine(tiny_traced: Traced, graph: Graph) -> None:
+    file = write_qdq(graph, network(tiny_traced, "4/8/8"))
+    assert {node.domain for node in file.graph.node} == {""}
+    assert b"site-packages" not in file.SerializeToString()
+    assert str(Path.cwd()).encode() not in file.SerializeToString()
+    dims = [dim.dim_param for dim in file.graph.input[0].type.tensor_type.shape.dim]
+    assert dims[2:] == ["height", "width"]
+
+
+def test_payload_is_the_sum_of_the_tensors(tiny_traced: Traced, graph: Graph) -> None:
+    file = write_qdq(graph, network(tiny_traced, "8/8/8"))
+    sizes = {TensorProto.FLOAT: 4, TensorProto.INT32: 4, TensorProto.INT8: 1, TensorProto.UINT8: 1, TensorProto.INT64: 8}
+    tensors = list(file.graph.initializer)
+    tensors += [onnx.helper.get_node_attr_value(node, "value") for node in file.graph.node if node.op_type == "Constant"]
+    assert payload_bytes(file) == sum(sizes[tensor.data_type] * int(np.prod(tensor.dims, dtype=int)) for tensor in tensors)
+    assert len(file.SerializeToString()) - payload_bytes(file) < 64 * 1024
+
+
+def test_wide_integers_are_refused(tiny_traced: Traced, graph: Graph) -> None:
+    statistics = collect(tiny_traced, [torch.rand(1, 3, 16, 16)])
+    wide = quantize(tiny_traced, uniform("12/12/12", INFO.stages), statistics, Execution(16, False))
+    with pytest.raises(PolicyError, match="holds integers of 8 bits or less"):
+        write_qdq(graph, wide)

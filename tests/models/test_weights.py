@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from autoq.errors import InputError, WeightsError
+from autoq.models import MODELS, build_model
+from autoq.models.srresnet import SRResNet
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_bundled_weights_load_and_count(name: str) -> None:
+    model = build_model(name, 4)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 1_549_462
+    assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("file", "scale", "blocks"), [("srgan_5block_x4_leftthomas.pth", 4, 5), ("srgan_5block_x2_leftthomas.pth", 2, 5)]
+)
+def test_public_checkpoint_is_recognized(shared: Path, file: str, scale: int, blocks: int) -> None:
+    model = build_model("srgan", scale, shared / "weights" / file)
+    assert len(model.body) == blocks
+    assert model.output == "tanh"
+
+
+def test_a_checkpoint_of_another_scale_says_what_to_type(shared: Path) -> None:
+    with pytest.raises(WeightsError, match="a x2 network, asked for x4; type --scale 2"):
+        build_model("srgan", 4, shared / "weights" / "srgan_5block_x2_leftthomas.pth")
+
+
+def test_a_pickled_module_is_refused(shared: Path) -> None:
+    with pytest.raises(WeightsError, match="a pickled Python object, and loading it would run its code; expected a state dict"):
+        build_model("srgan", 4, shared / "weights" / "vdsr_pickled_module_twtygqyy.pth")
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (Path.touch, (Path("exploded"),))  # type: ignore[return-value]
+
+
+def test_code_in_a_checkpoint_is_never_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"head.0.weight": _Bomb()}, tmp_path / "bomb.pth")
+    with pytest.raises(WeightsError):
+        build_model("srgan", 4, tmp_path / "bomb.pth")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_missing_extra_and_misshapen_keys_are_listed(tmp_path: Path) -> None:
+    state = SRResNet(scale=2, blocks=1, features=8).state_dict()
+    del state["fuse.0.bias"]
+    state["extra.weight"] = torch.zeros(1)
+    state["tail.bias"] = torch.zeros(4)
+    save_file(state, tmp_path / "odd.safetensors")
+    with pytest.raises(WeightsError) as error:
+        build_model("srresnet", 2, tmp_path / "odd.safetensors")
+    assert str(error.value).endswith(
+        "do not fit SRResNet(scale=2, blocks=1, features=8): 1 missing: fuse.0.bias; 1 unexpected: extra.weight; 1 misshapen: tail.bias"
+    )
+
+
+def test_unusable_files_and_names(tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("no tensors here")
+    with pytest.raises(WeightsError, match=r"text\.pth'"):
+        build_model("srgan", 4, tmp_path / "text.pth")
+    with pytest.raises(WeightsError, match=r"no such file; give --weights a \.safetensors or \.pth file"):
+        build_model("srgan", 4, tmp_path / "none.pth")
+    with pytest.raises(WeightsError, match=r"no weights for srgan x2 are bundled \(bundled: x4\); give --weights FILE"):
+        build_model("srgan", 2)
+    with pytest.raises(InputError, match=r"model 'srgan' has no x3 \(scales: 2, 4\); type --scale 4"):
+        build_model("srgan", 3)
+    with pytest.raises(InputError, match=r"unknown model 'srgn' \(known: srgan, srresnet\)\. Did you mean 'srgan'\?"):
+        build_model("srgn", 4)

@@ -1,0 +1,113 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoq.errors import InputError, StudyError
+from autoq.models import model_info
+from autoq.objectives import latency
+from autoq.objectives.size import packed_bytes
+from autoq.policy import uniform
+from autoq.quantize import Execution, Traced, place
+from autoq.space import bundled_space, load_space
+from autoq.study import space_facts
+
+INT8 = Execution(8, True)
+STAGES = model_info("srresnet").stages
+
+
+def size(traced: Traced, bits: str, execution: Execution = INT8) -> int:
+    return packed_bytes(traced, place(traced, uniform(bits, STAGES), execution), execution)
+
+
+def test_size_by_hand(tiny_traced: Traced) -> None:
+    # 9x9 head 3->8, two 3x3 of the block and the closing one 8->8, upsampling 8->32, 9x9 tail 8->3; three PReLU slopes
+    weights = [8 * 3 * 81, 8 * 8 * 9, 8 * 8 * 9, 8 * 8 * 9, 32 * 8 * 9, 3 * 8 * 81]
+    channels = 8 + 8 + 8 + 8 + 32 + 3
+    slopes = 3
+    assert size(tiny_traced, "32/32/32") == 4 * (sum(weights) + channels + slopes)
+    # float16 weights, float biases and slopes
+    assert size(tiny_traced, "16/32/32") == 2 * sum(weights) + 4 * (channels + slopes)
+    # w4: packed per tensor, a scale a channel, a bias a channel; then per quantized tensor a scale and a zero point:
+    # image, four inner layer inputs, tail's; sums: the head's output, two sums, and nothing for the fused operands
+    packed = sum(-(-count * 4 // 8) for count in weights) + 4 * channels + 4 * (channels + slopes)
+    tensors = 1 + 2 + 1 + 1 + 1  # image; conv1 and conv2 inputs of the block; closing conv, upsampling, tail inputs
+    assert size(tiny_traced, "4/4/32") == packed + 5 * tensors
+
+
+def test_three_bit_weights_are_packed_tightly(tiny_traced: Traced) -> None:
+    assert size(tiny_traced, "4/8/32") - size(tiny_traced, "3/8/32") == sum(
+        -(-n * 4 // 8) - -(-n * 3 // 8) for n in (1944, 576, 576, 576, 2304, 1944)
+    )
+
+
+def test_the_space_has_forty_structures(tiny_traced: Traced) -> None:
+    """2 (head) x 5 (body: float or int8, skip float or int8, its grid shared with the layers or not) x 2 x 2."""
+    space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
+    found = latency.structures(tiny_traced, space, INT8)
+    assert len(found) == 40
+    assert len({latency.describe(policy, INT8) for policy in found.values()}) == 32
+
+
+def test_any_policy_of_the_space_has_a_measured_structure(tiny_traced: Traced) -> None:
+    space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
+    known = latency.structures(tiny_traced, space, INT8)
+    random = np.random.default_rng(0)
+    options = {stage: list(space._stage_quants(stage)) for stage in space.choices}
+    for _ in range(100):
+        stages = tuple((stage, choices[random.integers(len(choices))]) for stage, choices in options.items())
+        policy = type(next(iter(known.values())))(stages)
+        assert latency.structure_key(tiny_traced, place(tiny_traced, policy, INT8), INT8) in known
+
+
+def test_widths_quantizers_and_clipping_do_not_change_the_structure(tiny_traced: Traced) -> None:
+    def key(bits: str, quantizer: str, clipping: str) -> str:
+        return latency.structure_key(tiny_traced, place(tiny_traced, uniform(bits, STAGES, quantizer, clipping), INT8), INT8)
+
+    keys = {
+        key(bits, q, c) for bits, q, c in itertools.product(("4/4/32", "8/8/32", "6/4/32"), ("minmax", "lsq"), ("mse", "minmax"))
+    }
+    assert len(keys) == 1
+    assert key("16/32/32", "minmax", "minmax") not in keys
+
+
+def test_measurement_corrects_for_a_machine_that_slows_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that runs 1 % slower every call: structures that take half the float time come out at half."""
+    clock = {"now": 0.0, "speed": 1.0}
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock["now"])
+
+    def load(file: bytes):  # type: ignore[no-untyped-def]
+        def run(image: np.ndarray) -> np.ndarray:
+            clock["now"] += float(file) * clock["speed"]
+            clock["speed"] *= 1.001
+            return image
+
+        return run
+
+    files = {f"s{number}": (lambda: b"0.05") for number in range(12)}
+    floats, samples = latency.measure(files, b"0.1", load, (16, 16))
+    assert len(floats) == 2 * latency.ROUNDS
+    for values in samples.values():
+        assert np.median(values) == pytest.approx(np.median(floats) / 2, rel=0.01)
+
+
+def test_table_is_checked_and_read_back(tmp_path: Path) -> None:
+    table = latency.table_document(
+        model="srgan",
+        target="openvino-cpu",
+        runtime="x",
+        frame=(96, 96),
+        threads=2,
+        machine="m",
+        samples={"a": ("words", [3.0, 1.0, 2.0])},
+    )
+    (tmp_path / "latency.json").write_text(table.model_dump_json())
+    assert latency.read_table(tmp_path / "latency.json").ms("a") == 2.0
+    with pytest.raises(InputError, match="latency table has no structure b"):
+        table.ms("b")
+    with pytest.raises(StudyError, match=r"measured for frame \(96, 96\), this study has \(64, 64\)"):
+        table.check("srgan", "openvino-cpu", (64, 64), 2)
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(InputError, match="not a latency table; give a study's latency.json"):
+        latency.read_table(tmp_path / "bad.json")

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from autoq import data
+from autoq.errors import DataError
+from autoq.objectives.quality import psnr
+
+
+def test_bicubic_reproduces_the_published_set5_figure(shared: Path) -> None:
+    pairs = [data.make_pair(image, 4) for image in data.read_folder(shared / "test" / "Set5")]
+    values = [psnr(data.resize(pair.low, *pair.high.shape[:2]), pair.high, 4) for pair in pairs]
+    assert np.mean(values) == pytest.approx(28.43, abs=0.01)
+
+
+def test_resize_by_hand() -> None:
+    row = np.array([[0, 0, 255, 255]], dtype=np.uint8)[:, :, None].repeat(3, 2)
+    # x2: centres at -0.25, 0.25, ...; Keys weights at 0.25 and 0.75 with a = -0.5
+    weights = {-1.75: -0.0078125 * 3, -0.75: 0.2265625, 0.25: 0.8671875, 1.25: -0.0703125}
+    expected = 255 * (weights[0.25] + weights[1.25])  # output pixel 4, between source 1 (0) and sources 2, 3 (255)
+    assert data.resize(row, 1, 8)[0, 4, 0] == round(expected)
+
+
+def test_bundled_images_are_split() -> None:
+    data.check_disjoint(data.train_images(None), data.eval_images(None))
+    assert all(image.pixels.shape == (256, 256, 3) for image in data.eval_images(None))
+
+
+def test_an_evaluation_image_among_the_training_images_is_an_error() -> None:
+    images = data.eval_images(None)
+    with pytest.raises(DataError, match="evaluation image 'rocket' is training image 'rocket'"):
+        data.check_disjoint(images, images[1:])
+
+
+def test_patches_and_batches_are_the_same_for_every_trial() -> None:
+    pairs = [data.make_pair(image, 4) for image in data.eval_images(None)]
+    plan = data.PatchPlan(pool=10, side=12, batch=4, seed=3)
+    first, again = data.training_patches(pairs, plan), data.training_patches(pairs, plan)
+    assert first.shape == (10, 3, 12, 12)
+    assert (first == again).all()
+    assert not (first == data.training_patches(pairs, data.PatchPlan(10, 12, 4, seed=4))).all()
+    orders = [list(map(list, data.batches(plan, 7))) for _ in range(2)]
+    assert orders[0] == orders[1]
+    assert sorted(sum(orders[0][:5], [])) == sorted(list(range(10)) * 2), "two epochs in five steps"
+
+
+def test_unusable_images(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        data.read_folder(tmp_path / "none")
+    with pytest.raises(DataError, match="holds no image"):
+        data.read_folder(tmp_path)
+    (tmp_path / "text.png").write_text("not a picture")
+    with pytest.raises(DataError, match=r"text\.png': not readable"):
+        data.read_folder(tmp_path)
+    PIL.Image.new("RGBA", (40, 40)).save(tmp_path / "text.png")
+    with pytest.raises(DataError, match="expected 8-bit RGB or grey, found mode RGBA; convert it to 8-bit RGB"):
+        data.read_folder(tmp_path)
+    with pytest.raises(DataError, match="image 'small': 20x20 is too small for x4"):
+        data.make_pair(data.Image("small", np.zeros((20, 20, 3), dtype=np.uint8)), 4)
