@@ -10,8 +10,8 @@ search: install
 	$(BIN)/autoq search --model srgan --budget 50
 
 test: install-test
-	$(BIN)/ruff check autoq tests benchmarks
-	$(BIN)/ruff format --check autoq tests benchmarks
+	$(BIN)/ruff check autoq tests
+	$(BIN)/ruff format --check autoq tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest

@@ -51,6 +51,7 @@ def run_search(
     """
     if sampler not in SAMPLERS:
         raise InputError(unknown("sampler", sampler, SAMPLERS))
+    folder = study_folder(study or f"{model}-x{scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     facts = space_facts(model, target)
     loaded = load_space(space or bundled_space(model), facts)
     chosen = tuple(objectives.split(",")) if objectives else default_objectives(model, events)
@@ -75,8 +76,7 @@ def run_search(
 
     table = read_table(latency_table) if latency_table else None
     prepare(spec.trial)  # bad weights and images end here, before a study exists
-    name = study or f"{model}-x{scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    created = Study.create(study_folder(name), spec, environment(command))
+    created = Study.create(folder, spec, environment(command))
     drive(created, table, events)
     page, _ = build_report(created)
     return created, page

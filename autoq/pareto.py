@@ -16,7 +16,8 @@ Matrix = NDArray[np.float64]
 def losses(values: ArrayLike, directions: Sequence[Direction]) -> Matrix:
     """[points, objectives] with the maximized columns negated."""
     signs = np.array([1.0 if direction == "minimize" else -1.0 for direction in directions])
-    return np.asarray(values, dtype=np.float64).reshape(-1, len(directions)) * signs
+    signed: Matrix = np.asarray(values, dtype=np.float64).reshape(-1, len(directions)) * signs
+    return signed
 
 
 def front(values: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.intp]:

@@ -23,6 +23,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from autoq.errors import PolicyError
+from autoq.export.shuffle import move_before_shuffle
 from autoq.quantize import Placed, Quantized, Site, Traced, insert_behind, producer, read_from
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
 
@@ -182,6 +183,7 @@ def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
         ir_version=min(graph.ir_version, 10),
         producer_name="autoq",
     )
+    move_before_shuffle(result)
     onnx.checker.check_model(result)
     return result
 

@@ -20,7 +20,8 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(features)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+        branch: Tensor = self.bn2(self.conv2(self.act(self.bn1(self.conv1(x)))))
+        return x + branch
 
 
 class SRResNet(nn.Module):

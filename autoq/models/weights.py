@@ -101,7 +101,7 @@ def own_srresnet(state: StateDict) -> tuple[dict[str, Any], StateDict] | None:
 
 
 def leftthomas_srgan(state: StateDict) -> tuple[dict[str, Any], StateDict] | None:
-    """The public SRGAN of github.com/leftthomas/SRGAN: block1 head, block2.. residual blocks, then fuse, then upsampling and tail."""
+    """The public SRGAN of github.com/leftthomas/SRGAN: block1 is the head, then residual blocks, then fuse, upsampling, tail."""
     if "block1.0.weight" not in state or "block2.conv1.weight" not in state:
         return None
     numbers = sorted({int(m[1]) for key in state if (m := re.match(r"block(\d+)\.", key))})

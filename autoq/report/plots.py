@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -89,7 +90,7 @@ def front_png(records: Sequence[Record], front: Sequence[Record], objectives: Se
     figure, axes = plt.subplots(figsize=(8, 5), dpi=200)
     done = [record for record in records if record.state == "complete"]
     shades = [axis_value(colour, record.values[colour]) for record in done] if colour else None
-    limits = {"vmin": min(shades), "vmax": max(shades), "cmap": "viridis"} if shades else {}
+    limits: dict[str, Any] = {"vmin": min(shades), "vmax": max(shades), "cmap": "viridis"} if shades else {}
     on_front = {id(record) for record in front}
     for source, marker in (("trial", "o"), ("baseline", "D")):
         for member, size, alpha in ((False, 28, 0.45), (True, 75, 1.0)):
@@ -115,7 +116,8 @@ def front_png(records: Sequence[Record], front: Sequence[Record], objectives: Se
         figure.colorbar(drawn, ax=axes, label=axis_label(colour))
     axes.set(xlabel=axis_label(x), ylabel=axis_label(y), title=title)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=8)
+    if done:
+        axes.legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)

@@ -120,3 +120,11 @@ def test_wide_integers_are_refused(tiny_traced: Traced, graph: Graph) -> None:
     wide = quantize(tiny_traced, uniform("12/12/12", INFO.stages), statistics, Execution(16, False))
     with pytest.raises(PolicyError, match="holds integers of 8 bits or less"):
         write_qdq(graph, wide)
+
+
+def test_the_last_layer_runs_before_the_shuffle_only_on_integers(tiny_traced: Traced, graph: Graph) -> None:
+    def last(bits: str) -> list[str]:
+        return [node.op_type for node in write_qdq(graph, network(tiny_traced, bits)).graph.node][-2:]
+
+    assert last("8/8/8") == ["Conv", "DepthToSpace"]
+    assert last("16/16/32")[-1] == "Conv"

@@ -1,0 +1,69 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from autoq.policy import uniform
+from autoq.report.build import build_report
+from autoq.space import bundled_space, load_space
+from autoq.spec import StudySpec, TrialResult, TrialSpec
+from autoq.study import Study, space_facts
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("report")
+    facts = space_facts("srgan", "openvino-cpu")
+    space = load_space(bundled_space("srgan"), facts)
+    spec = StudySpec(
+        trial=TrialSpec(model="srgan", scale=4), space=space.to_dict(), objectives=("size", "latency", "psnr"), budget=3
+    )
+    environment = {"command": "autoq <script>alert(1)</script>", "python": "3.11", "machine": "a & b", "versions": {"torch": "2"}}
+    study = Study.create(folder / "evil", spec, environment)
+    for name, bits, size, ms, psnr in (("float", "32/32/32", 4e6, 100.0, 30.0), ("8/8/8", "8/8/8", 1e6, 25.0, 29.9)):
+        found = TrialResult(
+            state="complete", values={"size": size, "latency": ms, "psnr": psnr, "psnr_to_float": 50.0}, seconds=2.0
+        )
+        study.add_baseline(name, uniform(bits, facts.stages), found, "all int8")
+    number, _ = study.ask()
+    study.tell(
+        number,
+        TrialResult(state="complete", values={"size": 5e5, "latency": 30.0, "psnr": 29.0, "psnr_to_float": 40.0}, steps=1),
+        "mixed",
+    )
+    number, _ = study.ask()
+    study.tell(number, TrialResult(state="failed", reason="<b>diverged</b>"), "")
+    html, png = build_report(study, folder / "reports")
+    assert png.stat().st_size > 10_000
+    return html.read_text()
+
+
+def test_the_page_needs_no_network(page: str) -> None:
+    body = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "http" not in body
+    assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=", page)
+    assert len(page) > 1_000_000, "Plotly is inside"
+
+
+def test_what_a_study_says_is_escaped(page: str) -> None:
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "&lt;b&gt;diverged&lt;/b&gt;" in page
+    assert "a &amp; b" in page
+
+
+def test_numbers_and_ratios(page: str) -> None:
+    text = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "4.00x" in text  # 8/8/8: 4 MB over 1 MB, 100 ms over 25
+    assert "976.6" in text  # 1e6 bytes in KiB
+    assert "trial 0" in text
+    assert "29.900" in text
+
+
+def test_a_study_without_trials_has_a_report(tmp_path: Path) -> None:
+    facts = space_facts("srresnet", "openvino-cpu")
+    space = load_space(bundled_space("srresnet"), facts)
+    spec = StudySpec(trial=TrialSpec(model="srresnet", scale=4), space=space.to_dict(), objectives=("size", "psnr"))
+    study = Study.create(tmp_path / "empty", spec, {"command": "", "python": "", "machine": "", "versions": {}})
+    html, _ = build_report(study, tmp_path)
+    assert "0 trials" in html.read_text()

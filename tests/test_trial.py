@@ -1,0 +1,100 @@
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from autoq import trial
+from autoq.errors import DataError
+from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
+from autoq.models import model_info
+from autoq.objectives.latency import LatencyTable, structure_key, table_document
+from autoq.policy import uniform
+from autoq.quantize import place, quantize
+from autoq.spec import TrialSpec
+
+STAGES = model_info("srresnet").stages
+POLICIES = {bits: uniform(bits, STAGES, "lsq", "mse") for bits in ("32/32/32", "8/8/8", "4/4/8")}
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_weights: Path) -> TrialSpec:
+    return TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=3, batch=2, patches=4)
+
+
+@pytest.fixture(scope="module")
+def graph(spec: TrialSpec) -> Graph:
+    return export_graph(trial.prepare(spec).traced)
+
+
+@pytest.fixture(scope="module")
+def latency(spec: TrialSpec) -> LatencyTable:
+    bench = trial.prepare(spec)
+    keys = [
+        structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution) for policy in POLICIES.values()
+    ]
+    samples = {key: ("", [float(number)]) for number, key in enumerate(dict.fromkeys(keys), 1)}
+    return table_document(
+        model="srresnet", target="openvino-cpu", runtime="", frame=(96, 96), threads=1, machine="", samples=samples
+    )
+
+
+def test_a_trial_repeats_exactly_whatever_ran_before(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
+    first = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
+    trial.run_trial(spec, POLICIES["4/4/8"], latency, graph)
+    again = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
+    assert first.state == "complete"
+    assert first.values == again.values
+    assert first.steps == 3
+
+
+def test_float_is_the_reference(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
+    result = trial.run_trial(spec, POLICIES["32/32/32"], latency, graph)
+    assert result.values["psnr_to_float"] == trial.PSNR_CEILING
+    assert result.steps == 0
+    assert {"size", "size_runtime", "latency", "psnr", "ssim"} <= result.values.keys()
+
+
+def test_sizes_are_those_of_the_files(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
+    bench = trial.prepare(spec)
+    result = trial.run_trial(spec, POLICIES["4/4/8"], latency, graph)
+    network = quantize(bench.traced, POLICIES["4/4/8"], bench.statistics, bench.execution)
+    assert result.values["size_runtime"] == payload_bytes(write_qdq(graph, network))
+    assert result.values["size"] < result.values["size_runtime"]
+
+
+def test_training_brings_the_output_closer_to_the_float_network(spec: TrialSpec) -> None:
+    longer = spec.model_copy(update={"steps": 40, "patches": 80})
+    bench = trial.prepare(longer)
+    network = quantize(bench.traced, POLICIES["4/4/8"], bench.statistics, bench.execution)
+    before = trial.evaluate(bench, trial.as_executed(network))
+    trial.train(bench, network, 40)
+    assert trial.evaluate(bench, trial.as_executed(network))["psnr_to_float"] > before["psnr_to_float"] + 0.3
+
+
+def test_divergence_is_a_failed_trial_with_a_reason(
+    spec: TrialSpec, graph: Graph, latency: LatencyTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = trial.prepare(spec)
+    poisoned = dataclasses.replace(bench, teacher=torch.full_like(bench.teacher, float("nan")))
+    monkeypatch.setattr(trial, "prepare", lambda _: poisoned)
+    result = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
+    assert result.state == "failed"
+    assert result.reason == "training diverged: the loss is nan at step 0 of 3"
+    assert result.values == {}
+
+
+def test_bfloat16_training_works_where_it_is_asked_for(spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "native_bfloat16", lambda: True)
+    bench = trial.prepare(spec)
+    losses = []
+    network = quantize(bench.traced, POLICIES["8/8/8"], bench.statistics, bench.execution)
+    trial.train(bench, network, 3, lambda step, loss: losses.append((step, loss)))
+    assert [step for step, _ in losses] == [1, 2, 3]
+    assert all(0 < loss < 1 for _, loss in losses)
+
+
+def test_training_on_an_evaluation_image_is_refused(spec: TrialSpec, shared: Path) -> None:
+    folder = shared / "test" / "Set5"
+    with pytest.raises(DataError, match="a trial must not be judged on what it was trained on"):
+        trial.prepare(spec.model_copy(update={"data": folder, "eval_data": folder}))
