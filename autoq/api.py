@@ -52,9 +52,10 @@ def run_search(
     if sampler not in SAMPLERS:
         raise InputError(unknown("sampler", sampler, SAMPLERS))
     folder = study_folder(study or f"{model}-x{scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    size = parse_frame(frame)
     facts = space_facts(model, target)
     loaded = load_space(space or bundled_space(model), facts)
-    chosen = tuple(objectives.split(",")) if objectives else default_objectives(model, events)
+    chosen = tuple(name.strip() for name in objectives.split(",")) if objectives else default_objectives(model, events)
     check_objectives(chosen)
     _check_measurable(chosen)
     cores = os.cpu_count() or 1
@@ -65,10 +66,10 @@ def run_search(
             steps=steps, seed=seed, threads=max(1, cores // workers),
         ),
         space=loaded.to_dict(), objectives=chosen, sampler=cast(SamplerName, sampler), budget=budget, workers=workers,
-        frame=parse_frame(frame), latency_threads=cores,
+        frame=size, latency_threads=cores,
     )  # fmt: skip
 
-    from autoq.driver import environment
+    from autoq.driver import check_table, environment
     from autoq.driver import search as drive
     from autoq.objectives.latency import read_table
     from autoq.report.build import build_report
@@ -76,6 +77,8 @@ def run_search(
 
     table = read_table(latency_table) if latency_table else None
     prepare(spec.trial)  # bad weights and images end here, before a study exists
+    if table:
+        check_table(table, spec, loaded)
     created = Study.create(folder, spec, environment(command))
     drive(created, table, events)
     page, _ = build_report(created)

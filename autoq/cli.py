@@ -62,7 +62,7 @@ def search(
     ] = None,
     sampler: Annotated[str, typer.Option(help="auto, tpe, gp, nsga2 or random.")] = "auto",
     budget: Annotated[int, typer.Option(min=1, help="Policies to try.")] = 50,
-    steps: Annotated[int, typer.Option(min=0, help="Training steps of a trial; 0 is post-training quantization.")] = 20,
+    steps: Annotated[int, typer.Option(min=0, help="Training steps of a trial; 0 is post-training quantization.")] = 16,
     workers: Annotated[int | None, typer.Option(min=1, help="Trials at once; by default one a core, at most 4.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of patches, training and sampler.")] = 0,
     frame: Annotated[str, typer.Option(help="Input size latency is measured at, WIDTHxHEIGHT.")] = "96x96",

@@ -27,7 +27,7 @@ BUNDLED_EVAL = ("chelsea.png", "rocket.jpg", "ihc.png")
 CALIBRATION_PATCHES = 64
 
 EVAL_SIDE = 256
-"""Bundled evaluation images are cut to their central square of this side: trials are short."""
+"""Of bundled evaluation images only the central square of this side is upscaled: trials are short."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def read_image(path: Path) -> Image:
             if file.mode not in ("RGB", "L", "P"):
                 raise DataError(f"image '{path}': expected 8-bit RGB or grey, found mode {file.mode}; convert it to 8-bit RGB")
             return Image(path.stem, np.asarray(file.convert("RGB")))
-    except OSError as error:
+    except (OSError, PIL.Image.DecompressionBombError) as error:
         raise DataError(f"image '{path}': not readable ({str(error).splitlines()[0]})") from error
 
 
@@ -74,15 +74,14 @@ def train_images(folder: Path | None) -> list[Image]:
 
 
 def eval_images(folder: Path | None) -> list[Image]:
-    """Evaluation images: the folder's, or central squares of photographs inside scikit-image's wheel."""
-    if folder:
-        return read_folder(folder)
-    images = []
-    for name in BUNDLED_EVAL:
-        image = _bundled(name)
-        top, left = ((size - EVAL_SIDE) // 2 for size in image.pixels.shape[:2])
-        images.append(Image(image.name, image.pixels[top : top + EVAL_SIDE, left : left + EVAL_SIDE]))
-    return images
+    """Evaluation images: the folder's, or photographs inside scikit-image's wheel."""
+    return read_folder(folder) if folder else [_bundled(name) for name in BUNDLED_EVAL]
+
+
+def centre(image: Image) -> Image:
+    """The central square of EVAL_SIDE pixels."""
+    top, left = ((size - EVAL_SIDE) // 2 for size in image.pixels.shape[:2])
+    return Image(image.name, image.pixels[top : top + EVAL_SIDE, left : left + EVAL_SIDE])
 
 
 def _bundled(name: str) -> Image:
@@ -91,11 +90,12 @@ def _bundled(name: str) -> Image:
 
 def check_disjoint(train: Sequence[Image], evaluation: Sequence[Image]) -> None:
     """Raise DataError if an evaluation image is among the training images, pixel for pixel."""
-    known = {image.pixels.tobytes(): image.name for image in train}
+    known = {(image.pixels.shape, image.pixels.tobytes()): image.name for image in train}
     for image in evaluation:
-        if image.pixels.tobytes() in known:
+        key = (image.pixels.shape, image.pixels.tobytes())
+        if key in known:
             raise DataError(
-                f"evaluation image '{image.name}' is training image '{known[image.pixels.tobytes()]}':"
+                f"evaluation image '{image.name}' is training image '{known[key]}':"
                 " a trial must not be judged on what it was trained on; give another --eval-data"
             )
 
@@ -163,10 +163,10 @@ class PatchPlan:
     pool: distinct patches; side: their low-resolution side in pixels; batch: patches a step.
     """
 
-    pool: int = 256
-    side: int = 24
-    batch: int = 8
-    seed: int = 0
+    pool: int
+    side: int
+    batch: int
+    seed: int
 
 
 def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:

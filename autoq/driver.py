@@ -24,13 +24,14 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
-from autoq.errors import AutoqError
+from autoq.errors import AutoqError, InputError
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph, write_qdq
 from autoq.models import model_info
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy, uniform
 from autoq.quantize import Execution, place, quantize
-from autoq.spec import Record, TrialResult, TrialSpec
+from autoq.space import SearchSpace
+from autoq.spec import Record, StudySpec, TrialResult, TrialSpec
 from autoq.study import FLOAT_NAME, Study
 from autoq.targets import load_target
 from autoq.trial import prepare, run_trial
@@ -84,11 +85,10 @@ def search(study: Study, table: latencies.LatencyTable | None = None, events: Ev
     events.phase("preparing the float network")
     graph = _write_graph(study)
     table = table or measure_latencies(study, graph, events)
-    table.check(spec.trial.model, spec.trial.target, spec.frame, spec.latency_threads)
     study.latency_path.write_text(table.model_dump_json(indent=1))
     events.phase(f"running {len(BASELINES)} baselines and {spec.budget} trials of {spec.trial.steps} steps")
     jobs = baselines(spec.trial.model)
-    run_jobs(StudySearcher(study, jobs, table, events), study, table, len(jobs) + spec.budget)
+    run_jobs(StudySearcher(study, jobs, events), study, table, len(jobs) + spec.budget)
     trials = [record for record in study.records() if record.source == "trial"]
     if not any(record.state == "complete" for record in trials):
         raise AutoqError(
@@ -103,13 +103,27 @@ def _write_graph(study: Study) -> Graph:
     return graph
 
 
+def _structures(spec: StudySpec, space: SearchSpace) -> dict[str, Policy]:
+    """Every structure a study's baselines and space can produce; the float network's comes first."""
+    bench = prepare(spec.trial)
+    return latencies.structures(bench.traced, space, bench.execution, [job.policy for job in baselines(spec.trial.model)])
+
+
+def check_table(table: latencies.LatencyTable, spec: StudySpec, space: SearchSpace) -> None:
+    """Raise InputError if an earlier study's table does not serve this one."""
+    table.check(spec.trial.model, spec.trial.target, spec.frame, spec.latency_threads)
+    missing = [key for key in _structures(spec, space) if key not in table.entries]
+    if missing:
+        what = f"lacks {len(missing)} structures of this network and space"
+        raise InputError(f"latency table: {what}; measure again without --latency-table")
+
+
 def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.LatencyTable:
     """Measure every structure the study can produce, alone, before anything else runs."""
     spec = study.spec
     bench = prepare(spec.trial)
     execution: Execution = bench.execution
-    jobs = baselines(spec.trial.model)
-    policies = latencies.structures(bench.traced, study.space, execution, [job.policy for job in jobs])
+    policies = _structures(spec, study.space)
     events.phase(f"measuring the latency of {len(policies)} graph structures")
     target = load_target(spec.trial.target)
 
@@ -133,7 +147,7 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
         threads=spec.latency_threads,
         machine=latencies.machine(),
         samples={
-            key: (latencies.describe(policies[key], execution), values)
+            key: (latencies.describe(bench.traced, place(bench.traced, policies[key], execution), execution), values)
             for key, values in {float_key: float_samples, **samples}.items()
         },
     )
@@ -145,9 +159,9 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
 class StudySearcher(Searcher):
     """Ray asks here for the next policy and reports here how it ended. Baselines go first, then what Optuna suggests."""
 
-    def __init__(self, study: Study, jobs: list[Job], table: latencies.LatencyTable, events: Events) -> None:
+    def __init__(self, study: Study, jobs: list[Job], events: Events) -> None:
         super().__init__()
-        self.study, self.table, self.events = study, table, events
+        self.study, self.events = study, events
         self.waiting = list(jobs)
         self.running: dict[str, Job] = {}
 
@@ -176,8 +190,7 @@ class StudySearcher(Searcher):
 
     def _structure(self, policy: Policy) -> str:
         bench = prepare(self.study.spec.trial)
-        key = latencies.structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
-        return self.table.entries[key].structure
+        return latencies.describe(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
 
     def save(self, checkpoint_path: str) -> None:
         """Ray asks for checkpoints of the searcher; the study's storage is the state."""
@@ -201,7 +214,10 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        result = run_trial(self.spec, Policy.from_dict(self.config["policy"]), self.table, self.graph)
+        try:
+            result = run_trial(self.spec, Policy.from_dict(self.config["policy"]), self.table, self.graph)
+        except Exception as error:  # noqa: BLE001 - one broken trial must not end a study; its cause is recorded
+            result = TrialResult(state="failed", reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
         return {"result": result.model_dump_json(), "done": True}  # as text: Ray flattens nested results
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
@@ -219,6 +235,7 @@ def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTabl
     os.environ.update(RAY_USAGE_STATS_ENABLED="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_AIR_NEW_OUTPUT="0")
     with quiet():
         ray.init(
+            address="local",
             num_cpus=spec.workers,
             include_dashboard=False,
             log_to_driver=False,
@@ -238,6 +255,8 @@ def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTabl
         finally:
             ray.shutdown()
     shutil.rmtree(scratch, ignore_errors=True)
+    if len(study.records()) < count:  # Ray turns Ctrl-C into an early return
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -52,7 +52,11 @@ class MetricUnavailable(AutoqError):
 
 
 class TrialFailed(AutoqError):
-    """A trial has no result, and this is why. The study records it and goes on."""
+    """A trial has no result, and this is why. The study records it and goes on. steps: training steps it had done."""
+
+    def __init__(self, message: str, steps: int) -> None:
+        super().__init__(message)
+        self.steps = steps
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

@@ -285,20 +285,22 @@ def _nodes(module: fx.GraphModule) -> dict[str, fx.Node]:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs the float graph and keeps extremes and an evenly strided sample of the named tensors."""
+    """Runs the float graph and keeps, of the named tensors, the extremes and a random sample of their values."""
 
     def __init__(self, module: fx.GraphModule, wanted: set[str], values: int) -> None:
         super().__init__(module)
         self.wanted, self.values = wanted, values
-        self.found: dict[str, list[Tensor]] = {}
+        self.random = torch.Generator().manual_seed(0)
+        self.found: dict[str, list[Statistics]] = {}
 
     def run_node(self, n: fx.Node) -> object:
         result = super().run_node(n)
         if n.name in self.wanted:
             assert isinstance(result, Tensor)
             flat = result.flatten().float()
-            kept = flat[:: max(1, flat.numel() // self.values)]
-            self.found.setdefault(n.name, []).append(torch.cat([flat.amin()[None], flat.amax()[None], kept]))
+            # drawn at random: a fixed stride would be a multiple of the width and see a single column
+            kept = flat[torch.randint(flat.numel(), (self.values,), generator=self.random)]
+            self.found.setdefault(n.name, []).append(Statistics(flat.amin()[None], flat.amax()[None], kept[None]))
         return result
 
 
@@ -313,10 +315,14 @@ def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
     recorder = _Recorder(traced.module, wanted, max(1, SAMPLE_VALUES // len(images)))
     for image in images:
         recorder.run(image)
-    statistics = {}
-    for name, parts in recorder.found.items():
-        values = torch.cat(parts)[None]
-        statistics[name] = Statistics(values.amin(1), values.amax(1), values)
+    statistics = {
+        name: Statistics(
+            torch.stack([part.low for part in parts]).amin(0),
+            torch.stack([part.high for part in parts]).amax(0),
+            torch.cat([part.sample for part in parts], 1),
+        )
+        for name, parts in recorder.found.items()
+    }
     parameters = dict(traced.module.named_parameters())
     for site in traced.sites:
         if site.role == "weight":

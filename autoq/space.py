@@ -30,6 +30,13 @@ DEFAULTS: dict[Role, dict[str, Any]] = {
     "activation": {"quantizer": "minmax", "clipping": "minmax", "granularity": "tensor", "signed": False},
     "skip": {"quantizer": "minmax", "clipping": "minmax", "granularity": "tensor", "signed": False},
 }
+ALLOWED: dict[Role, dict[str, tuple[Any, ...]]] = {
+    "weight": {"granularity": ("channel", "tensor"), "signed": (True,)},
+    "activation": {"granularity": ("tensor",), "signed": (True, False)},
+    "skip": {"granularity": ("tensor",), "signed": (True, False)},
+}
+"""What integer runtimes execute as integers: weights without zero point, one scale for an activation or skip tensor."""
+
 FIELDS = ("bits", "quantizer", "clipping", "granularity", "signed")
 
 
@@ -112,15 +119,16 @@ class SearchSpace:
 
     def size(self) -> int:
         """Number of distinct policies."""
-        return math.prod(sum(1 for _ in self._stage_quants(stage)) for stage in self.choices)
+        return math.prod(sum(1 for _ in self.stage_quants(stage)) for stage in self.choices)
 
     def enumerate(self) -> Iterator[Policy]:
         """Every distinct policy, in the order of the file."""
         stages = list(self.choices)
-        for quants in itertools.product(*(self._stage_quants(stage) for stage in stages)):
+        for quants in itertools.product(*(self.stage_quants(stage) for stage in stages)):
             yield Policy(tuple(zip(stages, quants, strict=True)), self.output)  # type: ignore[arg-type]
 
-    def _stage_quants(self, stage: str) -> Iterator[StageQuant]:
+    def stage_quants(self, stage: str) -> Iterator[StageQuant]:
+        """Every distinct format assignment of one stage."""
         roles = self.choices[stage]
         options = {role: list(self._quants(choices)) for role, choices in roles.items()}
         for weight in options.get("weight", [FLOAT]):
@@ -188,13 +196,13 @@ def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
         _check_keys(own, present, where, f"stages.{stage}", f"stage '{stage}' of {facts.model} has no role")
         choices[stage] = {
             role: _choices(
-                {**DEFAULTS[role], **(roles.get(role) or {}), **(own.get(role) or {})}, facts, f"{where}: {stage}.{role}"
+                {**DEFAULTS[role], **(roles.get(role) or {}), **(own.get(role) or {})}, role, facts, f"{where}: {stage}.{role}"
             )
             for role in present
         }
     output = data.get("output", "float")
-    if output not in ("float", "uint8"):
-        raise SpaceError(f"{where}: output: '{output}': expected float or uint8")
+    if output != "float":
+        raise SpaceError(f"{where}: output: '{output}': {facts.target} gives float; expected float")
     return SearchSpace(facts, choices, output)
 
 
@@ -208,7 +216,7 @@ def _check_keys(data: Any, known: Iterable[str], where: str, path: str, complain
             raise SpaceError(f"{where}: {full}: {complaint} '{key}' ({', '.join(known)}).{suggest(str(key), known)}")
 
 
-def _choices(data: Mapping[str, Any], facts: SpaceFacts, where: str) -> Choices:
+def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str) -> Choices:
     _check_keys(data, FIELDS, where, "")
     if "bits" not in data:
         raise SpaceError(f"{where}: no bits; give bits: [4, 8] or bits: 8")
@@ -217,9 +225,10 @@ def _choices(data: Mapping[str, Any], facts: SpaceFacts, where: str) -> Choices:
         for name in lists[field]:
             if name not in known:
                 raise SpaceError(f"{where}.{field}: '{name}' ({', '.join(known)}).{suggest(str(name), known)}")
-    for field, expected in (("granularity", ("tensor", "channel")), ("signed", (True, False))):
+    for field, expected in ALLOWED[role].items():
         if len(lists[field]) != 1 or lists[field][0] not in expected:
-            raise SpaceError(f"{where}.{field}: expected one of {', '.join(map(str, expected))}, found {data[field]}")
+            names = " or ".join(str(value).lower() for value in expected)
+            raise SpaceError(f"{where}.{field}: {facts.target} executes {names} only, found {data[field]}")
     for bits in lists["bits"]:
         _check_bits(bits, lists["quantizer"], facts, f"{where}.bits")
     if not all(lists.values()):

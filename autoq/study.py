@@ -76,7 +76,7 @@ class Study:
     @classmethod
     def create(cls, folder: Path, spec: StudySpec, environment: Mapping[str, Any]) -> Study:
         """Make the folder and its storage. Raises StudyError if there is a study already."""
-        if (folder / "study.yaml").exists():
+        if any((folder / name).exists() for name in ("study.yaml", "study.db", "trials.jsonl")):
             raise StudyError(f"study '{folder}' exists already; give another --study NAME, or remove the folder")
         study = cls(folder, spec, environment)
         try:
@@ -229,10 +229,18 @@ def front(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
 
 def reference_point(records: Iterable[Record], objectives: Sequence[str]) -> list[float] | None:
     """The hypervolume's reference: a little worse than the float baseline. None while that is not measured."""
-    for record in records:
-        if record.name == FLOAT_NAME and record.state == "complete":
-            return [reference_value(name, record.values[name]) for name in objectives]
-    return None
+    reference = float_baseline(records)
+    return None if reference is None else [reference_value(name, reference.values[name]) for name in objectives]
+
+
+def float_baseline(records: Iterable[Record]) -> Record | None:
+    """The float network's record, where it was measured."""
+    return next((record for record in records if record.name == FLOAT_NAME and record.state == "complete"), None)
+
+
+def baselines_alone(records: Sequence[Record], objectives: Sequence[str]) -> float | None:
+    """Hypervolume without any trial: what the search has to beat."""
+    return hypervolume([record for record in records if record.source == "baseline"], objectives)
 
 
 def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float | None:

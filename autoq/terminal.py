@@ -11,7 +11,7 @@ from rich.table import Table
 
 from autoq.objectives import OBJECTIVES
 from autoq.spec import Record
-from autoq.study import FLOAT_NAME, Study, front, hypervolume
+from autoq.study import Study, baselines_alone, float_baseline, front, hypervolume
 
 if TYPE_CHECKING:
     from autoq.driver import Events
@@ -58,7 +58,7 @@ def show_front(study: Study, report: Path, seconds: float) -> None:
     console = Console(highlight=False)
     objectives = study.spec.objectives
     records = study.records()
-    reference = next((record for record in records if record.name == FLOAT_NAME), None)
+    reference = float_baseline(records)
     table = Table(title=f"front of {study.name}", title_justify="left", box=box.SIMPLE)
     table.add_column("point", no_wrap=True)
     for name in objectives:
@@ -68,7 +68,7 @@ def show_front(study: Study, report: Path, seconds: float) -> None:
         values = [_against(name, record, reference) for name in objectives]
         table.add_row(record.name or f"trial {record.number}", *values, record.label)
     console.print(table)
-    alone = hypervolume([record for record in records if record.source == "baseline"], objectives)
+    alone = baselines_alone(records, objectives)
     with_trials = hypervolume(records, objectives)
     if alone is not None and with_trials is not None:
         console.print(f"hypervolume {with_trials:.4f}; baselines alone {alone:.4f}")

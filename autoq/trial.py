@@ -17,6 +17,7 @@ from autoq.data import (
     PatchPlan,
     batches,
     calibration_patches,
+    centre,
     check_disjoint,
     eval_images,
     make_pair,
@@ -85,7 +86,7 @@ def prepare(spec: TrialSpec) -> Workbench:
     train, evaluation = train_images(spec.data), eval_images(spec.eval_data)
     check_disjoint(train, evaluation)
     train_pairs = [make_pair(image, spec.scale) for image in train]
-    pairs = tuple(make_pair(image, spec.scale) for image in evaluation)
+    pairs = tuple(make_pair(image if spec.eval_data else centre(image), spec.scale) for image in evaluation)
     plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed)
     patches = training_patches(train_pairs, plan)
     channels_last(traced.module)
@@ -135,7 +136,7 @@ def run_trial(
         train(bench, quantized, steps, report)
         values = evaluate(bench, as_executed(quantized))
     except TrialFailed as failure:
-        return TrialResult(state="failed", reason=str(failure), steps=steps, seconds=_since(start))
+        return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
     placements = [placed.placement for placed in quantized.placed]
     values["size"] = packed_bytes(bench.traced, placements, bench.execution)
     values["size_runtime"] = payload_bytes(write_qdq(graph, quantized))
@@ -169,7 +170,7 @@ def train(bench: Workbench, quantized: Quantized, steps: int, report: Report = l
             outputs = module(inputs)
         loss = nn.functional.l1_loss(outputs.float(), bench.teacher[chosen])
         if not torch.isfinite(loss):
-            raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {step} of {steps}")
+            raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {step} of {steps}", step)
         if step == 0:
             error = min(1.0, loss.item() / FULL_RATE_LOSS)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -197,7 +198,7 @@ def evaluate(bench: Workbench, module: fx.GraphModule) -> dict[str, float]:
         with torch.no_grad():
             output = module(to_tensor(pair.low).contiguous(memory_format=torch.channels_last))
         if not torch.isfinite(output).all():
-            raise TrialFailed(f"the output for image '{pair.name}' is not finite")
+            raise TrialFailed(f"the output for image '{pair.name}' is not finite", bench.spec.steps)
         found.append(to_pixels(output))
     scale = bench.spec.scale
     values = {
@@ -206,6 +207,9 @@ def evaluate(bench: Workbench, module: fx.GraphModule) -> dict[str, float]:
         )
         for name in bench.metrics
     }
+    broken = [name for name, value in values.items() if np.isnan(value)]
+    if broken:
+        raise TrialFailed(f"{', '.join(broken)} of the output is not a number", bench.spec.steps)
     errors = [np.mean((a.astype(float) - b) ** 2) / 255**2 for a, b in zip(found, bench.float_outputs, strict=True)]
     values[PSNR_TO_FLOAT] = float(np.mean([-10 * np.log10(max(error, 10 ** (-PSNR_CEILING / 10))) for error in errors]))
     return {name: min(value, PSNR_CEILING) if name.startswith("psnr") else value for name, value in values.items()}

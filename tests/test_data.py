@@ -25,7 +25,7 @@ def test_resize_by_hand() -> None:
 
 def test_bundled_images_are_split() -> None:
     data.check_disjoint(data.train_images(None), data.eval_images(None))
-    assert all(image.pixels.shape == (256, 256, 3) for image in data.eval_images(None))
+    assert all(data.centre(image).pixels.shape == (256, 256, 3) for image in data.eval_images(None))
 
 
 def test_an_evaluation_image_among_the_training_images_is_an_error() -> None:

@@ -150,3 +150,15 @@ def test_quantizers_of_one_network_do_not_leak_into_another(tiny_traced: Traced)
 
 def test_x2_has_one_pixel_shuffle() -> None:
     assert SRResNet(scale=2, blocks=1)(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16)
+
+
+def test_samples_come_from_all_over_a_tensor(tiny_traced: Traced) -> None:
+    """A picture that is bright only off its left edge: the sample must have seen it."""
+    image = torch.zeros(8, 3, 24, 24)
+    image[:, :, :, 12:] = 1.0
+    sums = collect(tiny_traced, [image])
+    values = sums["head_1"].sample
+    with torch.no_grad():
+        activations = dict(tiny_traced.module.named_modules())["head.1"](dict(tiny_traced.module.named_modules())["head.0"](image))
+    assert values.mean().item() == pytest.approx(activations.mean().item(), abs=0.05 * activations.std().item())
+    assert values.std().item() == pytest.approx(activations.std().item(), rel=0.05)

@@ -78,6 +78,7 @@ def test_bundled_space_is_valid_and_writes_itself_back(model: str) -> None:
         ("roles: {weight: {bits: 8, quantizer: lqs}}", "feature_extraction.weight.quantizer: 'lqs' (minmax, lsq). Did you mean 'lsq'?"),
         ("roles: {weight: {bits: []}}", "feature_extraction.weight: an empty list allows nothing; give at least one value"),
         ("model: edsr", "model: this space is for 'edsr', the search is for 'srgan'; give --space FILE"),
+        ("roles: {weight: {bits: 8, signed: false}}", "feature_extraction.weight.signed: openvino-cpu executes true only, found False"),
         ("output: int4", "body.activation: no bits; give bits: [4, 8] or bits: 8"),
         ("[1, 2]", "file: expected a mapping with model, roles, stages, output"),
     ],

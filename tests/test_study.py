@@ -44,7 +44,7 @@ def run(study: Study, count: int) -> list[Record]:
     return records
 
 
-@pytest.mark.parametrize("sampler", ["auto", "tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["auto", "nsga2", "random"])
 def test_same_seed_same_suggestions(tmp_path: Path, sampler: str) -> None:
     first = run(make(tmp_path / "a", sampler=sampler), 14)
     again = run(make(tmp_path / "b", sampler=sampler), 14)
@@ -53,7 +53,8 @@ def test_same_seed_same_suggestions(tmp_path: Path, sampler: str) -> None:
 
 
 def test_gp_suggests(tmp_path: Path) -> None:
-    assert len(run(make(tmp_path / "a", sampler="gp", budget=5), 4)) == 4
+    first, again = (run(make(tmp_path / name, sampler="gp", budget=5), 4) for name in "ab")
+    assert [record.policy for record in first] == [record.policy for record in again]
 
 
 def test_another_seed_gives_other_suggestions(tmp_path: Path) -> None:

@@ -38,8 +38,9 @@ def move_before_shuffle(model: ModelProto) -> None:
         constants[weight.input[0]].CopyFrom(numpy_helper.from_array(gather_kernel(integers, block), weight.input[0]))
         repeated = [weight.input[1], *(made_by[conv.input[2]].input[:2] if len(conv.input) > 2 else ())]
         for name in repeated:
-            values = np.repeat(numpy_helper.to_array(constants[name]), block**2)
-            constants[name].CopyFrom(numpy_helper.from_array(values, name))
+            values = numpy_helper.to_array(constants[name])
+            if values.ndim:  # one scale for the whole tensor stays one
+                constants[name].CopyFrom(numpy_helper.from_array(np.repeat(values, block**2), name))
         _swap(model, conv, shuffle, integers.shape[2], block)
 
 

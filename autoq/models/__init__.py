@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoq.errors import InputError, WeightsError, unknown
 from autoq.policy import Role
@@ -38,7 +38,6 @@ class ModelInfo:
     perceptual: bool
     layouts: tuple[str, ...]
     bundled: Mapping[int, str]
-    arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
 _SRRESNET_STAGES: dict[str, tuple[Role, ...]] = {
@@ -103,6 +102,4 @@ def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module
         weights = BUNDLED / info.bundled[scale]
     module, _, factory = info.location.partition(":")
     layouts = [getattr(checkpoint, layout) for layout in info.layouts]
-    return checkpoint.load_model(
-        getattr(importlib.import_module(module), factory), {"scale": scale, **info.arguments}, weights, layouts
-    )
+    return checkpoint.load_model(getattr(importlib.import_module(module), factory), {"scale": scale}, weights, layouts)

@@ -122,7 +122,9 @@ def leftthomas_srgan(state: StateDict) -> tuple[dict[str, Any], StateDict] | Non
             renamed[f"fuse.{rest}"] = value
         else:
             part = re.match(r"(\d+)\.(?:(conv|prelu)\.)?(.*)", rest)
-            assert part is not None
+            if part is None:
+                renamed[key] = value  # reported as unexpected
+                continue
             index, kind, name = int(part[1]), part[2], part[3]
             target = f"up.{3 * index + (0 if kind == 'conv' else 2)}" if kind else "tail"
             renamed[f"{target}.{name}"] = value

@@ -2,7 +2,8 @@
 
 A table maps structures to latencies and is frozen before the first suggestion, so a repeated study sees
 identical latencies. A structure says which layers and sums run on integers and where a tensor changes its
-format; bit widths at or below 8, quantizers and clipping rules do not enter: they do not change the kernels.
+format; bit widths at or below 8, quantizers and clipping rules do not enter: they do not change the kernels. Nor does
+how a layer that runs in float stores its weights: they are constants, unpacked when the file is compiled.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autoq.errors import InputError, StudyError
-from autoq.policy import Policy
+from autoq.errors import InputError
+from autoq.policy import ROLES, Policy, StageQuant
 from autoq.quantize import Execution, Placement, Traced, integer_layers, place
-from autoq.space import Choices, SearchSpace
+from autoq.space import SearchSpace
 from autoq.targets import Runner
 
-ROUNDS = 7
+ROUNDS = 5
 GROUP = 8
 """Structures measured in turn within one round, with the float network among them; bounds the memory in use."""
 
@@ -62,7 +63,7 @@ class LatencyTable(BaseModel):
         return self.entries[key].ms
 
     def check(self, model: str, target: str, frame: tuple[int, int], threads: int) -> None:
-        """Raise StudyError if the table was measured for something else."""
+        """Raise InputError if the table was measured for something else."""
         for name, found, wanted in (
             ("model", self.model, model),
             ("target", self.target, target),
@@ -70,13 +71,13 @@ class LatencyTable(BaseModel):
             ("threads", self.threads, threads),
         ):
             if found != wanted:
-                raise StudyError(
+                raise InputError(
                     f"latency table: measured for {name} {found}, this study has {wanted}; measure again without --latency-table"
                 )
 
 
 def read_table(path: Path) -> LatencyTable:
-    """A table that `write` stored. Raises InputError if it is not one."""
+    """The latency.json of a study. Raises InputError if it is not one."""
     try:
         return LatencyTable.model_validate_json(path.read_text())
     except OSError as error:
@@ -96,16 +97,21 @@ def structure_key(traced: Traced, placements: list[Placement], execution: Execut
     return hashlib.sha256(json.dumps([tensors, layers]).encode()).hexdigest()[:12]
 
 
-def describe(policy: Policy, execution: Execution) -> str:
-    """The structure in words, stage by stage: `int8`, `int8+skip8`, `float`."""
-    words = []
-    for stage, quant in policy.stages:
-        on_integers = (
-            max(quant.weight.bits, quant.activation.bits if not quant.activation.is_float else 0) <= execution.integer_bits
-        )
-        skip = f"+skip{quant.skip.bits}" if quant.skip.bits <= execution.integer_bits else ""
-        words.append(f"{stage} {'int8' if on_integers else 'float'}{skip}")
-    return ", ".join(words)
+def describe(traced: Traced, placements: list[Placement], execution: Execution) -> str:
+    """The structure in words, stage by stage: `int8`, `int8+skip`, `float`."""
+    on_integers = set(integer_layers(traced, placements, execution))
+    skips = {
+        site.stage
+        for placement in placements
+        for site in placement.sites
+        if site.role == "skip" and placement.quant.bits <= execution.integer_bits
+    }
+    stages: dict[str, bool] = {}
+    for layer in traced.layers:
+        stages[layer.stage] = stages.get(layer.stage, True) and layer.node in on_integers
+    return ", ".join(
+        f"{stage} {'int8' if integer else 'float'}{'+skip' if stage in skips else ''}" for stage, integer in stages.items()
+    )
 
 
 def structures(traced: Traced, space: SearchSpace, execution: Execution, more: Iterable[Policy] = ()) -> dict[str, Policy]:
@@ -116,29 +122,19 @@ def structures(traced: Traced, space: SearchSpace, execution: Execution, more: I
     return found
 
 
-def _representatives(space: SearchSpace, integer_bits: int) -> Iterable[Policy]:
-    """The space thinned to what can change a structure: per role one width that runs on integers and one that does not,
-    and an activation format equal to the skip's as well as one that differs.
+def _representatives(space: SearchSpace, integer_bits: int) -> Iterator[Policy]:
+    """One policy for every combination of what can change a structure: per stage, which roles run on integers and
+    whether activation and skip share one format.
     """
-    thinned = {}
-    for stage, roles in space.choices.items():
-        skip = roles.get("skip")
-        thinned[stage] = {
-            role: _thin(choices, integer_bits, None if skip is None or role == "weight" else skip)
-            for role, choices in roles.items()
-        }
-    return SearchSpace(space.facts, thinned, space.output).enumerate()
-
-
-def _thin(choices: Choices, integer_bits: int, skip: Choices | None) -> Choices:
-    narrow = [bits for bits in choices.bits if bits <= integer_bits]
-    wide = [bits for bits in choices.bits if bits > integer_bits]
-    kept = set(wide[:1] + narrow[:1])
-    if skip is not None:
-        shared = [bits for bits in narrow if bits in skip.bits]
-        kept |= set(shared[:1])
-    names = 1 if skip is None or len(narrow) > 1 else 2
-    return Choices(tuple(sorted(kept)), choices.quantizer[:names], choices.clipping[:names], choices.granularity, choices.signed)
+    stages = []
+    for stage in space.choices:
+        kinds: dict[tuple[bool, ...], StageQuant] = {}
+        for quant in space.stage_quants(stage):
+            narrow = [quant.role(role).bits <= integer_bits for role in ROLES]
+            kinds.setdefault((*narrow, quant.activation == quant.skip), quant)
+        stages.append([(stage, quant) for quant in kinds.values()])
+    for combination in itertools.product(*stages):
+        yield Policy(combination)
 
 
 def measure(

@@ -14,7 +14,7 @@ from autoq.objectives import OBJECTIVES
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png
 from autoq.spec import Record
-from autoq.study import FLOAT_NAME, Study, front, hypervolume
+from autoq.study import Study, baselines_alone, float_baseline, front, hypervolume
 
 REPORTS = Path("reports")
 
@@ -25,7 +25,7 @@ def build_report(study: Study, folder: Path = REPORTS) -> tuple[Path, Path]:
     found = front(records, study.spec.objectives)
     folder.mkdir(parents=True, exist_ok=True)
     page, picture = folder / f"{study.name}.html", folder / f"{study.name}.png"
-    page.write_text(render(study, records, found))
+    page.write_text(render(study, records, found), encoding="utf-8")
     front_png(
         records,
         found,
@@ -50,7 +50,7 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
     spec, objectives = study.spec, study.spec.objectives
     baselines = [record for record in records if record.source == "baseline"]
     trials = [record for record in records if record.source == "trial"]
-    float_record = next((record for record in baselines if record.name == FLOAT_NAME), None)
+    float_record = float_baseline(records)
     others = [name for name in OBJECTIVES if name not in objectives and any(name in record.values for record in records)]
     columns = [*objectives, *others]
     narrow = any(_is_size_only(record) for record in found)
@@ -77,7 +77,7 @@ def _tiles(
     records: Sequence[Record], found: Sequence[Record], objectives: Sequence[str], float_record: Record | None
 ) -> list[dict[str, str]]:
     volume = hypervolume(records, objectives)
-    alone = hypervolume([record for record in records if record.source == "baseline"], objectives)
+    alone = baselines_alone(records, objectives)
     tiles = [{"value": str(len(found)), "text": f"points on the front, {sum(r.source == 'trial' for r in found)} of them trials"}]
     if volume is not None and alone is not None:
         tiles.append({"value": f"{volume:.4f}", "text": f"hypervolume; the baselines alone reach {alone:.4f}"})
@@ -99,7 +99,7 @@ def _row(record: Record, objectives: Sequence[str], columns: Sequence[str], floa
         "all_numbers": [_number(name, record.values.get(name)) for name in columns],
         "smaller": _ratio(float_record, record, "size"),
         "faster": _ratio(float_record, record, "latency"),
-        "structure": record.structure + (" (size-only)" if _is_size_only(record) else ""),
+        "structure": record.structure + ("; below 8 bits: size-only" if _is_size_only(record) else ""),
         "bits": [_stage_bits(quant) for _, quant in policy.stages],
         "seconds": f"{record.seconds:.1f}",
     }

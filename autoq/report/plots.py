@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import plotly.graph_objects as go
 from autoq.objectives import OBJECTIVES
 from autoq.spec import Record
 
-KIB, MIB = 1024, 1024**2
+KIB = 1024
 
 
 def axis_label(name: str) -> str:
@@ -54,7 +55,7 @@ def front_figure(records: Sequence[Record], front: Sequence[Record], objectives:
             x=[axis_value(x, record.values[x]) for record in done],
             y=[axis_value(y, record.values[y]) for record in done],
             mode="markers+text" if name == "baseline" else "markers",
-            text=[record.name for record in done] if name == "baseline" else None,
+            text=[html.escape(record.name or "") for record in done] if name == "baseline" else None,
             textposition="bottom center",
             name=name,
             hovertext=[_hover(record, objectives) for record in done],
@@ -81,7 +82,7 @@ def front_figure(records: Sequence[Record], front: Sequence[Record], objectives:
 
 def _hover(record: Record, objectives: Sequence[str]) -> str:
     values = "<br>".join(f"{axis_label(name)}: {axis_value(name, record.values[name]):.4g}" for name in objectives)
-    return f"{record.name or f'trial {record.number}'}<br>{record.label}<br>{values}"
+    return f"{html.escape(record.name or f'trial {record.number}')}<br>{html.escape(record.label)}<br>{values}"
 
 
 def front_png(records: Sequence[Record], front: Sequence[Record], objectives: Sequence[str], path: Path, title: str) -> None:

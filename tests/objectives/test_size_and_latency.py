@@ -4,13 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autoq.errors import InputError, StudyError
+from autoq.errors import InputError
 from autoq.models import model_info
 from autoq.objectives import latency
 from autoq.objectives.size import packed_bytes
 from autoq.policy import uniform
 from autoq.quantize import Execution, Traced, place
-from autoq.space import bundled_space, load_space
+from autoq.space import bundled_space, load_space, parse_space
 from autoq.study import space_facts
 
 INT8 = Execution(8, True)
@@ -47,14 +47,32 @@ def test_the_space_has_forty_structures(tiny_traced: Traced) -> None:
     space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
     found = latency.structures(tiny_traced, space, INT8)
     assert len(found) == 40
-    assert len({latency.describe(policy, INT8) for policy in found.values()}) == 32
+    words = {latency.describe(tiny_traced, place(tiny_traced, policy, INT8), INT8) for policy in found.values()}
+    assert len(words) == 32
 
 
-def test_any_policy_of_the_space_has_a_measured_structure(tiny_traced: Traced) -> None:
-    space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
+BUNDLED = {
+    "weight": {"bits": [4, 6, 8, 16]},
+    "activation": {"bits": [4, 6, 8, 16], "quantizer": ["minmax", "lsq"], "clipping": ["minmax", "percentile", "mse"]},
+    "skip": {"bits": [8, 32], "quantizer": ["minmax", "lsq"], "clipping": ["minmax", "percentile", "mse"]},
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"activation": {"bits": [6, 8]}, "skip": {"bits": [4, 8]}},
+        {"activation": {"bits": [4, 8], "clipping": "mse"}},
+        {"activation": {"bits": [4, 8], "quantizer": "lsq"}, "skip": {"bits": [4, 8], "quantizer": ["minmax", "lsq"]}},
+    ],
+    ids=["bundled", "shared above the narrowest", "one clipping", "one quantizer"],
+)
+def test_any_policy_of_a_space_has_a_measured_structure(tiny_traced: Traced, changes: dict) -> None:  # type: ignore[type-arg]
+    space = parse_space({"roles": {**BUNDLED, **changes}}, space_facts("srresnet", "openvino-cpu"), "space")
     known = latency.structures(tiny_traced, space, INT8)
     random = np.random.default_rng(0)
-    options = {stage: list(space._stage_quants(stage)) for stage in space.choices}
+    options = {stage: list(space.stage_quants(stage)) for stage in space.choices}
     for _ in range(100):
         stages = tuple((stage, choices[random.integers(len(choices))]) for stage, choices in options.items())
         policy = type(next(iter(known.values())))(stages)
@@ -106,7 +124,7 @@ def test_table_is_checked_and_read_back(tmp_path: Path) -> None:
     assert latency.read_table(tmp_path / "latency.json").ms("a") == 2.0
     with pytest.raises(InputError, match="latency table has no structure b"):
         table.ms("b")
-    with pytest.raises(StudyError, match=r"measured for frame \(96, 96\), this study has \(64, 64\)"):
+    with pytest.raises(InputError, match=r"measured for frame \(96, 96\), this study has \(64, 64\)"):
         table.check("srgan", "openvino-cpu", (64, 64), 2)
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(InputError, match="not a latency table; give a study's latency.json"):

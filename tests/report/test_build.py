@@ -20,7 +20,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     )
     environment = {"command": "autoq <script>alert(1)</script>", "python": "3.11", "machine": "a & b", "versions": {"torch": "2"}}
     study = Study.create(folder / "evil", spec, environment)
-    for name, bits, size, ms, psnr in (("float", "32/32/32", 4e6, 100.0, 30.0), ("8/8/8", "8/8/8", 1e6, 25.0, 29.9)):
+    for name, bits, size, ms, psnr in (("float", "32/32/32", 4e6, 100.0, 30.0), ("8/8/8", "8/8/8", 1e6, 40.0, 29.9)):
         found = TrialResult(
             state="complete", values={"size": size, "latency": ms, "psnr": psnr, "psnr_to_float": 50.0}, seconds=2.0
         )
@@ -54,7 +54,7 @@ def test_what_a_study_says_is_escaped(page: str) -> None:
 
 def test_numbers_and_ratios(page: str) -> None:
     text = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
-    assert "4.00x" in text  # 8/8/8: 4 MB over 1 MB, 100 ms over 25
+    assert "<td>4.00x</td><td>2.50x</td>" in text  # 8/8/8: 4 MB over 1 MB, then 100 ms over 40
     assert "976.6" in text  # 1e6 bytes in KiB
     assert "trial 0" in text
     assert "29.900" in text
