@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
-from autoq.errors import InputError, MetricUnavailable, unknown
+from autoq.errors import InputError, unknown
 from autoq.models import model_info
 from autoq.objectives import OBJECTIVES, check_objectives
 from autoq.space import bundled_space, load_space
@@ -103,7 +103,7 @@ def _check_measurable(objectives: tuple[str, ...]) -> None:
 
     for name in objectives:
         if OBJECTIVES[name].quality and name in METRICS and (reason := why_unavailable(name)):
-            raise InputError(str(MetricUnavailable(reason)))
+            raise InputError(reason)
 
 
 def parse_frame(text: str) -> tuple[int, int]:
