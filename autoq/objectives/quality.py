@@ -96,8 +96,7 @@ def require(name: str) -> None:
 
 @functools.cache
 def _pyiqa_metric(name: str) -> Callable[..., torch.Tensor]:
-    for needed in {"niqe": ("niqe",), "nrqm": ("pi",)}[name]:
-        require(needed)  # pyiqa would try to download
+    require("pi" if name == "nrqm" else name)  # pyiqa would try to download
     metric: Callable[..., torch.Tensor] = _import_pyiqa().create_metric(name, device="cpu")
     return metric
 
