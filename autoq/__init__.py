@@ -1,3 +1,35 @@
-"""autoq finds the Pareto-best ways to quantize a super-resolution network for a target."""
+"""autoq finds the Pareto-best ways to quantize a super-resolution network for a target.
+
+study = autoq.search("srgan", budget=50)
+study.front                     # a pandas DataFrame
+autoq.write_report(study)       # reports/<name>.html
+autoq.open_study("srgan-x4")    # a study of earlier, to be read
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from autoq.api import open_study, search, write_report
+    from autoq.errors import AutoqError, InputError
+    from autoq.events import Events
+    from autoq.study import Study
+
+__all__ = ["AutoqError", "Events", "InputError", "Study", "__version__", "open_study", "search", "write_report"]
+
+_HOMES = {
+    "AutoqError": "errors", "Events": "events", "InputError": "errors", "Study": "study",
+    "open_study": "api", "search": "api", "write_report": "api",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used: the command line starts without torch, ray and optuna."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'autoq' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"autoq.{_HOMES[name]}"), name)

@@ -1,88 +1,206 @@
-"""What the commands do, as functions. `run_search` turns plain options into a study and runs it."""
+"""What the commands do, as functions: `search` a network's policies, `open_study`, `write_report`.
+
+import autoq
+
+study = autoq.search("srgan", budget=50)
+study.front  # a pandas DataFrame
+"""
 
 from __future__ import annotations
 
 import datetime
 import os
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import Any, get_args
 
-from autoq.errors import InputError, unknown
+from pydantic import ValidationError
+
+from autoq.errors import InputError, StudyError, unknown
+from autoq.events import Events
 from autoq.models import model_info
 from autoq.objectives import OBJECTIVES, check_objectives
 from autoq.space import bundled_space, load_space
-from autoq.spec import SamplerName, StudySpec, TrialSpec
+from autoq.spec import Device, SamplerName, StudySpec, TrialSpec
+from autoq.storage import check_url
 from autoq.study import Study, space_facts, study_folder
-
-if TYPE_CHECKING:
-    from autoq.driver import Events
+from autoq.targets import target_info
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+DEVICES = ("auto", *get_args(Device))
 QUALITY_ORDER = ("pi", "niqe", "psnr")
 """Which quality a search optimizes by default: the first this machine can measure; PSNR for PSNR-trained networks."""
 
 MAX_WORKERS = 4
 
+TRIAL_OPTIONS = ("model", "scale", "weights", "target", "data", "eval_data", "steps", "seed", "threads", "device")
+"""Options that are fields of TrialSpec; the others are fields of StudySpec."""
 
-def run_search(
+
+def search(
+    model: str | None = None,
     *,
-    model: str,
-    scale: int,
-    weights: Path | None,
-    target: str,
-    space: Path | None,
-    objectives: str | None,
-    data: Path | None,
-    eval_data: Path | None,
-    study: str | None,
-    sampler: str,
-    budget: int,
-    steps: int,
-    workers: int | None,
-    seed: int,
-    frame: str,
-    latency_table: Path | None,
-    command: str,
-    events: Events,
-) -> tuple[Study, Path]:
-    """Check every option, create the study, search, write the report. Returns the study and the report's path.
+    scale: int | None = None,
+    weights: str | Path | None = None,
+    target: str | None = None,
+    space: str | Path | None = None,
+    objectives: str | Iterable[str] | None = None,
+    data: str | Path | None = None,
+    eval_data: str | Path | None = None,
+    study: str | None = None,
+    storage: str | None = None,
+    sampler: str | None = None,
+    budget: int | None = None,
+    steps: int | None = None,
+    workers: int | None = None,
+    threads: int | None = None,
+    memory: float | None = None,
+    timeout: float | None = None,
+    device: str | None = None,
+    seed: int | None = None,
+    frame: str | tuple[int, int] | None = None,
+    latency_table: str | Path | None = None,
+    resume: bool = False,
+    command: str | None = None,
+    events: Events | None = None,
+) -> Study:
+    """Search for the Pareto-best policies of a network. Returns the study; its `.front` is a pandas DataFrame.
 
-    Raises InputError before anything is written when an option cannot be used.
+    model: `srgan` or `srresnet`. scale: upscaling factor (4). weights: a checkpoint; bundled ones if None. target:
+    where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if None.
+    objectives: two or more names; size, latency and the best quality this machine can measure if None. data,
+    eval_data: image folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an
+    absolute path; from model and time if None. storage: URL of a database for Optuna; a file in the study if None.
+    sampler: auto, tpe, gp, nsga2 or random. budget: policies to try (50). steps: training steps of a trial (16).
+    workers: trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may
+    hold; timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. seed: of patches, training and
+    sampler (0). frame: (width, height) or `96x96`, what latency is measured at. latency_table: latency.json of an earlier
+    study, instead of measuring. events: what to tell while it runs.
+
+    With `resume` the study is taken up where it was left; every option but `study` may be left out, and must be
+    what it was otherwise.
+
+    Raises InputError before anything is written when an option cannot be used, AutoqError when every trial failed,
+    KeyboardInterrupt when interrupted; what has finished stays, and `resume` continues it.
     """
-    if sampler not in SAMPLERS:
-        raise InputError(unknown("sampler", sampler, SAMPLERS))
-    folder = study_folder(study or f"{model}-x{scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
-    size = parse_frame(frame)
-    facts = space_facts(model, target)
-    loaded = load_space(space or bundled_space(model), facts)
-    chosen = tuple(name.strip() for name in objectives.split(",")) if objectives else default_objectives(model, events)
-    check_objectives(chosen)
-    _check_measurable(chosen)
+    options = {
+        name: value
+        for name, value in {
+            "model": model, "scale": scale, "weights": _absolute(weights), "target": target, "space": space,
+            "objectives": objectives, "data": _absolute(data), "eval_data": _absolute(eval_data), "storage": storage,
+            "sampler": sampler, "budget": budget, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
+            "timeout": timeout, "device": device, "seed": seed, "frame": frame,
+        }.items()
+        if value is not None
+    }  # fmt: skip
+    events = events or Events()
+    table = Path(latency_table) if latency_table else None
+    call = command or _call(options)
+    opened = _resume(study, options, table) if resume else _create(study, options, table, events, call)
+    from autoq.driver import search as drive
+
+    try:
+        drive(opened, events=events)
+    finally:
+        opened.close()
+    return opened
+
+
+def open_study(study: str) -> Study:
+    """A study by its name under studies/ or its absolute path, to be read. Raises StudyError if it is none."""
+    return Study.open(study_folder(study))
+
+
+def write_report(study: Study, folder: str | Path = "reports") -> tuple[Path, Path]:
+    """Write a study's HTML page, one offline file, and its front as PNG, from its text files alone. Returns both paths."""
+    from autoq.report.build import build_report
+
+    return build_report(study, Path(folder))
+
+
+def _create(name: str | None, options: Mapping[str, Any], table_path: Path | None, events: Events, command: str) -> Study:
+    if "model" not in options:
+        raise InputError("no model given; type --model srgan")
+    model, target = options["model"], options.get("target", "openvino-cpu")
+    scale = options.get("scale", 4)
+    folder = study_folder(name or f"{model}-x{scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
+    fields = _fields(options, model, target)
+    if "objectives" not in fields:
+        fields["objectives"] = default_objectives(model, events)
+    fields.setdefault("device", _device("auto"))
     cores = os.cpu_count() or 1
-    workers = workers or min(cores, MAX_WORKERS)
-    spec = StudySpec(
-        trial=TrialSpec(
-            model=model, scale=scale, weights=_absolute(weights), target=target, data=_absolute(data), eval_data=_absolute(eval_data),
-            steps=steps, seed=seed, threads=max(1, cores // workers),
-        ),
-        space=loaded.to_dict(), objectives=chosen, sampler=cast(SamplerName, sampler), budget=budget, workers=workers,
-        frame=size, latency_threads=cores,
-    )  # fmt: skip
+    workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
+    fields.setdefault("threads", max(1, cores // workers))
+    fields.setdefault("space", load_space(bundled_space(model), space_facts(model, target)).to_dict())
+    trial = {name: fields.pop(name) for name in TRIAL_OPTIONS if name in fields}
+    try:
+        spec = StudySpec(trial=TrialSpec(**trial), latency_threads=cores, **fields)
+    except ValidationError as error:
+        raise InputError(_first_problem(error)) from error
 
     from autoq.driver import check_table, environment
-    from autoq.driver import search as drive
     from autoq.objectives.latency import read_table
-    from autoq.report.build import build_report
-    from autoq.trial import prepare
+    from autoq.trial import input_hashes, prepare
 
-    table = read_table(latency_table) if latency_table else None
+    table = read_table(table_path) if table_path else None
     prepare(spec.trial)  # bad weights and images end here, before a study exists
+    spec = spec.model_copy(update={"inputs": input_hashes(spec.trial)})
     if table:
-        check_table(table, spec, loaded)
-    created = Study.create(folder, spec, environment(command))
-    drive(created, table, events)
-    page, _ = build_report(created)
-    return created, page
+        check_table(table, spec)
+    return Study.create(folder, spec, environment(command), table.model_dump_json(indent=1) if table else None)
+
+
+def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | None) -> Study:
+    if name is None:
+        raise InputError("--resume: which study? type --study NAME, a folder in studies/")
+    folder = study_folder(name)
+    found = Study.open(folder)
+    if table_path is not None:
+        raise StudyError(f"study '{name}' has its own frozen latencies; leave out --latency-table {table_path}")
+    spec = found.spec
+    stored = {**dict(spec), **dict(spec.trial)}
+    for option, value in _fields(options, spec.trial.model, spec.trial.target).items():
+        if value != stored[option]:
+            flag = "--" + option.replace("_", "-")
+            was, given = _difference(stored[option], value)
+            raise StudyError(
+                f"study '{name}' was started with {flag} {was}, given {given}; leave {flag} out to continue it, or give another --study"
+            )
+
+    from autoq.trial import input_hashes
+
+    for what, digest in input_hashes(spec.trial).items():
+        if spec.inputs and spec.inputs.get(what) != digest:
+            raise StudyError(
+                f"study '{name}': --{what} is not what it was when the study began; put it back, or give another --study"
+            )
+    return Study.resume(folder)
+
+
+def _fields(options: Mapping[str, Any], model: str, target: str) -> dict[str, Any]:
+    """Options as fields of the specs, each checked. Raises InputError."""
+    fields = dict(options)
+    model_info(options.get("model", model))
+    target_info(options.get("target", target))
+    if "sampler" in fields and fields["sampler"] not in SAMPLERS:
+        raise InputError(unknown("sampler", fields["sampler"], SAMPLERS))
+    if "frame" in fields:
+        frame = fields["frame"]
+        fields["frame"] = parse_frame(frame if isinstance(frame, str) else "x".join(map(str, frame)))
+    if "space" in fields:
+        fields["space"] = load_space(Path(fields["space"]), space_facts(model, target)).to_dict()
+    if "objectives" in fields:
+        given = fields["objectives"]
+        names = tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)
+        check_objectives(names)
+        _check_measurable(names)
+        fields["objectives"] = names
+    if "storage" in fields:
+        check_url(fields["storage"])
+    if "device" in fields:
+        fields["device"] = _device(fields["device"])
+    return fields
 
 
 def default_objectives(model: str, events: Events) -> tuple[str, ...]:
@@ -94,7 +212,7 @@ def default_objectives(model: str, events: Events) -> tuple[str, ...]:
     reasons = {name: why_unavailable(name) for name in QUALITY_ORDER}
     quality = next(name for name in QUALITY_ORDER if reasons[name] is None)
     if quality != QUALITY_ORDER[0]:
-        events.phase(f"quality is {quality}: {reasons[QUALITY_ORDER[0]]}")
+        events.note(f"quality is {quality}: {reasons[QUALITY_ORDER[0]]}")
     return ("size", "latency", quality)
 
 
@@ -106,13 +224,49 @@ def _check_measurable(objectives: tuple[str, ...]) -> None:
             raise InputError(reason)
 
 
+def _device(name: str) -> str:
+    if name not in DEVICES:
+        raise InputError(unknown("device", name, DEVICES))
+    if name == "cpu":
+        return name
+    from autoq.trial import has_gpu
+
+    if has_gpu():
+        return "cuda"
+    if name == "cuda":
+        raise InputError("device 'cuda': torch sees no GPU here; type --device cpu, or autoq doctor to see why")
+    return "cpu"
+
+
 def parse_frame(text: str) -> tuple[int, int]:
     """`96x64` -> (96, 64). Raises InputError."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) >= 16 for part in parts):
-        raise InputError(f"frame '{text}': expected WIDTHxHEIGHT of 16 pixels or more, for example 96x96")
+    if len(parts) != 2 or not all(part.isdecimal() and 16 <= int(part) <= 8192 for part in parts):
+        raise InputError(f"frame '{text}': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96")
     return int(parts[0]), int(parts[1])
 
 
-def _absolute(path: Path | None) -> Path | None:
-    return path.resolve() if path else None
+def _difference(before: Any, after: Any, path: str = "") -> tuple[str, str]:
+    """Both values as text; of nested ones the first place where they differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in {**before, **after}:
+            if before.get(key) != after.get(key):
+                return _difference(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
+    shown = [",".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in (before, after)]
+    return (f"{path}: {shown[0]}", f"{path}: {shown[1]}") if path else (shown[0], shown[1])
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first complaint of pydantic in one line."""
+    problem = error.errors()[0]
+    return f"{'.'.join(map(str, problem['loc']))} '{problem['input']}': {problem['msg']}"
+
+
+def _absolute(path: str | Path | None) -> Path | None:
+    return Path(path).resolve() if path else None
+
+
+def _call(options: Mapping[str, Any]) -> str:
+    """The command that does what a call of `search` did."""
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return shlex.join(["autoq", "search", *words])

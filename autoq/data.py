@@ -58,14 +58,19 @@ def read_image(path: Path) -> Image:
         raise DataError(f"image '{path}': not readable ({str(error).splitlines()[0]})") from error
 
 
-def read_folder(folder: Path) -> list[Image]:
-    """All images of a folder, by name. Raises DataError when there are none."""
+def image_files(folder: Path) -> list[Path]:
+    """The image files of a folder, by name. Raises DataError when there are none."""
     if not folder.is_dir():
         raise DataError(f"image folder '{folder}': no such folder; give a folder of {', '.join(sorted(SUFFIXES))} files")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise DataError(f"image folder '{folder}': holds no image; expected {', '.join(sorted(SUFFIXES))} files")
-    return [read_image(path) for path in paths]
+    return paths
+
+
+def read_folder(folder: Path) -> list[Image]:
+    """All images of a folder, by name. Raises DataError when there are none, or one cannot be read."""
+    return [read_image(path) for path in image_files(folder)]
 
 
 def train_images(folder: Path | None) -> list[Image]:

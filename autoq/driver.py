@@ -8,13 +8,14 @@ the first `study.ask()` in `StudySearcher.suggest`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,17 +23,22 @@ from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from autoq.errors import AutoqError, InputError
+from autoq.errors import AutoqError, InputError, TrialFailed
+from autoq.events import Events
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph, write_qdq
+from autoq.findings import FLOAT_NAME
+from autoq.limits import bound_memory, ran_out_of_memory, time_limit
 from autoq.models import model_info
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy, uniform
 from autoq.quantize import Execution, place, quantize
-from autoq.space import SearchSpace
-from autoq.spec import Record, StudySpec, TrialResult, TrialSpec
-from autoq.study import FLOAT_NAME, Study
+from autoq.space import SearchSpace, parse_space
+from autoq.spec import StudySpec, TrialResult
+from autoq.storage import Asked
+from autoq.study import Study, space_facts, write_whole
 from autoq.targets import load_target
 from autoq.trial import prepare, run_trial
 
@@ -40,27 +46,23 @@ BASELINES = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8"
 BASELINE_QUANTIZER, BASELINE_CLIPPING = "lsq", "mse"
 
 
-@dataclass
-class Events:
-    """What a caller may listen to: a phase begins, a baseline or trial ends."""
-
-    phase: Callable[[str], None] = lambda text: None
-    finished: Callable[[Record], None] = lambda record: None
+MAX_ATTEMPTS = 3
+"""Times a trial is begun before it counts as failed, when the processes it runs in keep dying."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Job:
-    """A policy on its way through Ray. name: a baseline's; number: a trial's."""
+    """A policy on its way through Ray: a baseline by its name, or a trial."""
 
+    name: str
     policy: Policy
-    name: str | None = None
-    number: int | None = None
+    trial: Asked | None = None
 
 
 def baselines(model: str) -> list[Job]:
     """The policies every study measures besides its trials: float first, then uniform ones."""
     stages = model_info(model).stages
-    return [Job(uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING), name=name) for name, bits in BASELINES.items()]
+    return [Job(name, uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING)) for name, bits in BASELINES.items()]
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -74,21 +76,30 @@ def environment(command: str) -> dict[str, Any]:
     }
 
 
-def search(study: Study, table: latencies.LatencyTable | None = None, events: Events | None = None) -> None:
-    """Run a new study to the end of its budget: latency table, baselines, trials.
+def search(study: Study, events: Events | None = None) -> None:
+    """Run a study, new or taken up again, to the end of its budget: latency table, baselines, trials.
 
-    table: a frozen table of an earlier study, else one is measured now, alone on the machine. Raises
-    AutoqError when every trial failed.
+    Latencies are the study's frozen ones where it has them, else measured now, alone on the machine. Trials that were
+    running when the study was interrupted run again first. Raises AutoqError when every trial failed,
+    KeyboardInterrupt when interrupted.
     """
     events = events or Events()
     spec = study.spec
-    events.phase("preparing the float network")
-    graph = _write_graph(study)
-    table = table or measure_latencies(study, graph, events)
-    study.latency_path.write_text(table.model_dump_json(indent=1))
-    events.phase(f"running {len(BASELINES)} baselines and {spec.budget} trials of {spec.trial.steps} steps")
-    jobs = baselines(spec.trial.model)
-    run_jobs(StudySearcher(study, jobs, events), study, table, len(jobs) + spec.budget)
+    events.begin(study.folder, spec, study.records())
+    done = {record.name for record in study.records()}
+    jobs = [job for job in baselines(spec.trial.model) if job.name not in done]
+    interrupted = study.storage.running()
+    count = len(jobs) + len(interrupted) + max(0, spec.budget - study.storage.count)
+    if count:
+        events.phase("preparing the float network")
+        graph = _write_graph(study)
+        if study.latency_path.is_file():
+            table = latencies.read_table(study.latency_path)
+        else:
+            table = measure_latencies(study, graph, events)
+            write_whole(study.latency_path, table.model_dump_json(indent=1))
+        jobs += [Job(f"trial {asked.number}", asked.policy, asked) for asked in interrupted]
+        run_jobs(StudySearcher(study, jobs, count, events), study, table)
     trials = [record for record in study.records() if record.source == "trial"]
     if not any(record.state == "complete" for record in trials):
         raise AutoqError(
@@ -109,9 +120,10 @@ def _structures(spec: StudySpec, space: SearchSpace) -> dict[str, Policy]:
     return latencies.structures(bench.traced, space, bench.execution, [job.policy for job in baselines(spec.trial.model)])
 
 
-def check_table(table: latencies.LatencyTable, spec: StudySpec, space: SearchSpace) -> None:
+def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
     """Raise InputError if an earlier study's table does not serve this one."""
     table.check(spec.trial.model, spec.trial.target, spec.frame, spec.latency_threads)
+    space = parse_space(spec.space, space_facts(spec.trial.model, spec.trial.target), "space")
     missing = [key for key in _structures(spec, space) if key not in table.entries]
     if missing:
         what = f"lacks {len(missing)} structures of this network and space"
@@ -157,35 +169,62 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
 
 
 class StudySearcher(Searcher):
-    """Ray asks here for the next policy and reports here how it ended. Baselines go first, then what Optuna suggests."""
+    """Ray asks here for the next policy and reports here how it ended: first `jobs`, then what Optuna suggests."""
 
-    def __init__(self, study: Study, jobs: list[Job], events: Events) -> None:
+    def __init__(self, study: Study, jobs: Sequence[Job], count: int, events: Events) -> None:
         super().__init__()
         self.study, self.events = study, events
-        self.waiting = list(jobs)
+        self.waiting, self.left = list(jobs), count
         self.running: dict[str, Job] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        if self.waiting:
-            job = self.waiting.pop(0)
-        else:
-            number, policy = self.study.ask()
-            job = Job(policy, number=number)
-        self.running[trial_id] = job
-        return {"policy": job.policy.to_dict()}
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        while self.left:
+            self.left -= 1
+            job = self._next()
+            if job.trial and job.trial.attempts > MAX_ATTEMPTS:
+                self._end(job, TrialResult(state="failed", reason=f"interrupted {MAX_ATTEMPTS} times while it ran"))
+                continue
+            self.running[trial_id] = job
+            self.events.started(job.name, job.policy.label)
+            return {"policy": job.policy.to_dict()}
+        return Searcher.FINISHED
+
+    def _next(self) -> Job:
+        if not self.waiting:
+            asked = self.study.ask()
+            return Job(f"trial {asked.number}", asked.policy, asked)
+        job = self.waiting.pop(0)
+        if job.trial is None:
+            return job
+        again = dataclasses.replace(job.trial, attempts=job.trial.attempts + 1)
+        self.study.storage.set_attempts(again.number, again.attempts)
+        return dataclasses.replace(job, trial=again)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id)
         if error or not result or "result" not in result:
-            outcome = TrialResult(state="failed", reason="the worker process stopped with an error")
+            reason = f"its worker process died {MAX_ATTEMPTS} times: killed, or out of memory (fewer --workers need less)"
+            self._end(job, TrialResult(state="failed", reason=reason))
         else:
-            outcome = TrialResult.model_validate_json(result["result"])
+            self._end(job, TrialResult.model_validate_json(result["result"]))
+
+    def worker_died(self, trial_id: str) -> None:
+        """Ray begins the trial again in another process."""
+        if trial_id in self.running:
+            self.events.note(f"{self.running[trial_id].name}: its worker process died; it runs again")
+
+    def interrupted(self) -> None:
+        """The user stops the search: that is not the fault of the trials that run."""
+        for job in self.running.values():
+            if job.trial:
+                self.study.storage.set_attempts(job.trial.number, job.trial.attempts - 1)
+
+    def _end(self, job: Job, outcome: TrialResult) -> None:
         structure = self._structure(job.policy)
-        if job.number is None:
-            assert job.name is not None
+        if job.trial is None:
             record = self.study.add_baseline(job.name, job.policy, outcome, structure)
         else:
-            record = self.study.tell(job.number, outcome, structure)
+            record = self.study.tell(job.trial, outcome, structure)
         self.events.finished(record)
 
     def _structure(self, policy: Policy) -> str:
@@ -200,14 +239,30 @@ class StudySearcher(Searcher):
         return {}
 
 
+class WorkerWatch(tune.Callback):
+    """Tells the searcher of workers that died."""
+
+    def __init__(self, searcher: StudySearcher) -> None:
+        self.searcher = searcher
+
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.searcher.worker_died(trial.trial_id)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """See `StudySearcher.__getstate__`."""
+        return {}
+
+
 class TrialActor(tune.Trainable):
     """A worker process: one `step` is one whole trial. Reused from trial to trial, it keeps only the workbench."""
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], spec: TrialSpec, table: latencies.LatencyTable, graph_path: Path
+        self, config: dict[str, Any], spec: StudySpec, table: latencies.LatencyTable, graph_path: Path
     ) -> None:
         self.spec, self.table = spec, table
         self.graph = load_graph(graph_path)
+        prepare(spec.trial)  # shared by all trials of this process, so no trial's time limit pays for it
+        bound_memory(spec.memory)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
@@ -215,10 +270,18 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
-            result = run_trial(self.spec, Policy.from_dict(self.config["policy"]), self.table, self.graph)
+            with time_limit(self.spec.timeout):
+                result = run_trial(self.spec.trial, Policy.from_dict(self.config["policy"]), self.table, self.graph)
+        except TrialFailed as error:
+            result = TrialResult(state="failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - one broken trial must not end a study; its cause is recorded
-            result = TrialResult(state="failed", reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
+            result = TrialResult(state="failed", reason=self._reason(error))
         return {"result": result.model_dump_json(), "done": True}  # as text: Ray flattens nested results
+
+    def _reason(self, error: Exception) -> str:
+        if self.spec.memory and ran_out_of_memory(error):
+            return f"needs more memory than the bound of {self.spec.memory:g} GiB a worker (--memory)"
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Ray saves every trial as it ends; a finished trial's result is all there is."""
@@ -228,35 +291,60 @@ class TrialActor(tune.Trainable):
         """See `save_checkpoint`."""
 
 
-def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTable, count: int) -> None:
-    """Run `count` jobs on `workers` processes of this machine; Ray listens on 127.0.0.1 only."""
+def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTable) -> None:
+    """Run the searcher's jobs on `workers` processes of this machine; Ray listens on 127.0.0.1 only.
+
+    A job whose process dies runs again, MAX_ATTEMPTS times in all. Raises AutoqError where Ray cannot start.
+    """
     spec = study.spec
+    on_gpu = spec.trial.device == "cuda"
     scratch = (study.folder / "ray").resolve()
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1", RAY_AIR_NEW_OUTPUT="0")
+    shutil.rmtree(scratch, ignore_errors=True)  # of a search that was killed
+    os.environ.update(
+        RAY_USAGE_STATS_ENABLED="0",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_DISABLE_SIGINT_HANDLER="1",
+        RAY_AIR_NEW_OUTPUT="0",
+    )
     with quiet():
+        try:
+            _start_ray(spec.workers, on_gpu, spec.trial.threads)
+            trainable = tune.with_parameters(TrialActor, spec=spec, table=table, graph_path=study.graph_path.resolve())
+            tune.Tuner(
+                tune.with_resources(trainable, {"cpu": 1, "gpu": 1 / spec.workers if on_gpu else 0}),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher, num_samples=searcher.left, max_concurrent_trials=spec.workers, reuse_actors=True
+                ),
+                run_config=tune.RunConfig(
+                    name="trials",
+                    storage_path=str(scratch),
+                    verbose=0,
+                    failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
+                    callbacks=[WorkerWatch(searcher)],
+                ),
+            ).fit()
+        except KeyboardInterrupt:
+            searcher.interrupted()
+            raise
+        finally:
+            ray.shutdown()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
+    try:
         ray.init(
             address="local",
-            num_cpus=spec.workers,
+            num_cpus=workers,
+            num_gpus=1 if on_gpu else 0,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address="127.0.0.1",
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(spec.trial.threads)}},
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
         )
-        try:
-            trainable = tune.with_parameters(TrialActor, spec=spec.trial, table=table, graph_path=study.graph_path.resolve())
-            tune.Tuner(
-                tune.with_resources(trainable, {"cpu": 1}),
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher, num_samples=count, max_concurrent_trials=spec.workers, reuse_actors=True
-                ),
-                run_config=tune.RunConfig(name="trials", storage_path=str(scratch), verbose=0),
-            ).fit()
-        finally:
-            ray.shutdown()
-    shutil.rmtree(scratch, ignore_errors=True)
-    if len(study.records()) < count:  # Ray turns Ctrl-C into an early return
-        raise KeyboardInterrupt
+    except (RuntimeError, OSError, ValueError) as error:
+        raise AutoqError(f"Ray did not start: {' '.join(str(error).split())}; autoq doctor says what is missing") from error
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import yaml
 
@@ -117,6 +117,12 @@ class SearchSpace:
             picked[field] = trial.suggest_categorical(f"{name}.{field}", options) if len(options) > 1 else options[0]
         return choices.quant(bits, **picked)
 
+    def parameters(self, policy: Policy) -> dict[str, Any]:
+        """What a sampler must have suggested for `policy`: the inverse of `suggest`."""
+        replay = _Replay(self, policy)
+        self.suggest(replay)
+        return replay.parameters
+
     def size(self) -> int:
         """Number of distinct policies."""
         return math.prod(sum(1 for _ in self.stage_quants(stage)) for stage in self.choices)
@@ -152,6 +158,29 @@ class SearchSpace:
             for stage, roles in self.choices.items()
         }
         return {"model": self.facts.model, "stages": stages, "output": self.output}
+
+
+class _Replay:
+    """Stands in for a trial: answers what leads to a known policy, and keeps the answers."""
+
+    def __init__(self, space: SearchSpace, policy: Policy) -> None:
+        self.space, self.policy = space, policy
+        self.parameters: dict[str, Any] = {}
+
+    def _place(self, name: str) -> tuple[Choices, TensorQuant, str]:
+        stage, role, field = name.rsplit(".", 2)
+        choices = self.space.choices[stage][cast(Role, role)]
+        return choices, self.policy.stage(stage).role(cast(Role, role)), field
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        choices, quant, _ = self._place(name)
+        self.parameters[name] = choices.bits.index(quant.bits)
+        return int(self.parameters[name])
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        _, quant, field = self._place(name)
+        self.parameters[name] = getattr(quant, field)
+        return self.parameters[name]
 
 
 def _scalar_or_list(value: Any) -> Any:

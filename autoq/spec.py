@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+Device = Literal["cpu", "cuda"]
 SamplerName = Literal["auto", "tpe", "gp", "nsga2", "random"]
 State = Literal["complete", "pruned", "failed"]
 
@@ -14,14 +15,14 @@ State = Literal["complete", "pruned", "failed"]
 class TrialSpec(BaseModel):
     """All a trial needs besides its policy: network, images, target, training. The same for every trial of a study.
 
-    steps: QAT steps (0 = PTQ). threads: of this trial, not of the latency table. patches: distinct training
-    patches; batch: patches a step; patch: low-resolution side in pixels.
+    steps: QAT steps (0 = PTQ). threads: of this trial, not of the latency table. device: where it trains and is
+    evaluated. patches: distinct training patches; batch: patches a step; patch: low-resolution side in pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model: str
-    scale: int
+    scale: int = 4
     weights: Path | None = None
     target: str = "openvino-cpu"
     data: Path | None = None
@@ -29,6 +30,7 @@ class TrialSpec(BaseModel):
     steps: int = Field(default=16, ge=0)
     seed: int = Field(default=0, ge=0)
     threads: PositiveInt = 1
+    device: Device = "cpu"
     patches: PositiveInt = 256
     batch: PositiveInt = 4
     patch: PositiveInt = 24
@@ -38,7 +40,9 @@ class StudySpec(BaseModel):
     """The definition of a study: equal definitions give equal suggestions and values (one worker).
 
     space: the search space with every default written out. frame: (width, height) in low-resolution pixels
-    that latency is measured at. latency_threads: of the runtime while it is measured.
+    that latency is measured at. latency_threads: of the runtime while it is measured. timeout: seconds a trial may
+    take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's storage, None for a file in the
+    study's folder. inputs: hashes of the files that weights and images were read from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,6 +55,10 @@ class StudySpec(BaseModel):
     workers: PositiveInt = 1
     frame: tuple[PositiveInt, PositiveInt] = (96, 96)
     latency_threads: PositiveInt = 1
+    timeout: float | None = Field(default=None, gt=0)
+    memory: float | None = Field(default=None, gt=0)
+    storage: str | None = None
+    inputs: dict[str, str] = {}
 
 
 class TrialResult(BaseModel):

@@ -1,43 +1,43 @@
-"""A study's folder: its definition, its Optuna storage, its finished trials. The only reader and writer of all three.
+"""A study's folder: its definition, its finished trials, its Optuna storage. The only reader and writer of all three.
 
-studies/<name>/study.yaml      definition and environment
-               trials.jsonl    one finished trial or baseline a line, as it ends
+studies/<name>/study.yaml      definition and environment; locked while a search runs
+               trials.jsonl    one finished trial or baseline a line, as it ends: the truth about what was found
                latency.json    the frozen latency table
-               study.db        Optuna's storage (SQLite)
+               study.db        Optuna's storage (SQLite), unless the study has another
                graph.onnx      the float network with its sites marked
+
+Every file is written whole or not at all, and a line of trials.jsonl is on the disk before the storage hears of it. So
+a search that was killed at any moment continues from what is here.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import difflib
 import os
 import re
-import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 import yaml
 from pydantic import ValidationError
 
-from autoq import pareto
-from autoq.errors import InputError, StudyError
+from autoq import findings
+from autoq.errors import StudyError
 from autoq.models import model_info
-from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT, reference_value
+from autoq.objectives import PSNR_TO_FLOAT
 from autoq.policy import Policy
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.space import SearchSpace, SpaceFacts, parse_space
 from autoq.spec import Record, StudySpec, TrialResult
+from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, file_url, guarded, in_memory
 from autoq.targets import target_info
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 STUDIES = Path("studies")
-
-QUALITY_GUARD_DB = 30.0
-"""With a no-reference objective, a policy whose output is further than this from the float network's is infeasible."""
-
-FLOAT_NAME = "float"
 
 
 def study_folder(name: str) -> Path:
@@ -63,30 +63,44 @@ def space_facts(model: str, target: str) -> SpaceFacts:
 
 
 class Study:
-    """An open study. `spec` is its definition, `environment` where and how it was started, `space` its search space."""
+    """A study: `spec` is its definition, `environment` where and how it was started, `space` its search space.
+
+    `open` reads it from its text files; `create` and `resume` also hold its lock and its Optuna storage, until `close`.
+    """
 
     def __init__(self, folder: Path, spec: StudySpec, environment: Mapping[str, Any]) -> None:
         self.folder = folder
         self.spec = spec
         self.environment = dict(environment)
         self.space: SearchSpace = parse_space(spec.space, space_facts(spec.trial.model, spec.trial.target), str(self._yaml))
-        self._asked: dict[int, tuple[optuna.Trial, Policy]] = {}
-        self._storage: optuna.Study | None = None
+        self._storage: TrialStorage | None = None
+        self._open = contextlib.ExitStack()
 
     @classmethod
-    def create(cls, folder: Path, spec: StudySpec, environment: Mapping[str, Any]) -> Study:
-        """Make the folder and its storage. Raises StudyError if there is a study already."""
+    def create(cls, folder: Path, spec: StudySpec, environment: Mapping[str, Any], latencies: str | None = None) -> Study:
+        """Make the folder and its storage. latencies: the text of a latency.json to start with.
+
+        Raises StudyError if there is a study already.
+        """
         if any((folder / name).exists() for name in ("study.yaml", "study.db", "trials.jsonl")):
-            raise StudyError(f"study '{folder}' exists already; give another --study NAME, or remove the folder")
+            raise StudyError(f"study '{folder}' exists already; add --resume to continue it, or give another --study NAME")
         study = cls(folder, spec, environment)
+        document = {"definition": spec.model_dump(mode="json"), "environment": study.environment}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            study._yaml.write_text(
-                yaml.safe_dump({"definition": spec.model_dump(mode="json"), "environment": study.environment}, sort_keys=False)
-            )
+            if latencies is not None:
+                write_whole(study.latency_path, latencies)
+            write_whole(study._yaml, yaml.safe_dump(document, sort_keys=False))
         except OSError as error:
             raise StudyError(f"study '{folder}': cannot be written ({error.strerror}); give another --study") from error
-        study._open_storage()
+        study._begin()
+        return study
+
+    @classmethod
+    def resume(cls, folder: Path) -> Study:
+        """Take a study up where it was left. Raises StudyError if it is none, if it runs, or if its parts disagree."""
+        study = cls.open(folder)
+        study._begin()
         return study
 
     @classmethod
@@ -96,8 +110,8 @@ class Study:
             data = yaml.safe_load((folder / "study.yaml").read_text())
             return cls(folder, StudySpec.model_validate(data["definition"]), data["environment"])
         except OSError as error:
-            raise StudyError(f"study '{folder}': no study.yaml there; type the name of a folder in {STUDIES}/") from error
-        except (ValidationError, yaml.YAMLError, KeyError, TypeError) as error:
+            raise StudyError(f"study '{folder}': no study.yaml there; {_known_studies(folder)}") from error
+        except (ValidationError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise StudyError(f"study '{folder}': study.yaml is not a study definition ({str(error).splitlines()[0]})") from error
 
     @property
@@ -120,168 +134,157 @@ class Study:
     def trials_path(self) -> Path:
         return self.folder / "trials.jsonl"
 
-    # -------------------------------------------------------- ask and tell
+    @property
+    def database_path(self) -> Path:
+        return self.folder / "study.db"
 
-    def _open_storage(self) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        directions = [OBJECTIVES[name].direction for name in self.spec.objectives]
-        self._storage = optuna.create_study(
-            storage=f"sqlite:///{(self.folder / 'study.db').resolve()}", study_name=self.name, directions=directions
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._storage.set_metric_names(list(self.spec.objectives))
+    @property
+    def storage_url(self) -> str:
+        return self.spec.storage or file_url(self.database_path)
 
-    def ask(self) -> tuple[int, Policy]:
-        """The next trial's number and policy. The sampler is seeded from (study seed, trial number)."""
-        assert self._storage is not None
-        number = len(self._storage.get_trials(deepcopy=False))
-        self._storage.sampler = make_sampler(self.spec.sampler, self.spec.trial.seed, number, self.spec.budget)
-        trial = self._storage.ask()
-        policy = self.space.suggest(trial)
-        trial.set_user_attr("policy", policy.label)
-        self._asked[trial.number] = (trial, policy)
-        return trial.number, policy
+    # -------------------------------------------------------- while a search runs
 
-    def tell(self, number: int, result: TrialResult, structure: str) -> Record:
-        """Store a finished trial: values to Optuna, a line to trials.jsonl."""
-        assert self._storage is not None
-        trial, policy = self._asked.pop(number)
+    def _begin(self) -> None:
+        try:
+            self._open.enter_context(_lock(self._yaml))
+            self._cut_torn_line()
+            self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space)
+            self._storage.load(self.records())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the lock: another process may resume the study."""
+        self._open.close()
+
+    @property
+    def storage(self) -> TrialStorage:
+        """Its Optuna storage. Raises StudyError for a study that was only opened to be read."""
+        if self._storage is None:
+            raise StudyError(f"study '{self.folder}' was opened to be read; use Study.resume to continue it")
+        return self._storage
+
+    def ask(self) -> Asked:
+        """The next trial: its number and policy. The sampler is seeded from (study seed, trial number)."""
+        return self.storage.ask()
+
+    def tell(self, asked: Asked, result: TrialResult, structure: str) -> Record:
+        """Store a finished trial: a line to trials.jsonl, then values to Optuna."""
         feasible = self.feasible(result)
-        if result.state == "complete":
-            if self._guarded:
-                trial.set_constraint("quality_guard", QUALITY_GUARD_DB - result.values[PSNR_TO_FLOAT])
-            for name, value in result.values.items():
-                trial.set_user_attr(name, value)
-            self._storage.tell(trial, [result.values[name] for name in self.spec.objectives])
-        else:
-            trial.set_user_attr("reason", result.reason)
-            states = {"failed": optuna.trial.TrialState.FAIL, "pruned": optuna.trial.TrialState.PRUNED}
-            self._storage.tell(trial, state=states[result.state])
-        return self._append(_record(result, policy, structure, number=number, source="trial", feasible=feasible))
+        record = _record(result, asked.policy, structure, number=asked.number, source="trial", feasible=feasible)
+        self._append(record)
+        self.storage.tell(record)
+        return record
 
     def add_baseline(self, name: str, policy: Policy, result: TrialResult, structure: str) -> Record:
         """Store a finished baseline: a line in trials.jsonl. The sampler does not see it."""
         feasible = self.feasible(result)
-        return self._append(_record(result, policy, structure, number=None, name=name, source="baseline", feasible=feasible))
-
-    @property
-    def _guarded(self) -> bool:
-        return any(OBJECTIVES[name].perceptual for name in self.spec.objectives)
+        record = _record(result, policy, structure, number=None, name=name, source="baseline", feasible=feasible)
+        self._append(record)
+        self.storage.describe({f"baseline {name}": findings.in_words(record, self.spec.objectives)})
+        return record
 
     def feasible(self, result: TrialResult) -> bool:
         """Whether a result may stand on the front: complete, and within the quality guard where that applies."""
         if result.state != "complete":
             return False
-        return not self._guarded or result.values[PSNR_TO_FLOAT] >= QUALITY_GUARD_DB
+        return not guarded(self.spec) or result.values[PSNR_TO_FLOAT] >= QUALITY_GUARD_DB
 
-    def _append(self, record: Record) -> Record:
+    def _append(self, record: Record) -> None:
         with self.trials_path.open("a") as lines:
             lines.write(record.model_dump_json() + "\n")
             lines.flush()
             os.fsync(lines.fileno())
-        return record
+
+    def _cut_torn_line(self) -> None:
+        """Remove what a killed process left of a line: a line ends with a newline."""
+        if not self.trials_path.is_file():
+            return
+        content = self.trials_path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(self.trials_path, whole)
+
+    # -------------------------------------------------------- what it found
 
     def records(self) -> list[Record]:
-        """All finished trials and baselines, in the order they ended. Raises StudyError for a malformed line."""
+        """All finished trials and baselines, in the order they ended. Raises StudyError for a malformed line.
+
+        A last line without its newline is still being written, and left out.
+        """
         if not self.trials_path.is_file():
             return []
         records = []
-        for number, line in enumerate(self.trials_path.read_text().splitlines(), 1):
+        for number, line in enumerate(self.trials_path.read_bytes().split(b"\n")[:-1], 1):
             try:
                 records.append(Record.model_validate_json(line))
             except ValidationError as error:
                 raise StudyError(f"{self.trials_path}: line {number} is not a trial record; remove the line") from error
         return records
 
+    @property
+    def front(self) -> pd.DataFrame:
+        """The non-dominated trials and baselines, one a row, by the first objective.
+
+        Columns: point (`trial 7`, `8/8/8`), state, one for every value measured (bytes, ms, dB), bits, steps, seconds,
+        reason, policy.
+        """
+        return findings.table(findings.front(self.records(), self.spec.objectives))
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """Every finished trial and baseline, in the order they ended, with the columns of `front`."""
+        return findings.table(self.records())
+
+    @property
+    def hypervolume(self) -> float | None:
+        """Of the front, against a reference a little worse than the float network. None before that is measured."""
+        return findings.hypervolume(self.records(), self.spec.objectives)
+
+    def to_storage(self) -> TrialStorage:
+        """Its finished trials as an Optuna storage in memory, for a study whose database is not at hand."""
+        records = self.records()
+        storage = TrialStorage(in_memory(), self.name, self.spec, self.space)
+        storage.load(records)
+        baselines = [record for record in records if record.name is not None]
+        storage.describe({f"baseline {record.name}": findings.in_words(record, self.spec.objectives) for record in baselines})
+        return storage
+
 
 def _record(result: TrialResult, policy: Policy, structure: str, **where: Any) -> Record:
     return Record(policy=policy.to_dict(), label=policy.label, structure=structure, **where, **result.model_dump())
 
 
-def make_sampler(name: str, seed: int, number: int, budget: int) -> optuna.samplers.BaseSampler:
-    """A sampler whose randomness depends on the study's seed and the trial's number alone. `auto` is TPE.
-
-    The first fifth of the budget, at most ten trials, is drawn at random.
-    """
-    own = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
-    startup = max(1, min(10, budget // 5))
-    if name in ("auto", "tpe"):
-        return optuna.samplers.TPESampler(seed=own, n_startup_trials=startup)
-    if name == "gp":
-        return optuna.samplers.GPSampler(seed=own, n_startup_trials=startup)
-    if name == "nsga2":
-        return optuna.samplers.NSGAIISampler(seed=own, population_size=max(4, startup))
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=own)
-    raise InputError(f"sampler '{name}': expected auto, tpe, gp, nsga2 or random")
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, whatever happens meanwhile."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
-# ------------------------------------------------------------ what was found
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold a file for this process; the kernel lets go of it when the process ends, however it ends."""
+    import fcntl
+
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StudyError(
+                f"study '{path.parent}' is running in another process; wait for it, or look at it with"
+                f" autoq dashboard {path.parent.name}"
+            ) from error
+        yield
 
 
-def front(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
-    """Non-dominated feasible trials and baselines, by the first objective."""
-    candidates = [record for record in records if record.state == "complete" and record.feasible]
-    values = [[record.values[name] for name in objectives] for record in candidates]
-    return [candidates[index] for index in pareto.front(values, [OBJECTIVES[name].direction for name in objectives])]
-
-
-def reference_point(records: Iterable[Record], objectives: Sequence[str]) -> list[float] | None:
-    """The hypervolume's reference: a little worse than the float baseline. None while that is not measured."""
-    reference = float_baseline(records)
-    return None if reference is None else [reference_value(name, reference.values[name]) for name in objectives]
-
-
-def float_baseline(records: Iterable[Record]) -> Record | None:
-    """The float network's record, where it was measured."""
-    return next((record for record in records if record.name == FLOAT_NAME and record.state == "complete"), None)
-
-
-def baselines_alone(records: Sequence[Record], objectives: Sequence[str]) -> float | None:
-    """Hypervolume without any trial: what the search has to beat."""
-    return hypervolume([record for record in records if record.source == "baseline"], objectives)
-
-
-def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float | None:
-    """Share-like volume of the front of `records`, against the float baseline among them."""
-    reference = reference_point(records, objectives)
-    if reference is None:
-        return None
-    values = [[record.values[name] for name in objectives] for record in front(records, objectives)]
-    return pareto.hypervolume(values, [OBJECTIVES[name].direction for name in objectives], reference)
-
-
-def document(study: Study, seconds: float) -> dict[str, Any]:
-    """The JSON document of a search: definition, trials, front, baselines, hypervolume."""
-    objectives = study.spec.objectives
-    records = study.records()
-    trials = sorted((record for record in records if record.source == "trial"), key=lambda record: record.number or 0)
-    return {
-        "study": study.name,
-        "seed": study.spec.trial.seed,
-        "target": study.spec.trial.target,
-        "seconds": round(seconds, 1),
-        "objectives": [
-            {"name": name, "direction": OBJECTIVES[name].direction, "unit": OBJECTIVES[name].unit} for name in objectives
-        ],
-        "trials": [_entry(record) for record in trials],
-        "front": [_entry(record) for record in front(records, objectives)],
-        "baselines": {record.name: record.values for record in records if record.source == "baseline"},
-        "seeds_alone": None,
-        "hypervolume": hypervolume(records, objectives),
-        "reference_point": reference_point(records, objectives),
-    }
-
-
-def _entry(record: Record) -> dict[str, Any]:
-    entry = {name: getattr(record, name) for name in ("number", "state", "source", "policy", "values", "steps", "seconds")}
-    for name in ("name", "reason"):
-        if getattr(record, name) is not None:
-            entry[name] = getattr(record, name)
-    return entry
-
-
-def to_json(data: Any) -> str:
-    """Strict JSON: no NaN, no infinity."""
-    return json.dumps(data, indent=2, allow_nan=False)
+def _known_studies(folder: Path) -> str:
+    known = sorted(path.parent.name for path in STUDIES.glob("*/study.yaml"))
+    if not known:
+        return f"there are no studies in {STUDIES}/ yet; start one with autoq search --model srgan"
+    near = difflib.get_close_matches(folder.name, known, n=1)
+    return f"studies here: {', '.join(known)}.{f' Did you mean {near[0]!r}?' if near else ''}"

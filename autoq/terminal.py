@@ -1,28 +1,215 @@
-"""What a person sees while a search runs and when it ends. Progress goes to standard error."""
+"""What a person sees while a search runs and when it ends. Progress goes to standard error, results to standard output.
+
+On a terminal a view is drawn in place; elsewhere one line is printed for every phase and every trial that ends.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
+from autoq.events import Events
+from autoq.findings import baselines_alone, float_baseline, front, hypervolume, in_words, point_name, shown
 from autoq.objectives import OBJECTIVES
-from autoq.spec import Record
-from autoq.study import Study, baselines_alone, float_baseline, front, hypervolume
+from autoq.spec import Record, StudySpec
+from autoq.study import Study
 
 if TYPE_CHECKING:
-    from autoq.driver import Events
+    from autoq.doctor import Check
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+SPARKS = 30
+"""Of the hypervolume's course, the last so many values are drawn."""
+
+PACE_OVER = 20
+"""The remaining time is judged by the last so many trials."""
+
+FRAMES_PER_SECOND = 2
+ROWS_AROUND_FRONT = 9
+"""Lines of the view that are not rows of the front."""
 
 
-def shown(name: str, value: float) -> str:
-    """A value with its unit; sizes in KiB."""
-    unit = OBJECTIVES[name].unit
-    if unit == "bytes":
-        return f"{value / 1024:.0f} KiB"
-    return f"{value:.1f} {unit}" if not OBJECTIVES[name].quality else f"{value:.2f} {unit}".strip()
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Events]:
+    """Events that show themselves on standard error: nothing, lines, or a view drawn in place."""
+    console = Console(stderr=True, highlight=False)
+    if quiet:
+        yield Events()
+    elif not console.is_terminal or console.is_dumb_terminal:
+        yield Lines(console)
+    else:
+        view = View()
+        with Live(
+            get_renderable=lambda: view.render(console.width, console.height, time.monotonic()),
+            console=console,
+            transient=True,
+            refresh_per_second=FRAMES_PER_SECOND,
+            vertical_overflow="crop",
+        ) as live:
+            view.console = live.console
+            yield view
+
+
+class Lines(Events):
+    """One line a phase, a note, and a trial that ended."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.spec: StudySpec | None = None
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def phase(self, text: str) -> None:
+        self._print(text)
+
+    def note(self, text: str) -> None:
+        self._print(text)
+
+    def begin(self, folder: Path, spec: StudySpec, records: Sequence[Record]) -> None:
+        super().begin(folder, spec, records)
+        self.spec = spec
+        self._print(f"study {folder}{f': {len(records)} results are there already' if records else ''}")
+
+    def finished(self, record: Record) -> None:
+        assert self.spec is not None
+        name = record.name or f"trial {record.number}"
+        self._print(f"{name:>9}  {record.label:26} {in_words(record, self.spec.objectives)}")
+
+
+class View(Events):
+    """The state of a search, and its picture."""
+
+    def __init__(self) -> None:
+        self.console: Console | None = None
+        self.spec: StudySpec | None = None
+        self.records: list[Record] = []
+        self.running: dict[str, str] = {}
+        self.volumes: list[float] = []
+        self.phase_text = ""
+        self.ends: list[float] = []
+        self.started_at = time.monotonic()
+        self.front: list[Record] = []
+
+    def phase(self, text: str) -> None:
+        self.phase_text = text
+
+    def note(self, text: str) -> None:
+        if self.console is not None:
+            self.console.print(text, markup=False, soft_wrap=True)
+
+    def begin(self, folder: Path, spec: StudySpec, records: Sequence[Record]) -> None:
+        super().begin(folder, spec, records)
+        self.spec = spec
+        for count in range(1, len(records) + 1):
+            self._add(records[:count])
+
+    def started(self, name: str, label: str) -> None:
+        self.phase_text = ""
+        self.running[name] = label
+        if not self.ends:
+            self.ends.append(time.monotonic())
+
+    def finished(self, record: Record) -> None:
+        self.running.pop(point_name(record), None)
+        self.ends.append(time.monotonic())
+        self._add([*self.records, record])
+
+    def _add(self, records: Sequence[Record]) -> None:
+        assert self.spec is not None
+        self.records = list(records)
+        self.front = front(self.records, self.spec.objectives)
+        volume = hypervolume(self.records, self.spec.objectives)
+        if volume is not None:
+            self.volumes.append(volume)
+
+    def render(self, width: int, height: int, now: float) -> RenderableType:
+        """The picture at a moment, for a terminal of `width` x `height` characters."""
+        lines = [self._title(), self._counts(now), self._course()] if self.spec else []
+        if self.phase_text:
+            lines.append(self.phase_text)
+        elif self.running:
+            lines.append("running: " + ", ".join(f"{name} ({label})" for name, label in self.running.items()))
+        text = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines if line]
+        return Group(*text, *([self._table(height)] if self.front else []))
+
+    def _title(self) -> str:
+        assert self.spec is not None
+        trial = self.spec.trial
+        return f"{trial.model} x{trial.scale} on {trial.target}, study {self.folder}"
+
+    def _counts(self, now: float) -> str:
+        assert self.spec is not None
+        states = Counter(record.state for record in self.records if record.source == "trial")
+        left = self.spec.budget - sum(states.values()) + sum(not name.startswith("trial") for name in self.running)
+        counts = (
+            f"{states['complete']} done  {len(self.running)} running  {states['pruned']} stopped  {states['failed']} failed"
+            f"  of {self.spec.budget}   {clock(now - self.started_at)}"
+        )
+        seconds = remaining(self.ends, left, now)
+        return counts + (f", about {clock(seconds)} left" if seconds is not None else "")
+
+    def _course(self) -> str:
+        assert self.spec is not None
+        if not self.volumes:
+            return ""
+        alone = baselines_alone(self.records, self.spec.objectives)
+        return f"hypervolume {self.volumes[-1]:.4f}  {sparkline(self.volumes[-SPARKS:])}  baselines alone {alone:.4f}"
+
+    def _table(self, height: int) -> RenderableType:
+        assert self.spec is not None
+        room = max(1, height - ROWS_AROUND_FRONT)
+        table = front_table(self.front[:room], self.spec.objectives, None)
+        left_out = len(self.front) - room
+        return Group(table, f"and {left_out} more") if left_out > 0 else table
+
+
+def clock(seconds: float) -> str:
+    """Seconds as `3:07` or `1:02:07`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def remaining(ends: Sequence[float], left: int, now: float) -> float | None:
+    """Seconds until `left` more trials have ended, at the pace of the last PACE_OVER. None before three have ended.
+
+    ends: when the first trial began, then when each ended.
+    """
+    if len(ends) < 4:
+        return None
+    last = ends[-PACE_OVER - 1 :]
+    pace = (last[-1] - last[0]) / (len(last) - 1)
+    return max(0.0, left * pace - (now - ends[-1]))
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """One block a value, from the least to the greatest."""
+    low, high = min(values), max(values)
+    step = (high - low) / (len(BLOCKS) - 1) or 1.0
+    return "".join(BLOCKS[round((value - low) / step)] for value in values)
+
+
+def front_table(found: Sequence[Record], objectives: Sequence[str], reference: Record | None) -> Table:
+    """Points as rows; costs also as times smaller than the reference's where one is given."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("point", no_wrap=True)
+    for name in objectives:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("bits by stage, w/a/s", no_wrap=True, overflow="ellipsis")
+    for record in found:
+        table.add_row(point_name(record), *(_against(name, record, reference) for name in objectives), record.label)
+    return table
 
 
 def _against(name: str, record: Record, reference: Record | None) -> str:
@@ -33,43 +220,28 @@ def _against(name: str, record: Record, reference: Record | None) -> str:
     return f"{value} ({reference.values[name] / record.values[name]:.1f}x)"
 
 
-def progress(quiet: bool) -> Events:
-    """Events that print one line a phase and a finished trial to standard error."""
-    from autoq.driver import Events
-
-    if quiet:
-        return Events()
-    console = Console(stderr=True, highlight=False)
-
-    def finished(record: Record) -> None:
-        name = record.name or f"trial {record.number}"
-        if record.state == "complete":
-            costs = (metric for metric in ("size", "latency", "psnr", "niqe", "pi") if metric in record.values)
-            result = "  ".join(f"{metric} {shown(metric, record.values[metric])}" for metric in costs)
-        else:
-            result = f"{record.state}: {record.reason}"
-        console.print(f"{name:>9}  {record.label:26} {result}", markup=False, soft_wrap=True)
-
-    return Events(phase=lambda text: console.print(text, markup=False, soft_wrap=True), finished=finished)
+def show_checks(checks: Sequence[Check]) -> None:
+    """What the doctor found, one thing a row."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "state", "found", "what its absence costs"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row(check.name, check.state, check.found, check.cost)
+    Console(highlight=False).print(table, markup=False)
 
 
-def show_front(study: Study, report: Path, seconds: float) -> None:
+def show_front(study: Study, report: Path | None, seconds: float) -> None:
     """The front as a table on standard output, how it compares, and where the files are."""
     console = Console(highlight=False)
     objectives = study.spec.objectives
     records = study.records()
-    reference = float_baseline(records)
-    table = Table(title=f"front of {study.name}", title_justify="left", box=box.SIMPLE)
-    table.add_column("point", no_wrap=True)
-    for name in objectives:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("bits by stage, w/a/s")
-    for record in front(records, objectives):
-        values = [_against(name, record, reference) for name in objectives]
-        table.add_row(record.name or f"trial {record.number}", *values, record.label)
-    console.print(table)
+    found = front(records, objectives)
+    if found:
+        console.print(f"front of {study.name}")
+        console.print(front_table(found, objectives, float_baseline(records)))
     alone = baselines_alone(records, objectives)
-    with_trials = hypervolume(records, objectives)
-    if alone is not None and with_trials is not None:
-        console.print(f"hypervolume {with_trials:.4f}; baselines alone {alone:.4f}")
-    console.print(f"{seconds:.0f} s; study {study.folder}; report {report}", soft_wrap=True)
+    volume = hypervolume(records, objectives)
+    if alone is not None and volume is not None:
+        console.print(f"hypervolume {volume:.4f}; baselines alone {alone:.4f}")
+    files = f"study {study.folder}" + (f"; report {report}" if report else "")
+    console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from autoq.data import (
     centre,
     check_disjoint,
     eval_images,
+    image_files,
     make_pair,
     to_pixels,
     to_tensor,
@@ -28,7 +31,7 @@ from autoq.data import (
 )
 from autoq.errors import TrialFailed
 from autoq.export.onnx import Graph, payload_bytes, write_qdq
-from autoq.models import build_model, model_info
+from autoq.models import build_model, model_info, weights_file
 from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives.latency import LatencyTable, structure_key
 from autoq.objectives.quality import METRICS, available_metrics
@@ -61,8 +64,8 @@ Report = Callable[[int, float], None]
 class Workbench:
     """What all trials of a study share: made once a process, never changed by a trial.
 
-    patches: training inputs [pool, 3, side, side]; teacher: the float network's outputs on them;
-    float_outputs: its uint8 outputs on the evaluation pairs.
+    traced and statistics stay on the CPU, where networks are quantized; patches, training inputs [pool, 3, side, side],
+    and teacher, the float network's outputs on them, are on the spec's device. float_outputs: uint8, of the pairs.
     """
 
     spec: TrialSpec
@@ -81,6 +84,7 @@ class Workbench:
 def prepare(spec: TrialSpec) -> Workbench:
     """Load the network and the images, calibrate, and run the teacher on the common patches."""
     torch.set_num_threads(spec.threads)
+    make_cuda_repeatable()
     info, target = model_info(spec.model), target_info(spec.target)
     traced = trace(build_model(spec.model, spec.scale, spec.weights), info.patterns)
     train, evaluation = train_images(spec.data), eval_images(spec.eval_data)
@@ -88,11 +92,11 @@ def prepare(spec: TrialSpec) -> Workbench:
     train_pairs = [make_pair(image, spec.scale) for image in train]
     pairs = tuple(make_pair(image if spec.eval_data else centre(image), spec.scale) for image in evaluation)
     plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed)
-    patches = training_patches(train_pairs, plan)
-    channels_last(traced.module)
+    patches = training_patches(train_pairs, plan).to(spec.device)
+    network = channels_last(copy.deepcopy(traced.module).to(spec.device))
     with torch.no_grad():
-        parts = [patches[start : start + TEACHER_BATCH] for start in range(0, len(patches), TEACHER_BATCH)]
-        teacher = torch.cat([traced.module(part.contiguous(memory_format=torch.channels_last)) for part in parts])
+        parts = torch.split(patches, TEACHER_BATCH)
+        teacher = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts])
     return Workbench(
         spec=spec,
         execution=Execution(target.integer_bits, target.fused_sums),
@@ -102,9 +106,36 @@ def prepare(spec: TrialSpec) -> Workbench:
         patches=patches,
         teacher=teacher,
         pairs=pairs,
-        float_outputs=tuple(upscale(traced.module, pair.low) for pair in pairs),
+        float_outputs=tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs),
         metrics=tuple(available_metrics()),
     )
+
+
+def input_hashes(spec: TrialSpec) -> dict[str, str]:
+    """12 hexadecimal digits of the bytes of the checkpoint and of each image folder: a study must not change under way."""
+    named = {"weights": weights_file(spec.model, spec.scale, spec.weights), "data": spec.data, "eval-data": spec.eval_data}
+    found = {}
+    for name, path in named.items():
+        if path is not None:
+            digest = hashlib.sha256()
+            for file in image_files(path) if path.is_dir() else [path]:
+                digest.update(file.name.encode() + b"\0")
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+            found[name] = digest.hexdigest()[:12]
+    return found
+
+
+def has_gpu() -> bool:
+    """Whether trials can run on a GPU here."""
+    return torch.cuda.is_available()
+
+
+def make_cuda_repeatable() -> None:
+    """Equal inputs give equal results on a GPU: float32 as such (no TF32), deterministic kernels. Nothing on a CPU."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def channels_last(module: fx.GraphModule) -> fx.GraphModule:
@@ -114,9 +145,10 @@ def channels_last(module: fx.GraphModule) -> fx.GraphModule:
 
 
 @torch.no_grad()
-def upscale(module: nn.Module, low: np.ndarray) -> np.ndarray:
-    """uint8 RGB [h, w, 3] -> uint8 RGB [scale h, scale w, 3] through a float or executed network."""
-    return to_pixels(module(to_tensor(low).contiguous(memory_format=torch.channels_last)))
+def upscale(module: nn.Module, low: np.ndarray, device: str) -> Tensor:
+    """uint8 RGB [h, w, 3] -> float32 [1, 3, scale h, scale w] through a float or executed network on `device`."""
+    output: Tensor = module(to_tensor(low).to(device).contiguous(memory_format=torch.channels_last))
+    return output.cpu()
 
 
 def run_trial(
@@ -133,6 +165,7 @@ def run_trial(
     steps = 0 if policy.is_float else spec.steps
     try:
         quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+        quantized.module.to(spec.device)
         train(bench, quantized, steps, report)
         values = evaluate(bench, as_executed(quantized))
     except TrialFailed as failure:
@@ -164,9 +197,9 @@ def train(bench: Workbench, quantized: Quantized, steps: int, report: Report = l
     rates = [group["lr"] for group in optimizer.param_groups]
     error = 1.0
     for step, indices in enumerate(batches(bench.plan, steps)):
-        chosen = torch.from_numpy(indices)
+        chosen = torch.from_numpy(indices).to(bench.spec.device)
         inputs = bench.patches[chosen].contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=native_bfloat16()):
+        with torch.autocast(bench.spec.device, torch.bfloat16, enabled=native_bfloat16(bench.spec.device)):
             outputs = module(inputs)
         loss = nn.functional.l1_loss(outputs.float(), bench.teacher[chosen])
         if not torch.isfinite(loss):
@@ -182,8 +215,10 @@ def train(bench: Workbench, quantized: Quantized, steps: int, report: Report = l
 
 
 @functools.cache
-def native_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 itself; emulated bfloat16 is slower than float32."""
+def native_bfloat16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 itself; emulated bfloat16 is slower than float32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
@@ -195,8 +230,7 @@ def evaluate(bench: Workbench, module: fx.GraphModule) -> dict[str, float]:
     """
     found = []
     for pair in bench.pairs:
-        with torch.no_grad():
-            output = module(to_tensor(pair.low).contiguous(memory_format=torch.channels_last))
+        output = upscale(module, pair.low, bench.spec.device)
         if not torch.isfinite(output).all():
             raise TrialFailed(f"the output for image '{pair.name}' is not finite", bench.spec.steps)
         found.append(to_pixels(output))

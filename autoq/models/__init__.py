@@ -83,13 +83,11 @@ def model_info(name: str) -> ModelInfo:
     return MODELS[name]
 
 
-def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module:
-    """A float network with weights, in eval mode: those of `weights`, else the bundled ones.
+def weights_file(name: str, scale: int, weights: Path | None = None) -> Path:
+    """The checkpoint to read: `weights`, else the bundled one.
 
-    Raises InputError for an unknown name or scale, WeightsError where no weights are bundled or they do not fit.
+    Raises InputError for an unknown name or scale, WeightsError where none is bundled.
     """
-    from autoq.models import weights as checkpoint
-
     info = model_info(name)
     if scale not in info.scales:
         raise InputError(
@@ -99,7 +97,18 @@ def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module
         if scale not in info.bundled:
             have = ", ".join(f"x{known}" for known in info.bundled) or "none"
             raise WeightsError(f"no weights for {name} x{scale} are bundled (bundled: {have}); give --weights FILE")
-        weights = BUNDLED / info.bundled[scale]
+        return BUNDLED / info.bundled[scale]
+    return weights
+
+
+def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module:
+    """A float network with weights, in eval mode: those of `weights`, else the bundled ones.
+
+    Raises InputError for an unknown name or scale, WeightsError where no weights are bundled or they do not fit.
+    """
+    from autoq.models import weights as checkpoint
+
+    info, file = model_info(name), weights_file(name, scale, weights)
     module, _, factory = info.location.partition(":")
     layouts = [getattr(checkpoint, layout) for layout in info.layouts]
-    return checkpoint.load_model(getattr(importlib.import_module(module), factory), {"scale": scale}, weights, layouts)
+    return checkpoint.load_model(getattr(importlib.import_module(module), factory), {"scale": scale}, file, layouts)

@@ -10,11 +10,12 @@ import jinja2
 import plotly.io
 from markupsafe import Markup
 
+from autoq.findings import baselines_alone, float_baseline, front, hypervolume
 from autoq.objectives import OBJECTIVES
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png
 from autoq.spec import Record
-from autoq.study import Study, baselines_alone, float_baseline, front, hypervolume
+from autoq.study import Study, write_whole
 
 REPORTS = Path("reports")
 
@@ -25,7 +26,7 @@ def build_report(study: Study, folder: Path = REPORTS) -> tuple[Path, Path]:
     found = front(records, study.spec.objectives)
     folder.mkdir(parents=True, exist_ok=True)
     page, picture = folder / f"{study.name}.html", folder / f"{study.name}.png"
-    page.write_text(render(study, records, found), encoding="utf-8")
+    write_whole(page, render(study, records, found))
     front_png(
         records,
         found,

@@ -1,0 +1,30 @@
+"""What a caller may listen to while a search runs. The base class listens to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from autoq.spec import Record, StudySpec
+
+
+class Events:
+    """Override what matters. Called in the search's own process, one call at a time. folder: the study's, once it exists."""
+
+    folder: Path | None = None
+
+    def phase(self, text: str) -> None:
+        """A phase begins or advances: preparing, measuring latencies, running."""
+
+    def note(self, text: str) -> None:
+        """Something to know that stops nothing: a metric that is missing, a worker that died."""
+
+    def begin(self, folder: Path, spec: StudySpec, records: Sequence[Record]) -> None:
+        """A study begins or goes on. records: what an earlier run of it has finished."""
+        self.folder = folder
+
+    def started(self, name: str, label: str) -> None:
+        """A baseline (`8/8/8`) or trial (`trial 7`) runs. label: its bits by stage."""
+
+    def finished(self, record: Record) -> None:
+        """A baseline or trial ended."""

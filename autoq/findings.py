@@ -1,0 +1,124 @@
+"""What a study found: front, hypervolume, tables, the JSON document. Records in, plain data out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from autoq import pareto
+from autoq.objectives import OBJECTIVES, reference_value
+from autoq.spec import Record, StudySpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FLOAT_NAME = "float"
+
+
+def front(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
+    """Non-dominated feasible trials and baselines, by the first objective."""
+    candidates = [record for record in records if record.state == "complete" and record.feasible]
+    values = [[record.values[name] for name in objectives] for record in candidates]
+    return [candidates[index] for index in pareto.front(values, [OBJECTIVES[name].direction for name in objectives])]
+
+
+def reference_point(records: Iterable[Record], objectives: Sequence[str]) -> list[float] | None:
+    """The hypervolume's reference: a little worse than the float baseline. None while that is not measured."""
+    reference = float_baseline(records)
+    return None if reference is None else [reference_value(name, reference.values[name]) for name in objectives]
+
+
+def float_baseline(records: Iterable[Record]) -> Record | None:
+    """The float network's record, where it was measured."""
+    return next((record for record in records if record.name == FLOAT_NAME and record.state == "complete"), None)
+
+
+def baselines_alone(records: Sequence[Record], objectives: Sequence[str]) -> float | None:
+    """Hypervolume without any trial: what the search has to beat."""
+    return hypervolume([record for record in records if record.source == "baseline"], objectives)
+
+
+def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float | None:
+    """Share-like volume of the front of `records`, against the float baseline among them."""
+    reference = reference_point(records, objectives)
+    if reference is None:
+        return None
+    values = [[record.values[name] for name in objectives] for record in front(records, objectives)]
+    return pareto.hypervolume(values, [OBJECTIVES[name].direction for name in objectives], reference)
+
+
+def document(name: str, spec: StudySpec, records: Sequence[Record], seconds: float) -> dict[str, Any]:
+    """The JSON document of a search: definition, trials, front, baselines, hypervolume."""
+    objectives = spec.objectives
+    trials = sorted((record for record in records if record.source == "trial"), key=lambda record: record.number or 0)
+    return {
+        "study": name,
+        "seed": spec.trial.seed,
+        "target": spec.trial.target,
+        "seconds": round(seconds, 1),
+        "objectives": [
+            {"name": name, "direction": OBJECTIVES[name].direction, "unit": OBJECTIVES[name].unit} for name in objectives
+        ],
+        "trials": [_entry(record) for record in trials],
+        "front": [_entry(record) for record in front(records, objectives)],
+        "baselines": {record.name: record.values for record in records if record.source == "baseline"},
+        "seeds_alone": None,
+        "hypervolume": hypervolume(records, objectives),
+        "reference_point": reference_point(records, objectives),
+    }
+
+
+def point_name(record: Record) -> str:
+    """`trial 7`, or the baseline's name."""
+    return record.name or f"trial {record.number}"
+
+
+def shown(name: str, value: float) -> str:
+    """A value with its unit; sizes in KiB."""
+    unit = OBJECTIVES[name].unit
+    if unit == "bytes":
+        return f"{value / 1024:.0f} KiB"
+    return f"{value:.1f} {unit}" if not OBJECTIVES[name].quality else f"{value:.2f} {unit}".strip()
+
+
+def in_words(record: Record, objectives: Sequence[str]) -> str:
+    """One line: values with units, or how it failed."""
+    if record.state != "complete":
+        return f"{record.state}: {record.reason}"
+    return ", ".join(f"{name} {shown(name, record.values[name])}" for name in objectives)
+
+
+def table(records: Sequence[Record]) -> pd.DataFrame:
+    """Records as rows: point, state, every value measured (bytes, ms, dB), bits by stage, steps, seconds, reason, policy."""
+    import pandas as pd
+
+    measured = [name for name in OBJECTIVES if any(name in record.values for record in records)]
+    rows = [
+        {
+            "point": point_name(record),
+            "state": record.state,
+            **{name: record.values.get(name) for name in measured},
+            "bits": record.label,
+            "steps": record.steps,
+            "seconds": record.seconds,
+            "reason": record.reason,
+            "policy": record.policy,
+        }
+        for record in records
+    ]
+    columns = ["point", "state", *measured, "bits", "steps", "seconds", "reason", "policy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _entry(record: Record) -> dict[str, Any]:
+    entry = {name: getattr(record, name) for name in ("number", "state", "source", "policy", "values", "steps", "seconds")}
+    for name in ("name", "reason"):
+        if getattr(record, name) is not None:
+            entry[name] = getattr(record, name)
+    return entry
+
+
+def to_json(data: Any) -> str:
+    """Strict JSON: no NaN, no infinity."""
+    return json.dumps(data, indent=2, allow_nan=False)
