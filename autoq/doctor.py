@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from autoq.objectives.latency import machine
-from autoq.objectives.quality import METRICS, why_unavailable
+from autoq.objectives.quality import METRICS, import_pyiqa, why_unavailable
 
 PACKAGES = {
     "torch": "nothing can be trained",
@@ -54,7 +54,7 @@ def _software() -> Iterator[Check]:
     yield Check(name="python", state="ok", found=sys.version.split()[0])
     for package, cost in PACKAGES.items():
         try:
-            importlib.import_module(package.replace("-", "_"))
+            import_pyiqa() if package == "pyiqa" else importlib.import_module(package.replace("-", "_"))
         except (ImportError, OSError, RuntimeError) as error:
             state: Literal["absent", "broken"] = "absent" if package in OPTIONAL else "broken"
             yield Check(name=package, state=state, found=" ".join(str(error).split()), cost=cost)

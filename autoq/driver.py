@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import io
 import logging
 import os
+import re
 import shutil
 import sys
 import warnings
@@ -23,14 +25,13 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
 from autoq.errors import AutoqError, InputError, TrialFailed
 from autoq.events import Events
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph, write_qdq
 from autoq.findings import FLOAT_NAME
-from autoq.limits import bound_memory, ran_out_of_memory, time_limit
+from autoq.limits import limits
 from autoq.models import model_info
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy, uniform
@@ -52,11 +53,16 @@ MAX_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Job:
-    """A policy on its way through Ray: a baseline by its name, or a trial."""
+    """A policy on its way through Ray: a trial, or a baseline (number is None). attempts: how often it was begun."""
 
     name: str
     policy: Policy
-    trial: Asked | None = None
+    number: int | None = None
+    attempts: int = 0
+
+    @classmethod
+    def of_trial(cls, asked: Asked) -> Job:
+        return cls(f"trial {asked.number}", asked.policy, asked.number, asked.attempts)
 
 
 def baselines(model: str) -> list[Job]:
@@ -88,9 +94,8 @@ def search(study: Study, events: Events | None = None) -> None:
     events.begin(study.folder, spec, study.records())
     done = {record.name for record in study.records()}
     jobs = [job for job in baselines(spec.trial.model) if job.name not in done]
-    interrupted = study.storage.running()
-    count = len(jobs) + len(interrupted) + max(0, spec.budget - study.storage.count)
-    if count:
+    jobs += [Job.of_trial(asked) for asked in study.storage.running()]
+    if jobs or study.storage.count < spec.budget:
         events.phase("preparing the float network")
         graph = _write_graph(study)
         if study.latency_path.is_file():
@@ -98,8 +103,7 @@ def search(study: Study, events: Events | None = None) -> None:
         else:
             table = measure_latencies(study, graph, events)
             write_whole(study.latency_path, table.model_dump_json(indent=1))
-        jobs += [Job(f"trial {asked.number}", asked.policy, asked) for asked in interrupted]
-        run_jobs(StudySearcher(study, jobs, count, events), study, table)
+        run_jobs(StudySearcher(study, jobs, events), study, table)
     trials = [record for record in study.records() if record.source == "trial"]
     if not any(record.state == "complete" for record in trials):
         raise AutoqError(
@@ -171,60 +175,58 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
 class StudySearcher(Searcher):
     """Ray asks here for the next policy and reports here how it ended: first `jobs`, then what Optuna suggests."""
 
-    def __init__(self, study: Study, jobs: Sequence[Job], count: int, events: Events) -> None:
+    def __init__(self, study: Study, jobs: Sequence[Job], events: Events) -> None:
         super().__init__()
         self.study, self.events = study, events
-        self.waiting, self.left = list(jobs), count
+        self.waiting = list(jobs)
         self.running: dict[str, Job] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        while self.left:
-            self.left -= 1
-            job = self._next()
-            if job.trial and job.trial.attempts > MAX_ATTEMPTS:
+        while self.waiting or self.study.storage.count < self.study.spec.budget:
+            job = self._begin()
+            if job.attempts > MAX_ATTEMPTS:
                 self._end(job, TrialResult(state="failed", reason=f"interrupted {MAX_ATTEMPTS} times while it ran"))
                 continue
             self.running[trial_id] = job
             self.events.started(job.name, job.policy.label)
             return {"policy": job.policy.to_dict()}
-        return Searcher.FINISHED
+        return None if self.running else Searcher.FINISHED  # what runs may have to run again
 
-    def _next(self) -> Job:
+    def _begin(self) -> Job:
+        """The next job, begun once more: those that wait, then a new suggestion."""
         if not self.waiting:
-            asked = self.study.ask()
-            return Job(f"trial {asked.number}", asked.policy, asked)
+            return Job.of_trial(self.study.ask())
         job = self.waiting.pop(0)
-        if job.trial is None:
-            return job
-        again = dataclasses.replace(job.trial, attempts=job.trial.attempts + 1)
-        self.study.storage.set_attempts(again.number, again.attempts)
-        return dataclasses.replace(job, trial=again)
+        job = dataclasses.replace(job, attempts=job.attempts + 1)
+        if job.number is not None:
+            self.study.storage.set_attempts(job.number, job.attempts)
+        return job
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        job = self.running.pop(trial_id)
-        if error or not result or "result" not in result:
+        job = self.running.pop(trial_id, None)
+        if job is None:  # Ray reports some deaths twice
+            return
+        if result and "result" in result and not error:
+            self._end(job, TrialResult.model_validate_json(result["result"]))
+        elif job.attempts < MAX_ATTEMPTS:
+            self.events.note(f"{job.name}: its worker process died; it runs again")
+            self.waiting.insert(0, job)
+        else:
             reason = f"its worker process died {MAX_ATTEMPTS} times: killed, or out of memory (fewer --workers need less)"
             self._end(job, TrialResult(state="failed", reason=reason))
-        else:
-            self._end(job, TrialResult.model_validate_json(result["result"]))
-
-    def worker_died(self, trial_id: str) -> None:
-        """Ray begins the trial again in another process."""
-        if trial_id in self.running:
-            self.events.note(f"{self.running[trial_id].name}: its worker process died; it runs again")
 
     def interrupted(self) -> None:
         """The user stops the search: that is not the fault of the trials that run."""
         for job in self.running.values():
-            if job.trial:
-                self.study.storage.set_attempts(job.trial.number, job.trial.attempts - 1)
+            if job.number is not None:
+                self.study.storage.set_attempts(job.number, job.attempts - 1)
 
     def _end(self, job: Job, outcome: TrialResult) -> None:
         structure = self._structure(job.policy)
-        if job.trial is None:
+        if job.number is None:
             record = self.study.add_baseline(job.name, job.policy, outcome, structure)
         else:
-            record = self.study.tell(job.trial, outcome, structure)
+            record = self.study.tell(job.number, job.policy, outcome, structure)
         self.events.finished(record)
 
     def _structure(self, policy: Policy) -> str:
@@ -239,18 +241,18 @@ class StudySearcher(Searcher):
         return {}
 
 
-class WorkerWatch(tune.Callback):
-    """Tells the searcher of workers that died."""
+class RayOutput(io.TextIOBase):
+    """What Ray prints to standard output, where only results belong: the first sentence of each line becomes a note."""
 
-    def __init__(self, searcher: StudySearcher) -> None:
-        self.searcher = searcher
+    def __init__(self, events: Events) -> None:
+        self.events = events
 
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.searcher.worker_died(trial.trial_id)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """See `StudySearcher.__getstate__`."""
-        return {}
+    def write(self, text: str) -> int:
+        for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines():
+            sentence = line.split(". ")[0].strip()
+            if sentence:
+                self.events.note(f"Ray: {sentence}")
+        return len(text)
 
 
 class TrialActor(tune.Trainable):
@@ -262,7 +264,6 @@ class TrialActor(tune.Trainable):
         self.spec, self.table = spec, table
         self.graph = load_graph(graph_path)
         prepare(spec.trial)  # shared by all trials of this process, so no trial's time limit pays for it
-        bound_memory(spec.memory)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
@@ -270,18 +271,13 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         try:
-            with time_limit(self.spec.timeout):
+            with limits(self.spec.timeout, self.spec.memory):
                 result = run_trial(self.spec.trial, Policy.from_dict(self.config["policy"]), self.table, self.graph)
         except TrialFailed as error:
             result = TrialResult(state="failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - one broken trial must not end a study; its cause is recorded
-            result = TrialResult(state="failed", reason=self._reason(error))
+            result = TrialResult(state="failed", reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
         return {"result": result.model_dump_json(), "done": True}  # as text: Ray flattens nested results
-
-    def _reason(self, error: Exception) -> str:
-        if self.spec.memory and ran_out_of_memory(error):
-            return f"needs more memory than the bound of {self.spec.memory:g} GiB a worker (--memory)"
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """Ray saves every trial as it ends; a finished trial's result is all there is."""
@@ -304,23 +300,22 @@ def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTabl
         RAY_USAGE_STATS_ENABLED="0",
         TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
         TUNE_DISABLE_SIGINT_HANDLER="1",
+        TUNE_PRINT_ALL_TRIAL_ERRORS="0",
         RAY_AIR_NEW_OUTPUT="0",
     )
-    with quiet():
+    with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
         try:
             _start_ray(spec.workers, on_gpu, spec.trial.threads)
             trainable = tune.with_parameters(TrialActor, spec=spec, table=table, graph_path=study.graph_path.resolve())
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": 1 / spec.workers if on_gpu else 0}),
                 tune_config=tune.TuneConfig(
-                    search_alg=searcher, num_samples=searcher.left, max_concurrent_trials=spec.workers, reuse_actors=True
+                    search_alg=searcher, num_samples=-1, max_concurrent_trials=spec.workers, reuse_actors=True
                 ),
                 run_config=tune.RunConfig(
                     name="trials",
                     storage_path=str(scratch),
                     verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=MAX_ATTEMPTS - 1),
-                    callbacks=[WorkerWatch(searcher)],
                 ),
             ).fit()
         except KeyboardInterrupt:

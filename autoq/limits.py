@@ -1,4 +1,8 @@
-"""Bounds on one trial inside its worker process: seconds and memory."""
+"""Bounds on one trial inside its worker process: seconds and memory.
+
+Both interrupt the process's main thread with TrialFailed: Python code at once, compiled code when it returns. POSIX only;
+memory is read from Linux's /proc.
+"""
 
 from __future__ import annotations
 
@@ -6,61 +10,84 @@ import contextlib
 import faulthandler
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
 from autoq.errors import TrialFailed
 
-GIB = 2**30
+KIB_PER_GIB = 2**20
 
 GRACE = 10.0
 """Seconds after which a trial that did not heed its time limit (it hangs in compiled code) takes its process down."""
 
+MEMORY_PERIOD = 0.1
+"""Seconds between two looks at the memory in use."""
+
 
 @contextlib.contextmanager
-def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise TrialFailed in the main thread once `seconds` have passed; None is no limit.
-
-    Python code is interrupted at once, compiled code when it returns; where it does not within GRACE seconds the
-    process ends, and its driver sees a worker that died. Works on the main thread of a POSIX process only.
-    """
-    if seconds is None:
+def limits(seconds: float | None, gib: float | None) -> Iterator[None]:
+    """`time_limit` and `memory_limit`; None is no limit."""
+    with contextlib.ExitStack() as stack:
+        if seconds is not None:
+            stack.enter_context(time_limit(seconds))
+        if gib is not None:
+            stack.enter_context(memory_limit(gib))
         yield
-        return
 
-    def expired(number: int, frame: FrameType | None) -> None:
-        raise TrialFailed(f"took longer than the limit of {seconds:g} s a trial (--timeout)", 0)
 
-    before = signal.signal(signal.SIGALRM, expired)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    with Path(os.devnull).open("w") as silence:
-        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=silence)
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise TrialFailed once `seconds` have passed; where that is not heeded within GRACE seconds, end the process."""
+    with _raising(signal.SIGALRM, f"took longer than the limit of {seconds:g} s a trial (--timeout)"):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        with Path(os.devnull).open("w") as silence:
+            faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=silence)
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+                faulthandler.cancel_dump_traceback_later()
+
+
+@contextlib.contextmanager
+def memory_limit(gib: float) -> Iterator[None]:
+    """Raise TrialFailed once the process holds more than `gib` GiB of its own (memory shared with others not counted)."""
+    done = threading.Event()
+    main = threading.get_ident()
+
+    def watch() -> None:
+        while not done.wait(MEMORY_PERIOD):
+            if held() > gib:
+                signal.pthread_kill(main, signal.SIGUSR1)
+                return
+
+    with _raising(signal.SIGUSR1, f"needs more memory than the bound of {gib:g} GiB a worker (--memory)"):
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
         try:
             yield
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            faulthandler.cancel_dump_traceback_later()
-            signal.signal(signal.SIGALRM, before)
+            done.set()
+            watcher.join()
 
 
-def bound_memory(gib: float | None) -> None:
-    """Let this process hold at most `gib` GiB; an allocation beyond fails. None is no bound. Linux only.
-
-    The kernel bounds private writable mappings, stacks and reserves included; so what the process has now but does
-    not use is added to the bound.
-    """
-    if gib is None:
-        return
-    import resource
-
-    pages = {line.split(":")[0]: line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if "kB" in line}
-    unused = (int(pages["VmData"]) - int(pages["RssAnon"])) * 1024
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (int(gib * GIB) + max(unused, 0), hard))
+def held() -> float:
+    """GiB this process holds of its own."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / KIB_PER_GIB
 
 
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of numpy, torch or Python says that memory could not be had."""
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text
+@contextlib.contextmanager
+def _raising(number: signal.Signals, message: str) -> Iterator[None]:
+    """Within, a signal raises TrialFailed in the main thread."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise TrialFailed(message, 0)
+
+    before = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)

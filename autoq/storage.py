@@ -26,7 +26,6 @@ from autoq.space import SearchSpace
 from autoq.spec import Record, StudySpec
 
 ATTEMPTS = "attempts"
-POLICY = "policy"
 SQLITE_PATIENCE = 60
 """Seconds to wait for a reader, such as a dashboard, to let go of the database file."""
 
@@ -78,14 +77,13 @@ class TrialStorage:
         trial = self._memory.ask()
         policy = self._space.suggest(trial)
         asked = self._memory.get_trials(deepcopy=False)[number]
-        attributes = {**readable(policy), ATTEMPTS: 1}
         self._stored.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.RUNNING,
                 params=asked.params,
                 distributions=asked.distributions,
                 system_attrs=asked.system_attrs,
-                user_attrs=attributes,
+                user_attrs=self._readable(policy),
             )
         )
         return Asked(number, policy, 1)
@@ -93,7 +91,7 @@ class TrialStorage:
     def running(self) -> list[Asked]:
         """Trials that were begun and have not ended."""
         trials = [trial for trial in self._stored.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
-        return [Asked(trial.number, self._policy(trial), trial.user_attrs[ATTEMPTS]) for trial in trials]
+        return [Asked(trial.number, self._policy(trial), trial.user_attrs.get(ATTEMPTS, 1)) for trial in trials]
 
     def set_attempts(self, number: int, attempts: int) -> None:
         """Note how often a running trial was begun."""
@@ -144,6 +142,20 @@ class TrialStorage:
     def _policy(self, trial: optuna.trial.FrozenTrial) -> Policy:
         return self._space.suggest(optuna.trial.FixedTrial(trial.params))
 
+    def _readable(self, policy: Policy) -> dict[str, str]:
+        """A policy as a person reads it: bits of all stages, then each stage with quantizers and clipping rules."""
+        stages = {}
+        for stage, quant in policy.stages:
+            formats = [(role, quant.role(role)) for role in ROLES if not quant.role(role).is_float]
+            words = [
+                f"{role} {form.bits} {form.quantizer}+{form.clipping}"
+                if form.bits <= self._space.facts.integer_bits
+                else f"{role} {form.bits} (runs in float)"
+                for role, form in formats
+            ]
+            stages[stage] = ", ".join(words) or "float"
+        return {"policy": policy.label, **stages}
+
     def _from_record(self, record: Record) -> optuna.trial.FrozenTrial:
         policy = Policy.from_dict(record.policy)
         fixed = optuna.trial.FixedTrial(self._space.parameters(policy))
@@ -154,7 +166,7 @@ class TrialStorage:
             values=self._values(record) if complete else None,
             params=fixed.params,
             distributions=fixed.distributions,
-            user_attrs={**readable(policy), ATTEMPTS: 1, **_outcome(record)},
+            user_attrs={**self._readable(policy), **_outcome(record)},
             constraints=self._constraints(record),
         )
 
@@ -192,15 +204,6 @@ def guarded(spec: StudySpec) -> bool:
 def _with_unit(objective: str) -> str:
     unit = OBJECTIVES[objective].unit
     return f"{objective} ({unit})" if unit else objective
-
-
-def readable(policy: Policy) -> dict[str, str]:
-    """A policy as a person reads it: bits of all stages, then each stage with quantizers and clipping rules."""
-    stages = {}
-    for stage, quant in policy.stages:
-        formats = [(role, quant.role(role)) for role in ROLES if not quant.role(role).is_float]
-        stages[stage] = ", ".join(f"{role} {form.bits} {form.quantizer}+{form.clipping}" for role, form in formats) or "float"
-    return {POLICY: policy.label, **stages}
 
 
 def _outcome(record: Record) -> dict[str, str | float]:

@@ -169,10 +169,10 @@ class Study:
         """The next trial: its number and policy. The sampler is seeded from (study seed, trial number)."""
         return self.storage.ask()
 
-    def tell(self, asked: Asked, result: TrialResult, structure: str) -> Record:
+    def tell(self, number: int, policy: Policy, result: TrialResult, structure: str) -> Record:
         """Store a finished trial: a line to trials.jsonl, then values to Optuna."""
         feasible = self.feasible(result)
-        record = _record(result, asked.policy, structure, number=asked.number, source="trial", feasible=feasible)
+        record = _record(result, policy, structure, number=number, source="trial", feasible=feasible)
         self._append(record)
         self.storage.tell(record)
         return record

@@ -106,7 +106,7 @@ class View(Events):
 
     def note(self, text: str) -> None:
         if self.console is not None:
-            self.console.print(text, markup=False, soft_wrap=True)
+            self.console.print(text, markup=False)
 
     def begin(self, folder: Path, spec: StudySpec, records: Sequence[Record]) -> None:
         super().begin(folder, spec, records)

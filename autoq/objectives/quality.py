@@ -97,11 +97,11 @@ def require(name: str) -> None:
 @functools.cache
 def _pyiqa_metric(name: str) -> Callable[..., torch.Tensor]:
     require("pi" if name == "nrqm" else name)  # pyiqa would try to download
-    metric: Callable[..., torch.Tensor] = _import_pyiqa().create_metric(name, device="cpu")
+    metric: Callable[..., torch.Tensor] = import_pyiqa().create_metric(name, device="cpu")
     return metric
 
 
-def _import_pyiqa() -> types.ModuleType:
+def import_pyiqa() -> types.ModuleType:
     """pyiqa imports torchvision, whose compiled operators may not load beside a CPU-only torch.
 
     Nothing used here needs them; their schemas must exist for torchvision to import.
