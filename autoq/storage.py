@@ -1,8 +1,8 @@
 """Optuna's side of a study: what was asked for, what runs, how it ended, and the sampler's next suggestion.
 
-The sampler sees a copy in memory and is made anew for every suggestion, seeded from (study seed, trial number). A
-suggestion depends on nothing else than the trials before it, and reaches the storage in one piece: whatever
-interrupts a search, asking again gives the same answer.
+For every suggestion a sampler is made anew, seeded from (study seed, trial number), and looks at a copy of the trials
+in memory. So a suggestion depends on the trials before it and on nothing else (not on what a sampler keeps elsewhere),
+and it reaches the storage in one piece: whatever interrupts a search, asking again gives the same answer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from autoq.errors import InputError, StudyError
+from autoq.errors import InputError, StudyError, unknown
 from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
 from autoq.policy import ROLES, Policy
 from autoq.space import SearchSpace
@@ -45,7 +45,7 @@ class Asked:
 
 
 class TrialStorage:
-    """Numbered trials in an Optuna storage, and their copy in memory that the sampler looks at."""
+    """The numbered trials of a study in an Optuna storage, `backend`."""
 
     def __init__(self, storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> None:
         self._spec, self._space = spec, space
@@ -58,12 +58,15 @@ class TrialStorage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._stored.set_metric_names([_with_unit(objective) for objective in spec.objectives])
-        self._memory = optuna.create_study(storage=optuna.storages.InMemoryStorage(), study_name=name, directions=directions)
+        self._directions = directions
 
     @property
     def count(self) -> int:
         """Trials asked for so far."""
-        return len(self._memory.get_trials(deepcopy=False))
+        return len(self._trials())
+
+    def _trials(self) -> list[optuna.trial.FrozenTrial]:
+        return self._stored.get_trials(deepcopy=False)
 
     def describe(self, attributes: Mapping[str, str]) -> None:
         """What a reader of the storage should know of the study."""
@@ -73,10 +76,11 @@ class TrialStorage:
     def ask(self) -> Asked:
         """The next trial: number, policy; stored as running."""
         number = self.count
-        self._memory.sampler = make_sampler(self._spec.sampler, self._spec.trial.seed, number, self._spec.budget)
-        trial = self._memory.ask()
-        policy = self._space.suggest(trial)
-        asked = self._memory.get_trials(deepcopy=False)[number]
+        sampler = make_sampler(self._spec.sampler, self._spec.trial.seed, number, self._spec.budget)
+        copy = optuna.create_study(directions=self._directions, sampler=sampler)
+        copy.add_trials(self._trials())
+        policy = self._space.suggest(copy.ask())
+        asked = copy.get_trials(deepcopy=False)[number]
         self._stored.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.RUNNING,
@@ -90,42 +94,41 @@ class TrialStorage:
 
     def running(self) -> list[Asked]:
         """Trials that were begun and have not ended."""
-        trials = [trial for trial in self._stored.get_trials(deepcopy=False) if trial.state == TrialState.RUNNING]
+        trials = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
         return [Asked(trial.number, self._policy(trial), trial.user_attrs.get(ATTEMPTS, 1)) for trial in trials]
 
     def set_attempts(self, number: int, attempts: int) -> None:
         """Note how often a running trial was begun."""
-        _trial(self._stored, number).set_user_attr(ATTEMPTS, attempts)
+        self._trial(number).set_user_attr(ATTEMPTS, attempts)
 
     def tell(self, record: Record) -> None:
         """A trial ended."""
-        for study in (self._memory, self._stored):
-            self._finish(study, record)
+        assert record.number is not None
+        trial = self._trial(record.number)
+        for key, value in _outcome(record).items():
+            trial.set_user_attr(key, value)
+        for key, value in self._constraints(record).items():
+            trial.set_constraint(key, value)
+        values = self._values(record) if record.state == "complete" else None
+        self._stored.tell(record.number, values, STATES[record.state])
 
     def load(self, records: Sequence[Record]) -> None:
-        """Bring storage and memory to where the finished trials' records say the study is.
+        """Bring the storage to where the finished trials' records say the study is.
 
-        Trials the storage lacks are added from their record; trials that neither has, but later ones follow, are
-        suggested anew. Raises StudyError when the two contradict each other.
+        Trials it lacks are added from their record; trials that neither has, but later ones follow, are suggested
+        anew. Raises StudyError when the two contradict each other.
         """
         ended = {record.number: record for record in records if record.number is not None}
-        stored = self._stored.get_trials(deepcopy=False)
-        for number in range(max(len(stored), 1 + max(ended, default=-1))):
-            record = ended.get(number)
-            if number >= len(stored) and record is None:
-                self.ask()
-                continue
-            if number >= len(stored):
-                assert record is not None
-                self._stored.add_trial(self._from_record(record))
+        stored = self._trials()
+        for trial in stored:
+            self._check(trial, ended.get(trial.number))
+            if trial.number in ended and trial.state == TrialState.RUNNING:
+                self.tell(ended[trial.number])
+        for number in range(len(stored), 1 + max(ended, default=-1)):
+            if number in ended:
+                self._stored.add_trial(self._from_record(ended[number]))
             else:
-                self._check(stored[number], record)
-            if record is not None and self._state(number) == TrialState.RUNNING:
-                self._finish(self._stored, record)
-            self._memory.add_trial(self._stored.get_trials(deepcopy=False)[number])
-
-    def _state(self, number: int) -> TrialState:
-        return self._stored.get_trials(deepcopy=False)[number].state
+                self.ask()
 
     def _check(self, trial: optuna.trial.FrozenTrial, record: Record | None) -> None:
         if record is None and trial.state.is_finished():
@@ -138,6 +141,10 @@ class TrialStorage:
                 f"study '{self._stored.study_name}': trial {trial.number} has another policy in its storage than in trials.jsonl;"
                 " remove study.db: it is made again from trials.jsonl"
             )
+
+    def _trial(self, number: int) -> optuna.Trial:
+        """A handle on a trial that runs."""
+        return optuna.Trial(self._stored, self._trials()[number]._trial_id)
 
     def _policy(self, trial: optuna.trial.FrozenTrial) -> Policy:
         return self._space.suggest(optuna.trial.FixedTrial(trial.params))
@@ -170,18 +177,6 @@ class TrialStorage:
             constraints=self._constraints(record),
         )
 
-    def _finish(self, study: optuna.Study, record: Record) -> None:
-        assert record.number is not None
-        trial = _trial(study, record.number)
-        for key, value in _outcome(record).items():
-            trial.set_user_attr(key, value)
-        for key, value in self._constraints(record).items():
-            trial.set_constraint(key, value)
-        if record.state == "complete":
-            study.tell(record.number, self._values(record))
-        else:
-            study.tell(record.number, state=STATES[record.state])
-
     def _values(self, record: Record) -> list[float]:
         return [record.values[name] for name in self._spec.objectives]
 
@@ -189,11 +184,6 @@ class TrialStorage:
         if record.state != "complete" or not guarded(self._spec):
             return {}
         return {"quality_guard": QUALITY_GUARD_DB - record.values[PSNR_TO_FLOAT]}
-
-
-def _trial(study: optuna.Study, number: int) -> optuna.Trial:
-    """A handle on a trial that runs."""
-    return optuna.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
 
 
 def guarded(spec: StudySpec) -> bool:
@@ -231,17 +221,27 @@ def make_sampler(name: str, seed: int, number: int, budget: int) -> optuna.sampl
 
 # ------------------------------------------------------------ where trials are stored
 
+FILE = "study.db"
+"""Where a study has no other database, in its folder."""
+
+DATABASES = ("mysql", "postgresql", "sqlite")
+PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""What pip calls a database's Python module, where it has another name."""
+
+PASSWORDS = ("password", "passwd")
+"""Where a URL's query may carry one."""
+
 
 def check_url(url: str) -> None:
     """Raise StudyError if text is no database URL, or one with a password in it: it would be written to files."""
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise StudyError(
             f"storage '{url}': not a database URL; type --storage sqlite:////absolute/path.db or postgresql://user@host/database"
         ) from error
-    if parsed.password is not None:
-        shown = parsed.render_as_string(hide_password=True)
+    if parsed.password is not None or any(key in parsed.query for key in PASSWORDS):
+        shown = parsed.difference_update_query(PASSWORDS).render_as_string(hide_password=True)
         raise StudyError(f"storage '{shown}': has a password in it, which a study would write down; set PGPASSWORD instead")
 
 
@@ -254,14 +254,30 @@ def file_url(path: Path) -> str:
 def _explained(url: str) -> Iterator[None]:
     try:
         yield
-    except (ModuleNotFoundError, NoSuchModuleError) as error:
-        driver = getattr(error, "name", None) or make_url(url).drivername
-        raise StudyError(f"storage '{url}': needs the Python package for '{driver}'; type pip install {driver}") from error
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
-        cause = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines()[0]
+    except NoSuchModuleError as error:
+        raise StudyError(f"storage '{url}': {unknown('database', make_url(url).drivername, DATABASES)}") from error
+    except ImportError as error:
+        module = getattr(error.__cause__, "name", None) or error.name
         raise StudyError(
-            f"storage '{url}': {cause}; give a reachable --storage, or remove a broken file: finished trials are in trials.jsonl"
+            f"storage '{url}': needs the Python package '{module}'; type pip install {PACKAGES.get(module, module)}"
         ) from error
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        cause = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines()[0]
+        raise StudyError(f"storage '{url}': {cause}; {_way_out(url)}") from error
+
+
+def _way_out(url: str) -> str:
+    if Path(make_url(url).database or "").name == FILE:
+        return f"remove {FILE}: it is made again from trials.jsonl"
+    return "make it reachable, or give another --storage, for example sqlite:////absolute/path.db"
+
+
+def check_free(url: str, name: str) -> None:
+    """Raise StudyError if a database cannot be used, or has a study of that name already."""
+    storage = connect(url)
+    with _explained(url):
+        if name in [study.study_name for study in storage.get_all_studies()]:
+            raise StudyError(f"storage '{url}': has a study '{name}' already; give another --study or --storage")
 
 
 def in_memory() -> optuna.storages.BaseStorage:

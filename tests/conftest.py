@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,13 +17,27 @@ from autoq.quantize import Traced, trace
 SHARED = Path(os.environ.get("AUTOQ_SHARED") or Path(__file__).parents[2] / "shared")
 
 
+def missing_here() -> set[str]:
+    """Fixtures that stand for things this machine does not have."""
+    return {name for name, there in (("shared", SHARED.is_dir()), ("chromium", shutil.which("chromium"))) if not there}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without the shared data, tests that need them are left out on a private machine; in CI they run and fail."""
-    if SHARED.is_dir() or os.environ.get("CI"):
+    """Tests that need what a private machine lacks (the shared data, a browser) are left out there; in CI they fail."""
+    missing = missing_here()
+    if os.environ.get("CI"):
         return
-    needing = [item for item in items if "shared" in getattr(item, "fixturenames", ())]
+    needing = [item for item in items if missing.intersection(getattr(item, "fixturenames", ()))]
     config.hook.pytest_deselected(items=needing)
     items[:] = [item for item in items if item not in needing]
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's path."""
+    found = shutil.which("chromium")
+    assert found, "chromium is missing; install it"
+    return found
 
 
 @pytest.fixture(scope="session")

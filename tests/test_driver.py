@@ -1,12 +1,19 @@
-"""A whole search, small: Ray, Optuna, OpenVINO, the report, twice."""
+"""Whole searches, small: Ray, Optuna, OpenVINO, the report; repeated, interrupted, with workers that die."""
+
+from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+
+from autoq.study import Study
 
 SPACE = """
 roles:
@@ -16,55 +23,70 @@ roles:
 """
 
 
+OPTIONS = [
+    "--model", "srresnet", "--scale", "2", "--space", "space.yaml", "--budget", "8", "--steps", "15", "--workers", "1", "--threads", "1",
+    "--frame", "32x24",
+]  # fmt: skip
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-c", "from autoq.cli import main; main()", *arguments]
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "TORCH_HOME": str(folder / "no-metrics")}
+
+
 def autoq(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from autoq.cli import main; main()", *arguments]
-    environment = {**os.environ, "TORCH_HOME": str(folder / "no-metrics")}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    return subprocess.run(
+        command(*arguments), cwd=folder, capture_output=True, text=True, check=False, env=environment(folder), timeout=300
+    )
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command(*arguments), cwd=folder, stdout=pipe, stderr=pipe, text=True, env=environment(folder))
+
+
+def wait_for_lines(search: subprocess.Popen[str], path: Path, count: int) -> None:
+    """Until a running search has finished `count` baselines and trials: lines of its trials.jsonl."""
+    while not path.is_file() or path.read_bytes().count(b"\n") < count:
+        assert search.poll() is None, search.communicate()[1]
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> tuple[Path, list[dict]]:  # type: ignore[type-arg]
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("search")
     (folder / "space.yaml").write_text(SPACE)
-    common = [
-        "search", "--model", "srresnet", "--scale", "2", "--weights", str(tiny_weights), "--space", "space.yaml", "--budget", "5",
-        "--steps", "2", "--workers", "1", "--frame", "32x24", "--json",
-    ]  # fmt: skip
-    documents = []
-    for name, more in (("first", []), ("again", ["--latency-table", "studies/first/latency.json"])):
-        done = autoq(folder, *common, "--study", name, *more)
-        assert done.returncode == 0, done.stderr
-        documents.append(json.loads(done.stdout))
-    return folder, documents
+    return folder
 
 
-def test_budget_baselines_and_front(searched) -> None:  # type: ignore[no-untyped-def]
-    _, (found, _) = searched
-    assert [trial["number"] for trial in found["trials"]] == [0, 1, 2, 3, 4]
-    assert {trial["state"] for trial in found["trials"]} == {"complete"}
-    assert {trial["steps"] for trial in found["trials"]} == {2}
-    assert set(found["baselines"]) == {"float", "8/8/8", "6/6/8", "4/4/8"}
-    assert [objective["name"] for objective in found["objectives"]] == ["size", "latency", "psnr"]
-    assert found["hypervolume"] > 0
-    assert found["front"]
-    sizes = [entry["values"]["size"] for entry in found["front"]]
+@pytest.fixture(scope="module")
+def first(folder: Path, tiny_weights: Path) -> dict:  # type: ignore[type-arg]
+    """The document of a search that nothing disturbs, with one worker; its study is `first`."""
+    done = autoq(folder, "search", *OPTIONS, "--weights", str(tiny_weights), "--json", "--study", "first")
+    assert done.returncode == 0, done.stderr
+    found: dict = json.loads(done.stdout)  # type: ignore[type-arg]
+    return found
+
+
+def test_budget_baselines_and_front(first: dict) -> None:  # type: ignore[type-arg]
+    assert [trial["number"] for trial in first["trials"]] == list(range(8))
+    assert {trial["state"] for trial in first["trials"]} == {"complete"}
+    assert {trial["steps"] for trial in first["trials"]} == {15}
+    assert set(first["baselines"]) == {"float", "8/8/8", "6/6/8", "4/4/8"}
+    assert [objective["name"] for objective in first["objectives"]] == ["size", "latency", "psnr"]
+    assert first["hypervolume"] > 0
+    assert first["front"]
+    sizes = [entry["values"]["size"] for entry in first["front"]]
     assert sizes == sorted(sizes)
 
 
-def test_a_repeated_study_is_equal(searched) -> None:  # type: ignore[no-untyped-def]
-    _, (first, again) = searched
-    keys = ("number", "state", "policy", "values", "steps")
-    assert [[trial[key] for key in keys] for trial in first["trials"]] == [
-        [trial[key] for key in keys] for trial in again["trials"]
-    ]
-    assert first["hypervolume"] == again["hypervolume"]
-
-
-def test_files_left_behind(searched) -> None:  # type: ignore[no-untyped-def]
-    folder, _ = searched
+def test_files_left_behind(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
     study = folder / "studies" / "first"
     assert sorted(path.name for path in study.iterdir()) == ["graph.onnx", "latency.json", "study.db", "study.yaml", "trials.jsonl"]
-    assert len((study / "trials.jsonl").read_text().splitlines()) == 9
+    assert len((study / "trials.jsonl").read_text().splitlines()) == 12
     table = json.loads((study / "latency.json").read_text())
     # head 2 x (body: float or int8, skip8, shared or not) 3 x 2 x 2, and float
     assert len(table["entries"]) == 2 * 3 * 2 * 2 + 1
@@ -74,15 +96,83 @@ def test_files_left_behind(searched) -> None:  # type: ignore[no-untyped-def]
     assert (folder / "reports" / "first.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_existing_study_is_refused(searched) -> None:  # type: ignore[no-untyped-def]
-    folder, _ = searched
+def test_a_study_interrupted_twice_ends_as_an_uninterrupted_one(folder: Path, first: dict, tiny_weights: Path) -> None:  # type: ignore[type-arg]
+    table = "studies/first/latency.json"
+    lines = folder / "studies" / "cut" / "trials.jsonl"
+    search = start(folder, "search", *OPTIONS, "--weights", str(tiny_weights), "--study", "cut", "--latency-table", table)
+    wait_for_lines(search, lines, 6)
+    search.kill()
+    search.communicate()
+    assert search.returncode == -signal.SIGKILL
+    search = start(folder, "search", "--resume", "--study", "cut")
+    wait_for_lines(search, lines, 8)
+    search.send_signal(signal.SIGINT)
+    out, err = search.communicate(timeout=60)
+    assert search.returncode == 130
+    assert out.startswith("front of cut")
+    assert err.splitlines()[-1] == "autoq: interrupted; to continue, type autoq search --resume --study cut"
+    assert "Traceback" not in err
+    assert len(Study.open(folder / "studies" / "cut").records()) < 12, "it was stopped on the way"
+    done = autoq(folder, "search", "--resume", "--study", "cut", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    keys = ("number", "state", "policy", "values", "steps")
+    assert [[trial[key] for key in keys] for trial in found["trials"]] == [
+        [trial[key] for key in keys] for trial in first["trials"]
+    ]
+    assert found["baselines"] == first["baselines"]
+    assert found["hypervolume"] == first["hypervolume"]
+
+
+def test_a_complete_study_resumed_runs_nothing(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
+    before = (folder / "studies" / "first" / "trials.jsonl").read_bytes()
+    done = autoq(folder, "search", "--resume", "--study", "first", "--json", "--budget", "8", "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["front"] == first["front"]
+    assert (folder / "studies" / "first" / "trials.jsonl").read_bytes() == before
+
+
+def test_a_trial_whose_worker_dies_runs_again_and_the_output_stays_clean(
+    folder: Path,
+    first: dict,
+    tiny_weights: Path,  # type: ignore[type-arg]
+) -> None:
+    arguments = [*OPTIONS, "--weights", str(tiny_weights), "--study", "deaths", "--latency-table", "studies/first/latency.json"]
+    search = start(folder, "search", *arguments, "--json")
+    wait_for_lines(search, folder / "studies" / "deaths" / "trials.jsonl", 5)
+    killed = False
+    while not killed and search.poll() is None:
+        for child in psutil.Process(search.pid).children(recursive=True):
+            if not killed and " ".join(child.cmdline()).startswith("ray::ResourceTrainable"):
+                child.kill()
+                killed = True
+    out, err = search.communicate(timeout=200)
+    assert killed
+    assert search.returncode == 0, err
+    assert "its worker process died; it runs again" in err
+    assert "Traceback" not in err
+    assert [trial["values"] for trial in json.loads(out)["trials"]] == [trial["values"] for trial in first["trials"]]
+
+
+def test_a_trial_that_takes_too_long_fails_and_the_study_says_so(folder: Path, first: dict, tiny_weights: Path) -> None:  # type: ignore[type-arg]
+    arguments = [*OPTIONS, "--weights", str(tiny_weights), "--study", "slow", "--latency-table", "studies/first/latency.json"]
+    arguments[arguments.index("--budget") + 1] = "1"
+    arguments[arguments.index("--steps") + 1] = "100000"
+    done = autoq(folder, "search", *arguments, "--timeout", "0.5")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last == "autoq: study 'slow': all 1 trials failed; the last: took longer than the limit of 0.5 s a trial (--timeout)"
+
+
+def test_an_existing_study_is_refused(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
     done = autoq(folder, "search", "--model", "srresnet", "--budget", "1", "--study", "first")
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].endswith("exists already; give another --study NAME, or remove the folder")
+    assert (
+        done.stderr.strip().splitlines()[-1].endswith("exists already; add --resume to continue it, or give another --study NAME")
+    )
 
 
-def test_a_report_is_rebuilt_from_text_files_without_torch(searched) -> None:  # type: ignore[no-untyped-def]
-    folder, _ = searched
+def test_a_report_is_rebuilt_from_text_files_without_torch(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
     code = (
         "import sys; sys.modules['torch'] = None; sys.argv = ['autoq', 'report', 'first', '-o', 'again']\n"
         "from autoq.cli import main; main()"

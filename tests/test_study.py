@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from autoq.errors import StudyError
+from autoq.findings import document, front, hypervolume, reference_point, to_json
 from autoq.policy import Policy
 from autoq.space import bundled_space, load_space
 from autoq.spec import Record, StudySpec, TrialResult, TrialSpec
-from autoq.study import Study, document, front, hypervolume, reference_point, space_facts, study_folder, to_json
+from autoq.study import Study, space_facts, study_folder
 
 SPACE = load_space(bundled_space("srgan"), space_facts("srgan", "openvino-cpu")).to_dict()
 OBJECTIVES = ("size", "latency", "psnr")
@@ -39,8 +40,8 @@ def float_baseline(study: Study) -> None:
 def run(study: Study, count: int) -> list[Record]:
     records = []
     for _ in range(count):
-        number, policy = study.ask()
-        records.append(study.tell(number, result(policy), "words"))
+        asked = study.ask()
+        records.append(study.tell(asked.number, asked.policy, result(asked.policy), "words"))
     return records
 
 
@@ -69,13 +70,13 @@ def test_what_is_told_is_on_disk_and_read_back(tmp_path: Path) -> None:
     study = make(tmp_path / "s")
     float_baseline(study)
     told = run(study, 3)
-    number, _ = study.ask()
-    failed = study.tell(number, TrialResult(state="failed", reason="training diverged"), "")
+    asked = study.ask()
+    failed = study.tell(asked.number, asked.policy, TrialResult(state="failed", reason="training diverged"), "")
     again = Study.open(tmp_path / "s")
     assert again.records()[1:] == [*told, failed]
     assert again.spec == study.spec
     assert again.space == study.space
-    data = json.loads(to_json(document(again, 1.5)))
+    data = json.loads(to_json(document(again.name, again.spec, again.records(), 1.5)))
     assert [trial["number"] for trial in data["trials"]] == [0, 1, 2, 3]
     assert data["trials"][3]["reason"] == "training diverged"
     assert data["baselines"]["float"]["psnr"] == 30.0
@@ -100,17 +101,17 @@ def test_front_and_hypervolume_by_hand(tmp_path: Path) -> None:
 
 def test_quality_guard_keeps_noise_off_the_front(tmp_path: Path) -> None:
     study = make(tmp_path / "s", objectives=("size", "latency", "niqe"))
-    number, policy = study.ask()
-    noisy = study.tell(number, result(policy, niqe=1.0, psnr_to_float=25.0), "")
-    number, policy = study.ask()
-    faithful = study.tell(number, result(policy, niqe=4.0, psnr_to_float=31.0), "")
+    asked = study.ask()
+    noisy = study.tell(asked.number, asked.policy, result(asked.policy, niqe=1.0, psnr_to_float=25.0), "")
+    asked = study.ask()
+    faithful = study.tell(asked.number, asked.policy, result(asked.policy, niqe=4.0, psnr_to_float=31.0), "")
     assert (noisy.feasible, faithful.feasible) == (False, True)
     assert front(study.records(), study.spec.objectives) == [faithful]
 
 
 def test_an_existing_study_is_not_overwritten(tmp_path: Path) -> None:
     make(tmp_path / "s")
-    with pytest.raises(StudyError, match="exists already; give another --study NAME"):
+    with pytest.raises(StudyError, match="exists already; add --resume to continue it, or give another --study NAME"):
         make(tmp_path / "s")
 
 

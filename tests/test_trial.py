@@ -85,7 +85,7 @@ def test_divergence_is_a_failed_trial_with_a_reason(
 
 
 def test_bfloat16_training_works_where_it_is_asked_for(spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "native_bfloat16", lambda: True)
+    monkeypatch.setattr(trial, "native_bfloat16", lambda device: True)
     bench = trial.prepare(spec)
     losses = []
     network = quantize(bench.traced, POLICIES["8/8/8"], bench.statistics, bench.execution)

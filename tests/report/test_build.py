@@ -25,14 +25,15 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
             state="complete", values={"size": size, "latency": ms, "psnr": psnr, "psnr_to_float": 50.0}, seconds=2.0
         )
         study.add_baseline(name, uniform(bits, facts.stages), found, "all int8")
-    number, _ = study.ask()
+    asked = study.ask()
     study.tell(
-        number,
+        asked.number,
+        asked.policy,
         TrialResult(state="complete", values={"size": 5e5, "latency": 30.0, "psnr": 29.0, "psnr_to_float": 40.0}, steps=1),
         "mixed",
     )
-    number, _ = study.ask()
-    study.tell(number, TrialResult(state="failed", reason="<b>diverged</b>"), "")
+    asked = study.ask()
+    study.tell(asked.number, asked.policy, TrialResult(state="failed", reason="<b>diverged</b>"), "")
     html, png = build_report(study, folder / "reports")
     assert png.stat().st_size > 10_000
     return html.read_text()

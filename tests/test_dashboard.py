@@ -1,0 +1,126 @@
+"""Optuna's dashboard on a study: over HTTP, and as a browser shows it while the search runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from autoq.findings import front
+from autoq.study import Study
+from tests.test_driver import OPTIONS, SPACE, command, environment, start, wait_for_lines
+
+ROOT = Path(__file__).parents[1]
+
+
+@contextmanager
+def dashboard(folder: Path, study: str) -> Iterator[str]:
+    """The address of a served study's page."""
+    arguments = command("dashboard", study, "--port", "0")
+    with subprocess.Popen(arguments, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment(folder)) as server:
+        try:
+            assert server.stderr is not None
+            line = server.stderr.readline()
+            assert line.startswith("http://127.0.0.1:"), line + server.stderr.read()
+            yield line.split()[0]
+        finally:
+            server.send_signal(signal.SIGINT)
+            assert server.wait(30) == 0
+
+
+def get(url: str, **headers: str) -> dict:  # type: ignore[type-arg]
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        found: dict = json.load(answer)  # type: ignore[type-arg]
+        return found
+
+
+def shown(chromium: str, url: str, profile: Path) -> str:
+    """The text of a page after its scripts ran."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=30000"]
+    done = subprocess.run(
+        [chromium, *options, f"--user-data-dir={profile}", "--dump-dom", url],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", re.sub(r"<(style|script).*?</\1>", "", done.stdout, flags=re.DOTALL)))
+
+
+def test_a_running_study_in_a_browser(tmp_path: Path, tiny_weights: Path, chromium: str) -> None:
+    (tmp_path / "space.yaml").write_text(SPACE)
+    options = [*OPTIONS, "--weights", str(tiny_weights), "--study", "live"]
+    options[options.index("--budget") + 1] = "500"
+    search = start(tmp_path, "search", *options)
+    try:
+        wait_for_lines(search, tmp_path / "studies" / "live" / "trials.jsonl", 10)
+        with dashboard(tmp_path, "live") as url:
+            before = trials_on_front(tmp_path / "studies" / "live")
+            page = shown(chromium, url, tmp_path / "profile")
+            after = trials_on_front(tmp_path / "studies" / "live")
+            analytics = shown(chromium, f"{url}/analytics", tmp_path / "profile")
+            trial = shown(chromium, f"{url}/trials?numbers=0", tmp_path / "profile")
+        assert search.poll() is None, "the study was running all the while"
+    finally:
+        search.send_signal(signal.SIGINT)
+        search.communicate(timeout=60)
+    best = set(re.findall(r"Trial \d+(?= Objective Values)", page))
+    assert best & (before | after), (best, before, after)
+    assert "baseline 8/8/8 size 8 KiB, latency" in page
+    for name in ("size (bytes)", "latency (ms)", "psnr (dB)"):
+        assert name in analytics
+    record = next(record for record in Study.open(tmp_path / "studies" / "live").records() if record.number == 0)
+    assert f"policy {record.label}" in trial
+    assert f"structure {record.structure}" in trial
+
+
+def trials_on_front(folder: Path) -> set[str]:
+    """As Optuna sees it, which knows no baselines."""
+    study = Study.open(folder)
+    trials = [record for record in study.records() if record.source == "trial"]
+    return {f"Trial {record.number}" for record in front(trials, study.spec.objectives)}
+
+
+def test_a_study_that_came_without_its_database_is_for_reading_only(tmp_path: Path) -> None:
+    shutil.copytree(
+        ROOT / "studies" / "srgan-x4", tmp_path / "studies" / "srgan-x4", ignore=shutil.ignore_patterns("*.db", "ray", "graph.onnx")
+    )
+    with dashboard(tmp_path, "srgan-x4") as url:
+        base = url.partition("/dashboard")[0]
+        study = get(f"{base}/api/studies/0?after=0")
+        assert study["objective_names"] == ["size (bytes)", "latency (ms)", "psnr (dB)"]
+        assert study["directions"] == ["minimize", "minimize", "maximize"]
+        assert len(study["trials"]) == 50
+        best = {f"Trial {trial['number']}" for trial in study["best_trials"]}
+        assert trials_on_front(ROOT / "studies" / "srgan-x4") <= best, "of equal points autoq keeps one, Optuna all"
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(urllib.request.Request(f"{base}/api/studies", method="POST", data=b"{}"), timeout=30)
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            get(f"{base}/api/studies", Host="elsewhere.example:80")
+    assert not (tmp_path / "studies" / "srgan-x4" / "study.db").exists()
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "studies" / "srgan-x4", tmp_path / "studies" / "srgan-x4")
+    with dashboard(tmp_path, "srgan-x4") as url:
+        port = url.split(":")[2].partition("/")[0]
+        done = subprocess.run(
+            command("dashboard", "srgan-x4", "--port", port), cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"autoq: --port '{port}': Address already in use; type --port 0 for a free one\n"
+
+
+def test_the_dashboard_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    code = "import sys; sys.modules['torch'] = sys.modules['ray'] = None; import autoq.dashboard"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,113 @@
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from autoq import terminal
+from autoq.policy import Policy
+from autoq.space import bundled_space, load_space
+from autoq.spec import Record, StudySpec, TrialSpec
+from autoq.study import space_facts
+
+SPEC = StudySpec(
+    trial=TrialSpec(model="srgan"),
+    space=load_space(bundled_space("srgan"), space_facts("srgan", "openvino-cpu")).to_dict(),
+    objectives=("size", "latency", "psnr"),
+    budget=50,
+)
+
+
+def record(number: int, size: float, psnr: float, name: str | None = None, state: str = "complete") -> Record:
+    return Record(
+        number=None if name else number, name=name, source="baseline" if name else "trial", state=state,
+        policy=Policy(()).to_dict(), label="16 16/16/32 16/16 16/16", values={"size": size, "latency": 100.0 + number, "psnr": psnr},
+        reason=None if state == "complete" else "training diverged",
+    )  # fmt: skip
+
+
+def running_view(points: int) -> terminal.View:
+    view = terminal.View()
+    view.begin(Path("studies/srgan-x4-20260101-101112"), SPEC, [record(0, 6e6, 29.4, "float"), record(0, 1.5e6, 29.3, "8/8/8")])
+    for number in range(points):
+        view.started(f"trial {number}", "8 8/8/8 8/8 8/8")
+        view.finished(record(number, 1.4e6 - 1e4 * number, 29.2 - 0.01 * number))
+    view.finished(record(points, 1e6, 0.0, state="failed"))
+    view.started("trial 98", "16 16/16/32 16/16 16/16")
+    view.started("trial 99", "16 16/16/32 16/16 16/16")
+    return view
+
+
+def drawn(view: terminal.View, width: int, height: int) -> list[str]:
+    console = Console(file=io.StringIO(), width=width, height=height, force_terminal=True, color_system=None)
+    console.print(view.render(width, height, view.started_at + 187))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (120, 40), (60, 12)])
+@pytest.mark.parametrize("points", [0, 3, 60])
+def test_the_view_fits_the_terminal(width: int, height: int, points: int) -> None:
+    lines = drawn(running_view(points), width, height)
+    assert all(len(line.rstrip()) <= width for line in lines)
+    assert len(lines) <= height
+
+
+def test_the_view_counts_and_shows_the_front() -> None:
+    lines = drawn(running_view(3), 100, 40)
+    assert lines[0].startswith("srgan x4 on openvino-cpu, study studies/srgan-x4-20260101-101112")
+    assert lines[1].startswith("3 done  2 running  0 stopped  1 failed  of 50   3:07")
+    assert lines[2].startswith("hypervolume 0.")
+    assert "baselines alone 0." in lines[2]
+    text = "\n".join(lines)
+    assert "trial 2" in text
+    assert "1348 KiB" in text, "1.38e6 bytes"
+    assert "29.18 dB" in text
+    assert "running: trial 98 (16 16/16/32 16/16 16/16), trial 99" in text
+
+
+def test_what_does_not_fit_is_counted() -> None:
+    assert any(line.startswith("and ") and line.rstrip().endswith(" more") for line in drawn(running_view(60), 80, 24))
+
+
+def test_remaining_time_follows_the_pace_of_what_has_ended() -> None:
+    ends = [0.0, 10.0, 20.0, 30.0]
+    assert terminal.remaining(ends, left=4, now=35.0) == 4 * 10 - 5
+    assert terminal.remaining(ends, left=0, now=99.0) == 0
+    assert terminal.remaining(ends[:3], left=4, now=25.0) is None
+    slow_start = [0.0, *(100.0 + step for step in range(40))]
+    assert terminal.remaining(slow_start, left=10, now=139.0) == 10
+
+
+def test_sparkline_spans_its_values() -> None:
+    assert terminal.sparkline([0, 3.5, 7]) == "▁▅█"
+    assert terminal.sparkline([2, 2]) == "▁▁"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (187.9, "3:07"), (3727, "1:02:07")])
+def test_clock(seconds: float, text: str) -> None:
+    assert terminal.clock(seconds) == text
+
+
+def test_without_a_terminal_lines_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.progress(quiet=False) as events:
+        assert isinstance(events, terminal.Lines)
+        events.begin(Path("studies/s"), SPEC, [])
+        events.finished(record(4, 1.5e6, 29.3))
+        events.finished(record(5, 1e6, 0.0, state="failed"))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines() == [
+        "study studies/s",
+        "  trial 4  16 16/16/32 16/16 16/16    size 1465 KiB, latency 104.0 ms, psnr 29.30 dB",
+        "  trial 5  16 16/16/32 16/16 16/16    failed: training diverged",
+    ]
+
+
+def test_quiet_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.progress(quiet=True) as events:
+        events.begin(Path("studies/s"), SPEC, [])
+        events.phase("preparing")
+        events.note("something")
+        events.finished(record(4, 1.5e6, 29.3))
+    assert capsys.readouterr() == ("", "")
