@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from autoq.models import model_info
 from autoq.objectives import OBJECTIVES, check_objectives
 from autoq.space import bundled_space, load_space
 from autoq.spec import Device, SamplerName, StudySpec, TrialSpec
-from autoq.storage import check_url
+from autoq.storage import check_free, check_url
 from autoq.study import Study, space_facts, study_folder
 from autoq.targets import target_info
 
@@ -97,7 +98,10 @@ def search(
     events = events or Events()
     table = Path(latency_table) if latency_table else None
     call = command or _call(options)
-    opened = _resume(study, options, table) if resume else _create(study, options, table, events, call)
+    try:
+        opened = _resume(study, options, table) if resume else _create(study, options, table, events, call)
+    except OSError as error:
+        raise InputError(f"cannot read or write '{error.filename}': {error.strerror}; give another path") from error
     from autoq.driver import search as drive
 
     try:
@@ -124,10 +128,10 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         raise InputError("no model given; type --model srgan")
     model, target = options["model"], options.get("target", "openvino-cpu")
     scale = options.get("scale", 4)
-    folder = study_folder(name or f"{model}-x{scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}")
     fields = _fields(options, model, target)
+    folder = study_folder(f"{model}-x{scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}" if name is None else name)
     if "objectives" not in fields:
-        fields["objectives"] = default_objectives(model, events)
+        fields["objectives"] = default_objectives(model)
     fields.setdefault("device", _device("auto"))
     cores = os.cpu_count() or 1
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
@@ -148,7 +152,12 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     spec = spec.model_copy(update={"inputs": input_hashes(spec.trial)})
     if table:
         check_table(table, spec)
-    return Study.create(folder, spec, environment(command), table.model_dump_json(indent=1) if table else None)
+    if spec.storage:
+        check_free(spec.storage, folder.name)
+    study = Study.create(folder, spec, environment(command), table.model_dump_json(indent=1) if table else None)
+    if "objectives" not in options and (reason := why_not_first_choice(model)):
+        events.note(f"quality is {spec.objectives[-1]}: {reason}")
+    return study
 
 
 def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | None) -> Study:
@@ -164,8 +173,9 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         if value != stored[option]:
             flag = "--" + option.replace("_", "-")
             was, given = _difference(stored[option], value)
+            started = f"with {flag} {was}" if stored[option] is not None else f"without {flag}"
             raise StudyError(
-                f"study '{name}' was started with {flag} {was}, given {given}; leave {flag} out to continue it, or give another --study"
+                f"study '{name}' was started {started}, given {given}; leave {flag} out to continue it, or give another --study"
             )
 
     from autoq.trial import input_hashes
@@ -203,17 +213,19 @@ def _fields(options: Mapping[str, Any], model: str, target: str) -> dict[str, An
     return fields
 
 
-def default_objectives(model: str, events: Events) -> tuple[str, ...]:
-    """size, latency and the best quality this machine can measure; says so where that is not the first choice."""
+def default_objectives(model: str) -> tuple[str, ...]:
+    """size, latency and the best quality this machine can measure."""
     from autoq.objectives.quality import why_unavailable
 
-    if not model_info(model).perceptual:
-        return ("size", "latency", "psnr")
-    reasons = {name: why_unavailable(name) for name in QUALITY_ORDER}
-    quality = next(name for name in QUALITY_ORDER if reasons[name] is None)
-    if quality != QUALITY_ORDER[0]:
-        events.note(f"quality is {quality}: {reasons[QUALITY_ORDER[0]]}")
-    return ("size", "latency", quality)
+    order = QUALITY_ORDER if model_info(model).perceptual else ("psnr",)
+    return ("size", "latency", next(name for name in order if why_unavailable(name) is None))
+
+
+def why_not_first_choice(model: str) -> str | None:
+    """Why `default_objectives` are not those with the quality that suits a model best; None where they are."""
+    from autoq.objectives.quality import why_unavailable
+
+    return why_unavailable(QUALITY_ORDER[0]) if model_info(model).perceptual else None
 
 
 def _check_measurable(objectives: tuple[str, ...]) -> None:
@@ -241,7 +253,7 @@ def _device(name: str) -> str:
 def parse_frame(text: str) -> tuple[int, int]:
     """`96x64` -> (96, 64). Raises InputError."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdecimal() and 16 <= int(part) <= 8192 for part in parts):
+    if len(parts) != 2 or not all(re.fullmatch("[0-9]{2,4}", part) and 16 <= int(part) <= 8192 for part in parts):
         raise InputError(f"frame '{text}': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96")
     return int(parts[0]), int(parts[1])
 
@@ -252,8 +264,15 @@ def _difference(before: Any, after: Any, path: str = "") -> tuple[str, str]:
         for key in {**before, **after}:
             if before.get(key) != after.get(key):
                 return _difference(before.get(key), after.get(key), f"{path}.{key}" if path else str(key))
-    shown = [",".join(map(str, value)) if isinstance(value, tuple) else str(value) for value in (before, after)]
-    return (f"{path}: {shown[0]}", f"{path}: {shown[1]}") if path else (shown[0], shown[1])
+    was, given = (f"{path}: {value}" if path else _typed(value) for value in (before, after))
+    return was, given
+
+
+def _typed(value: Any) -> str:
+    """An option's value as it is typed: `size,psnr`, `96x96`."""
+    if not isinstance(value, tuple):
+        return str(value)
+    return ("," if isinstance(value[0], str) else "x").join(map(str, value))
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find the Pareto-best ways to quantize a super-resolution network for a target.",
@@ -38,27 +39,36 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
-def _whole(option: str, least: int, example: int) -> Callable[[str], int]:
+MANY = 1_000_000
+"""The most trials, steps, seconds and GiB that can be asked for."""
+
+MOST_SEED = 2**32 - 1
+MOST_PROCESSES = 1024
+MOST_SCALE = 16
+LAST_PORT = 65535
+
+
+def _whole(option: str, least: int, most: int, example: int) -> Callable[[str], int]:
     """A parser of whole numbers that names the option and what to type."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise InputError(f"{option} '{text}': expected a whole number of {least} or more; type {option} {example}")
+        if not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
+            raise InputError(f"{option} '{text}': expected a whole number from {least} to {most}; type {option} {example}")
         return int(text)
 
     return parse
 
 
 def _number(option: str, unit: str, example: float) -> Callable[[str], float]:
-    """A parser of positive numbers."""
+    """A parser of numbers from a thousandth to MANY."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = 0.0
-        if not 0 < value < float("inf"):
-            raise InputError(f"{option} '{text}': expected {unit}, more than 0; type {option} {example:g}")
+        if not 0.001 <= value <= MANY:
+            raise InputError(f"{option} '{text}': expected {unit}, from 0.001 to {MANY}; type {option} {example:g}")
         return value
 
     return parse
@@ -77,7 +87,8 @@ def _root(
 def search(
     model: Annotated[str | None, typer.Option(help="Network: srgan or srresnet.")] = None,
     scale: Annotated[
-        int | None, typer.Option(parser=_whole("--scale", 1, 4), metavar="N", show_default="4", help="Upscaling factor.")
+        int | None,
+        typer.Option(parser=_whole("--scale", 1, MOST_SCALE, 4), metavar="N", show_default="4", help="Upscaling factor."),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint (.safetensors, .pth); bundled weights if absent.")] = None,
     target: Annotated[str | None, typer.Option(show_default="openvino-cpu", help="Where the result will run.")] = None,
@@ -100,12 +111,12 @@ def search(
     ] = None,
     sampler: Annotated[str | None, typer.Option(show_default="auto", help="auto, tpe, gp, nsga2 or random.")] = None,
     budget: Annotated[
-        int | None, typer.Option(parser=_whole("--budget", 1, 50), metavar="N", show_default="50", help="Policies to try.")
+        int | None, typer.Option(parser=_whole("--budget", 1, MANY, 50), metavar="N", show_default="50", help="Policies to try.")
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            parser=_whole("--steps", 0, 16),
+            parser=_whole("--steps", 0, MANY, 16),
             metavar="N",
             show_default="16",
             help="Training steps of a trial; 0 is post-training quantization.",
@@ -114,7 +125,7 @@ def search(
     workers: Annotated[
         int | None,
         typer.Option(
-            parser=_whole("--workers", 1, 2),
+            parser=_whole("--workers", 1, MOST_PROCESSES, 2),
             metavar="N",
             show_default="one a core, at most 4",
             help="Trials at once, each in a process.",
@@ -122,7 +133,12 @@ def search(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(parser=_whole("--threads", 1, 2), metavar="N", show_default="cores / workers", help="Threads of each trial."),
+        typer.Option(
+            parser=_whole("--threads", 1, MOST_PROCESSES, 2),
+            metavar="N",
+            show_default="cores / workers",
+            help="Threads of each trial.",
+        ),
     ] = None,
     memory: Annotated[
         float | None,
@@ -145,7 +161,9 @@ def search(
     device: Annotated[str | None, typer.Option(show_default="auto", help="Where trials train: auto, cpu or cuda.")] = None,
     seed: Annotated[
         int | None,
-        typer.Option(parser=_whole("--seed", 0, 0), metavar="N", show_default="0", help="Of patches, training and sampler."),
+        typer.Option(
+            parser=_whole("--seed", 0, MOST_SEED, 0), metavar="N", show_default="0", help="Of patches, training and sampler."
+        ),
     ] = None,
     frame: Annotated[
         str | None, typer.Option(metavar="WxH", show_default="96x96", help="Input size latency is measured at, WIDTHxHEIGHT.")
@@ -251,7 +269,12 @@ def report(
     """
     from autoq.api import open_study, write_report
 
-    for path in write_report(open_study(study), output):
+    found = open_study(study)
+    try:
+        paths = write_report(found, output)
+    except OSError as error:
+        raise InputError(f"--output '{output}': {error.strerror}; type --output FOLDER, one that can be written") from error
+    for path in paths:
         typer.echo(str(path))
 
 
@@ -259,8 +282,14 @@ def report(
 def dashboard(
     study: Annotated[str, typer.Argument(help="Name under studies/, or an absolute path.")],
     port: Annotated[
-        int, typer.Option(parser=_whole("--port", 0, 8080), metavar="N", help="Port on 127.0.0.1; 0 takes a free one.")
-    ] = 8080,
+        int | None,
+        typer.Option(
+            parser=_whole("--port", 0, LAST_PORT, 8080),
+            metavar="N",
+            show_default="8080, or a free one",
+            help="Port on 127.0.0.1; 0 takes a free one.",
+        ),
+    ] = None,
 ) -> None:
     """Show a study, finished or running, in Optuna's dashboard, for this machine's browsers only, until Ctrl-C.
 
@@ -292,8 +321,12 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="One JSON document 
 
 
 def _hear_signals() -> None:
-    """The first Ctrl-C (or SIGTERM) ends cleanly, the second at once."""
+    """The first Ctrl-C (or SIGTERM) ends cleanly, the second at once.
+
+    Python swallows what a handler raises while a finalizer runs; then the signal is sent again a little later.
+    """
     heard = 0
+    report = sys.unraisablehook
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal heard
@@ -302,6 +335,15 @@ def _hear_signals() -> None:
             os._exit(130)
         raise KeyboardInterrupt
 
+    def swallowed(unraisable: Any) -> None:
+        nonlocal heard
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            report(unraisable)
+            return
+        heard = 0
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    sys.unraisablehook = swallowed
     signal.signal(signal.SIGINT, handle)
     signal.signal(signal.SIGTERM, handle)
 
@@ -309,27 +351,35 @@ def _hear_signals() -> None:
 def _usage(error: Any) -> str:
     """Click's complaint in one line that ends with what to type."""
     context = error.ctx
-    help_line = f"{context.command_path if context else 'autoq'} --help"
+    command = context.command_path if context else " ".join(["autoq", *(word for word in sys.argv[1:2] if word[:1] != "-")])
+    help_line = f"{command} --help"
     name = getattr(error, "option_name", None)
     if name and name.startswith("-") and getattr(error, "possibilities", None) is not None:
         known = [option for parameter in context.command.params for option in parameter.opts] if context else []
         return f"no option '{name}'.{suggest(name, known)} Type {help_line}"
-    return f"{' '.join(error.format_message().split()).rstrip('.')}; type {help_line}"
+    said = error.format_message().rstrip(".")
+    return f"{said}{' Type' if said.endswith('?') else '; type'} {help_line}"
+
+
+def _line(text: str) -> str:
+    """A message in one line: space for any white space, an escape for what a terminal would act on."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 bad input (one line), 130 interrupted."""
     try:
         _hear_signals()
-        code = app(standalone_mode=False)
+        code = app(prog_name="autoq", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except _UsageError as error:
-        print(f"autoq: {_usage(error)}", file=sys.stderr)
+        print(f"autoq: {_line(_usage(error))}", file=sys.stderr)
         sys.exit(2)
     except AutoqError as error:
-        print(f"autoq: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"autoq: {_line(str(error))}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         print("autoq: interrupted", file=sys.stderr)

@@ -12,7 +12,7 @@ from autoq.storage import connect
 from autoq.study import Study
 
 HOST = "127.0.0.1"
-LAST_PORT = 65535
+USUAL_PORT = 8080
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -26,29 +26,36 @@ class _Silent(WSGIRequestHandler):
         pass
 
 
-def serve(study: Study, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until interrupted; `ready` is called with the page's address. port 0 takes a free one.
+def serve(study: Study, port: int | None, ready: Callable[[str], None]) -> None:
+    """Serve until interrupted; `ready` is called with the page's address.
+
+    port: 0 takes a free one; None takes USUAL_PORT, or a free one where that is taken.
 
     Reads the study's storage, so a running study shows what it has so far; a study that came without its database
     is built from trials.jsonl in memory. Raises InputError when the port cannot be had, StudyError for a storage that
     cannot be read.
     """
-    if port > LAST_PORT:
-        raise InputError(f"--port '{port}': expected 0 to {LAST_PORT}; type --port 8080")
     from optuna_dashboard import wsgi
 
     database = study.spec.storage is not None or study.database_path.is_file()
     storage = connect(study.storage_url) if database else study.to_storage().backend
-    try:
-        server = make_server(HOST, port, _reading(wsgi(storage)), server_class=_Server, handler_class=_Silent)
-    except OSError as error:
-        raise InputError(f"--port '{port}': {error.strerror}; type --port 0 for a free one") from error
-    with server:
+    with _listen(wsgi(storage), port) as server:
         ready(f"http://{HOST}:{server.server_port}/dashboard/studies/{_number(storage, study.name)}")
         try:
             server.serve_forever()
         except KeyboardInterrupt:
             return
+
+
+def _listen(application: Application, port: int | None) -> WSGIServer:
+    try:
+        return make_server(
+            HOST, USUAL_PORT if port is None else port, _reading(application), server_class=_Server, handler_class=_Silent
+        )
+    except OSError as error:
+        if port is None:
+            return _listen(application, 0)
+        raise InputError(f"--port '{port}': {error.strerror}; type --port 0 for a free one") from error
 
 
 def _number(storage: Any, name: str) -> int:

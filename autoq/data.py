@@ -54,17 +54,19 @@ def read_image(path: Path) -> Image:
             if file.mode not in ("RGB", "L", "P"):
                 raise DataError(f"image '{path}': expected 8-bit RGB or grey, found mode {file.mode}; convert it to 8-bit RGB")
             return Image(path.stem, np.asarray(file.convert("RGB")))
-    except (OSError, PIL.Image.DecompressionBombError) as error:
-        raise DataError(f"image '{path}': not readable ({str(error).splitlines()[0]})") from error
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise DataError(f"image '{path}': not readable ({reason}); mend it, or take it out of the folder") from error
 
 
 def image_files(folder: Path) -> list[Path]:
     """The image files of a folder, by name. Raises DataError when there are none."""
     if not folder.is_dir():
-        raise DataError(f"image folder '{folder}': no such folder; give a folder of {', '.join(sorted(SUFFIXES))} files")
+        found = "not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"image folder '{folder}': {found}; give a folder of {', '.join(sorted(SUFFIXES))} files")
     paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise DataError(f"image folder '{folder}': holds no image; expected {', '.join(sorted(SUFFIXES))} files")
+        raise DataError(f"image folder '{folder}': holds no image; give a folder of {', '.join(sorted(SUFFIXES))} files")
     return paths
 
 
@@ -112,7 +114,8 @@ def make_pair(image: Image, scale: int) -> Pair:
     """Cut an image to a multiple of `scale` and reduce it by bicubic, rounded to 8 bits, as MATLAB's imresize does."""
     height, width = (size - size % scale for size in image.pixels.shape[:2])
     if min(height, width) < 8 * scale:
-        raise DataError(f"image '{image.name}': {image.pixels.shape[1]}x{image.pixels.shape[0]} is too small for x{scale}")
+        size = f"{image.pixels.shape[1]}x{image.pixels.shape[0]}"
+        raise DataError(f"image '{image.name}': {size} is too small for x{scale}; give images of {8 * scale}x{8 * scale} or more")
     high = image.pixels[:height, :width]
     return Pair(image.name, high, resize(high, height // scale, width // scale))
 
@@ -179,7 +182,10 @@ def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
     random = np.random.default_rng([plan.seed, 1])
     fitting = [pair.low for pair in pairs if min(pair.low.shape[:2]) >= plan.side]
     if not fitting:
-        raise DataError(f"no training image holds a {plan.side}x{plan.side} low-resolution patch; give larger images with --data")
+        names = f"'{pairs[0].name}' and {len(pairs) - 1} more" if len(pairs) > 1 else f"'{pairs[0].name}'"
+        raise DataError(
+            f"training images {names}: too small for a {plan.side}x{plan.side} low-resolution patch; give larger images with --data"
+        )
     patches = []
     for which in random.permutation(np.arange(plan.pool) % len(fitting)):
         low = fitting[which]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Protocol, cast
 
 import yaml
 
-from autoq.errors import PolicyError, SpaceError, suggest
+from autoq.errors import PolicyError, SpaceError, suggest, unknown
 from autoq.policy import FLOAT, ROLES, Policy, Role, StageQuant, TensorQuant
 
 FOLDERS = (Path(__file__).parent / "search_spaces", Path(__file__).parent.parent / "search_spaces")
@@ -197,15 +198,34 @@ def bundled_space(model: str) -> Path:
     raise SpaceError(f"no search space is bundled for '{model}'; write one and give --space FILE")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe part. A key given twice is an error; else the last one would win, unnoticed."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
 def load_space(path: Path, facts: SpaceFacts) -> SearchSpace:
     """Read and validate a space file. Raises SpaceError naming the key, what was expected and what to type."""
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise SpaceError(f"{path}: {error.strerror or error}; give --space an existing YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SpaceError(f"{path}: not YAML ({' '.join(str(error).split())})") from error
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # tags raise what they like
+        raise SpaceError(f"{path}: not YAML ({_problem(error)}); autoq space {facts.model} prints a file to start from") from error
     return parse_space(data, facts, str(path))
+
+
+def _problem(error: Exception) -> str:
+    """A YAML error in one line, with the place."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error).splitlines()[0]
 
 
 def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
@@ -213,32 +233,39 @@ def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
     _check_keys(data, ("model", "roles", "stages", "output"), where, "")
     if data.get("model", facts.model) != facts.model:
         raise SpaceError(
-            f"{where}: model: this space is for '{data['model']}', the search is for '{facts.model}'; give --space FILE"
+            f"{where}: model: this space is for '{_shown(data['model'])}', the search is for '{facts.model}'; give --space FILE"
         )
-    roles = data.get("roles") or {}
-    _check_keys(roles, ROLES, where, "roles")
-    overrides = data.get("stages") or {}
-    _check_keys(overrides, tuple(facts.stages), where, "stages", f"{facts.model} has no stage")
+    roles = _section(data, "roles", ROLES, where, "")
+    common = {role: _section(roles, role, FIELDS, where, "roles") for role in ROLES}
+    overrides = _section(data, "stages", facts.stages, where, "", f"{facts.model} has no stage")
     choices: dict[str, dict[Role, Choices]] = {}
     for stage, present in facts.stages.items():
-        own = overrides.get(stage) or {}
-        _check_keys(own, present, where, f"stages.{stage}", f"stage '{stage}' of {facts.model} has no role")
+        own = _section(overrides, stage, present, where, "stages", f"stage '{stage}' of {facts.model} has no role")
+        fields = {role: _section(own, role, FIELDS, where, f"stages.{stage}") for role in present}
         choices[stage] = {
-            role: _choices(
-                {**DEFAULTS[role], **(roles.get(role) or {}), **(own.get(role) or {})}, role, facts, f"{where}: {stage}.{role}"
-            )
+            role: _choices({**DEFAULTS[role], **common[role], **fields[role]}, role, facts, f"{where}: {stage}.{role}")
             for role in present
         }
     output = data.get("output", "float")
     if output != "float":
-        raise SpaceError(f"{where}: output: '{output}': {facts.target} gives float; expected float")
+        raise SpaceError(f"{where}: output: '{_shown(output)}': {facts.target} gives float; type output: float")
     return SearchSpace(facts, choices, output)
+
+
+def _section(
+    data: Mapping[str, Any], key: str, known: Iterable[str], where: str, path: str, complaint: str = "unknown key"
+) -> Mapping[str, Any]:
+    """The mapping under a key; empty where the key is absent or has nothing after it."""
+    section: Mapping[str, Any] = {} if data.get(key) is None else data[key]
+    _check_keys(section, known, where, f"{path}.{key}" if path else key, complaint)
+    return section
 
 
 def _check_keys(data: Any, known: Iterable[str], where: str, path: str, complaint: str = "unknown key") -> None:
     known = tuple(known)
     if not isinstance(data, Mapping):
-        raise SpaceError(f"{where}: {path or 'file'}: expected a mapping with {', '.join(known)}")
+        found = f"'{_shown(data)}'" if data is not None else "nothing"
+        raise SpaceError(f"{where}: {path or 'file'}: found {found}, expected a mapping with {', '.join(known)}")
     for key in data:
         if key not in known:
             full = f"{path}.{key}" if path else str(key)
@@ -246,24 +273,33 @@ def _check_keys(data: Any, known: Iterable[str], where: str, path: str, complain
 
 
 def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str) -> Choices:
-    _check_keys(data, FIELDS, where, "")
     if "bits" not in data:
         raise SpaceError(f"{where}: no bits; give bits: [4, 8] or bits: 8")
     lists = {field: value if isinstance(value := data[field], list) else [value] for field in FIELDS}
+    for field, values in lists.items():
+        if not values:
+            raise SpaceError(f"{where}.{field}: an empty list allows nothing; give at least one value")
     for field, known in (("quantizer", tuple(facts.quantizers)), ("clipping", facts.clippings)):
         for name in lists[field]:
             if name not in known:
-                raise SpaceError(f"{where}.{field}: '{name}' ({', '.join(known)}).{suggest(str(name), known)}")
+                raise SpaceError(f"{where}.{field}: {unknown(field, _shown(name), known)}")
     for field, expected in ALLOWED[role].items():
-        if len(lists[field]) != 1 or lists[field][0] not in expected:
-            names = " or ".join(str(value).lower() for value in expected)
-            raise SpaceError(f"{where}.{field}: {facts.target} executes {names} only, found {data[field]}")
+        if len(lists[field]) != 1 or not any(
+            lists[field][0] == value and type(lists[field][0]) is type(value) for value in expected
+        ):
+            names = [str(value).lower() for value in expected]
+            raise SpaceError(
+                f"{where}.{field}: {facts.target} executes {' or '.join(names)} only, found '{_shown(data[field])}';"
+                f" type {field}: {names[0]}"
+            )
     for bits in lists["bits"]:
         _check_bits(bits, lists["quantizer"], facts, f"{where}.bits")
-    if not all(lists.values()):
-        raise SpaceError(f"{where}: an empty list allows nothing; give at least one value")
+    for field, values in lists.items():
+        for value in values:
+            if values.count(value) > 1:
+                raise SpaceError(f"{where}.{field}: '{value}' is listed twice; list it once")
     return Choices(
-        tuple(sorted(set(lists["bits"]))),
+        tuple(sorted(lists["bits"])),
         tuple(lists["quantizer"]),
         tuple(lists["clipping"]),
         lists["granularity"][0],
@@ -273,7 +309,7 @@ def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str)
 
 def _check_bits(bits: Any, quantizers: list[str], facts: SpaceFacts, where: str) -> None:
     if not isinstance(bits, int) or isinstance(bits, bool):
-        raise SpaceError(f"{where}: '{bits}': expected whole numbers, 1 to 16, or 32 for float")
+        raise SpaceError(f"{where}: '{_shown(bits)}': expected whole numbers, 1 to 16, or 32 for float")
     try:
         TensorQuant(bits)
     except PolicyError as error:
@@ -282,3 +318,8 @@ def _check_bits(bits: Any, quantizers: list[str], facts: SpaceFacts, where: str)
         if bits <= facts.integer_bits and bits not in facts.quantizers[name]:
             widths = facts.quantizers[name]
             raise SpaceError(f"{where}: {bits}: quantizer '{name}' has {widths[0]} to {widths[-1]} bits")
+
+
+def _shown(value: Any) -> str:
+    """A value of the file as an error shows it: a long or deep one shortened."""
+    return value if isinstance(value, str) else reprlib.repr(value)

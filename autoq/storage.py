@@ -225,7 +225,7 @@ FILE = "study.db"
 """Where a study has no other database, in its folder."""
 
 DATABASES = ("mysql", "postgresql", "sqlite")
-PACKAGES = {"psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
 """What pip calls a database's Python module, where it has another name."""
 
 PASSWORDS = ("password", "passwd")
@@ -257,12 +257,13 @@ def _explained(url: str) -> Iterator[None]:
     except NoSuchModuleError as error:
         raise StudyError(f"storage '{url}': {unknown('database', make_url(url).drivername, DATABASES)}") from error
     except ImportError as error:
-        module = getattr(error.__cause__, "name", None) or error.name
+        module = str(getattr(error.__cause__, "name", None) or error.name)
         raise StudyError(
             f"storage '{url}': needs the Python package '{module}'; type pip install {PACKAGES.get(module, module)}"
         ) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-        cause = str(getattr(error, "orig", None) or error.__cause__ or error).splitlines()[0]
+        origins = (getattr(each, "orig", None) for each in (error, error.__cause__))
+        cause = str(next(filter(None, origins), error)).splitlines()[0].split(". ")[0]
         raise StudyError(f"storage '{url}': {cause}; {_way_out(url)}") from error
 
 

@@ -70,17 +70,17 @@ def test_bundled_space_is_valid_and_writes_itself_back(model: str) -> None:
         ("stages: {bdoy: {}}", "stages.bdoy: srgan has no stage 'bdoy' (feature_extraction, body, upsampling, reconstruction)."
          " Did you mean 'body'?"),
         ("stages: {upsampling: {skip: {bits: 8}}}", "stages.upsampling.skip: stage 'upsampling' of srgan has no role 'skip' (weight, activation)."),
-        ("roles: {weight: {bit: 8}}", "feature_extraction.weight: bit: unknown key 'bit'"
+        ("roles: {weight: {bit: 8}}", "roles.weight.bit: unknown key 'bit'"
          " (bits, quantizer, clipping, granularity, signed). Did you mean 'bits'?"),
         ("roles: {weight: {bits: 8}}", "body.activation: no bits; give bits: [4, 8] or bits: 8"),
         ("roles: {weight: {bits: eight}}", "feature_extraction.weight.bits: 'eight': expected whole numbers, 1 to 16, or 32 for float"),
         ("roles: {weight: {bits: 1}}", "feature_extraction.weight.bits: 1: quantizer 'minmax' has 2 to 16 bits"),
-        ("roles: {weight: {bits: 8, quantizer: lqs}}", "feature_extraction.weight.quantizer: 'lqs' (minmax, lsq). Did you mean 'lsq'?"),
-        ("roles: {weight: {bits: []}}", "feature_extraction.weight: an empty list allows nothing; give at least one value"),
+        ("roles: {weight: {bits: 8, quantizer: lqs}}", "feature_extraction.weight.quantizer: unknown quantizer 'lqs' (known: lsq, minmax). Did you mean 'lsq'?"),
+        ("roles: {weight: {bits: []}}", "feature_extraction.weight.bits: an empty list allows nothing; give at least one value"),
         ("model: edsr", "model: this space is for 'edsr', the search is for 'srgan'; give --space FILE"),
-        ("roles: {weight: {bits: 8, signed: false}}", "feature_extraction.weight.signed: openvino-cpu executes true only, found False"),
+        ("roles: {weight: {bits: 8, signed: false}}", "feature_extraction.weight.signed: openvino-cpu executes true only, found 'False'; type signed: true"),
         ("output: int4", "body.activation: no bits; give bits: [4, 8] or bits: 8"),
-        ("[1, 2]", "file: expected a mapping with model, roles, stages, output"),
+        ("[1, 2]", "file: found '[1, 2]', expected a mapping with model, roles, stages, output"),
     ],
 )  # fmt: skip
 def test_malformed_space(text: str, message: str) -> None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoq.errors import WeightsError
 
 StateDict = dict[str, Tensor]
+TORCH_STARTS = (b"PK", b"\x80")
+"""How the files of torch.save begin: a zip archive, before torch 1.6 a pickle."""
+
+KEYS_SHOWN = 3
+ASK = "give --weights a .safetensors or .pth file"
+
 Layout = Callable[[StateDict], tuple[dict[str, Any], StateDict] | None]
 """A published key layout: state dict -> (constructor arguments, our state dict), or None if it is not that layout."""
 
@@ -23,34 +29,52 @@ Layout = Callable[[StateDict], tuple[dict[str, Any], StateDict] | None]
 def read_state_dict(path: Path) -> StateDict:
     """Tensors of a .safetensors or .pth / .pt file, float32. Never executes code from the file.
 
-    Raises WeightsError when the file is missing, is a pickled module, or holds no state dict.
+    Raises WeightsError when the file is missing, damaged, or a pickled module, or holds no state dict.
     """
     if not path.is_file():
-        raise WeightsError(f"weights '{path}': no such file; give --weights a .safetensors or .pth file")
+        raise WeightsError(f"weights '{path}': {'a folder' if path.is_dir() else 'no such file'}; {ASK}")
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
+        loaded = _load(path)
+    except WeightsError:
+        raise
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"weights '{path}': a pickled Python object, and loading it would run its code; expected a state dict;"
             " where you trust it, save torch.save(model.state_dict(), FILE) there and give that FILE"
         ) from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"weights '{path}': not a readable checkpoint ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # torch raises nearly anything for a damaged file
+        reason = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
+        raise WeightsError(f"weights '{path}': not a readable checkpoint ({reason}); {ASK}") from error
     for wrapper in ("params_ema", "params", "state_dict"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
             break
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(f"weights '{path}': expected a state dict of tensors, found {type(loaded).__name__}")
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(f"weights '{path}': expected a state dict of tensors, found {type(loaded).__name__}; {ASK} with one")
+    for key, value in loaded.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            found = f"{type(value).__name__} under '{key}'"
+            raise WeightsError(f"weights '{path}': expected a state dict of tensors, found {found}; {ASK} with one")
     return {key: value.float() if value.is_floating_point() else value for key, value in loaded.items()}
+
+
+def _load(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    with path.open("rb") as file:
+        if not file.read(2).startswith(TORCH_STARTS):
+            raise WeightsError(f"weights '{path}': not a checkpoint; {ASK}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of unusual pickles, which are judged by what is in them
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], path: Path, layouts: list[Layout]) -> nn.Module:
     """Build the network a checkpoint belongs to, with exactly its tensors.
 
     factory(**arguments) is the network in our own layout; `layouts` are tried first. BN's
-    `num_batches_tracked` is not a weight and may be absent. Raises WeightsError that lists missing,
-    extra and misshapen keys.
+    `num_batches_tracked` is not a weight and may be absent. Raises WeightsError that names missing,
+    extra and misshapen keys, or the tensor that does not hold finite numbers.
     """
     state = read_state_dict(path)
     arguments = dict(arguments)
@@ -69,7 +93,7 @@ def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], 
     expected = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
     given = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     problems = [
-        f"{len(keys)} {what}: {', '.join(keys)}"
+        f"{len(keys)} {what}: {_first(keys)}"
         for what, keys in (
             ("missing", [key for key in expected if key not in given]),
             ("unexpected", [key for key in given if key not in expected]),
@@ -79,9 +103,28 @@ def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], 
     ]
     if problems:
         network = f"{type(model).__name__}({_describe(arguments)})"
-        raise WeightsError(f"weights '{path}' do not fit {network}: {'; '.join(problems)}")
+        raise WeightsError(
+            f"weights '{path}' do not fit {network}: {'; '.join(problems)}; give --weights that network's, or another --model"
+        )
+    for key, value in given.items():
+        if found := _no_number(value):
+            raise WeightsError(
+                f"weights '{path}': tensor '{key}' holds {found}, expected finite float numbers; give --weights another checkpoint"
+            )
     model.load_state_dict(given, strict=False)
     return model.eval()
+
+
+def _no_number(tensor: Tensor) -> str | None:
+    """What a tensor holds that is no weight; None where all is well."""
+    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+        return f"{tensor.dtype} ({tensor.layout})"
+    return None if torch.isfinite(tensor).all() else "NaN or infinity"
+
+
+def _first(keys: list[str]) -> str:
+    more = f" and {len(keys) - KEYS_SHOWN} more" if len(keys) > KEYS_SHOWN else ""
+    return ", ".join(keys[:KEYS_SHOWN]) + more
 
 
 def _describe(arguments: Mapping[str, Any]) -> str:
@@ -90,21 +133,30 @@ def _describe(arguments: Mapping[str, Any]) -> str:
 
 def own_srresnet(state: StateDict) -> tuple[dict[str, Any], StateDict] | None:
     """Our own layout of SRResNet; scale, depth and width are read from the keys."""
-    if "head.0.weight" not in state or "tail.weight" not in state:
+    features = _features(state, "head.0.weight")
+    if features is None or "tail.weight" not in state:
         return None
-    blocks = 1 + max((int(m[1]) for key in state if (m := re.match(r"body\.(\d+)\.", key))), default=-1)
+    blocks = {m[1] for key in state if (m := re.match(r"body\.(\d+)\.", key))}
     return {
         "scale": 4 if "up.3.weight" in state else 2,
-        "blocks": blocks,
-        "features": state["head.0.weight"].shape[0],
+        "blocks": len(blocks),
+        "features": features,
     }, state
+
+
+def _features(state: StateDict, key: str) -> int | None:
+    """Channels of the first layer, a 9x9 convolution of RGB; None where it is no such layer."""
+    if key not in state or state[key].shape[1:] != (3, 9, 9) or not len(state[key]):
+        return None
+    return len(state[key])
 
 
 def leftthomas_srgan(state: StateDict) -> tuple[dict[str, Any], StateDict] | None:
     """The public SRGAN of github.com/leftthomas/SRGAN: block1 is the head, then residual blocks, then fuse, upsampling, tail."""
-    if "block1.0.weight" not in state or "block2.conv1.weight" not in state:
-        return None
+    features = _features(state, "block1.0.weight")
     numbers = sorted({int(m[1]) for key in state if (m := re.match(r"block(\d+)\.", key))})
+    if features is None or len(numbers) < 4 or numbers != list(range(1, len(numbers) + 1)):
+        return None
     fuse, last = numbers[-2], numbers[-1]
     shuffles = len({m[1] for key in state if (m := re.match(rf"block{last}\.(\d+)\.conv\.weight", key))})
     renamed = {}
@@ -131,7 +183,7 @@ def leftthomas_srgan(state: StateDict) -> tuple[dict[str, Any], StateDict] | Non
     return {
         "scale": 2**shuffles,
         "blocks": fuse - 2,
-        "features": state["block1.0.weight"].shape[0],
+        "features": features,
         "fuse": "prelu",
         "output": "tanh",
     }, renamed

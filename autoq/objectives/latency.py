@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoq.errors import InputError
 from autoq.policy import ROLES, Policy, StageQuant
@@ -38,7 +38,7 @@ class Entry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     structure: str
-    ms: float
+    ms: float = Field(gt=0, allow_inf_nan=False)
     samples: tuple[float, ...]
 
 
@@ -67,7 +67,7 @@ class LatencyTable(BaseModel):
         for name, found, wanted in (
             ("model", self.model, model),
             ("target", self.target, target),
-            ("frame", self.frame, frame),
+            ("frame", "{}x{}".format(*self.frame), "{}x{}".format(*frame)),
             ("threads", self.threads, threads),
         ):
             if found != wanted:

@@ -57,7 +57,8 @@ def test_missing_extra_and_misshapen_keys_are_listed(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as error:
         build_model("srresnet", 2, tmp_path / "odd.safetensors")
     assert str(error.value).endswith(
-        "do not fit SRResNet(scale=2, blocks=1, features=8): 1 missing: fuse.0.bias; 1 unexpected: extra.weight; 1 misshapen: tail.bias"
+        "do not fit SRResNet(scale=2, blocks=1, features=8): 1 missing: fuse.0.bias; 1 unexpected: extra.weight; 1 misshapen: tail.bias;"
+        " give --weights that network's, or another --model"
     )
 
 

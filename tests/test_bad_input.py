@@ -1,0 +1,699 @@
+"""Whatever is typed wrongly ends in one line that says what to type, with exit code 2, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import os
+import random
+import shutil
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import PIL.Image
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+from autoq.errors import SpaceError
+from autoq.models.srresnet import SRResNet
+from autoq.space import bundled_space, load_space, parse_space
+from autoq.spec import StudySpec, TrialResult, TrialSpec
+from autoq.study import Study, space_facts
+from tests.test_cli import run
+
+SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff"
+ASK_WEIGHTS = "give --weights a .safetensors or .pth file"
+FACTS = space_facts("srresnet", "openvino-cpu")
+MODEL = ["search", "--model", "srresnet"]
+RESUME = ["search", "--resume", "--study"]
+
+Refused = Callable[[list[str], str], None]
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Refused:
+    """Check in an own folder that a command line is refused with one line, and that no file comes or goes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("autoq.trial.has_gpu", lambda: False)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-metrics"))
+
+    def check(arguments: list[str], message: str) -> None:
+        before = sorted(tmp_path.rglob("*"))
+        assert run(capsys, monkeypatch, *arguments) == (2, "", f"autoq: {message}\n")
+        assert sorted(tmp_path.rglob("*")) == before
+
+    return check
+
+
+def case(name: str, *values: Any) -> Any:
+    return pytest.param(*values, id=name)
+
+
+def whole(option: str, text: str, span: str, example: int) -> Any:
+    """A case: --option text is no whole number of its span."""
+    message = f"--{option} '{text}': expected a whole number from {span}; type --{option} {example}"
+    arguments = ["dashboard", "s"] if option == "port" else MODEL
+    return case(f"{option}-{text[:8] or 'empty'}", [*arguments, f"--{option}", text], message)
+
+
+def number(option: str, text: str, unit: str, example: int) -> Any:
+    """A case: --option text is no number that can be waited for or held."""
+    message = f"--{option} '{text}': expected {unit}, from 0.001 to 1000000; type --{option} {example}"
+    return case(f"{option}-{text or 'empty'}", [*MODEL, f"--{option}", text], message)
+
+
+# ------------------------------------------------------------ the command line
+
+PARSING = [
+    case("nothing", [], "Missing command; type autoq --help"),
+    case("command-near", ["serch"], "No such command 'serch'. Did you mean 'search'? Type autoq --help"),
+    case("command-far", ["zzz"], "No such command 'zzz'; type autoq --help"),
+    case("option-near", [*MODEL, "--budgt", "3"], "no option '--budgt'. Did you mean '--budget'? Type autoq search --help"),
+    case("option-far", [*MODEL, "--zzz"], "no option '--zzz'. Type autoq search --help"),
+    case("option-short", [*MODEL, "-x"], "No such option: -x; type autoq search --help"),
+    case("option-of-a-flag", [*MODEL, "--json=1"], "Option '--json' does not take a value; type autoq search --help"),
+    case("value-missing", [*MODEL, "--budget"], "Option '--budget' requires an argument; type autoq search --help"),
+    case("argument-missing", ["report"], "Missing argument 'study'; type autoq report --help"),
+    case("argument-extra", [*MODEL, "extra"], "Got unexpected extra argument(s) (extra); type autoq search --help"),
+    case(
+        "newline",
+        [*MODEL, "--budget", "5\n6"],
+        "--budget '5 6': expected a whole number from 1 to 1000000; type --budget 50",
+    ),
+    case(
+        "control-characters",
+        [*MODEL, "--sampler", "tpe\x1b[31m\x07"],
+        "unknown sampler 'tpe\\x1b[31m\\x07' (known: auto, gp, nsga2, random, tpe).",
+    ),
+    case(
+        "newline-in-an-option", [*MODEL, "--bud\nget"], "no option '--bud get'. Did you mean '--budget'? Type autoq search --help"
+    ),
+    *(whole("budget", text, "1 to 1000000", 50) for text in ("x", "0", "-1", "1.5", "", "1000001", "9" * 5000)),
+    *(whole("steps", text, "0 to 1000000", 16) for text in ("x", "-1", "1.5", "9" * 30)),
+    *(whole("workers", text, "1 to 1024", 2) for text in ("0", "-2", "9999")),
+    *(whole("threads", text, "1 to 1024", 2) for text in ("0", "two", "9999")),
+    *(whole("seed", text, "0 to 4294967295", 0) for text in ("-1", "0x10", "4294967296")),
+    *(whole("scale", text, "1 to 16", 4) for text in ("0", "4.0", "99")),
+    *(whole("port", text, "0 to 65535", 8080) for text in ("-1", "http", "65536")),
+    *(number("memory", text, "GiB", 4) for text in ("4GB", "0", "-1", "nan", "inf", "1e300")),
+    *(number("timeout", text, "seconds", 600) for text in ("", "0", "-1", "1e-9", "1e400")),
+]
+
+OPTIONS = [
+    case("no-model", ["search"], "no model given; type --model srgan"),
+    case("model-near", ["search", "--model", "sragn"], "unknown model 'sragn' (known: srgan, srresnet). Did you mean 'srgan'?"),
+    case("model-far", ["space", "xlsr"], "unknown model 'xlsr' (known: srgan, srresnet)."),
+    case("model-empty", ["search", "--model", ""], "unknown model '' (known: srgan, srresnet)."),
+    case("scale-of-no-network", [*MODEL, "--scale", "3"], "model 'srresnet' has no x3 (scales: 2, 4); type --scale 4"),
+    case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights for srresnet x2 are bundled (bundled: x4); give --weights FILE"),
+    case("target", [*MODEL, "--target", "openvino"], "unknown target 'openvino' (known: openvino-cpu). Did you mean 'openvino-cpu'?"),
+    case(
+        "objective",
+        [*MODEL, "--objectives", "size,psn"],
+        "unknown objective 'psn' (known: latency, niqe, pi, psnr, size, size_runtime, ssim). Did you mean 'psnr'?",
+    ),
+    case(
+        "objective-empty",
+        [*MODEL, "--objectives", ""],
+        "unknown objective '' (known: latency, niqe, pi, psnr, size, size_runtime, ssim).",
+    ),
+    *(
+        case(
+            f"objectives-{given}",
+            [*MODEL, "--objectives", given],
+            f"objectives '{given}': expected two or more different names, for example size,latency,psnr",
+        )
+        for given in ("size", "size,size")
+    ),
+    case("sampler", [*MODEL, "--sampler", "tp"], "unknown sampler 'tp' (known: auto, gp, nsga2, random, tpe). Did you mean 'tpe'?"),
+    case("device", [*MODEL, "--device", "gpu"], "unknown device 'gpu' (known: auto, cpu, cuda). Did you mean 'cpu'?"),
+    case("no-gpu", [*MODEL, "--device", "cuda"], "device 'cuda': torch sees no GPU here; type --device cpu, or autoq doctor to see why"),
+    *(
+        case(
+            f"frame-{given[:9]}",
+            [*MODEL, "--frame", given],
+            f"frame '{given}': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96",
+        )
+        for given in ("96", "8x96", "9000x96", "96*96", "9" * 5000 + "x96")
+    ),
+    *(
+        case(
+            f"study-{given or 'empty'}",
+            [*MODEL, "--study", given],
+            f"study '{given}': expected a name of letters, digits, '.', '_' and '-', or an absolute path",
+        )
+        for given in ("../x", "a b", "", ".hidden")
+    ),
+    case("study-of-a-report", ["report", "../x"], "study '../x': expected a name of letters, digits, '.', '_' and '-', or an absolute path"),
+    *(
+        case(
+            f"storage-{given}",
+            [*MODEL, "--storage", given],
+            f"storage '{given}': not a database URL; type --storage sqlite:////absolute/path.db or postgresql://user@host/database",
+        )
+        for given in ("shared.db", "postgresql://user@host:port/database")
+    ),
+    case(
+        "storage-password",
+        [*MODEL, "--storage", "postgresql://user:secret@host/d"],
+        "storage 'postgresql://user:***@host/d': has a password in it, which a study would write down; set PGPASSWORD instead",
+    ),
+    case(
+        "storage-password-in-query",
+        [*MODEL, "--storage", "postgresql://user@host/d?password=secret"],
+        "storage 'postgresql://user@host/d': has a password in it, which a study would write down; set PGPASSWORD instead",
+    ),
+    case("resume-what", ["search", "--resume"], "--resume: which study? type --study NAME, a folder in studies/"),
+    case(
+        "no-studies",
+        [*RESUME, "mine"],
+        "study 'studies/mine': no study.yaml there; there are no studies in studies/ yet; start one with autoq search --model srgan",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), [*PARSING, *OPTIONS])
+def test_command_line(refused: Refused, arguments: list[str], message: str) -> None:
+    refused(arguments, message)
+
+
+# ------------------------------------------------------------ spaces
+
+ROLES = "roles: {weight: {bits: 8}, activation: {bits: 8}, skip: {bits: 8}}\n"
+BITS = "expected whole numbers, 1 to 16, or 32 for float"
+NOT_YAML = "autoq space srresnet prints a file to start from"
+FIELDS = "bits, quantizer, clipping, granularity, signed"
+
+
+def body(fields: str) -> str:
+    """A whole space whose body's weight has these fields."""
+    return f"{ROLES}stages: {{body: {{weight: {fields}}}}}"
+
+
+SPACES = [
+    case("empty", "", "file: found nothing, expected a mapping with model, roles, stages, output"),
+    case("list", "[1, 2]", "file: found '[1, 2]', expected a mapping with model, roles, stages, output"),
+    case("text", "srresnet", "file: found 'srresnet', expected a mapping with model, roles, stages, output"),
+    case("broken", "roles: [", f"not YAML (line 1: expected the node content, but found '<stream end>'); {NOT_YAML}"),
+    case("binary", b"\x89PNG\r\n", f"not YAML ('utf-8' codec can't decode byte 0x89 in position 0: invalid start byte); {NOT_YAML}"),
+    case("zero-byte", "\0", f"not YAML (unacceptable character #x0000: special characters are not allowed); {NOT_YAML}"),
+    case("key-twice", "roles: {weight: {bits: 8, bits: 4}}", f"not YAML (line 1: key 'bits' is given twice); {NOT_YAML}"),
+    case("section-twice", ROLES + ROLES, f"not YAML (line 2: key 'roles' is given twice); {NOT_YAML}"),
+    case("no-bool", "roles: !!bool maybe", f"not YAML ('maybe'); {NOT_YAML}"),
+    case("no-date", "roles: 2026-13-45", f"not YAML (month must be in 1..12); {NOT_YAML}"),
+    case("key", ROLES + "stage: {}", "stage: unknown key 'stage' (model, roles, stages, output). Did you mean 'stages'?"),
+    case("key-null", ROLES + "null: 1", "None: unknown key 'None' (model, roles, stages, output)."),
+    case(
+        "stage",
+        ROLES + "stages: {bdoy: {}}",
+        "stages.bdoy: srresnet has no stage 'bdoy' (feature_extraction, body, upsampling, reconstruction). Did you mean 'body'?",
+    ),
+    case(
+        "role-of-a-stage",
+        ROLES + "stages: {body: {wieght: {}}}",
+        "stages.body.wieght: stage 'body' of srresnet has no role 'wieght' (weight, activation, skip). Did you mean 'weight'?",
+    ),
+    case("role", "roles: {wieght: {}}", "roles.wieght: unknown key 'wieght' (weight, activation, skip). Did you mean 'weight'?"),
+    case("field", "roles: {skip: {bit: 8}}", f"roles.skip.bit: unknown key 'bit' ({FIELDS}). Did you mean 'bits'?"),
+    case("roles-zero", "roles: 0", "roles: found '0', expected a mapping with weight, activation, skip"),
+    case("stages-false", ROLES + "stages: false",
+         "stages: found 'False', expected a mapping with feature_extraction, body, upsampling, reconstruction"),
+    case("stage-list", ROLES + "stages: {body: [8]}", "stages.body: found '[8]', expected a mapping with weight, activation, skip"),
+    case("role-number", body("8"), f"stages.body.weight: found '8', expected a mapping with {FIELDS}"),
+    case("roles-role-number", "roles: {weight: 8}", f"roles.weight: found '8', expected a mapping with {FIELDS}"),
+    case("bits-missing", "roles: {weight: {bits: 8}}", "body.activation: no bits; give bits: [4, 8] or bits: 8"),
+    case("bits-word", body("{bits: eight}"), f"body.weight.bits: 'eight': {BITS}"),
+    case("bits-float", body("{bits: [4, 8.0]}"), f"body.weight.bits: '8.0': {BITS}"),
+    case("bits-true", body("{bits: true}"), f"body.weight.bits: 'True': {BITS}"),
+    case("bits-nothing", body("{bits: }"), f"body.weight.bits: 'None': {BITS}"),
+    case("bits-nested", body("{bits: [[4]]}"), f"body.weight.bits: '[4]': {BITS}"),
+    case("bits-deep", body("{bits: " + "[" * 40 + "]" * 40 + "}"), f"body.weight.bits: '[[[[[[[...]]]]]]]': {BITS}"),
+    case("bits-0", body("{bits: 0}"), "body.weight.bits: bits 0: expected 1 to 16, or 32 for float"),
+    case("bits-17", body("{bits: 17}"), "body.weight.bits: bits 17: expected 1 to 16, or 32 for float"),
+    case("bits-of-no-quantizer", body("{bits: 1}"), "body.weight.bits: 1: quantizer 'minmax' has 2 to 16 bits"),
+    case("bits-none", body("{bits: []}"), "body.weight.bits: an empty list allows nothing; give at least one value"),
+    case("bits-twice", body("{bits: [4, 4]}"), "body.weight.bits: '4' is listed twice; list it once"),
+    case("quantizer", body("{quantizer: lqs}"),
+         "body.weight.quantizer: unknown quantizer 'lqs' (known: lsq, minmax). Did you mean 'lsq'?"),
+    case("quantizer-mapping", body("{quantizer: {a: 1}}"),
+         "body.weight.quantizer: unknown quantizer '{'a': 1}' (known: lsq, minmax)."),
+    case("quantizer-none", body("{quantizer: []}"), "body.weight.quantizer: an empty list allows nothing; give at least one value"),
+    case("quantizer-twice", body("{quantizer: [lsq, lsq]}"), "body.weight.quantizer: 'lsq' is listed twice; list it once"),
+    case("clipping", body("{clipping: msee}"),
+         "body.weight.clipping: unknown clipping 'msee' (known: minmax, mse, percentile). Did you mean 'mse'?"),
+    case("granularity", body("{granularity: layer}"),
+         "body.weight.granularity: openvino-cpu executes channel or tensor only, found 'layer'; type granularity: channel"),
+    case("signed-1", body("{signed: 1}"), "body.weight.signed: openvino-cpu executes true only, found '1'; type signed: true"),
+    case("model", ROLES + "model: edsr", "model: this space is for 'edsr', the search is for 'srresnet'; give --space FILE"),
+    case("output", ROLES + "output: int8", "output: 'int8': openvino-cpu gives float; type output: float"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), SPACES)
+def test_space(refused: Refused, tmp_path: Path, text: str | bytes, message: str) -> None:
+    (tmp_path / "my.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    refused([*MODEL, "--space", "my.yaml"], f"my.yaml: {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [case("missing", "none.yaml", "No such file or directory"), case("folder", "sub", "Is a directory")]
+)
+def test_space_that_is_no_file(refused: Refused, tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "sub").mkdir()
+    refused([*MODEL, "--space", name], f"{name}: {reason}; give --space an existing YAML file")
+
+
+def test_a_yaml_file_nested_without_end(tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text("roles: " + "[" * 5000)
+    with pytest.raises(SpaceError, match=r"deep\.yaml: not YAML \(maximum recursion depth exceeded"):
+        load_space(tmp_path / "deep.yaml", FACTS)
+
+
+VALID: list[Any] = [8, 32, [4, 8], "minmax", ["lsq", "minmax"], True]
+NODES: list[Any] = [
+    *VALID, None, False, 0, -1, 3.5, float("nan"), 10**30, "x", "", b"x", [], [[4]], {}, {"a": 1}, {1: 2}, [None], [8, "x"],
+]  # fmt: skip
+
+
+def places(node: Any) -> list[tuple[Any, Any]]:
+    """Every (container, key) below a node."""
+    keys = list(node) if isinstance(node, dict) else list(range(len(node))) if isinstance(node, list) else []
+    return [(node, key) for key in keys] + [place for key in keys for place in places(node[key])]
+
+
+def test_a_space_mutated_at_random_is_parsed_or_refused_in_one_line() -> None:
+    valid = load_space(bundled_space("srresnet"), FACTS).to_dict() | {"roles": {"weight": {"bits": [4, 8]}, "skip": None}}
+    generator = random.Random(0)
+    refusals = []
+    for _ in range(500):
+        mutated = copy.deepcopy(valid)
+        for _ in range(generator.randint(1, 2)):
+            container, key = generator.choice(places(mutated))
+            if isinstance(container, dict) and generator.random() < 0.2:
+                container[generator.choice(["x", 1, None, True, (1, 2)])] = container.pop(key)
+            else:
+                container[key] = copy.deepcopy(generator.choice(NODES))
+        try:
+            parse_space(mutated, FACTS, "my.yaml")
+        except SpaceError as error:
+            refusals.append(str(error))
+    assert 300 < len(refusals) < 500, "both happen"
+    assert all(message.startswith("my.yaml: ") and "\n" not in message for message in refusals)
+
+
+# ------------------------------------------------------------ weights
+
+
+def saved(**changes: Any) -> Callable[[Path, dict[str, Tensor]], None]:
+    """The tiny network's checkpoint with other tensors under some keys (`_` for `.`), or without them (None)."""
+
+    def make(path: Path, state: dict[str, Tensor]) -> None:
+        changed = {**state, **{key.replace("_", "."): value for key, value in changes.items()}}
+        torch.save({key: value for key, value in changed.items() if value is not None}, path)
+
+    return make
+
+
+def holding(content: Any) -> Callable[[Path, dict[str, Tensor]], None]:
+    """A file of these bytes, or of what torch.save makes of something."""
+
+    def make(path: Path, state: dict[str, Tensor]) -> None:
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            torch.save(content, path)
+
+    return make
+
+
+def truncated(path: Path, state: dict[str, Tensor]) -> None:
+    save_file(state, path)
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+TINY = "SRResNet(scale=2, blocks=1, features=8)"
+FIT = "give --weights that network's, or another --model"
+FLOATS = "expected finite float numbers; give --weights another checkpoint"
+HEAD = "head.0.weight, head.0.bias, head.1.weight"
+WEIGHTS = [
+    case("missing", "w.pth", None, f": no such file; {ASK_WEIGHTS}"),
+    case("folder", "w.pth", lambda path, state: path.mkdir(), f": a folder; {ASK_WEIGHTS}"),
+    case("truncated", "w.safetensors", truncated,
+         ": not a readable checkpoint (SafetensorError: Error while deserializing header: incomplete metadata, file not fully covered);"
+         f" {ASK_WEIGHTS}"),
+    case("text", "w.pth", holding(b"<html>not found</html>"), f": not a checkpoint; {ASK_WEIGHTS}"),
+    case("empty", "w.pth", holding(b""), f": not a checkpoint; {ASK_WEIGHTS}"),
+    case("broken-zip", "w.pth", holding(b"PK\x03\x04" + bytes(300)),
+         ": not a readable checkpoint (RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory);"
+         f" {ASK_WEIGHTS}"),
+    case("list", "w.pth", holding([1, 2]), f": expected a state dict of tensors, found list; {ASK_WEIGHTS} with one"),
+    case("numbers", "w.pth", holding({"state_dict": {"epoch": 3}}),
+         f": expected a state dict of tensors, found int under 'epoch'; {ASK_WEIGHTS} with one"),
+    case("numbered-keys", "w.pth", holding({1: torch.zeros(1)}),
+         f": expected a state dict of tensors, found Tensor under '1'; {ASK_WEIGHTS} with one"),
+    case("foreign", "w.pth", holding({f"layer.{index}": torch.zeros(1) for index in range(30)}),
+         f" do not fit SRResNet(scale=2): 222 missing: {HEAD} and 219 more;"
+         f" 30 unexpected: layer.0, layer.1, layer.2 and 27 more; {FIT}"),
+    case("no-tensors", "w.pth", holding({}), f" do not fit SRResNet(scale=2): 222 missing: {HEAD} and 219 more; {FIT}"),
+    case("key-missing", "w.pth", saved(tail_bias=None), f" do not fit {TINY}: 1 missing: tail.bias; {FIT}"),
+    case("misshapen", "w.pth", saved(tail_bias=torch.zeros(4)), f" do not fit {TINY}: 1 misshapen: tail.bias; {FIT}"),
+    case("scalar", "w.pth", holding({"head.0.weight": torch.zeros(()), "tail.weight": torch.zeros(())}),
+         " do not fit SRResNet(scale=2): 220 missing: head.0.bias, head.1.weight, body.0.conv1.weight and 217 more;"
+         f" 2 misshapen: head.0.weight, tail.weight; {FIT}"),
+    case("a-million-blocks", "w.pth", saved(**{"body_1000000_x": torch.zeros(1)}),
+         " do not fit SRResNet(scale=2, blocks=2, features=8): 13 missing: body.1.conv1.weight, body.1.conv1.bias,"
+         f" body.1.bn1.weight and 10 more; 1 unexpected: body.1000000.x; {FIT}"),
+    case("nan", "w.pth", saved(tail_bias=torch.tensor([0, float("nan"), 0])), f": tensor 'tail.bias' holds NaN or infinity, {FLOATS}"),
+    case("infinity", "w.pth", saved(tail_bias=torch.tensor([0, 0, float("inf")])), f": tensor 'tail.bias' holds NaN or infinity, {FLOATS}"),
+    case("whole-numbers", "w.pth", saved(tail_bias=torch.zeros(3, dtype=torch.int8)),
+         f": tensor 'tail.bias' holds torch.int8 (torch.strided), {FLOATS}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "make", "message"), WEIGHTS)
+def test_weights(refused: Refused, tmp_path: Path, tiny_model: SRResNet, name: str, make: Any, message: str) -> None:
+    if make is not None:
+        make(tmp_path / name, tiny_model.state_dict())
+    refused([*MODEL, "--scale", "2", "--weights", name], f"weights '{tmp_path / name}'{message}")
+
+
+def test_weights_of_another_scale(refused: Refused, tiny_weights: Path) -> None:
+    message = f"weights '{tiny_weights}': a x2 network, asked for x4; type --scale 2"
+    refused(["search", "--model", "srgan", "--weights", str(tiny_weights)], message)
+
+
+def test_a_pickled_module_is_refused_and_not_run(refused: Refused, shared: Path) -> None:
+    path = shared / "weights" / "vdsr_pickled_module_twtygqyy.pth"
+    refused(
+        [*MODEL, "--weights", str(path)],
+        f"weights '{path}': a pickled Python object, and loading it would run its code; expected a state dict;"
+        " where you trust it, save torch.save(model.state_dict(), FILE) there and give that FILE",
+    )
+
+
+def test_a_path_too_long(refused: Refused, tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 300)
+    refused([*MODEL, "--weights", path.name], f"cannot read or write '{path}': File name too long; give another path")
+
+
+# ------------------------------------------------------------ images
+
+
+def picture(mode: str = "RGB", side: int = 96, seed: int = 0) -> PIL.Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return PIL.Image.fromarray(pixels).convert(mode)
+
+
+def png(image: PIL.Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def mode(found: str) -> str:
+    return f"image '{{folder}}/a.png': expected 8-bit RGB or grey, found mode {found}; convert it to 8-bit RGB"
+
+
+MEND = "mend it, or take it out of the folder"
+IMAGES = [
+    case("empty-folder", {}, f"image folder '{{folder}}': holds no image; give a folder of {SUFFIXES} files"),
+    case("other-files", {"a.gif": b"GIF89a"}, f"image folder '{{folder}}': holds no image; give a folder of {SUFFIXES} files"),
+    case("no-image", {"a.png": b"text"},
+         f"image '{{folder}}/a.png': not readable (cannot identify image file '{{folder}}/a.png'); {MEND}"),
+    case("truncated", {"a.png": png(picture())[:2000]}, f"image '{{folder}}/a.png': not readable (image file is truncated); {MEND}"),
+    case("16-bit", {"a.png": png(PIL.Image.fromarray(np.zeros((96, 96), np.uint16)))}, mode("I;16")),
+    case("RGBA", {"a.png": png(picture("RGBA"))}, mode("RGBA")),
+    case("too-small", {"a.png": png(picture(side=10))}, "image 'a': 10x10 is too small for x2; give images of 16x16 or more"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", ["--data", "--eval-data"])
+@pytest.mark.parametrize(("files", "message"), IMAGES)
+def test_images(refused: Refused, tmp_path: Path, tiny_weights: Path, option: str, files: dict[str, bytes], message: str) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    refused([*MODEL, "--scale", "2", "--weights", str(tiny_weights), option, "images"], message.format(folder=folder))
+
+
+@pytest.mark.parametrize(("name", "reason"), [case("missing", "none", "no such folder"), case("file", "a.png", "not a folder")])
+@pytest.mark.parametrize("option", ["--data", "--eval-data"])
+def test_image_folder(refused: Refused, tmp_path: Path, tiny_weights: Path, option: str, name: str, reason: str) -> None:
+    picture().save(tmp_path / "a.png")
+    message = f"image folder '{tmp_path / name}': {reason}; give a folder of {SUFFIXES} files"
+    refused([*MODEL, "--scale", "2", "--weights", str(tiny_weights), option, name], message)
+
+
+def test_training_images_without_a_patch(refused: Refused, tmp_path: Path, tiny_weights: Path) -> None:
+    picture(side=40).save(tmp_path / "a.png")
+    refused(
+        [*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--data", "."],
+        "training images 'a': too small for a 24x24 low-resolution patch; give larger images with --data",
+    )
+
+
+def test_an_evaluation_image_that_is_a_training_image(refused: Refused, tmp_path: Path, tiny_weights: Path) -> None:
+    for folder, name in (("train", "one"), ("eval", "two")):
+        (tmp_path / folder).mkdir()
+        picture().save(tmp_path / folder / f"{name}.png")
+    refused(
+        [*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--data", "train", "--eval-data", "eval"],
+        "evaluation image 'two' is training image 'one':"
+        " a trial must not be judged on what it was trained on; give another --eval-data",
+    )
+
+
+# ------------------------------------------------------------ latency tables, storages
+
+TABLE = {
+    "model": "srresnet", "target": "openvino-cpu", "runtime": "r", "frame": [96, 96], "threads": os.cpu_count(),
+    "machine": "m", "entries": {},
+}  # fmt: skip
+AGAIN = "measure again without --latency-table"
+NO_TABLE = "latency table 'table.json': not a latency table; give a study's latency.json"
+TABLES = [
+    case("empty", "", NO_TABLE),
+    case("binary", b"\xff\xfe", NO_TABLE),
+    case("other-keys", json.dumps({**TABLE, "more": 1}), NO_TABLE),
+    case("no-time", json.dumps({**TABLE, "entries": {"a": {"structure": "s", "ms": 0, "samples": [0]}}}), NO_TABLE),
+    case("model", json.dumps({**TABLE, "model": "srgan"}), f"latency table: measured for model srgan, this study has srresnet; {AGAIN}"),
+    case("frame", json.dumps({**TABLE, "frame": [32, 24]}), f"latency table: measured for frame 32x24, this study has 96x96; {AGAIN}"),
+    case("structures", json.dumps(TABLE), f"latency table: lacks 40 structures of this network and space; {AGAIN}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "message"), TABLES)
+def test_latency_table(refused: Refused, tmp_path: Path, tiny_weights: Path, content: str | bytes, message: str) -> None:
+    (tmp_path / "table.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused([*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--latency-table", "table.json"], message)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [case("missing", "none.json", "No such file or directory"), case("folder", "sub", "Is a directory")]
+)
+def test_latency_table_that_is_no_file(refused: Refused, tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "sub").mkdir()
+    refused([*MODEL, "--latency-table", name], f"latency table '{name}': {reason}; give a study's latency.json")
+
+
+REACHABLE = "make it reachable, or give another --storage, for example sqlite:////absolute/path.db"
+STORAGES = [
+    case("dialect", "postgres://user@host/d", "unknown database 'postgres' (known: mysql, postgresql, sqlite). Did you mean 'postgresql'?"),
+    case("driver", "postgresql+psycopg2://user@host/d", "needs the Python package 'psycopg2'; type pip install psycopg2-binary"),
+    case("unreachable", "sqlite:////none/x.db", f"unable to open database file; {REACHABLE}"),
+    case("no-database", "sqlite:///{tmp}/text.db", f"file is not a database; {REACHABLE}"),
+    case("taken", "sqlite:///{tmp}/shared.db", "has a study 'mine' already; give another --study or --storage"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("url", "message"), STORAGES)
+def test_storage(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_weights: Path, url: str, message: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    (tmp_path / "text.db").write_text("no database" * 100)
+    if "shared" in url:
+        optuna.create_study(storage=f"sqlite:///{tmp_path}/shared.db", study_name="mine", directions=["minimize"] * 2)
+    url = url.format(tmp=tmp_path)
+    arguments = [*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--study", "mine", "--storage", url]
+    refused(arguments, f"storage '{url}': {message}")
+
+
+# ------------------------------------------------------------ studies
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study with three trials."""
+    folder = tmp_path_factory.mktemp("study") / "mine"
+    space = load_space(bundled_space("srgan"), space_facts("srgan", "openvino-cpu")).to_dict()
+    spec = StudySpec(trial=TrialSpec(model="srgan"), space=space, objectives=("size", "latency", "psnr"), budget=30)
+    made = Study.create(folder, spec, {"command": "autoq search", "python": "3", "machine": "m", "versions": {}})
+    for number in range(3):
+        asked = made.ask()
+        values = {"size": 100.0 - number, "latency": 10.0, "psnr": 30.0, "psnr_to_float": 40.0}
+        made.tell(asked.number, asked.policy, TrialResult(state="complete", values=values), "words")
+    made.close()
+    return folder
+
+
+OTHER_SPACE = "roles: {weight: {bits: 8}, activation: {bits: 8}, skip: {bits: 8}}"
+
+
+def changed(option: str, was: str, given: str, shown: str | None = None) -> Any:
+    """A case: --resume with an option that the study was started without, or with another value of."""
+    message = (
+        f"study 'mine' was started {was}, given {shown or given}; leave --{option} out to continue it, or give another --study"
+    )
+    return case(option, [*RESUME, "mine", f"--{option}", given], message)
+
+
+KNOWN = "studies here: mine."
+COMMANDS = [
+    case("resume-near", [*RESUME, "mien"], f"study 'studies/mien': no study.yaml there; {KNOWN} Did you mean 'mine'?"),
+    case("resume-far", [*RESUME, "zzz"], f"study 'studies/zzz': no study.yaml there; {KNOWN}"),
+    case("report-near", ["report", "mein"], f"study 'studies/mein': no study.yaml there; {KNOWN} Did you mean 'mine'?"),
+    case("dashboard-near", ["dashboard", "mne"], f"study 'studies/mne': no study.yaml there; {KNOWN} Did you mean 'mine'?"),
+    changed("budget", "with --budget 30", "31"),
+    changed("seed", "with --seed 0", "1"),
+    changed("frame", "with --frame 96x96", "32x24"),
+    changed("objectives", "with --objectives size,latency,psnr", "size,psnr"),
+    changed("memory", "without --memory", "4", "4.0"),
+    changed("storage", "without --storage", "sqlite:////x.db"),
+    changed(
+        "space",
+        "with --space stages.feature_extraction.weight.bits: [4, 6, 8, 16]",
+        "other.yaml",
+        "stages.feature_extraction.weight.bits: 8",
+    ),
+    case(
+        "latency-table",
+        [*RESUME, "mine", "--latency-table", "t.json"],
+        "study 'mine' has its own frozen latencies; leave out --latency-table t.json",
+    ),
+    case("output-file", ["report", "mine", "-o", "other.yaml"],
+         "--output 'other.yaml': File exists; type --output FOLDER, one that can be written"),
+    case("output-below-a-file", ["report", "mine", "-o", "other.yaml/x"],
+         "--output 'other.yaml/x': Not a directory; type --output FOLDER, one that can be written"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "message"), COMMANDS)
+def test_study(refused: Refused, tmp_path: Path, study: Path, arguments: list[str], message: str) -> None:
+    shutil.copytree(study, tmp_path / "studies" / "mine")
+    (tmp_path / "other.yaml").write_text(OTHER_SPACE)
+    refused(arguments, message)
+
+
+def test_an_existing_study_is_not_begun_again(refused: Refused, tmp_path: Path, study: Path, tiny_weights: Path) -> None:
+    shutil.copytree(study, tmp_path / "studies" / "mine")
+    refused(
+        [*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--study", "mine"],
+        "study 'studies/mine' exists already; add --resume to continue it, or give another --study NAME",
+    )
+
+
+def test_a_study_where_nothing_can_be_written(refused: Refused, tmp_path: Path, tiny_weights: Path) -> None:
+    (tmp_path / "file").touch()
+    refused(
+        [*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--study", f"{tmp_path}/file/mine"],
+        f"study '{tmp_path}/file/mine': cannot be written (Not a directory); give another --study",
+    )
+
+
+def written(name: str, content: bytes) -> Callable[[Path], None]:
+    """Another content of one of a study's files."""
+    return lambda folder: (folder / name).write_bytes(content) and None  # type: ignore[func-returns-value]
+
+
+def added_line(folder: Path) -> None:
+    with (folder / "trials.jsonl").open("a") as lines:
+        lines.write("{half\n")
+
+
+def added_line_without_database(folder: Path) -> None:
+    added_line(folder)
+    (folder / "study.db").unlink()
+
+
+def line_lost(folder: Path) -> None:
+    lines = (folder / "trials.jsonl").read_text().splitlines(keepends=True)
+    (folder / "trials.jsonl").write_text("".join(lines[:2]))
+
+
+def lines_swapped(folder: Path) -> None:
+    records = [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+    records[0]["number"], records[1]["number"] = 1, 0
+    (folder / "trials.jsonl").write_text("".join(f"{json.dumps(record)}\n" for record in records))
+
+
+def database_cut(folder: Path) -> None:
+    content = (folder / "study.db").read_bytes()
+    (folder / "study.db").write_bytes(content[: len(content) // 2])
+
+
+def database_of_another_optuna(folder: Path) -> None:
+    connection = sqlite3.connect(folder / "study.db")
+    connection.execute("update version_info set schema_version = 99, library_version = '99.0'")
+    connection.execute("update alembic_version set version_num = 'v99'")
+    connection.commit()
+    connection.close()
+
+
+def model_renamed(folder: Path) -> None:
+    data = yaml.safe_load((folder / "study.yaml").read_text())
+    data["definition"]["trial"]["model"] = "srgam"
+    (folder / "study.yaml").write_text(yaml.safe_dump(data))
+
+
+def definition(reason: str) -> str:
+    return f"study 'studies/mine': study.yaml is not a study definition ({reason})"
+
+
+RESUMED, REPORTED, SHOWN = [*RESUME, "mine"], ["report", "mine"], ["dashboard", "mine", "--port", "0"]
+LINE = "studies/mine/trials.jsonl: line 4 is not a trial record; remove the line"
+REMADE = "remove study.db: it is made again from trials.jsonl"
+DATABASE = "storage 'sqlite:///{tmp}/studies/mine/study.db': "
+DAMAGES = [
+    *(
+        case(f"no-definition-{command[0]}", written("study.yaml", b"a: ["), command, definition("while parsing a flow node"))
+        for command in (RESUMED, REPORTED, SHOWN)
+    ),
+    case("other-yaml", written("study.yaml", b"definition: {}"), REPORTED, definition("3 validation errors for StudySpec")),
+    case("unknown-model", model_renamed, REPORTED, "unknown model 'srgam' (known: srgan, srresnet). Did you mean 'srgan'?"),
+    case("line-resume", added_line, RESUMED, LINE),
+    case("line-report", added_line, REPORTED, LINE),
+    case("line-dashboard", added_line_without_database, SHOWN, LINE),
+    *(
+        case(f"no-database-{command[0]}", written("study.db", b"no database" * 100), command, f"{DATABASE}file is not a database; {REMADE}")
+        for command in (RESUMED, SHOWN)
+    ),
+    case("database-cut", database_cut, RESUMED, f"{DATABASE}database disk image is malformed; {REMADE}"),
+    case("other-optuna", database_of_another_optuna, RESUMED,
+         f"{DATABASE}The runtime optuna version {optuna.__version__} is no longer compatible with the table schema (set up by optuna"
+         f" 99.0); {REMADE}"),
+    case("line-lost", line_lost, RESUMED,
+         "study 'mine': its storage has trial 2 as ended, trials.jsonl does not;"
+         " restore trials.jsonl, or remove study.db to run that trial again"),
+    case("lines-swapped", lines_swapped, RESUMED,
+         f"study 'mine': trial 0 has another policy in its storage than in trials.jsonl; {REMADE}"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("damage", "command", "message"), DAMAGES)
+def test_damaged_study(
+    refused: Refused, tmp_path: Path, study: Path, damage: Callable[[Path], None], command: list[str], message: str
+) -> None:
+    shutil.copytree(study, tmp_path / "studies" / "mine")
+    damage(tmp_path / "studies" / "mine")
+    refused(command, message.format(tmp=tmp_path))
