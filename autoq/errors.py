@@ -61,8 +61,9 @@ class TrialFailed(AutoqError):
 
 def suggest(given: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the nearest known name, or an empty string."""
-    near = difflib.get_close_matches(given, list(known), n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    names = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(given.lower(), list(names), n=1)
+    return f" Did you mean '{names[near[0]]}'?" if near else ""
 
 
 def unknown(what: str, given: str, known: Iterable[str]) -> str:

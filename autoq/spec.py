@@ -61,6 +61,26 @@ class StudySpec(BaseModel):
     inputs: dict[str, str] = {}
 
 
+class Environment(BaseModel):
+    """Where and how a study was started. machine: processor and cores; versions: of the packages that matter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    command: str
+    python: str
+    machine: str
+    versions: dict[str, str]
+
+
+class StudyFile(BaseModel):
+    """What study.yaml holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    definition: StudySpec
+    environment: Environment
+
+
 class TrialResult(BaseModel):
     """What a trial found. values: every metric measured, objective or not. reason: why it failed, else None."""
 

@@ -24,13 +24,13 @@ import yaml
 from pydantic import ValidationError
 
 from autoq import findings
-from autoq.errors import StudyError
+from autoq.errors import InputError, PolicyError, StudyError
 from autoq.models import model_info
-from autoq.objectives import PSNR_TO_FLOAT
+from autoq.objectives import PSNR_TO_FLOAT, check_objectives
 from autoq.policy import Policy
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.space import SearchSpace, SpaceFacts, parse_space
-from autoq.spec import Record, StudySpec, TrialResult
+from autoq.spec import Record, StudyFile, StudySpec, TrialResult
 from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, file_url, guarded, in_memory
 from autoq.targets import target_info
 
@@ -45,8 +45,8 @@ def study_folder(name: str) -> Path:
     path = Path(name)
     if path.is_absolute():
         return path
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise StudyError(f"study '{name}': expected a name of letters, digits, '.', '_' and '-', or an absolute path")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise StudyError(f"study '{name}': expected a name of up to 100 letters, digits, '.', '_' and '-', or an absolute path")
     return STUDIES / name
 
 
@@ -71,6 +71,7 @@ class Study:
     def __init__(self, folder: Path, spec: StudySpec, environment: Mapping[str, Any]) -> None:
         self.folder = folder
         self.spec = spec
+        check_objectives(spec.objectives)
         self.environment = dict(environment)
         self.space: SearchSpace = parse_space(spec.space, space_facts(spec.trial.model, spec.trial.target), str(self._yaml))
         self._storage: TrialStorage | None = None
@@ -107,12 +108,15 @@ class Study:
     def open(cls, folder: Path) -> Study:
         """Read a study from its text files alone (no storage). Raises StudyError if it is none."""
         try:
-            data = yaml.safe_load((folder / "study.yaml").read_text())
-            return cls(folder, StudySpec.model_validate(data["definition"]), data["environment"])
+            file = StudyFile.model_validate(yaml.safe_load((folder / "study.yaml").read_text()))
+            return cls(folder, file.definition, file.environment.model_dump())
         except OSError as error:
             raise StudyError(f"study '{folder}': no study.yaml there; {_known_studies(folder)}") from error
-        except (ValidationError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise StudyError(f"study '{folder}': study.yaml is not a study definition ({str(error).splitlines()[0]})") from error
+        except ValidationError as error:
+            problem = f"{'.'.join(map(str, error.errors()[0]['loc'])) or 'file'}: {error.errors()[0]['msg']}"
+        except (yaml.YAMLError, UnicodeDecodeError, InputError) as error:
+            problem = str(error).splitlines()[0]
+        raise StudyError(f"study '{folder}': study.yaml is not a study definition ({problem}); restore it, or give another study")
 
     @property
     def name(self) -> str:
@@ -218,10 +222,25 @@ class Study:
         records = []
         for number, line in enumerate(self.trials_path.read_bytes().split(b"\n")[:-1], 1):
             try:
-                records.append(Record.model_validate_json(line))
-            except ValidationError as error:
-                raise StudyError(f"{self.trials_path}: line {number} is not a trial record; remove the line") from error
+                record = Record.model_validate_json(line)
+                self._check(record)
+            except (ValidationError, PolicyError, KeyError, ValueError, AttributeError, TypeError) as error:
+                raise StudyError(
+                    f"{self.trials_path}: line {number} is not a trial record of this study; remove the line"
+                ) from error
+            records.append(record)
         return records
+
+    def _check(self, record: Record) -> None:
+        """Raise ValueError, or what reading its policy raises, for a record that this study cannot have written."""
+        policy = Policy.from_dict(record.policy)
+        if record.source == "trial":
+            self.space.parameters(policy)
+            if record.number is None or not 0 <= record.number < self.spec.budget:
+                raise ValueError(f"number {record.number}: expected 0 to {self.spec.budget - 1}")
+        needed = {*self.spec.objectives, *([PSNR_TO_FLOAT] if guarded(self.spec) else [])}
+        if record.state == "complete" and not needed <= record.values.keys():
+            raise ValueError("values are missing")
 
     @property
     def front(self) -> pd.DataFrame:

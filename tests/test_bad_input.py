@@ -74,7 +74,6 @@ def number(option: str, text: str, unit: str, example: int) -> Any:
 # ------------------------------------------------------------ the command line
 
 PARSING = [
-    case("nothing", [], "Missing command; type autoq --help"),
     case("command-near", ["serch"], "No such command 'serch'. Did you mean 'search'? Type autoq --help"),
     case("command-far", ["zzz"], "No such command 'zzz'; type autoq --help"),
     case("option-near", [*MODEL, "--budgt", "3"], "no option '--budgt'. Did you mean '--budget'? Type autoq search --help"),
@@ -149,11 +148,11 @@ OPTIONS = [
         case(
             f"study-{given or 'empty'}",
             [*MODEL, "--study", given],
-            f"study '{given}': expected a name of letters, digits, '.', '_' and '-', or an absolute path",
+            f"study '{given}': expected a name of up to 100 letters, digits, '.', '_' and '-', or an absolute path",
         )
         for given in ("../x", "a b", "", ".hidden")
     ),
-    case("study-of-a-report", ["report", "../x"], "study '../x': expected a name of letters, digits, '.', '_' and '-', or an absolute path"),
+    case("study-of-a-report", ["report", "../x"], "study '../x': expected a name of up to 100 letters, digits, '.', '_' and '-', or an absolute path"),
     *(
         case(
             f"storage-{given}",
@@ -650,18 +649,34 @@ def database_of_another_optuna(folder: Path) -> None:
     connection.close()
 
 
-def model_renamed(folder: Path) -> None:
-    data = yaml.safe_load((folder / "study.yaml").read_text())
-    data["definition"]["trial"]["model"] = "srgam"
-    (folder / "study.yaml").write_text(yaml.safe_dump(data))
+def edited(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """study.yaml changed by hand."""
+
+    def damage(folder: Path) -> None:
+        data = yaml.safe_load((folder / "study.yaml").read_text())
+        change(data)
+        (folder / "study.yaml").write_text(yaml.safe_dump(data))
+
+    return damage
+
+
+def record_with(**fields: Any) -> Callable[[Path], None]:
+    """A line more, well-formed, that this study cannot have written."""
+
+    def damage(folder: Path) -> None:
+        record = json.loads((folder / "trials.jsonl").read_text().splitlines()[0])
+        with (folder / "trials.jsonl").open("a") as lines:
+            lines.write(json.dumps({**record, **fields}) + "\n")
+
+    return damage
 
 
 def definition(reason: str) -> str:
-    return f"study 'studies/mine': study.yaml is not a study definition ({reason})"
+    return f"study 'studies/mine': study.yaml is not a study definition ({reason}); restore it, or give another study"
 
 
 RESUMED, REPORTED, SHOWN = [*RESUME, "mine"], ["report", "mine"], ["dashboard", "mine", "--port", "0"]
-LINE = "studies/mine/trials.jsonl: line 4 is not a trial record; remove the line"
+LINE = "studies/mine/trials.jsonl: line 4 is not a trial record of this study; remove the line"
 REMADE = "remove study.db: it is made again from trials.jsonl"
 DATABASE = "storage 'sqlite:///{tmp}/studies/mine/study.db': "
 DAMAGES = [
@@ -669,8 +684,20 @@ DAMAGES = [
         case(f"no-definition-{command[0]}", written("study.yaml", b"a: ["), command, definition("while parsing a flow node"))
         for command in (RESUMED, REPORTED, SHOWN)
     ),
-    case("other-yaml", written("study.yaml", b"definition: {}"), REPORTED, definition("3 validation errors for StudySpec")),
-    case("unknown-model", model_renamed, REPORTED, "unknown model 'srgam' (known: srgan, srresnet). Did you mean 'srgan'?"),
+    case("other-yaml", written("study.yaml", b"definition: {}"), REPORTED, definition("definition.trial: Field required")),
+    case("unknown-model", edited(lambda data: data["definition"]["trial"].update(model="srgam")), REPORTED,
+         definition("unknown model 'srgam' (known: srgan, srresnet). Did you mean 'srgan'?")),
+    case("unknown-objective", edited(lambda data: data["definition"].update(objectives=["size", "psn"])), REPORTED,
+         definition("unknown objective 'psn' (known: latency, niqe, pi, psnr, size, size_runtime, ssim). Did you mean 'psnr'?")),
+    case("no-objectives", edited(lambda data: data["definition"].update(objectives=[])), RESUMED,
+         definition("objectives '': expected two or more different names, for example size,latency,psnr")),
+    case("no-versions", edited(lambda data: data["environment"].pop("versions")), REPORTED,
+         definition("environment.versions: Field required")),
+    case("record-of-no-policy", record_with(policy={"stages": {"body": {"wait": {}}}}), RESUMED, LINE),
+    case("record-of-another-space", record_with(policy={"stages": {}}), REPORTED, LINE),
+    case("record-without-values", record_with(values={}), REPORTED, LINE),
+    case("record-numbered-beyond", record_with(number=10**9), RESUMED, LINE),
+    case("record-numbered-below", record_with(number=-1), RESUMED, LINE),
     case("line-resume", added_line, RESUMED, LINE),
     case("line-report", added_line, REPORTED, LINE),
     case("line-dashboard", added_line_without_database, SHOWN, LINE),

@@ -30,6 +30,12 @@ def test_help_needs_neither_torch_nor_ray_nor_optuna(command: list[str]) -> None
     assert "Usage: autoq" in done.stdout
 
 
+def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, err = run(capsys, monkeypatch)
+    assert (code, err) == (0, "")
+    assert "Usage: autoq" in out
+
+
 def test_every_command_is_documented_with_an_example() -> None:
     for command in cli.app.registered_commands:
         assert command.callback is not None

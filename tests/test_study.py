@@ -132,7 +132,7 @@ def test_unusable_folders_and_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden", "a b"])
 def test_study_names_stay_below_their_folder(name: str) -> None:
-    with pytest.raises(StudyError, match="expected a name of letters"):
+    with pytest.raises(StudyError, match="expected a name of up to 100 letters"):
         study_folder(name)
 
 
