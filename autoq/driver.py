@@ -17,11 +17,11 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import ray
 from ray import tune
@@ -42,6 +42,9 @@ from autoq.storage import Asked
 from autoq.study import Study, space_facts, write_whole
 from autoq.targets import load_target
 from autoq.trial import prepare, run_trial
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BASELINES = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
 BASELINE_QUANTIZER, BASELINE_CLIPPING = "lsq", "mse"
@@ -172,6 +175,23 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
 # ------------------------------------------------------------ Ray
 
 
+class Abort(BaseException):
+    """An error within Ray's loop, which would be logged and lost: carried past it as the cause of this."""
+
+
+def _fatal(method: Callable[P, R]) -> Callable[P, R]:
+    """Whatever a method raises ends the search."""
+
+    @functools.wraps(method)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return method(*arguments, **named)
+        except Exception as error:
+            raise Abort from error
+
+    return call
+
+
 class StudySearcher(Searcher):
     """Ray asks here for the next policy and reports here how it ended: first `jobs`, then what Optuna suggests."""
 
@@ -181,6 +201,7 @@ class StudySearcher(Searcher):
         self.waiting = list(jobs)
         self.running: dict[str, Job] = {}
 
+    @_fatal
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         while self.waiting or self.study.storage.count < self.study.spec.budget:
             job = self._begin()
@@ -202,6 +223,7 @@ class StudySearcher(Searcher):
             self.study.storage.set_attempts(job.number, job.attempts)
         return job
 
+    @_fatal
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id, None)
         if job is None:  # Ray reports some deaths twice
@@ -321,6 +343,8 @@ def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTabl
         except KeyboardInterrupt:
             searcher.interrupted()
             raise
+        except Abort as abort:
+            raise abort.__cause__ or abort from None
         finally:
             ray.shutdown()
             shutil.rmtree(scratch, ignore_errors=True)

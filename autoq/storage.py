@@ -8,11 +8,14 @@ and it reaches the storage in one piece: whatever interrupts a search, asking ag
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import optuna
 from optuna.trial import TrialState
@@ -24,6 +27,9 @@ from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
 from autoq.policy import ROLES, Policy
 from autoq.space import SearchSpace
 from autoq.spec import Record, StudySpec
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 ATTEMPTS = "attempts"
 SQLITE_PATIENCE = 60
@@ -44,8 +50,25 @@ class Asked:
     attempts: int
 
 
+def _at_work(method: Callable[P, R]) -> Callable[P, R]:
+    """What a database says while a search runs (it is full, or gone) becomes an OSError, as for a file."""
+
+    @functools.wraps(method)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return method(*arguments, **named)
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            backend = arguments[0].backend  # type: ignore[attr-defined]
+            raise OSError(errno.EIO, _cause(error), getattr(backend, "url", None)) from error
+
+    return call
+
+
 class TrialStorage:
-    """The numbered trials of a study in an Optuna storage, `backend`."""
+    """The numbered trials of a study in an Optuna storage, `backend`.
+
+    `describe`, `ask`, `set_attempts` and `tell` raise OSError where the database cannot be written.
+    """
 
     def __init__(self, storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> None:
         self._spec, self._space = spec, space
@@ -68,11 +91,13 @@ class TrialStorage:
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return self._stored.get_trials(deepcopy=False)
 
+    @_at_work
     def describe(self, attributes: Mapping[str, str]) -> None:
         """What a reader of the storage should know of the study."""
         for key, value in attributes.items():
             self._stored.set_user_attr(key, value)
 
+    @_at_work
     def ask(self) -> Asked:
         """The next trial: number, policy; stored as running."""
         number = self.count
@@ -97,10 +122,12 @@ class TrialStorage:
         trials = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
         return [Asked(trial.number, self._policy(trial), trial.user_attrs.get(ATTEMPTS, 1)) for trial in trials]
 
+    @_at_work
     def set_attempts(self, number: int, attempts: int) -> None:
         """Note how often a running trial was begun."""
         self._trial(number).set_user_attr(ATTEMPTS, attempts)
 
+    @_at_work
     def tell(self, record: Record) -> None:
         """A trial ended."""
         assert record.number is not None
@@ -250,6 +277,12 @@ def file_url(path: Path) -> str:
     return f"sqlite:///{path.resolve()}"
 
 
+def _cause(error: Exception) -> str:
+    """What the database said, without Optuna's and SQLAlchemy's words around it."""
+    origins = (getattr(each, "orig", None) for each in (error, error.__cause__))
+    return str(next(filter(None, origins), error)).splitlines()[0].split(". ")[0]
+
+
 @contextlib.contextmanager
 def _explained(url: str) -> Iterator[None]:
     try:
@@ -262,9 +295,7 @@ def _explained(url: str) -> Iterator[None]:
             f"storage '{url}': needs the Python package '{module}'; type pip install {PACKAGES.get(module, module)}"
         ) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-        origins = (getattr(each, "orig", None) for each in (error, error.__cause__))
-        cause = str(next(filter(None, origins), error)).splitlines()[0].split(". ")[0]
-        raise StudyError(f"storage '{url}': {cause}; {_way_out(url)}") from error
+        raise StudyError(f"storage '{url}': {_cause(error)}; {_way_out(url)}") from error
 
 
 def _way_out(url: str) -> str:

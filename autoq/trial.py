@@ -30,6 +30,7 @@ from autoq.data import (
     training_patches,
 )
 from autoq.errors import TrialFailed
+from autoq.executed import as_executed
 from autoq.export.onnx import Graph, payload_bytes, write_qdq
 from autoq.models import build_model, model_info, weights_file
 from autoq.objectives import PSNR_TO_FLOAT
@@ -37,10 +38,11 @@ from autoq.objectives.latency import LatencyTable, structure_key
 from autoq.objectives.quality import METRICS, available_metrics
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy
-from autoq.quantize import Execution, Quantized, Traced, as_executed, collect, quantize, trace
+from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialResult, TrialSpec
 from autoq.targets import target_info
+from autoq.tracing import Traced, trace
 
 LEARNING_RATE = 1e-4
 GAIN_LEARNING_RATE = 5e-3

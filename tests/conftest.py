@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from autoq.models import model_info
 from autoq.models.srresnet import SRResNet
-from autoq.quantize import Traced, trace
+from autoq.tracing import Traced, trace
 
 SHARED = Path(os.environ.get("AUTOQ_SHARED") or Path(__file__).parents[2] / "shared")
 

@@ -164,6 +164,35 @@ def test_a_trial_that_takes_too_long_fails_and_the_study_says_so(folder: Path, f
     assert last == "autoq: study 'slow': all 1 trials failed; the last: took longer than the limit of 0.5 s a trial (--timeout)"
 
 
+def test_a_full_disk_ends_the_search_with_one_line_and_loses_nothing(folder: Path, first: dict, tiny_weights: Path) -> None:  # type: ignore[type-arg]
+    code = """
+from autoq import cli, study
+
+append, written = study.Study._append, []
+
+def disk(self, record):
+    if len(written) == 7:
+        raise OSError(28, "No space left on device", str(self.trials_path))
+    written.append(append(self, record))
+
+study.Study._append = disk
+cli.main()
+"""
+    arguments = [*OPTIONS, "--weights", str(tiny_weights), "--study", "full", "--latency-table", "studies/first/latency.json"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "search", *arguments, "--quiet"],
+        cwd=folder, capture_output=True, text=True, check=False, env=environment(folder), timeout=200,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "autoq: cannot write 'studies/full/trials.jsonl': No space left on device;"
+        " what has finished is kept, make room and type autoq search --resume --study full\n"
+    )
+    assert len(Study.open(folder / "studies" / "full").records()) == 7
+    done = autoq(folder, "search", "--resume", "--study", "full", "--json")
+    assert [trial["values"] for trial in json.loads(done.stdout)["trials"]] == [trial["values"] for trial in first["trials"]]
+
+
 def test_an_existing_study_is_refused(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
     done = autoq(folder, "search", "--model", "srresnet", "--budget", "1", "--study", "first")
     assert done.returncode == 2

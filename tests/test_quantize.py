@@ -3,11 +3,13 @@ import torch
 from torch import Tensor, nn
 
 from autoq.errors import InputError
+from autoq.executed import as_executed
 from autoq.models import build_model, model_info
 from autoq.models.srresnet import SRResNet
 from autoq.policy import uniform
-from autoq.quantize import Execution, Traced, as_executed, collect, place, quantize, roles_by_stage, trace
+from autoq.quantize import Execution, collect, place, quantize
 from autoq.quantizers.base import Quantizer
+from autoq.tracing import Traced, roles_by_stage, trace
 
 INT8 = Execution(integer_bits=8, fused_sums=True)
 INFO = model_info("srgan")

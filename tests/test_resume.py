@@ -10,6 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from autoq import storage as storage_module
 from autoq.errors import StudyError
@@ -189,6 +190,23 @@ def test_a_full_disk_loses_nothing_that_has_finished(tmp_path: Path, monkeypatch
     shutil.copytree(tmp_path / "s", tmp_path / "copy")
     go_on(Study.resume(tmp_path / "s"), 6)
     assert [record.number for record in Study.open(tmp_path / "s").records()] == list(range(6))
+
+
+def test_a_database_that_fails_under_way_is_an_error_of_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = make(tmp_path / "s")
+    asked = study.ask()
+
+    def full(self: object, *arguments: object, **named: object) -> None:
+        raise OperationalError("insert", {}, Exception("database or disk is full"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(optuna.storages.RDBStorage, "set_trial_user_attr", full)
+        with pytest.raises(OSError, match="database or disk is full") as error:
+            study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), "")
+    assert error.value.filename == study.storage_url
+    study.close()
+    go_on(Study.resume(tmp_path / "s"), 3)
+    assert [record.number for record in Study.open(tmp_path / "s").records()] == [0, 1, 2]
 
 
 def test_front_and_trials_are_tables(tmp_path: Path) -> None:

@@ -24,8 +24,9 @@ from torch import Tensor, fx, nn
 
 from autoq.errors import PolicyError
 from autoq.export.shuffle import move_before_shuffle
-from autoq.quantize import Placed, Quantized, Site, Traced, insert_behind, producer, read_from
+from autoq.quantize import Placed, Quantized, insert_behind, read_from
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
+from autoq.tracing import Site, Traced, producer
 
 Graph: TypeAlias = ModelProto
 """An ONNX model in memory."""

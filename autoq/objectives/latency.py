@@ -24,9 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoq.errors import InputError
 from autoq.policy import ROLES, Policy, StageQuant
-from autoq.quantize import Execution, Placement, Traced, integer_layers, place
+from autoq.quantize import Execution, Placement, integer_layers, place
 from autoq.space import SearchSpace
 from autoq.targets import Runner
+from autoq.tracing import Traced
 
 ROUNDS = 5
 GROUP = 8

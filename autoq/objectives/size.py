@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from autoq.policy import TensorQuant
-from autoq.quantize import Execution, Placement, Traced
+from autoq.quantize import Execution, Placement
+from autoq.tracing import Traced
 
 SCALE_BYTES, ZERO_POINT_BYTES, FLOAT_BYTES, HALF_BYTES = 4, 1, 4, 2
 

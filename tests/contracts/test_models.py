@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from autoq.executed import as_executed
 from autoq.models import MODELS, build_model
 from autoq.policy import uniform
-from autoq.quantize import Execution, as_executed, collect, quantize, roles_by_stage, trace
+from autoq.quantize import Execution, collect, quantize
+from autoq.tracing import roles_by_stage, trace
 
 CASES = [(name, scale) for name, info in MODELS.items() for scale in info.bundled]
 

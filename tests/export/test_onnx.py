@@ -12,11 +12,13 @@ from onnx import TensorProto
 
 from autoq import data
 from autoq.errors import PolicyError
+from autoq.executed import as_executed
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
 from autoq.models import build_model, model_info
 from autoq.policy import uniform
-from autoq.quantize import Execution, Quantized, Traced, as_executed, collect, quantize, trace
+from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.targets import load_target
+from autoq.tracing import Traced, trace
 
 INT8 = Execution(8, True)
 INFO = model_info("srgan")

@@ -9,9 +9,10 @@ from autoq.models import model_info
 from autoq.objectives import latency
 from autoq.objectives.size import packed_bytes
 from autoq.policy import uniform
-from autoq.quantize import Execution, Traced, place
+from autoq.quantize import Execution, place
 from autoq.space import bundled_space, load_space, parse_space
 from autoq.study import space_facts
+from autoq.tracing import Traced
 
 INT8 = Execution(8, True)
 STAGES = model_info("srresnet").stages

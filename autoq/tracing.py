@@ -1,0 +1,225 @@
+"""A float network as torch.fx sees it: batch norms folded, every layer a function of (input, weight, bias), every place
+where numbers cross a site.
+"""
+
+from __future__ import annotations
+
+import copy
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from autoq.errors import InputError
+from autoq.models.stages import StagePatterns, assign
+
+ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Tanh, nn.Sigmoid)
+"""Activations; with one slope for all channels they commute with moving pixels about."""
+
+SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+CONCATENATIONS = {torch.cat, torch.concat}
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where a number crosses: argument `index` of fx node `node`, or its output (index None)."""
+
+    node: str
+    index: int | None
+    stage: str
+    role: Literal["weight", "activation", "skip", "image"]
+
+    @property
+    def name(self) -> str:
+        return f"{self.node}.{'output' if self.index is None else self.index}"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution, transposed convolution or linear layer of the traced graph."""
+
+    node: str
+    path: str
+    stage: str
+
+
+@dataclass
+class Traced:
+    """A float network ready for quantization: its graph module, its layers and its sites in graph order."""
+
+    module: fx.GraphModule
+    layers: list[Layer]
+    sites: list[Site]
+
+
+# ---------------------------------------------------------------- trace
+
+
+def trace(model: nn.Module, patterns: StagePatterns) -> Traced:
+    """Fold BN, trace, lower layers to functions, and find layers and sites.
+
+    The model is copied, not changed. Raises InputError where a layer has no stage or the model cannot be traced.
+    """
+    try:
+        module = fx.symbolic_trace(copy.deepcopy(model).eval())
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise InputError(f"model {type(model).__name__} cannot be traced by torch.fx: {error}") from error
+    _fold_batch_norms(module)
+    _delay_pixel_shuffles(module)
+    paths = _lower_layers(module)
+    stages = assign(dict.fromkeys(paths.values()), patterns)
+    layers = [Layer(node, path, stages[path]) for node, path in paths.items()]
+    module.requires_grad_(False)
+    return Traced(module, layers, _find_sites(module, layers))
+
+
+def _fold_batch_norms(module: fx.GraphModule) -> None:
+    """Merge each BatchNorm2d that alone reads a convolution into it (FQSR, equation 6)."""
+    modules = dict(module.named_modules())
+    for node in list(module.graph.nodes):
+        if node.op != "call_module" or not isinstance(modules[node.target], nn.BatchNorm2d):
+            continue
+        before = node.args[0]
+        conv = modules.get(before.target) if before.op == "call_module" else None
+        if not isinstance(conv, (nn.Conv2d, nn.ConvTranspose2d)) or len(before.users) > 1:
+            raise InputError(f"batch norm '{node.target}' does not follow a convolution of its own: it cannot be folded")
+        fused = nn.utils.fuse_conv_bn_eval(conv, modules[node.target], isinstance(conv, nn.ConvTranspose2d))
+        module.set_submodule(before.target, fused)
+        node.replace_all_uses_with(before)
+        module.graph.erase_node(node)
+    module.delete_all_unused_submodules()
+    module.recompile()
+
+
+def _delay_pixel_shuffles(module: fx.GraphModule) -> None:
+    """Swap a pixel shuffle with the activation that alone reads it: the same values, moved later.
+
+    The activation then sits on the convolution, and the shuffle can move integers instead of floats.
+    """
+    modules = dict(module.named_modules())
+    for node in module.graph.nodes:
+        activation = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(activation, ELEMENTWISE) or getattr(activation, "num_parameters", 1) != 1:
+            continue
+        shuffle = node.args[0]
+        if moves_pixels(module, shuffle) and len(shuffle.users) == 1:
+            node.replace_all_uses_with(shuffle)
+            node.update_arg(0, shuffle.args[0])
+            shuffle.update_arg(0, node)
+            node.append(shuffle)
+    module.graph.lint()
+    module.recompile()
+
+
+def moves_pixels(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), nn.PixelShuffle)
+    return node.target is F.pixel_shuffle
+
+
+def _lower_layers(module: fx.GraphModule) -> dict[str, str]:
+    """Replace layer modules by functions of (input, weight, bias), so that weights are edges like any other.
+
+    Returns fx node name -> module path.
+    """
+    modules = dict(module.named_modules())
+    graph = module.graph
+    paths: dict[str, str] = {}
+    tensors: dict[str, fx.Node] = {}
+    for node in graph.nodes:
+        layer = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            continue
+        paths[node.name] = node.target
+        with graph.inserting_before(node):
+            for name in ("weight", "bias"):
+                path = f"{node.target}.{name}"
+                if path not in tensors and getattr(layer, name) is not None:
+                    tensors[path] = graph.get_attr(path)
+        arguments = (node.args[0], tensors[f"{node.target}.weight"], tensors.get(f"{node.target}.bias"))
+        function: Callable[..., Tensor]
+        options: tuple[Any, ...]
+        if isinstance(layer, nn.Linear):
+            function, options = F.linear, ()
+        elif isinstance(layer, nn.ConvTranspose2d):
+            function = F.conv_transpose2d
+            options = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+        else:
+            function, options = F.conv2d, (layer.stride, layer.padding, layer.dilation, layer.groups)
+        node.op, node.target, node.args, node.kwargs = "call_function", function, arguments + options, {}
+    graph.lint()
+    module.recompile()
+    return paths
+
+
+# ---------------------------------------------------------------- sites
+
+
+def _find_sites(module: fx.GraphModule, layers: list[Layer]) -> list[Site]:
+    stage_of = {layer.node: layer.stage for layer in layers}
+    # node -> (number of layers on its deepest path, stage of the last of them)
+    depth: dict[fx.Node, tuple[int, str | None]] = {}
+    sites: list[Site] = []
+    weights_seen: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        inputs = [depth[before] for before in node.all_input_nodes]
+        layers_before, stage = max(inputs, key=lambda known: known[0], default=(0, None))
+        if node.name in stage_of:
+            layers_before, stage = layers_before + 1, stage_of[node.name]
+            image = node.args[0].op == "placeholder"
+            sites.append(Site(node.name, 0, stage, "image" if image else "activation"))
+            if node.args[1] not in weights_seen:
+                weights_seen.add(node.args[1])
+                sites.append(Site(node.name, 1, stage, "weight"))
+        elif stage is not None and (edges := skip_edges(node)):
+            sites += [Site(node.name, index, stage, "skip") for index in range(len(edges))]
+            if node.target not in CONCATENATIONS:
+                sites.append(Site(node.name, None, stage, "skip"))
+        depth[node] = (layers_before, stage)
+    return sites
+
+
+def skip_edges(node: fx.Node) -> list[fx.Node]:
+    """The tensors an element-wise sum or a concatenation joins; empty for any other node."""
+    if node.target in CONCATENATIONS:
+        return list(cast(Sequence[fx.Node], node.args[0]))
+    if node.op in ("call_function", "call_method") and node.target in SUMS:
+        operands = [argument for argument in node.args[:2] if isinstance(argument, fx.Node)]
+        return operands if len(operands) == 2 else []
+    return []
+
+
+def roles_by_stage(sites: Iterable[Site]) -> dict[str, tuple[str, ...]]:
+    """stage -> the searchable roles it has a site for (the image has none)."""
+    found: dict[str, set[str]] = {}
+    for site in sites:
+        found.setdefault(site.stage, set()).add(site.role)
+    return {stage: tuple(r for r in ("weight", "activation", "skip") if r in roles) for stage, roles in found.items()}
+
+
+def producer(module: fx.GraphModule, site: Site) -> fx.Node:
+    """The node whose tensor crosses at a site: an operand of the site's node, or the node itself."""
+    node = nodes_by_name(module)[site.node]
+    return node if site.index is None else operand(*edge(module, node, site.index))
+
+
+def edge(module: fx.GraphModule, node: fx.Node, index: int) -> tuple[fx.Node, int]:
+    """The edge a site quantizes, as (reader, argument): moved up through pixel shuffles that nobody else reads."""
+    before = operand(node, index)
+    while moves_pixels(module, before) and len(before.users) == 1:
+        node, index, before = before, 0, operand(before, 0)
+    return node, index
+
+
+def operand(node: fx.Node, index: int) -> fx.Node:
+    edge = (skip_edges(node) or node.args)[index]
+    assert isinstance(edge, fx.Node)
+    return edge
+
+
+def nodes_by_name(module: fx.GraphModule) -> dict[str, fx.Node]:
+    return {node.name: node for node in module.graph.nodes}
