@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from autoq.errors import InputError, StudyError, unknown
 from autoq.events import Events
+from autoq.limits import can_bound_memory
 from autoq.models import model_info
 from autoq.objectives import OBJECTIVES, check_objectives
 from autoq.space import bundled_space, load_space
@@ -135,7 +136,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     fields.setdefault("device", _device("auto"))
     cores = os.cpu_count() or 1
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
-    fields.setdefault("threads", max(1, cores // workers))
+    fields.setdefault("threads", max(1, cores // max(1, workers)))
     fields.setdefault("space", load_space(bundled_space(model), space_facts(model, target)).to_dict())
     trial = {name: fields.pop(name) for name in TRIAL_OPTIONS if name in fields}
     try:
@@ -169,6 +170,9 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         raise StudyError(f"study '{name}' has its own frozen latencies; leave out --latency-table {table_path}")
     spec = found.spec
     stored = {**dict(spec), **dict(spec.trial)}
+    options = {option: value for option, value in options.items() if (option, value) != ("device", "auto")}
+    _device(spec.trial.device)
+    _check_measurable(spec.objectives)
     for option, value in _fields(options, spec.trial.model, spec.trial.target).items():
         if value != stored[option]:
             flag = "--" + option.replace("_", "-")
@@ -208,6 +212,8 @@ def _fields(options: Mapping[str, Any], model: str, target: str) -> dict[str, An
         fields["objectives"] = names
     if "storage" in fields:
         check_url(fields["storage"])
+    if "memory" in fields and not can_bound_memory():
+        raise InputError(f"--memory '{fields['memory']:g}': only Linux says how much a process holds; leave --memory out")
     if "device" in fields:
         fields["device"] = _device(fields["device"])
     return fields

@@ -309,15 +309,15 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="One JSON document 
 
     Example: autoq doctor
     """
-    from autoq import terminal
-    from autoq.doctor import examine
-    from autoq.findings import to_json
+    import json as format
+
+    from autoq.doctor import examine, show
 
     checks = examine()
     if json:
-        typer.echo(to_json([check.model_dump() for check in checks]))
+        typer.echo(format.dumps([check.model_dump() for check in checks], indent=2))
     else:
-        terminal.show_checks(checks)
+        show(checks)
     if any(check.state == "broken" for check in checks):
         raise typer.Exit(1)
 

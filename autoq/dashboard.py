@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import socketserver
 from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autoq.errors import InputError
-from autoq.storage import connect
+from autoq.storage import connect, explained
 from autoq.study import Study
 
 HOST = "127.0.0.1"
@@ -37,8 +38,7 @@ def serve(study: Study, port: int | None, ready: Callable[[str], None]) -> None:
     """
     from optuna_dashboard import wsgi
 
-    database = study.spec.storage is not None or study.database_path.is_file()
-    storage = connect(study.storage_url) if database else study.to_storage().backend
+    storage = _storage(study)
     with _listen(wsgi(storage), port) as server:
         ready(f"http://{HOST}:{server.server_port}/dashboard/studies/{_number(storage, study.name)}")
         try:
@@ -56,6 +56,16 @@ def _listen(application: Application, port: int | None) -> WSGIServer:
         if port is None:
             return _listen(application, 0)
         raise InputError(f"--port '{port}': {error.strerror}; type --port 0 for a free one") from error
+
+
+def _storage(study: Study) -> Any:
+    """The study's database; where it has none, or that one does not know the study (it was copied), what its records say."""
+    if study.spec.storage is not None or study.database_path.is_file():
+        storage = connect(study.storage_url)
+        with explained(study.storage_url), contextlib.suppress(KeyError):
+            _number(storage, study.name)
+            return storage
+    return study.to_storage().backend
 
 
 def _number(storage: Any, name: str) -> int:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel
-
-from autoq.objectives.latency import machine
-from autoq.objectives.quality import METRICS, import_pyiqa, why_unavailable
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 PACKAGES = {
     "torch": "nothing can be trained",
@@ -46,15 +47,28 @@ class Check(BaseModel):
 
 
 def examine() -> list[Check]:
-    """Look at everything a search stands on. Imports the packages, which takes seconds."""
+    """Look at everything a search stands on. Imports the packages, which takes seconds; nothing here needs any of them."""
     return [*_software(), *_metrics(), *_processor(), _gpu(), *_room()]
+
+
+def show(checks: Iterable[Check]) -> None:
+    """What was found, one thing a row, on standard output."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("", "state", "found", "what its absence costs"):
+        table.add_column(column, overflow="fold")
+    for check in checks:
+        table.add_row(check.name, check.state, check.found, check.cost)
+    Console(highlight=False).print(table, markup=False)
 
 
 def _software() -> Iterator[Check]:
     yield Check(name="python", state="ok", found=sys.version.split()[0])
     for package, cost in PACKAGES.items():
         try:
-            import_pyiqa() if package == "pyiqa" else importlib.import_module(package.replace("-", "_"))
+            if package == "pyiqa":
+                importlib.import_module("autoq.objectives.quality").import_pyiqa()
+            else:
+                importlib.import_module(package.replace("-", "_"))
         except (ImportError, OSError, RuntimeError) as error:
             state: Literal["absent", "broken"] = "absent" if package in OPTIONAL else "broken"
             yield Check(name=package, state=state, found=" ".join(str(error).split()), cost=cost)
@@ -63,6 +77,11 @@ def _software() -> Iterator[Check]:
 
 
 def _metrics() -> Iterator[Check]:
+    try:
+        from autoq.objectives.quality import METRICS, why_unavailable
+    except (ImportError, OSError, RuntimeError) as error:
+        yield Check(name="metrics", state="broken", found=" ".join(str(error).split()), cost="no quality can be measured")
+        return
     for name, info in METRICS.items():
         reason = why_unavailable(name)
         if reason is None:
@@ -72,10 +91,13 @@ def _metrics() -> Iterator[Check]:
 
 
 def _processor(read: Callable[[], str] = lambda: Path("/proc/cpuinfo").read_text()) -> Iterator[Check]:
-    yield Check(name="processor", state="ok", found=machine())
     try:
-        flags = set(next((line for line in read().splitlines() if line.startswith("flags")), "").split())
+        lines = [line.partition(":") for line in read().splitlines()]
+        facts = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+        yield Check(name="processor", state="ok", found=f"{facts.get('model name', platform.machine())}, {os.cpu_count()} cores")
+        flags = facts.get("flags", "").split()
     except OSError:
+        yield Check(name="processor", state="ok", found=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
         yield Check(name="processor features", state="absent", found="no /proc/cpuinfo here: not known")
         return
     for flag, cost in FLAGS.items():

@@ -95,7 +95,7 @@ def search(study: Study, events: Events | None = None) -> None:
     events = events or Events()
     spec = study.spec
     events.begin(study.folder, spec, study.records())
-    done = {record.name for record in study.records()}
+    done = {record.name for record in study.records() if record.state == "complete"}
     jobs = [job for job in baselines(spec.trial.model) if job.name not in done]
     jobs += [Job.of_trial(asked) for asked in study.storage.running()]
     if jobs or study.storage.count < spec.budget:
@@ -103,6 +103,7 @@ def search(study: Study, events: Events | None = None) -> None:
         graph = _write_graph(study)
         if study.latency_path.is_file():
             table = latencies.read_table(study.latency_path)
+            check_table(table, spec)
         else:
             table = measure_latencies(study, graph, events)
             write_whole(study.latency_path, table.model_dump_json(indent=1))
@@ -234,7 +235,8 @@ class StudySearcher(Searcher):
             self.events.note(f"{job.name}: its worker process died; it runs again")
             self.waiting.insert(0, job)
         else:
-            reason = f"its worker process died {MAX_ATTEMPTS} times: killed, or out of memory (fewer --workers need less)"
+            hung = ", or hung beyond --timeout" if self.study.spec.timeout else ""
+            reason = f"its worker process died {MAX_ATTEMPTS} times: killed, out of memory (fewer --workers need less){hung}"
             self._end(job, TrialResult(state="failed", reason=reason))
 
     def interrupted(self) -> None:
@@ -284,29 +286,33 @@ class TrialActor(tune.Trainable):
         self, config: dict[str, Any], spec: StudySpec, table: latencies.LatencyTable, graph_path: Path
     ) -> None:
         self.spec, self.table = spec, table
-        self.graph = load_graph(graph_path)
-        prepare(spec.trial)  # shared by all trials of this process, so no trial's time limit pays for it
+        self.broken: str | None = None
+        try:
+            self.graph = load_graph(graph_path)
+            prepare(spec.trial)  # shared by all trials of this process, so no trial's time limit pays for it
+        except Exception as error:  # noqa: BLE001 - the process lives, and its trials say why they cannot run
+            self.broken = _in_one_line(error)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
         return True
 
     def step(self) -> dict[str, Any]:
-        try:
-            with limits(self.spec.timeout, self.spec.memory):
-                result = run_trial(self.spec.trial, Policy.from_dict(self.config["policy"]), self.table, self.graph)
-        except TrialFailed as error:
-            result = TrialResult(state="failed", reason=str(error))
-        except Exception as error:  # noqa: BLE001 - one broken trial must not end a study; its cause is recorded
-            result = TrialResult(state="failed", reason=f"{type(error).__name__}: {' '.join(str(error).split())}")
+        result = TrialResult(state="failed", reason=self.broken) if self.broken else self._run()
         return {"result": result.model_dump_json(), "done": True}  # as text: Ray flattens nested results
 
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """Ray saves every trial as it ends; a finished trial's result is all there is."""
-        return {}
+    def _run(self) -> TrialResult:
+        try:
+            with limits(self.spec.timeout, self.spec.memory):
+                return run_trial(self.spec.trial, Policy.from_dict(self.config["policy"]), self.table, self.graph)
+        except TrialFailed as error:
+            return TrialResult(state="failed", reason=str(error))
+        except Exception as error:  # noqa: BLE001 - one broken trial must not end a study; its cause is recorded
+            return TrialResult(state="failed", reason=_in_one_line(error))
 
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """See `save_checkpoint`."""
+
+def _in_one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTable) -> None:
@@ -326,8 +332,8 @@ def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTabl
         RAY_AIR_NEW_OUTPUT="0",
     )
     with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
+        _start_ray(spec.workers, on_gpu, spec.trial.threads)
         try:
-            _start_ray(spec.workers, on_gpu, spec.trial.threads)
             trainable = tune.with_parameters(TrialActor, spec=spec, table=table, graph_path=study.graph_path.resolve())
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": 1 / spec.workers if on_gpu else 0}),
@@ -338,6 +344,7 @@ def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTabl
                     name="trials",
                     storage_path=str(scratch),
                     verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # saving could fail after the trial
                 ),
             ).fit()
         except KeyboardInterrupt:

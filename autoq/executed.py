@@ -34,6 +34,8 @@ class IntegerLayer(nn.Module):
         integers = torch.round(x / activation_scale)
         weights = torch.round(weight / weight_scale.reshape(-1, *[1] * (weight.dim() - 1)))
         sums = self.function(integers, weights, None, *self.options)
+        if sums.is_cuda:  # its fast algorithms do not sum exactly, but to well within a half
+            sums = torch.round(sums)
         shape = (1, -1) + (1,) * (sums.dim() - 2)
         result = sums * (activation_scale * weight_scale).reshape(shape)
         return result if bias is None else result + bias.reshape(shape)

@@ -11,13 +11,14 @@ import faulthandler
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
 from autoq.errors import TrialFailed
 
 KIB_PER_GIB = 2**20
+STATUS = Path("/proc/self/status")
 
 GRACE = 10.0
 """Seconds after which a trial that did not heed its time limit (it hangs in compiled code) takes its process down."""
@@ -40,15 +41,15 @@ def limits(seconds: float | None, gib: float | None) -> Iterator[None]:
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
     """Raise TrialFailed once `seconds` have passed; where that is not heeded within GRACE seconds, end the process."""
-    with _raising(signal.SIGALRM, f"took longer than the limit of {seconds:g} s a trial (--timeout)"):
+    message = f"took longer than the limit of {seconds:g} s a trial (--timeout)"
+    with Path(os.devnull).open("w") as silence, _raising(signal.SIGALRM, message, faulthandler.cancel_dump_traceback_later):
+        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=silence)
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        with Path(os.devnull).open("w") as silence:
-            faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=silence)
-            try:
-                yield
-            finally:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                faulthandler.cancel_dump_traceback_later()
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            faulthandler.cancel_dump_traceback_later()
 
 
 @contextlib.contextmanager
@@ -61,9 +62,8 @@ def memory_limit(gib: float) -> Iterator[None]:
         while not done.wait(MEMORY_PERIOD):
             if held() > gib:
                 signal.pthread_kill(main, signal.SIGUSR1)
-                return
 
-    with _raising(signal.SIGUSR1, f"needs more memory than the bound of {gib:g} GiB a worker (--memory)"):
+    with _raising(signal.SIGUSR1, f"needs more memory than the bound of {gib:g} GiB a worker (--memory)", done.set):
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
@@ -73,17 +73,23 @@ def memory_limit(gib: float) -> Iterator[None]:
             watcher.join()
 
 
+def can_bound_memory() -> bool:
+    """Whether this system says how much memory a process holds."""
+    return STATUS.is_file()
+
+
 def held() -> float:
     """GiB this process holds of its own."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = STATUS.read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / KIB_PER_GIB
 
 
 @contextlib.contextmanager
-def _raising(number: signal.Signals, message: str) -> Iterator[None]:
-    """Within, a signal raises TrialFailed in the main thread."""
+def _raising(number: signal.Signals, message: str, first: Callable[[], object]) -> Iterator[None]:
+    """Within, a signal raises TrialFailed in the main thread, after it called `first`."""
 
     def handle(number: int, frame: FrameType | None) -> None:
+        first()
         raise TrialFailed(message, 0)
 
     before = signal.signal(number, handle)

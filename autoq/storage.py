@@ -67,7 +67,7 @@ def _at_work(method: Callable[P, R]) -> Callable[P, R]:
 class TrialStorage:
     """The numbered trials of a study in an Optuna storage, `backend`.
 
-    `describe`, `ask`, `set_attempts` and `tell` raise OSError where the database cannot be written.
+    Methods that a search calls raise OSError where the database cannot be read or written.
     """
 
     def __init__(self, storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> None:
@@ -84,6 +84,7 @@ class TrialStorage:
         self._directions = directions
 
     @property
+    @_at_work
     def count(self) -> int:
         """Trials asked for so far."""
         return len(self._trials())
@@ -117,6 +118,7 @@ class TrialStorage:
         )
         return Asked(number, policy, 1)
 
+    @_at_work
     def running(self) -> list[Asked]:
         """Trials that were begun and have not ended."""
         trials = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
@@ -161,17 +163,24 @@ class TrialStorage:
         if record is None and trial.state.is_finished():
             raise StudyError(
                 f"study '{self._stored.study_name}': its storage has trial {trial.number} as ended, trials.jsonl does not;"
-                " restore trials.jsonl, or remove study.db to run that trial again"
+                f" restore trials.jsonl, or {self._remove()} to run that trial again"
             )
         if record is not None and self._policy(trial) != Policy.from_dict(record.policy):
             raise StudyError(
                 f"study '{self._stored.study_name}': trial {trial.number} has another policy in its storage than in trials.jsonl;"
-                " remove study.db: it is made again from trials.jsonl"
+                f" {self._remove()}: it is made again from trials.jsonl"
             )
 
     def _trial(self, number: int) -> optuna.Trial:
         """A handle on a trial that runs."""
         return optuna.Trial(self._stored, self._trials()[number]._trial_id)
+
+    def _remove(self) -> str:
+        """What to type to make this study's part of the storage go."""
+        url = getattr(self.backend, "url", "")
+        if _is_own_file(url):
+            return f"remove {FILE}"
+        return f"type optuna delete-study --study-name {self._stored.study_name} --storage {url}"
 
     def _policy(self, trial: optuna.trial.FrozenTrial) -> Policy:
         return self._space.suggest(optuna.trial.FixedTrial(trial.params))
@@ -267,6 +276,9 @@ def check_url(url: str) -> None:
         raise StudyError(
             f"storage '{url}': not a database URL; type --storage sqlite:////absolute/path.db or postgresql://user@host/database"
         ) from error
+    if parsed.drivername.startswith("sqlite") and not Path(parsed.database or "").is_absolute():
+        absolute = file_url(Path.cwd() / (parsed.database or "x.db"))
+        raise StudyError(f"storage '{url}': expected an absolute path; type --storage {absolute}")
     if parsed.password is not None or any(key in parsed.query for key in PASSWORDS):
         shown = parsed.difference_update_query(PASSWORDS).render_as_string(hide_password=True)
         raise StudyError(f"storage '{shown}': has a password in it, which a study would write down; set PGPASSWORD instead")
@@ -284,7 +296,8 @@ def _cause(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _explained(url: str) -> Iterator[None]:
+def explained(url: str) -> Iterator[None]:
+    """What a database says when it is opened becomes a StudyError that says what to do."""
     try:
         yield
     except NoSuchModuleError as error:
@@ -299,15 +312,20 @@ def _explained(url: str) -> Iterator[None]:
 
 
 def _way_out(url: str) -> str:
-    if Path(make_url(url).database or "").name == FILE:
+    if _is_own_file(url):
         return f"remove {FILE}: it is made again from trials.jsonl"
     return "make it reachable, or give another --storage, for example sqlite:////absolute/path.db"
+
+
+def _is_own_file(url: str) -> bool:
+    """Whether a database is the file in a study's folder."""
+    return Path(make_url(url).database or "").name == FILE
 
 
 def check_free(url: str, name: str) -> None:
     """Raise StudyError if a database cannot be used, or has a study of that name already."""
     storage = connect(url)
-    with _explained(url):
+    with explained(url):
         if name in [study.study_name for study in storage.get_all_studies()]:
             raise StudyError(f"storage '{url}': has a study '{name}' already; give another --study or --storage")
 
@@ -320,5 +338,5 @@ def in_memory() -> optuna.storages.BaseStorage:
 def connect(url: str) -> optuna.storages.BaseStorage:
     """Open a database. Raises StudyError with its reason."""
     patience = {"connect_args": {"timeout": SQLITE_PATIENCE}} if url.startswith("sqlite") else None
-    with _explained(url):
+    with explained(url):
         return optuna.storages.RDBStorage(url, engine_kwargs=patience)

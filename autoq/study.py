@@ -31,7 +31,7 @@ from autoq.policy import Policy
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.space import SearchSpace, SpaceFacts, parse_space
 from autoq.spec import Record, StudyFile, StudySpec, TrialResult
-from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, file_url, guarded, in_memory
+from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.targets import target_info
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class Study:
         document = {"definition": spec.model_dump(mode="json"), "environment": study.environment}
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            if any(folder.iterdir()):
+                raise StudyError(f"study '{folder}': the folder holds other files; give another --study NAME, or an empty folder")
             if latencies is not None:
                 write_whole(study.latency_path, latencies)
             write_whole(study._yaml, yaml.safe_dump(document, sort_keys=False))
@@ -152,8 +154,9 @@ class Study:
         try:
             self._open.enter_context(_lock(self._yaml))
             self._cut_torn_line()
-            self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space)
-            self._storage.load(self.records())
+            with explained(self.storage_url):
+                self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space)
+                self._fill(self._storage)
         except BaseException:
             self.close()
             raise
@@ -177,6 +180,7 @@ class Study:
         """Store a finished trial: a line to trials.jsonl, then values to Optuna."""
         feasible = self.feasible(result)
         record = _record(result, policy, structure, number=number, source="trial", feasible=feasible)
+        self._check(record)
         self._append(record)
         self.storage.tell(record)
         return record
@@ -202,12 +206,17 @@ class Study:
             os.fsync(lines.fileno())
 
     def _cut_torn_line(self) -> None:
-        """Remove what a killed process left of a line: a line ends with a newline."""
+        """Remove what a killed process left of a line; a whole line only lacks its newline (an editor left it out)."""
         if not self.trials_path.is_file():
             return
         content = self.trials_path.read_bytes()
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
+        if whole == len(content):
+            return
+        if _is_record(content[whole:]):
+            with self.trials_path.open("a") as lines:
+                lines.write("\n")
+        else:
             os.truncate(self.trials_path, whole)
 
     # -------------------------------------------------------- what it found
@@ -215,12 +224,13 @@ class Study:
     def records(self) -> list[Record]:
         """All finished trials and baselines, in the order they ended. Raises StudyError for a malformed line.
 
-        A last line without its newline is still being written, and left out.
+        A last line that is not whole is still being written, and left out.
         """
         if not self.trials_path.is_file():
             return []
         records = []
-        for number, line in enumerate(self.trials_path.read_bytes().split(b"\n")[:-1], 1):
+        *lines, last = self.trials_path.read_bytes().split(b"\n")
+        for number, line in enumerate([*lines, *([last] if _is_record(last) else [])], 1):
             try:
                 record = Record.model_validate_json(line)
                 self._check(record)
@@ -263,12 +273,24 @@ class Study:
 
     def to_storage(self) -> TrialStorage:
         """Its finished trials as an Optuna storage in memory, for a study whose database is not at hand."""
-        records = self.records()
         storage = TrialStorage(in_memory(), self.name, self.spec, self.space)
+        self._fill(storage)
+        return storage
+
+    def _fill(self, storage: TrialStorage) -> None:
+        """Bring a storage to where the records say the study is."""
+        records = self.records()
         storage.load(records)
         baselines = [record for record in records if record.name is not None]
         storage.describe({f"baseline {record.name}": findings.in_words(record, self.spec.objectives) for record in baselines})
-        return storage
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        Record.model_validate_json(line)
+    except ValidationError:
+        return False
+    return True
 
 
 def _record(result: TrialResult, policy: Policy, structure: str, **where: Any) -> Record:

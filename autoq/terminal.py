@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -23,9 +22,6 @@ from autoq.findings import baselines_alone, float_baseline, front, hypervolume, 
 from autoq.objectives import OBJECTIVES
 from autoq.spec import Record, StudySpec
 from autoq.study import Study
-
-if TYPE_CHECKING:
-    from autoq.doctor import Check
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKS = 30
@@ -218,16 +214,6 @@ def _against(name: str, record: Record, reference: Record | None) -> str:
     if OBJECTIVES[name].quality or reference is None:
         return value
     return f"{value} ({reference.values[name] / record.values[name]:.1f}x)"
-
-
-def show_checks(checks: Sequence[Check]) -> None:
-    """What the doctor found, one thing a row."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "state", "found", "what its absence costs"):
-        table.add_column(column, overflow="fold")
-    for check in checks:
-        table.add_row(check.name, check.state, check.found, check.cost)
-    Console(highlight=False).print(table, markup=False)
 
 
 def show_front(study: Study, report: Path | None, seconds: float) -> None:

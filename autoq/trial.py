@@ -35,7 +35,7 @@ from autoq.export.onnx import Graph, payload_bytes, write_qdq
 from autoq.models import build_model, model_info, weights_file
 from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives.latency import LatencyTable, structure_key
-from autoq.objectives.quality import METRICS, available_metrics
+from autoq.objectives.quality import METRICS, available_metrics, load_models
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy
 from autoq.quantize import Execution, Quantized, collect, quantize
@@ -94,6 +94,9 @@ def prepare(spec: TrialSpec) -> Workbench:
     train_pairs = [make_pair(image, spec.scale) for image in train]
     pairs = tuple(make_pair(image if spec.eval_data else centre(image), spec.scale) for image in evaluation)
     plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed)
+    metrics = tuple(available_metrics())
+    load_models(metrics)
+    _finish_imports()
     patches = training_patches(train_pairs, plan).to(spec.device)
     network = channels_last(copy.deepcopy(traced.module).to(spec.device))
     with torch.no_grad():
@@ -109,8 +112,21 @@ def prepare(spec: TrialSpec) -> Workbench:
         teacher=teacher,
         pairs=pairs,
         float_outputs=tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs),
-        metrics=tuple(available_metrics()),
+        metrics=metrics,
     )
+
+
+def _finish_imports() -> None:
+    """torch and scikit-image import parts of themselves when first used.
+
+    Within a trial a time limit could cut that off, and the half-imported parts would fail every later trial.
+    """
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    blank = np.zeros((32, 32, 3), np.uint8)
+    METRICS["ssim"].function(blank, blank, 2)
 
 
 def input_hashes(spec: TrialSpec) -> dict[str, str]:
@@ -243,9 +259,10 @@ def evaluate(bench: Workbench, module: fx.GraphModule) -> dict[str, float]:
         )
         for name in bench.metrics
     }
-    broken = [name for name, value in values.items() if np.isnan(value)]
+    values = {name: min(value, PSNR_CEILING) if name == "psnr" else value for name, value in values.items()}
+    broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
-        raise TrialFailed(f"{', '.join(broken)} of the output is not a number", bench.spec.steps)
+        raise TrialFailed(f"{', '.join(broken)} of the output is not a finite number", bench.spec.steps)
     errors = [np.mean((a.astype(float) - b) ** 2) / 255**2 for a, b in zip(found, bench.float_outputs, strict=True)]
     values[PSNR_TO_FLOAT] = float(np.mean([-10 * np.log10(max(error, 10 ** (-PSNR_CEILING / 10))) for error in errors]))
-    return {name: min(value, PSNR_CEILING) if name.startswith("psnr") else value for name, value in values.items()}
+    return values

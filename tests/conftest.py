@@ -18,18 +18,24 @@ SHARED = Path(os.environ.get("AUTOQ_SHARED") or Path(__file__).parents[2] / "sha
 
 
 def missing_here() -> set[str]:
-    """Fixtures that stand for things this machine does not have."""
+    """Fixtures that stand for things this machine does not have; a GPU is not asked of CI either."""
     return {name for name, there in (("shared", SHARED.is_dir()), ("chromium", shutil.which("chromium"))) if not there}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that need what a private machine lacks (the shared data, a browser) are left out there; in CI they fail."""
-    missing = missing_here()
-    if os.environ.get("CI"):
-        return
+    missing = set() if os.environ.get("CI") else missing_here()
+    if not torch.cuda.is_available():
+        missing.add("gpu")
     needing = [item for item in items if missing.intersection(getattr(item, "fixturenames", ()))]
     config.hook.pytest_deselected(items=needing)
     items[:] = [item for item in items if item not in needing]
+
+
+@pytest.fixture(scope="session")
+def gpu() -> str:
+    """torch's name for it."""
+    return "cuda"
 
 
 @pytest.fixture(scope="session")

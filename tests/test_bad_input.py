@@ -394,7 +394,7 @@ def test_a_pickled_module_is_refused_and_not_run(refused: Refused, shared: Path)
     path = shared / "weights" / "vdsr_pickled_module_twtygqyy.pth"
     refused(
         [*MODEL, "--weights", str(path)],
-        f"weights '{path}': a pickled Python object, and loading it would run its code; expected a state dict;"
+        f"weights '{path.resolve()}': a pickled Python object, and loading it would run its code; expected a state dict;"
         " where you trust it, save torch.save(model.state_dict(), FILE) there and give that FILE",
     )
 
@@ -511,6 +511,7 @@ STORAGES = [
     case("driver", "postgresql+psycopg2://user@host/d", "needs the Python package 'psycopg2'; type pip install psycopg2-binary"),
     case("unreachable", "sqlite:////none/x.db", f"unable to open database file; {REACHABLE}"),
     case("no-database", "sqlite:///{tmp}/text.db", f"file is not a database; {REACHABLE}"),
+    case("relative", "sqlite:///x.db", "expected an absolute path; type --storage sqlite:///{tmp}/x.db"),
     case("taken", "sqlite:///{tmp}/shared.db", "has a study 'mine' already; give another --study or --storage"),
 ]  # fmt: skip
 
@@ -525,7 +526,7 @@ def test_storage(
         optuna.create_study(storage=f"sqlite:///{tmp_path}/shared.db", study_name="mine", directions=["minimize"] * 2)
     url = url.format(tmp=tmp_path)
     arguments = [*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--study", "mine", "--storage", url]
-    refused(arguments, f"storage '{url}': {message}")
+    refused(arguments, f"storage '{url}': {message.format(tmp=tmp_path)}")
 
 
 # ------------------------------------------------------------ studies

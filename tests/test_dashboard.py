@@ -110,6 +110,17 @@ def test_a_study_that_came_without_its_database_is_for_reading_only(tmp_path: Pa
     assert not (tmp_path / "studies" / "srgan-x4" / "study.db").exists()
 
 
+def test_a_copied_study_is_shown_from_its_records(tmp_path: Path) -> None:
+    shutil.copytree(
+        ROOT / "studies" / "srgan-x4", tmp_path / "studies" / "first", ignore=shutil.ignore_patterns("ray", "graph.onnx")
+    )
+    Study.resume(tmp_path / "studies" / "first").close()
+    shutil.copytree(tmp_path / "studies" / "first", tmp_path / "studies" / "copy")
+    with dashboard(tmp_path, "copy") as url:
+        study = get(f"{url.partition('/dashboard')[0]}/api/studies/0?after=0")
+        assert (study["name"], len(study["trials"])) == ("copy", 50)
+
+
 def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "studies" / "srgan-x4", tmp_path / "studies" / "srgan-x4")
     with dashboard(tmp_path, "srgan-x4") as url:

@@ -164,6 +164,29 @@ def test_a_trial_that_takes_too_long_fails_and_the_study_says_so(folder: Path, f
     assert last == "autoq: study 'slow': all 1 trials failed; the last: took longer than the limit of 0.5 s a trial (--timeout)"
 
 
+def test_what_a_worker_cannot_prepare_is_the_reason_and_its_baselines_run_again(
+    folder: Path,
+    first: dict,
+    tiny_weights: Path,  # type: ignore[type-arg]
+) -> None:
+    arguments = [*OPTIONS, "--weights", str(tiny_weights), "--study", "unready", "--latency-table", "studies/first/latency.json"]
+    code = """
+from autoq import cli, driver
+
+driver.save_graph = lambda graph, path: path.write_bytes(b"no graph")
+cli.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "search", *arguments],
+        cwd=folder, capture_output=True, text=True, check=False, env=environment(folder), timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "all 8 trials failed; the last: DecodeError" in done.stderr.splitlines()[-1]
+    done = autoq(folder, "search", "--resume", "--study", "unready", "--quiet")
+    records = Study.open(folder / "studies" / "unready").records()
+    assert [record.name for record in records if record.state == "complete"] == ["float", "8/8/8", "6/6/8", "4/4/8"]
+
+
 def test_a_full_disk_ends_the_search_with_one_line_and_loses_nothing(folder: Path, first: dict, tiny_weights: Path) -> None:  # type: ignore[type-arg]
     code = """
 from autoq import cli, study

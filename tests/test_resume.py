@@ -192,6 +192,43 @@ def test_a_full_disk_loses_nothing_that_has_finished(tmp_path: Path, monkeypatch
     assert [record.number for record in Study.open(tmp_path / "s").records()] == list(range(6))
 
 
+def test_a_whole_last_line_without_its_newline_stays(tmp_path: Path) -> None:
+    study = make(tmp_path / "s")
+    go_on(study, 3)
+    found = study.records()
+    study.trials_path.write_bytes(study.trials_path.read_bytes().removesuffix(b"\n"))
+    assert study.records() == found
+    go_on(Study.resume(tmp_path / "s"), 4)
+    assert study.records()[:3] == found
+    assert len(study.records()) == 4
+
+
+def test_a_result_that_the_study_cannot_have_is_not_written(tmp_path: Path) -> None:
+    study = make(tmp_path / "s")
+    asked = study.ask()
+    with pytest.raises(ValueError, match="values are missing"):
+        study.tell(asked.number, asked.policy, TrialResult(state="complete", values={"size": 1.0}), "")
+    study.close()
+    assert Study.open(tmp_path / "s").records() == []
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "s" / "ray").mkdir(parents=True)
+    with pytest.raises(StudyError, match="the folder holds other files; give another --study NAME, or an empty folder"):
+        make(tmp_path / "s")
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["ray"]
+
+
+def test_baselines_are_told_again_where_the_database_is_made_again(tmp_path: Path) -> None:
+    study = make(tmp_path / "s")
+    study.add_baseline("float", Policy(()), TrialResult(state="complete", values={"size": 2048.0, "latency": 5, "psnr": 30}), "")
+    study.close()
+    study.database_path.unlink()
+    Study.resume(tmp_path / "s").close()
+    stored = optuna.load_study(study_name="s", storage=study.storage_url)
+    assert stored.user_attrs == {"baseline float": "size 2 KiB, latency 5.0 ms, psnr 30.00 dB"}
+
+
 def test_a_database_that_fails_under_way_is_an_error_of_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     study = make(tmp_path / "s")
     asked = study.ask()

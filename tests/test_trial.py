@@ -98,3 +98,14 @@ def test_training_on_an_evaluation_image_is_refused(spec: TrialSpec, shared: Pat
     folder = shared / "test" / "Set5"
     with pytest.raises(DataError, match="a trial must not be judged on what it was trained on"):
         trial.prepare(spec.model_copy(update={"data": folder, "eval_data": folder}))
+
+
+def test_a_trial_on_a_gpu_repeats_and_agrees_with_the_processor(
+    gpu: str, spec: TrialSpec, graph: Graph, latency: LatencyTable
+) -> None:
+    here = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
+    there = spec.model_copy(update={"device": gpu})
+    first = trial.run_trial(there, POLICIES["8/8/8"], latency, graph)
+    again = trial.run_trial(there, POLICIES["8/8/8"], latency, graph)
+    assert first.values == again.values
+    assert first.values["psnr"] == pytest.approx(here.values["psnr"], abs=0.05)

@@ -190,8 +190,10 @@ def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
 
 
 def save_graph(graph: ModelProto, path: Path) -> None:
-    """Store a marked float graph for worker processes."""
-    onnx.save(graph, path)
+    """Store a marked float graph for worker processes: there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    onnx.save(graph, partial, format="protobuf")
+    partial.replace(path)
 
 
 def load_graph(path: Path) -> ModelProto:

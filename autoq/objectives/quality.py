@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,17 +52,18 @@ def pi(found: np.ndarray, expected: np.ndarray, scale: int) -> float:
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """The function and the published model files it needs."""
+    """The function, the published model files it needs, and pyiqa's names of the models in them."""
 
     function: Metric
     files: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
 
 METRICS: dict[str, MetricInfo] = {
     "psnr": MetricInfo(psnr),
     "ssim": MetricInfo(ssim),
-    "niqe": MetricInfo(niqe, ("niqe_modelparameters.mat",)),
-    "pi": MetricInfo(pi, ("niqe_modelparameters.mat", "NRQM_model.mat")),
+    "niqe": MetricInfo(niqe, ("niqe_modelparameters.mat",), ("niqe",)),
+    "pi": MetricInfo(pi, ("niqe_modelparameters.mat", "NRQM_model.mat"), ("niqe", "nrqm")),
 }
 
 
@@ -99,6 +100,12 @@ def _pyiqa_metric(name: str) -> Callable[..., torch.Tensor]:
     require("pi" if name == "nrqm" else name)  # pyiqa would try to download
     metric: Callable[..., torch.Tensor] = import_pyiqa().create_metric(name, device="cpu")
     return metric
+
+
+def load_models(names: Iterable[str]) -> None:
+    """Load the published models that metrics need, so that the first image does not pay for it."""
+    for model in {model for name in names for model in METRICS[name].models}:
+        _pyiqa_metric(model)
 
 
 def import_pyiqa() -> types.ModuleType:
