@@ -84,7 +84,7 @@ class Lines(Events):
 
 
 class View(Events):
-    """The state of a search, and its picture."""
+    """The state of a search, and its picture. Drawn from another thread: what is replaced is never changed in place."""
 
     def __init__(self) -> None:
         self.console: Console | None = None
@@ -112,13 +112,13 @@ class View(Events):
 
     def started(self, name: str, label: str) -> None:
         self.phase_text = ""
-        self.running[name] = label
+        self.running = {**self.running, name: label}
         if not self.ends:
-            self.ends.append(time.monotonic())
+            self.ends = [time.monotonic()]
 
     def finished(self, record: Record) -> None:
-        self.running.pop(point_name(record), None)
-        self.ends.append(time.monotonic())
+        self.running = {name: label for name, label in self.running.items() if name != point_name(record)}
+        self.ends = [*self.ends, time.monotonic()]
         self._add([*self.records, record])
 
     def _add(self, records: Sequence[Record]) -> None:
@@ -127,7 +127,7 @@ class View(Events):
         self.front = front(self.records, self.spec.objectives)
         volume = hypervolume(self.records, self.spec.objectives)
         if volume is not None:
-            self.volumes.append(volume)
+            self.volumes = [*self.volumes, volume]
 
     def render(self, width: int, height: int, now: float) -> RenderableType:
         """The picture at a moment, for a terminal of `width` x `height` characters."""
