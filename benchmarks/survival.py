@@ -4,8 +4,9 @@
 
 A driver is killed and the study resumed until the kills are used up; then workers are killed while a driver runs, and
 its study is resumed once more. Every study is real (Ray, training, OpenVINO) on a network of one block. Prints:
-lost (finished trials no longer as they were), run_twice (trials with two results), unfinished (trials short of the
-budget), failed (trials that ended without values), orphans (Ray processes still alive a minute after the last driver
+lost (finished trials no longer as they were), run_twice (trials and baselines with a second result), again (baselines
+that had failed, their workers killed three times, and that a resumed study runs again on purpose), unfinished (trials
+short of the budget), failed (trials that ended without values), orphans (Ray processes still alive a minute after the last driver
 was killed).
 """
 
@@ -111,11 +112,18 @@ class Trouble:
 
     def figures(self) -> Counter[str]:
         final = self.lines()
-        names = Counter(_name(line) for line in final)
+        known: dict[str, str] = {}
+        repeated: Counter[str] = Counter()
+        for line in final:
+            record, name = json.loads(line), _name(line)
+            if name in known:
+                repeated["again" if record["source"] == "baseline" and known[name] == "failed" else "run_twice"] += 1
+            known[name] = record["state"]
         trials = [json.loads(line) for line in final if json.loads(line)["source"] == "trial"]
         return Counter(
             lost=sum(line not in final for line in self.seen.values()),
-            run_twice=sum(count - 1 for count in names.values()),
+            run_twice=repeated["run_twice"],
+            again=repeated["again"],
             unfinished=self.budget - len({trial["number"] for trial in trials}),
             failed=sum(trial["state"] == "failed" for trial in trials),
             trials=len(trials),
@@ -185,7 +193,7 @@ def main() -> None:
                 print(f"{study}: {done} of {wanted} kills, {dict(trouble.figures())}", file=sys.stderr)
             figures[f"{kind}_kills"] = done
     figures["orphans"] = len(psutil.wait_procs(left_behind, ORPHANS_AFTER)[1])
-    keys = ("driver_kills", "worker_kills", "studies", "trials", "lost", "run_twice", "unfinished", "failed", "orphans")
+    keys = ("driver_kills", "worker_kills", "studies", "trials", "lost", "run_twice", "again", "unfinished", "failed", "orphans")
     found = {key: figures[key] for key in keys}
     print(
         json.dumps({"bench": "survival", "figures": found}) if options.json else "\n".join(f"{k:14}{v}" for k, v in found.items())

@@ -49,7 +49,7 @@ def render(study: Study, records: Sequence[Record], found: Sequence[Record]) -> 
 def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) -> dict[str, Any]:
     """Everything the template shows, as plain strings and numbers."""
     spec, objectives = study.spec, study.spec.objectives
-    baselines = [record for record in records if record.source == "baseline"]
+    baselines = list({record.name: record for record in records if record.source == "baseline"}.values())  # the last of each
     trials = [record for record in records if record.source == "trial"]
     float_record = float_baseline(records)
     others = [name for name in OBJECTIVES if name not in objectives and any(name in record.values for record in records)]
