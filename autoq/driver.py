@@ -94,8 +94,9 @@ def search(study: Study, events: Events | None = None) -> None:
     """
     events = events or Events()
     spec = study.spec
-    events.begin(study.folder, spec, study.records())
-    done = {record.name for record in study.records() if record.state == "complete"}
+    earlier = study.records()
+    events.begin(study.folder, spec, earlier)
+    done = {record.name for record in earlier if record.state == "complete"}
     jobs = [job for job in baselines(spec.trial.model) if job.name not in done]
     jobs += [Job.of_trial(asked) for asked in study.storage.running()]
     if jobs or study.storage.count < spec.budget:

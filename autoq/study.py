@@ -13,7 +13,6 @@ a search that was killed at any moment continues from what is here.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ import yaml
 from pydantic import ValidationError
 
 from autoq import findings
-from autoq.errors import InputError, PolicyError, StudyError
+from autoq.errors import InputError, PolicyError, StudyError, suggest
 from autoq.models import model_info
 from autoq.objectives import PSNR_TO_FLOAT, check_objectives
 from autoq.policy import Policy
@@ -327,5 +326,4 @@ def _known_studies(folder: Path) -> str:
     known = sorted(path.parent.name for path in STUDIES.glob("*/study.yaml"))
     if not known:
         return f"there are no studies in {STUDIES}/ yet; start one with autoq search --model srgan"
-    near = difflib.get_close_matches(folder.name, known, n=1)
-    return f"studies here: {', '.join(known)}.{f' Did you mean {near[0]!r}?' if near else ''}"
+    return f"studies here: {', '.join(known)}.{suggest(folder.name, known)}"

@@ -79,8 +79,7 @@ class Lines(Events):
 
     def finished(self, record: Record) -> None:
         assert self.spec is not None
-        name = record.name or f"trial {record.number}"
-        self._print(f"{name:>9}  {record.label:26} {in_words(record, self.spec.objectives)}")
+        self._print(f"{point_name(record):>9}  {record.label:26} {in_words(record, self.spec.objectives)}")
 
 
 class View(Events):

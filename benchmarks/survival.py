@@ -119,7 +119,7 @@ class Trouble:
             if name in known:
                 repeated["again" if record["source"] == "baseline" and known[name] == "failed" else "run_twice"] += 1
             known[name] = record["state"]
-        trials = [json.loads(line) for line in final if json.loads(line)["source"] == "trial"]
+        trials = [record for record in map(json.loads, final) if record["source"] == "trial"]
         return Counter(
             lost=sum(line not in final for line in self.seen.values()),
             run_twice=repeated["run_twice"],

@@ -10,7 +10,7 @@ import jinja2
 import plotly.io
 from markupsafe import Markup
 
-from autoq.findings import baselines_alone, float_baseline, front, hypervolume
+from autoq.findings import baselines_alone, float_baseline, front, hypervolume, point_name
 from autoq.objectives import OBJECTIVES
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png
@@ -94,7 +94,7 @@ def _tiles(
 def _row(record: Record, objectives: Sequence[str], columns: Sequence[str], float_record: Record | None) -> dict[str, Any]:
     policy = Policy.from_dict(record.policy)
     return {
-        "name": record.name or f"trial {record.number}",
+        "name": point_name(record),
         "source": record.source,
         "numbers": [_number(name, record.values.get(name)) for name in objectives],
         "all_numbers": [_number(name, record.values.get(name)) for name in columns],

@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import plotly.graph_objects as go
 
+from autoq.findings import point_name
 from autoq.objectives import OBJECTIVES
 from autoq.spec import Record
 
@@ -82,7 +83,7 @@ def front_figure(records: Sequence[Record], front: Sequence[Record], objectives:
 
 def _hover(record: Record, objectives: Sequence[str]) -> str:
     values = "<br>".join(f"{axis_label(name)}: {axis_value(name, record.values[name]):.4g}" for name in objectives)
-    return f"{html.escape(record.name or f'trial {record.number}')}<br>{html.escape(record.label)}<br>{values}"
+    return f"{html.escape(point_name(record))}<br>{html.escape(record.label)}<br>{values}"
 
 
 def front_png(records: Sequence[Record], front: Sequence[Record], objectives: Sequence[str], path: Path, title: str) -> None:
