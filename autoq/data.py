@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from autoq.errors import DataError
+from autoq.spec import Sampling
 
 SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
 
@@ -25,6 +26,9 @@ BUNDLED_EVAL = ("chelsea.png", "rocket.jpg", "ihc.png")
 """Colour photographs inside scikit-image's wheel; no image is in both lists."""
 
 CALIBRATION_PATCHES = 64
+
+VARIATION_THRESHOLD = 0.02
+"""Differences of neighbouring luma values (of 1) up to this are noise, not detail: five of 255 levels."""
 
 EVAL_SIDE = 256
 """Of bundled evaluation images only the central square of this side is upscaled: trials are short."""
@@ -168,30 +172,86 @@ def to_pixels(batch: Tensor) -> np.ndarray:
 class PatchPlan:
     """Which training patches a study sees, in which order: the same for every trial.
 
-    pool: distinct patches; side: their low-resolution side in pixels; batch: patches a step.
+    pool: distinct patches; side: their low-resolution side in pixels; batch: patches a step; sampling: where they are
+    cut, see `PatchSampler`.
     """
 
     pool: int
     side: int
     batch: int
     seed: int
+    sampling: Sampling = "uniform"
+
+
+class PatchSampler:
+    """Where patches are cut from low-resolution images: every image as often, or by complexity.
+
+    Complexity is TVAT, total variation above a threshold, of MMSR (Yuan et al., cited by Liu et al. 2021): the mean
+    difference of neighbouring luma values, differences below VARIATION_THRESHOLD (noise) left out. `proportional`:
+    a patch is as likely as it is complex; `threshold`: only the more complex half of all patches, equally likely.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], side: int, sampling: Sampling) -> None:
+        self.pairs = [pair for pair in pairs if min(pair.low.shape[:2]) >= side]
+        if not self.pairs:
+            names = f"'{pairs[0].name}' and {len(pairs) - 1} more" if len(pairs) > 1 else f"'{pairs[0].name}'"
+            raise DataError(
+                f"training images {names}: too small for a {side}x{side} low-resolution patch; give larger images with --data"
+            )
+        self.side = side
+        if sampling == "uniform":
+            weights = [np.full(self._places(pair), 1 / math.prod(self._places(pair))) for pair in self.pairs]
+        else:
+            weights = [complexity(pair.low, side) for pair in self.pairs]
+            if sampling == "threshold":
+                middle = np.median(np.concatenate([values.ravel() for values in weights]))
+                weights = [(values >= middle).astype(float) for values in weights]
+        self.ends = np.cumsum([values.size for values in weights])
+        self.cumulative = np.cumsum(np.concatenate([values.ravel() for values in weights]))
+        if self.cumulative[-1] <= 0:
+            raise DataError(f"training images: no detail for --sampling {sampling}; give other images, or --sampling uniform")
+
+    def _places(self, pair: Pair) -> tuple[int, int]:
+        height, width = pair.low.shape[:2]
+        return height - self.side + 1, width - self.side + 1
+
+    def draw(self, random: np.random.Generator) -> tuple[Pair, int, int]:
+        """(pair, top, left) of one low-resolution patch."""
+        place = int(np.searchsorted(self.cumulative, random.random() * self.cumulative[-1], side="right"))
+        which = int(np.searchsorted(self.ends, place, side="right"))
+        pair = self.pairs[which]
+        columns = self._places(pair)[1]
+        top, left = divmod(place - (int(self.ends[which - 1]) if which else 0), columns)
+        return pair, top, left
+
+
+def complexity(low: np.ndarray, side: int) -> np.ndarray:
+    """TVAT of every patch of a uint8 RGB image [h, w, 3]: float64 [h - side + 1, w - side + 1], see `PatchSampler`."""
+    luma = low @ np.array([0.299, 0.587, 0.114]) / 255
+    variation = np.zeros(luma.shape)
+    for axis in (0, 1):
+        difference = np.abs(np.diff(luma, axis=axis, append=np.take(luma, [-1], axis)))
+        variation += np.where(difference > VARIATION_THRESHOLD, difference, 0.0)
+    sums = np.pad(variation, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    totals = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    return np.maximum(totals, 0.0) / side**2
+
+
+def turned(patch: np.ndarray, turns: int, flip: bool) -> np.ndarray:
+    """One of the eight ways to lay a patch [side, side, 3]."""
+    patch = np.rot90(patch, turns)
+    return patch[:, ::-1] if flip else patch
 
 
 def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
-    """`pool` low-resolution patches [pool, 3, side, side], flipped and turned, as many from every image."""
+    """`pool` low-resolution patches [pool, 3, side, side], flipped and turned."""
     random = np.random.default_rng([plan.seed, 1])
-    fitting = [pair.low for pair in pairs if min(pair.low.shape[:2]) >= plan.side]
-    if not fitting:
-        names = f"'{pairs[0].name}' and {len(pairs) - 1} more" if len(pairs) > 1 else f"'{pairs[0].name}'"
-        raise DataError(
-            f"training images {names}: too small for a {plan.side}x{plan.side} low-resolution patch; give larger images with --data"
-        )
+    sampler = PatchSampler(pairs, plan.side, plan.sampling)
     patches = []
-    for which in random.permutation(np.arange(plan.pool) % len(fitting)):
-        low = fitting[which]
-        top, left = (int(random.integers(size - plan.side + 1)) for size in low.shape[:2])
-        patch = np.rot90(low[top : top + plan.side, left : left + plan.side], int(random.integers(4)))
-        patches.append(to_tensor(patch[:, ::-1] if random.integers(2) else patch))
+    for _ in range(plan.pool):
+        pair, top, left = sampler.draw(random)
+        patch = pair.low[top : top + plan.side, left : left + plan.side]
+        patches.append(to_tensor(turned(patch, int(random.integers(4)), bool(random.integers(2)))))
     return torch.cat(patches)
 
 

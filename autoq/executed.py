@@ -31,9 +31,7 @@ class IntegerLayer(nn.Module):
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         activation_scale, weight_scale = self.activation.scale, self.weight.scale
-        integers = torch.round(x / activation_scale)
-        weights = torch.round(weight / weight_scale.reshape(-1, *[1] * (weight.dim() - 1)))
-        sums = self.function(integers, weights, None, *self.options)
+        sums = self.function(self.activation.steps(x), self.weight.steps(weight), None, *self.options)
         if sums.is_cuda:  # its fast algorithms do not sum exactly, but to well within a half
             sums = torch.round(sums)
         shape = (1, -1) + (1,) * (sums.dim() - 2)

@@ -23,7 +23,19 @@ from autoq.quantizers import make_quantizer
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
 from autoq.quantizers.clipping import Statistics
 from autoq.quantizers.minmax import IMAGE_QUANT, image_quantizer
-from autoq.tracing import CONCATENATIONS, ELEMENTWISE, Site, Traced, edge, nodes_by_name, operand, producer, skip_edges
+from autoq.tracing import (
+    CONCATENATIONS,
+    ELEMENTWISE,
+    Site,
+    Traced,
+    channel_axis,
+    edge,
+    is_image,
+    nodes_by_name,
+    operand,
+    producer,
+    skip_edges,
+)
 
 SAMPLE_VALUES = 2**15
 """Values kept of every tensor for the clipping rules."""
@@ -99,7 +111,8 @@ def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
     They depend on the float network and the images alone, so one collection serves every policy.
     """
     images = list(images)
-    wanted = {producer(traced.module, site).name for site in traced.sites if site.role in ("activation", "skip")}
+    sources = {site: producer(traced.module, site) for site in traced.sites}
+    wanted = {node.name for site, node in sources.items() if site.role != "weight" and not _is_plain_image(site, node)}
     recorder = _Recorder(traced.module, wanted, max(1, SAMPLE_VALUES // len(images)))
     for image in images:
         recorder.run(image)
@@ -114,9 +127,15 @@ def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
     parameters = dict(traced.module.named_parameters())
     for site in traced.sites:
         if site.role == "weight":
-            weight = producer(traced.module, site)
-            statistics[weight.name] = Statistics.of_tensor(parameters[str(weight.target)], per_channel=True)
+            weight = sources[site]
+            values = parameters[str(weight.target)].transpose(0, channel_axis(weight))
+            statistics[weight.name] = Statistics.of_tensor(values, per_channel=True)
     return statistics
+
+
+def _is_plain_image(site: Site, source: fx.Node) -> bool:
+    """Whether a site reads the image on the grid of 8-bit images, so that nothing need be known of its values."""
+    return site.role == "image" and is_image(source)
 
 
 # ---------------------------------------------------------------- quantize
@@ -210,11 +229,13 @@ def _build(source: fx.Node, placement: Placement, statistics: Mapping[str, Stati
     quant = placement.quant
     if quant.bits > integer_bits:
         return Float16()
-    if source.op == "placeholder":
+    if _is_plain_image(placement.sites[0], source):
         return image_quantizer()
     if placement.source not in statistics:
         raise PolicyError(f"no statistics of tensor '{placement.source}': calibrate before quantizing")
-    return make_quantizer(quant, _per(statistics[placement.source], quant))
+    quantizer = make_quantizer(quant, _per(statistics[placement.source], quant))
+    quantizer.axis = channel_axis(source)
+    return quantizer
 
 
 def insert_behind(module: fx.GraphModule, source: fx.Node, path: str) -> fx.Node:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 Device = Literal["cpu", "cuda"]
+Sampling = Literal["uniform", "proportional", "threshold"]
 SamplerName = Literal["auto", "tpe", "gp", "nsga2", "random"]
 State = Literal["complete", "pruned", "failed"]
 
@@ -34,6 +35,26 @@ class TrialSpec(BaseModel):
     patches: PositiveInt = 256
     batch: PositiveInt = 4
     patch: PositiveInt = 24
+
+
+class PretrainSpec(BaseModel):
+    """A float training. weights: to start from, None for a fresh network. steps: of the pixel stage, then
+    adversarial_steps against a discriminator. sampling: where patches are cut, see `data.PatchSampler`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    scale: PositiveInt
+    weights: Path | None = None
+    data: Path | None = None
+    eval_data: Path | None = None
+    steps: int = Field(ge=0)
+    adversarial_steps: int = Field(default=0, ge=0)
+    sampling: Sampling = "uniform"
+    seed: int = Field(default=0, ge=0)
+    threads: PositiveInt = 1
+    device: Device = "cpu"
 
 
 class StudySpec(BaseModel):

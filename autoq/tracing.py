@@ -17,9 +17,11 @@ from torch import Tensor, fx, nn
 from autoq.errors import InputError
 from autoq.models.stages import StagePatterns, assign
 
-ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Tanh, nn.Sigmoid)
+ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Tanh, nn.Sigmoid, nn.Hardtanh)
 """Activations; with one slope for all channels they commute with moving pixels about."""
 
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 CONCATENATIONS = {torch.cat, torch.concat}
 
@@ -69,6 +71,7 @@ def trace(model: nn.Module, patterns: StagePatterns) -> Traced:
     except (fx.proxy.TraceError, TypeError) as error:
         raise InputError(f"model {type(model).__name__} cannot be traced by torch.fx: {error}") from error
     _fold_batch_norms(module)
+    _fold_scalings(module)
     _delay_pixel_shuffles(module)
     paths = _lower_layers(module)
     stages = assign(dict.fromkeys(paths.values()), patterns)
@@ -95,6 +98,28 @@ def _fold_batch_norms(module: fx.GraphModule) -> None:
     module.recompile()
 
 
+def _fold_scalings(module: fx.GraphModule) -> None:
+    """Merge each multiplication by a constant that alone reads a convolution into it: residual scaling."""
+    modules = dict(module.named_modules())
+    for node in list(module.graph.nodes):
+        if node.target not in PRODUCTS or len(node.args) != 2:
+            continue
+        (source, factor) = node.args if isinstance(node.args[0], fx.Node) else node.args[::-1]
+        if not isinstance(source, fx.Node) or not isinstance(factor, (int, float)) or source.op != "call_module":
+            continue
+        layer = modules.get(str(source.target))
+        called = sum(other.op == "call_module" and other.target == source.target for other in module.graph.nodes)
+        if not isinstance(layer, LAYERS) or len(source.users) > 1 or called > 1:
+            continue
+        with torch.no_grad():
+            layer.weight.mul_(factor)
+            if layer.bias is not None:
+                layer.bias.mul_(factor)
+        node.replace_all_uses_with(source)
+        module.graph.erase_node(node)
+    module.recompile()
+
+
 def _delay_pixel_shuffles(module: fx.GraphModule) -> None:
     """Swap a pixel shuffle with the activation that alone reads it: the same values, moved later.
 
@@ -116,9 +141,20 @@ def _delay_pixel_shuffles(module: fx.GraphModule) -> None:
 
 
 def moves_pixels(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node only moves or repeats values: a pixel shuffle, or interpolation by nearest neighbour."""
     if node.op == "call_module":
-        return isinstance(module.get_submodule(str(node.target)), nn.PixelShuffle)
+        found = module.get_submodule(str(node.target))
+        return isinstance(found, nn.PixelShuffle) or (isinstance(found, nn.Upsample) and found.mode == "nearest")
+    if node.target is F.interpolate:
+        return node.kwargs.get("mode", "nearest") == "nearest"
     return node.target is F.pixel_shuffle
+
+
+def is_image(node: fx.Node) -> bool:
+    """Whether a tensor is the image itself, resized, or its luma: values in [0, 1], on the grid of 8-bit images."""
+    if node.op == "placeholder":
+        return True
+    return node.target in (F.interpolate, F.conv2d) and isinstance(node.args[0], fx.Node) and is_image(node.args[0])
 
 
 def _lower_layers(module: fx.GraphModule) -> dict[str, str]:
@@ -132,7 +168,7 @@ def _lower_layers(module: fx.GraphModule) -> dict[str, str]:
     tensors: dict[str, fx.Node] = {}
     for node in graph.nodes:
         layer = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        if not isinstance(layer, LAYERS):
             continue
         paths[node.name] = node.target
         with graph.inserting_before(node):
@@ -146,6 +182,8 @@ def _lower_layers(module: fx.GraphModule) -> dict[str, str]:
         if isinstance(layer, nn.Linear):
             function, options = F.linear, ()
         elif isinstance(layer, nn.ConvTranspose2d):
+            if layer.groups > 1:
+                raise InputError(f"layer '{node.target}': a transposed convolution in {layer.groups} groups cannot be quantized yet")
             function = F.conv_transpose2d
             options = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
         else:
@@ -170,8 +208,7 @@ def _find_sites(module: fx.GraphModule, layers: list[Layer]) -> list[Site]:
         layers_before, stage = max(inputs, key=lambda known: known[0], default=(0, None))
         if node.name in stage_of:
             layers_before, stage = layers_before + 1, stage_of[node.name]
-            image = node.args[0].op == "placeholder"
-            sites.append(Site(node.name, 0, stage, "image" if image else "activation"))
+            sites.append(Site(node.name, 0, stage, "image" if layers_before == 1 else "activation"))
             if node.args[1] not in weights_seen:
                 weights_seen.add(node.args[1])
                 sites.append(Site(node.name, 1, stage, "weight"))
@@ -188,7 +225,7 @@ def skip_edges(node: fx.Node) -> list[fx.Node]:
     if node.target in CONCATENATIONS:
         return list(cast(Sequence[fx.Node], node.args[0]))
     if node.op in ("call_function", "call_method") and node.target in SUMS:
-        operands = [argument for argument in node.args[:2] if isinstance(argument, fx.Node)]
+        operands = [operand for operand in node.args[:2] if isinstance(operand, fx.Node) and operand.op != "get_attr"]
         return operands if len(operands) == 2 else []
     return []
 
@@ -213,6 +250,11 @@ def edge(module: fx.GraphModule, node: fx.Node, index: int) -> tuple[fx.Node, in
     while moves_pixels(module, before) and len(before.users) == 1:
         node, index, before = before, 0, operand(before, 0)
     return node, index
+
+
+def channel_axis(weight: fx.Node) -> int:
+    """Which dimension of a weight has the output channels: the second in a transposed convolution, else the first."""
+    return 1 if weight.op == "get_attr" and any(user.target is F.conv_transpose2d for user in weight.users) else 0
 
 
 def operand(node: fx.Node, index: int) -> fx.Node:

@@ -125,13 +125,13 @@ class _Writer:
             return self.add("Cast", [half], source, to=TensorProto.FLOAT)
         assert isinstance(quantizer, Quantizer)
         integers = _numpy(quantizer.to_integer(values)).astype(_container(quantizer))
-        return self.dequantize(source, integers, quantizer.scale)
+        return self.dequantize(source, integers, quantizer.scale, quantizer.axis)
 
-    def dequantize(self, name: str, integers: np.ndarray, scale: Tensor) -> str:
+    def dequantize(self, name: str, integers: np.ndarray, scale: Tensor, axis: int = 0) -> str:
         """A constant stored as symmetric integers; an absent zero point is zero."""
         stored = self.constant(f"{name}.integer", integers)
         scales = self.constant(f"{name}.scale", _numpy(scale if scale.numel() > 1 else scale.reshape(())))
-        return self.add("DequantizeLinear", [stored, scales], name, **({"axis": 0} if scale.numel() > 1 else {}))
+        return self.add("DequantizeLinear", [stored, scales], name, **({"axis": axis} if scale.numel() > 1 else {}))
 
     def tensor(self, source: str, placed: Placed) -> str:
         quantizer = cast(Quantizer, self.module.get_submodule(placed.quantizer))
@@ -159,8 +159,10 @@ def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
     if wide:
         raise PolicyError(f"ONNX Q/DQ holds integers of 8 bits or less; {len(wide)} tensors of this policy are wider")
     writer = _Writer(quantized.module, {site.name: placed for placed in quantized.placed for site in placed.placement.sites})
+    trained = dict(quantized.module.named_parameters())
     for initializer in graph.graph.initializer:
-        writer.constant(initializer.name, _numpy(quantized.module.get_parameter(initializer.name)))
+        name = initializer.name
+        writer.constant(name, _numpy(trained[name]) if name in trained else numpy_helper.to_array(initializer))
     biases = dict(_biases(quantized))
     for node in graph.graph.node:
         if node.domain == MARK_DOMAIN:

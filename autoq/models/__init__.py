@@ -8,12 +8,14 @@ imported when it is built.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoq.errors import InputError, WeightsError, unknown
+from autoq.models import recipes
+from autoq.models.recipes import Recipe
 from autoq.policy import Role
 
 if TYPE_CHECKING:
@@ -22,56 +24,128 @@ if TYPE_CHECKING:
 BUNDLED = Path(__file__).parent.parent / "weights"
 
 
+W: tuple[Role, ...] = ("weight",)
+WA: tuple[Role, ...] = ("weight", "activation")
+WAS: tuple[Role, ...] = ("weight", "activation", "skip")
+
+
 @dataclass(frozen=True)
 class ModelInfo:
     """Facts about a network.
 
-    stages: stage -> the roles it has a site for, in the order of the data. patterns: stage -> module paths.
-    perceptual: trained for looks, so quality is judged by PI before PSNR. layouts: functions of
-    `models.weights` that recognize published checkpoints. bundled: scale -> file in the package.
+    location: `module:factory` below autoq.models, called with `scale` and `arguments`. stages: stage -> the roles it has
+    a site for, in the order of the data. patterns: stage -> module paths. recipe: how it is trained from scratch.
+    perceptual: trained for looks, so quality is judged by PI before PSNR. layouts: functions of `models.layouts` that
+    recognize published checkpoints. bundled: scale -> file in the package.
     """
 
     location: str
     scales: tuple[int, ...]
     stages: Mapping[str, tuple[Role, ...]]
     patterns: Mapping[str, tuple[str, ...]]
-    perceptual: bool
-    layouts: tuple[str, ...]
-    bundled: Mapping[int, str]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe = recipes.PIXELS
+    perceptual: bool = False
+    layouts: tuple[str, ...] = ()
+    bundled: Mapping[int, str] = field(default_factory=dict)
 
 
-_SRRESNET_STAGES: dict[str, tuple[Role, ...]] = {
-    "feature_extraction": ("weight",),
-    "body": ("weight", "activation", "skip"),
-    "upsampling": ("weight", "activation"),
-    "reconstruction": ("weight", "activation"),
-}
-_SRRESNET_PATTERNS = {
-    "feature_extraction": ("head.*",),
-    "body": ("body.*", "fuse.*"),
-    "upsampling": ("up.*",),
-    "reconstruction": ("tail",),
-}
-_SRRESNET_LAYOUTS = ("leftthomas_srgan", "own_srresnet")
+FE, BODY, UP, REC = "feature_extraction", "body", "upsampling", "reconstruction"
+"""The stages of Liu et al. 2021; a network without layers between two pixel shuffles has no `upsampling` of its own."""
+
+_SRRESNET = ModelInfo(
+    location="srresnet:SRResNet",
+    scales=(2, 4),
+    stages={FE: W, BODY: WAS, UP: WA, REC: WA},
+    patterns={FE: ("head.*",), BODY: ("body.*", "fuse.*"), UP: ("up.*",), REC: ("tail",)},
+    layouts=("leftthomas_srgan", "own_srresnet"),
+    bundled={4: "srresnet_x4_16block_float16.safetensors"},
+)
+_ESRGAN = ModelInfo(
+    location="esrgan:ESRGAN",
+    scales=(4,),
+    stages={FE: W, BODY: WAS, UP: WA, REC: WA},
+    patterns={FE: ("head",), BODY: ("body.*", "fuse"), UP: ("up1.*", "up2.*"), REC: ("tail.*",)},
+    recipe=recipes.ESRGAN,
+    perceptual=True,
+    layouts=("xinntao_esrgan", "own_blocks"),
+)
+_EDSR = ModelInfo(
+    location="edsr:EDSR",
+    scales=(2, 3, 4),
+    stages={FE: W, BODY: WAS, UP: WA, REC: WA},
+    patterns={FE: ("head",), BODY: ("body.*", "fuse"), UP: ("up.*",), REC: ("tail",)},
+    layouts=("basicsr_edsr", "own_edsr"),
+)
+_ESPCN = ModelInfo(
+    location="espcn:ESPCN",
+    scales=(2, 3, 4),
+    stages={FE: W, BODY: WA, REC: WA},
+    patterns={FE: ("*head.*",), BODY: ("*body.*",), REC: ("*tail.*",)},
+    recipe=recipes.SMALL,
+)
+_FSRCNN = ModelInfo(
+    location="fsrcnn:FSRCNN",
+    scales=(2, 3, 4),
+    stages={FE: W, BODY: WA, UP: WA},
+    patterns={FE: ("*head.*",), BODY: ("*shrink.*", "*map.*", "*expand.*"), UP: ("*tail",)},
+    recipe=recipes.SMALL,
+)
+_VDSR = ModelInfo(
+    location="vdsr:VDSR",
+    scales=(2, 3, 4),
+    stages={FE: W, BODY: WA, REC: WAS},
+    patterns={FE: ("*head.*",), BODY: ("*body.*",), REC: ("*tail",)},
+)
 
 MODELS: dict[str, ModelInfo] = {
-    "srresnet": ModelInfo(
-        location="autoq.models.srresnet:SRResNet",
-        scales=(2, 4),
-        stages=_SRRESNET_STAGES,
-        patterns=_SRRESNET_PATTERNS,
-        perceptual=False,
-        layouts=_SRRESNET_LAYOUTS,
-        bundled={4: "srresnet_x4_16block_float16.safetensors"},
+    "srresnet": _SRRESNET,
+    "srgan": replace(_SRRESNET, recipe=recipes.SRGAN, perceptual=True, bundled={4: "srgan_x4_16block_float16.safetensors"}),
+    "srresnet-msr": ModelInfo(
+        location="msrresnet:MSRResNet",
+        scales=(2, 3, 4),
+        stages={FE: W, BODY: WAS, UP: WA, REC: WAS},
+        patterns={FE: ("head.*",), BODY: ("body.*",), UP: ("up.*",), REC: ("tail.*",)},
+        layouts=("basicsr_msrresnet", "own_blocks"),
     ),
-    "srgan": ModelInfo(
-        location="autoq.models.srresnet:SRResNet",
-        scales=(2, 4),
-        stages=_SRRESNET_STAGES,
-        patterns=_SRRESNET_PATTERNS,
-        perceptual=True,
-        layouts=_SRRESNET_LAYOUTS,
-        bundled={4: "srgan_x4_16block_float16.safetensors"},
+    "esrgan": _ESRGAN,
+    "esrgan-6": replace(_ESRGAN, arguments={"blocks": 6}),
+    "edsr": _EDSR,
+    "edsr-full": replace(_EDSR, arguments={"blocks": 32, "features": 256, "scaling": 0.1}),
+    "xlsr": ModelInfo(
+        location="xlsr:XLSR",
+        scales=(2, 3, 4),
+        stages={FE: W, BODY: WAS, REC: WA},
+        patterns={FE: ("head.*", "skip"), BODY: ("mix", "body.*"), REC: ("fuse.*", "tail.*")},
+        recipe=recipes.XLSR,
+        layouts=("cxzhou95_xlsr", "own_blocks"),
+    ),
+    "srcnn": ModelInfo(
+        location="srcnn:luma_srcnn",
+        scales=(2, 3, 4),
+        stages={FE: W, BODY: WA, REC: WAS},
+        patterns={FE: ("*head.*",), BODY: ("*body.*",), REC: ("*tail",)},
+        recipe=recipes.SMALL,
+    ),
+    "espcn": _ESPCN,
+    "espcn-y": replace(_ESPCN, location="espcn:luma_espcn", stages={FE: W, BODY: WA, REC: WAS}),
+    "fsrcnn": _FSRCNN,
+    "fsrcnn-y": replace(_FSRCNN, location="fsrcnn:luma_fsrcnn", stages={FE: W, BODY: WA, UP: WAS}),
+    "vdsr": _VDSR,
+    "vdsr-y": replace(_VDSR, location="vdsr:luma_vdsr"),
+    "wdsr": ModelInfo(
+        location="wdsr:WDSR",
+        scales=(2, 3, 4),
+        stages={FE: W, BODY: WAS, REC: WAS},
+        patterns={FE: ("head", "skip"), BODY: ("body.*",), REC: ("tail",)},
+        layouts=("own_blocks",),
+    ),
+    "imdn": ModelInfo(
+        location="imdn:IMDN",
+        scales=(2, 3, 4),
+        stages={FE: W, BODY: WAS, UP: WA},
+        patterns={FE: ("head",), BODY: ("body.*", "collect.*", "fuse"), UP: ("up.*",)},
+        layouts=("authors_imdn", "own_blocks"),
     ),
 }
 
@@ -83,16 +157,19 @@ def model_info(name: str) -> ModelInfo:
     return MODELS[name]
 
 
+def _check_scale(name: str, scale: int) -> None:
+    scales = model_info(name).scales
+    if scale not in scales:
+        raise InputError(f"model '{name}' has no x{scale} (scales: {', '.join(map(str, scales))}); type --scale {scales[-1]}")
+
+
 def weights_file(name: str, scale: int, weights: Path | None = None) -> Path:
     """The checkpoint to read: `weights`, else the bundled one.
 
     Raises InputError for an unknown name or scale, WeightsError where none is bundled.
     """
     info = model_info(name)
-    if scale not in info.scales:
-        raise InputError(
-            f"model '{name}' has no x{scale} (scales: {', '.join(map(str, info.scales))}); type --scale {info.scales[-1]}"
-        )
+    _check_scale(name, scale)
     if weights is None:
         if scale not in info.bundled:
             have = ", ".join(f"x{known}" for known in info.bundled) or "none"
@@ -101,14 +178,28 @@ def weights_file(name: str, scale: int, weights: Path | None = None) -> Path:
     return weights
 
 
+def fresh_model(name: str, scale: int) -> nn.Module:
+    """A float network as its constructor leaves it. Raises InputError for an unknown name or scale."""
+    info = model_info(name)
+    _check_scale(name, scale)
+    network: nn.Module = _factory(info)(scale=scale, **info.arguments)
+    return network
+
+
+def _factory(info: ModelInfo) -> Callable[..., nn.Module]:
+    module, _, factory = info.location.partition(":")
+    found: Callable[..., nn.Module] = getattr(importlib.import_module(f"autoq.models.{module}"), factory)
+    return found
+
+
 def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module:
     """A float network with weights, in eval mode: those of `weights`, else the bundled ones.
 
     Raises InputError for an unknown name or scale, WeightsError where no weights are bundled or they do not fit.
     """
-    from autoq.models import weights as checkpoint
+    from autoq.models import layouts
+    from autoq.models.weights import load_model
 
     info, file = model_info(name), weights_file(name, scale, weights)
-    module, _, factory = info.location.partition(":")
-    layouts = [getattr(checkpoint, layout) for layout in info.layouts]
-    return checkpoint.load_model(getattr(importlib.import_module(module), factory), {"scale": scale}, file, layouts)
+    known = [getattr(layouts, layout) for layout in info.layouts]
+    return load_model(_factory(info), {"scale": scale, **info.arguments}, file, known)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,16 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoq.errors import WeightsError
+from autoq.models.layouts import Layout, StateDict, plain
 
-StateDict = dict[str, Tensor]
 TORCH_STARTS = (b"PK", b"\x80")
 """How the files of torch.save begin: a zip archive, before torch 1.6 a pickle."""
 
 KEYS_SHOWN = 3
 ASK = "give --weights a .safetensors or .pth file"
-
-Layout = Callable[[StateDict], tuple[dict[str, Any], StateDict] | None]
-"""A published key layout: state dict -> (constructor arguments, our state dict), or None if it is not that layout."""
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -72,11 +68,11 @@ def _load(path: Path) -> Any:
 def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], path: Path, layouts: list[Layout]) -> nn.Module:
     """Build the network a checkpoint belongs to, with exactly its tensors.
 
-    factory(**arguments) is the network in our own layout; `layouts` are tried first. BN's
+    factory(**arguments) is the network in our own layout; `layouts` are tried first, on plain keys. BN's
     `num_batches_tracked` is not a weight and may be absent. Raises WeightsError that names missing,
     extra and misshapen keys, or the tensor that does not hold finite numbers.
     """
-    state = read_state_dict(path)
+    state = plain(read_state_dict(path))
     arguments = dict(arguments)
     for layout in layouts:
         match = layout(state)
@@ -129,61 +125,3 @@ def _first(keys: list[str]) -> str:
 
 def _describe(arguments: Mapping[str, Any]) -> str:
     return ", ".join(f"{key}={value}" for key, value in arguments.items())
-
-
-def own_srresnet(state: StateDict) -> tuple[dict[str, Any], StateDict] | None:
-    """Our own layout of SRResNet; scale, depth and width are read from the keys."""
-    features = _features(state, "head.0.weight")
-    if features is None or "tail.weight" not in state:
-        return None
-    blocks = {m[1] for key in state if (m := re.match(r"body\.(\d+)\.", key))}
-    return {
-        "scale": 4 if "up.3.weight" in state else 2,
-        "blocks": len(blocks),
-        "features": features,
-    }, state
-
-
-def _features(state: StateDict, key: str) -> int | None:
-    """Channels of the first layer, a 9x9 convolution of RGB; None where it is no such layer."""
-    if key not in state or state[key].shape[1:] != (3, 9, 9) or not len(state[key]):
-        return None
-    return len(state[key])
-
-
-def leftthomas_srgan(state: StateDict) -> tuple[dict[str, Any], StateDict] | None:
-    """The public SRGAN of github.com/leftthomas/SRGAN: block1 is the head, then residual blocks, then fuse, upsampling, tail."""
-    features = _features(state, "block1.0.weight")
-    numbers = sorted({int(m[1]) for key in state if (m := re.match(r"block(\d+)\.", key))})
-    if features is None or len(numbers) < 4 or numbers != list(range(1, len(numbers) + 1)):
-        return None
-    fuse, last = numbers[-2], numbers[-1]
-    shuffles = len({m[1] for key in state if (m := re.match(rf"block{last}\.(\d+)\.conv\.weight", key))})
-    renamed = {}
-    for key, value in state.items():
-        match = re.match(r"block(\d+)\.(.*)", key)
-        if match is None:
-            renamed[key] = value  # reported as unexpected
-            continue
-        number, rest = int(match[1]), match[2]
-        if number == 1:
-            renamed[f"head.{rest}"] = value
-        elif number < fuse:
-            renamed[f"body.{number - 2}.{rest.replace('prelu.', 'act.')}"] = value
-        elif number == fuse:
-            renamed[f"fuse.{rest}"] = value
-        else:
-            part = re.match(r"(\d+)\.(?:(conv|prelu)\.)?(.*)", rest)
-            if part is None:
-                renamed[key] = value  # reported as unexpected
-                continue
-            index, kind, name = int(part[1]), part[2], part[3]
-            target = f"up.{3 * index + (0 if kind == 'conv' else 2)}" if kind else "tail"
-            renamed[f"{target}.{name}"] = value
-    return {
-        "scale": 2**shuffles,
-        "blocks": fuse - 2,
-        "features": features,
-        "fuse": "prelu",
-        "output": "tanh",
-    }, renamed

@@ -109,7 +109,13 @@ def load_models(names: Iterable[str]) -> None:
 
 
 def import_pyiqa() -> types.ModuleType:
-    """pyiqa imports torchvision, whose compiled operators may not load beside a CPU-only torch.
+    """pyiqa, which imports torchvision."""
+    allow_torchvision()
+    return importlib.import_module("pyiqa")
+
+
+def allow_torchvision() -> None:
+    """Let torchvision be imported where its compiled operators do not load, as beside a CPU-only torch.
 
     Nothing used here needs them; their schemas must exist for torchvision to import.
     """
@@ -121,7 +127,6 @@ def import_pyiqa() -> types.ModuleType:
         if not _operator_exists(schema.partition("(")[0]):
             library.define(schema)
     _KEPT.append(library)  # the schemas go with the library object
-    return importlib.import_module("pyiqa")
 
 
 _KEPT: list[torch.library.Library] = []

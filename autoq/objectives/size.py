@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from autoq.policy import TensorQuant
 from autoq.quantize import Execution, Placement
-from autoq.tracing import Traced
+from autoq.tracing import Traced, channel_axis
 
 SCALE_BYTES, ZERO_POINT_BYTES, FLOAT_BYTES, HALF_BYTES = 4, 1, 4, 2
 
 
 def packed_bytes(traced: Traced, placements: list[Placement], execution: Execution) -> int:
     """Every weight at its own width, packed per tensor and rounded up to bytes; scales 4 bytes, zero points 1,
-    biases 4, float16 weights 2 bytes a value, other float tensors 4. BN is folded.
+    biases 4, float16 weights 2 bytes a value, other float tensors and constants 4. BN is folded.
     """
-    sources = {node.name: str(node.target) for node in traced.module.graph.nodes if node.op == "get_attr"}
-    formats = {sources[placement.source]: placement.quant for placement in placements if placement.source in sources}
-    total = 0
+    constants = {node.name: node for node in traced.module.graph.nodes if node.op == "get_attr"}
+    weights = {
+        str(constants[placement.source].target): (placement.quant, channel_axis(constants[placement.source]))
+        for placement in placements
+        if placement.source in constants
+    }
+    total = sum(constant.numel() * FLOAT_BYTES for constant in traced.module.buffers())
     for name, parameter in traced.module.named_parameters():
-        values, channels = parameter.numel(), parameter.shape[0]
-        total += _tensor_bytes(values, channels, formats.get(name), execution.integer_bits)
+        quant, axis = weights.get(name, (None, 0))
+        total += _tensor_bytes(parameter.numel(), parameter.shape[axis], quant, execution.integer_bits)
     for placement in placements:
-        if placement.source not in sources:
+        if placement.source not in constants:
             total += SCALE_BYTES + (0 if placement.quant.signed else ZERO_POINT_BYTES)
     return total
 

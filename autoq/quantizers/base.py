@@ -14,8 +14,9 @@ from autoq.quantizers import functional
 class Quantizer(nn.Module, ABC):
     """Fake quantization of one tensor.
 
-    scale: float32, one entry (or one per channel); zero_point: int32, same shape; integers in [qmin, qmax].
-    Subclasses define `simulate` and, where the scale is learned, `scale`.
+    scale: float32, one entry (or one per channel); zero_point: int32, same shape; integers in [qmin, qmax]. axis: the
+    dimension of the channels. Subclasses define `simulate`, which sees the channels in dimension 0, and, where the scale
+    is learned, `scale`.
     """
 
     initial_scale: Tensor
@@ -23,7 +24,7 @@ class Quantizer(nn.Module, ABC):
 
     def __init__(self, quant: TensorQuant, low: Tensor, high: Tensor) -> None:
         super().__init__()
-        self.quant = quant
+        self.quant, self.axis = quant, 0
         self.qmin, self.qmax = functional.integer_range(quant.bits, quant.signed)
         scale, zero_point = functional.affine_parameters(low, high, quant.bits, quant.signed)
         self.register_buffer("initial_scale", scale)
@@ -35,10 +36,12 @@ class Quantizer(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantized `x`, float32, same shape: with gradients in training mode, as integer runtimes round in eval mode."""
-        x = x.float()
+        x = x.float().transpose(0, self.axis)
         if self.training:
-            return self.simulate(x)
-        return functional.dequantize_affine(self._integers(x), self.scale, self.zero_point)
+            found = self.simulate(x)
+        else:
+            found = functional.dequantize_affine(self._integers(x), self.scale, self.zero_point)
+        return found.transpose(0, self.axis)
 
     @abstractmethod
     def simulate(self, x: Tensor) -> Tensor:
@@ -46,7 +49,12 @@ class Quantizer(nn.Module, ABC):
 
     def to_integer(self, x: Tensor) -> Tensor:
         """The integers of `x`, int32, same shape."""
-        return self._integers(x).to(torch.int32)
+        return self._integers(x.transpose(0, self.axis)).transpose(0, self.axis).to(torch.int32)
+
+    def steps(self, x: Tensor) -> Tensor:
+        """Quantized values `x` in units of the scale, the zero point being zero: float32 that holds integers."""
+        x = x.transpose(0, self.axis)
+        return torch.round(x / functional.per_slice(self.scale, x)).transpose(0, self.axis)
 
     def _integers(self, x: Tensor) -> Tensor:
         return functional.quantize_affine(x, self.scale, self.zero_point, self.qmin, self.qmax)

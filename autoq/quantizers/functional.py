@@ -81,7 +81,7 @@ def quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qma
     1 / scale and -low / scale, as integer runtimes do that know a quantizer by its range. `fake_quantize`
     rounds first; the two differ only where x lies within a float32 rounding of the middle between two levels.
     """
-    scale, zero_point = _per_slice(scale.detach(), x), _per_slice(zero_point, x)
+    scale, zero_point = per_slice(scale.detach(), x), per_slice(zero_point, x)
     factor = 1.0 / scale
     return _multiply_add(x, factor, (zero_point * scale) * factor).round_().clamp_(qmin, qmax)
 
@@ -115,10 +115,10 @@ def _multiply_add(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
 
 def dequantize_affine(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """scale * (q - zero_point), float32, same shape as `q`."""
-    return (q - _per_slice(zero_point, q)) * _per_slice(scale.detach(), q)
+    return (q - per_slice(zero_point, q)) * per_slice(scale.detach(), q)
 
 
-def _per_slice(parameter: Tensor, x: Tensor) -> Tensor:
+def per_slice(parameter: Tensor, x: Tensor) -> Tensor:
     """A scalar, or one entry per slice of dimension 0, shaped to broadcast over `x`."""
     return parameter.reshape((-1,) + (1,) * (x.dim() - 1)) if parameter.numel() > 1 else parameter.reshape(())
 

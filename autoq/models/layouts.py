@@ -1,0 +1,236 @@
+"""Key layouts of published checkpoints, recognized by their keys and brought into ours.
+
+A layout is a function: plain state dict -> (constructor arguments, our state dict), or None if it is not that layout. A
+key that a layout does not know is kept, and reported as unexpected by the strict loading that follows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autoq.models.edsr import MEAN
+
+StateDict = dict[str, Tensor]
+Found = tuple[dict[str, Any], StateDict]
+Layout = Callable[[StateDict], Found | None]
+
+EDSR_RANGE = 255.0
+"""BasicSR's EDSR sees and gives pixel values of 0 to 255."""
+
+FULL_EDSR_FEATURES, FULL_EDSR_SCALING = 256, 0.1
+
+
+def plain(state: StateDict) -> StateDict:
+    """Without the `module.` of parallel training, and with weight norm folded: weight = g v / |v| (Salimans and Kingma 2016)."""
+    if state and all(key.startswith("module.") for key in state):
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+    folded = dict(state)
+    for key in state:
+        for gain, direction in (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")):
+            base = key.removesuffix(gain)
+            if base != key and base + direction in state:
+                length, v = folded.pop(key), folded.pop(base + direction)
+                folded[base + "weight"] = length * v / v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.dim() - 1))
+    return folded
+
+
+Rule = tuple[str, str | Callable[[re.Match[str]], str]]
+"""A pattern at the beginning of a key, and what takes its place."""
+
+
+def _renamed(state: StateDict, rules: Sequence[Rule]) -> StateDict:
+    """Every key rewritten by the first rule that matches its beginning; others stay."""
+    renamed = {}
+    for key, value in state.items():
+        for pattern, replacement in rules:
+            new, count = re.subn(f"^{pattern}", replacement, key)
+            if count:
+                key = new
+                break
+        renamed[key] = value
+    return renamed
+
+
+def _count(state: StateDict, pattern: str) -> int:
+    """How many different first groups the keys have."""
+    return len({match[1] for key in state if (match := re.match(pattern, key))})
+
+
+def _convolution(state: StateDict, key: str) -> tuple[int, ...] | None:
+    """The shape of a convolution's weight; None where there is none."""
+    return tuple(state[key].shape) if key in state and state[key].dim() == 4 and len(state[key]) else None
+
+
+def own_blocks(state: StateDict) -> Found | None:
+    """Our own layout of a network of blocks; depth and width are read from the keys."""
+    head = _convolution(state, "head.weight") or _convolution(state, "head.0.weight")
+    blocks = _count(state, r"body\.(\d+)\.\w+\.")
+    return ({"blocks": blocks, "features": head[0]}, state) if head and blocks else None
+
+
+def own_edsr(state: StateDict) -> Found | None:
+    """Our own layout of EDSR."""
+    found = own_blocks(state)
+    return (_edsr_scaling(found[0]), state) if found else None
+
+
+def _edsr_scaling(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The full network scales its residuals (Lim et al. 2017, section 3.3)."""
+    return {**arguments, "scaling": FULL_EDSR_SCALING if arguments["features"] == FULL_EDSR_FEATURES else 1.0}
+
+
+def own_srresnet(state: StateDict) -> Found | None:
+    """Our own layout of SRResNet; scale, depth and width are read from the keys."""
+    features = _features(state, "head.0.weight")
+    if features is None or "tail.weight" not in state:
+        return None
+    blocks = {m[1] for key in state if (m := re.match(r"body\.(\d+)\.", key))}
+    return {
+        "scale": 4 if "up.3.weight" in state else 2,
+        "blocks": len(blocks),
+        "features": features,
+    }, state
+
+
+def _features(state: StateDict, key: str) -> int | None:
+    """Channels of the first layer, a 9x9 convolution of RGB; None where it is no such layer."""
+    if key not in state or state[key].shape[1:] != (3, 9, 9) or not len(state[key]):
+        return None
+    return len(state[key])
+
+
+def leftthomas_srgan(state: StateDict) -> Found | None:
+    """The public SRGAN of github.com/leftthomas/SRGAN: block1 is the head, then residual blocks, then fuse, upsampling, tail."""
+    features = _features(state, "block1.0.weight")
+    numbers = sorted({int(m[1]) for key in state if (m := re.match(r"block(\d+)\.", key))})
+    if features is None or len(numbers) < 4 or numbers != list(range(1, len(numbers) + 1)):
+        return None
+    fuse, last = numbers[-2], numbers[-1]
+    shuffles = len({m[1] for key in state if (m := re.match(rf"block{last}\.(\d+)\.conv\.weight", key))})
+    renamed = {}
+    for key, value in state.items():
+        match = re.match(r"block(\d+)\.(.*)", key)
+        if match is None:
+            renamed[key] = value  # reported as unexpected
+            continue
+        number, rest = int(match[1]), match[2]
+        if number == 1:
+            renamed[f"head.{rest}"] = value
+        elif number < fuse:
+            renamed[f"body.{number - 2}.{rest.replace('prelu.', 'act.')}"] = value
+        elif number == fuse:
+            renamed[f"fuse.{rest}"] = value
+        else:
+            part = re.match(r"(\d+)\.(?:(conv|prelu)\.)?(.*)", rest)
+            if part is None:
+                renamed[key] = value  # reported as unexpected
+                continue
+            index, kind, name = int(part[1]), part[2], part[3]
+            target = f"up.{3 * index + (0 if kind == 'conv' else 2)}" if kind else "tail"
+            renamed[f"{target}.{name}"] = value
+    return {
+        "scale": 2**shuffles,
+        "blocks": fuse - 2,
+        "features": features,
+        "fuse": "prelu",
+        "output": "tanh",
+    }, renamed
+
+
+def cxzhou95_xlsr(state: StateDict) -> Found | None:
+    """XLSR of github.com/cxzhou95/XLSR: the first layer's four groups of outputs are separate convolutions."""
+    first = [f"conv0_{number}.conv" for number in range(4)]
+    shapes = [_convolution(state, f"{name}.weight") for name in (*first, "conv4")]
+    if None in shapes:
+        return None
+    rest = {key: value for key, value in state.items() if not key.startswith("conv0_")}
+    renamed = _renamed(
+        rest,
+        [(r"conv1\.", "skip."), (r"conv2\.", "mix."), (r"Gblocks\.(\d+)\.conv0\.", r"body.\1.conv1."),
+         (r"Gblocks\.(\d+)\.conv1\.", r"body.\1.conv2."), (r"conv3\.conv\.", "fuse.0."), (r"conv4\.", "tail.0.")],
+    )  # fmt: skip
+    for name in ("weight", "bias"):
+        parts = [state[f"{conv}.{name}"] for conv in first if f"{conv}.{name}" in state]
+        if parts:
+            renamed[f"head.0.{name}"] = torch.cat(parts)
+    arguments = {"blocks": _count(state, r"Gblocks\.(\d+)\."), "features": len(renamed["head.0.weight"])}
+    return {"scale": round((len(state["conv4.weight"]) / 3) ** 0.5), **arguments}, renamed
+
+
+def xinntao_esrgan(state: StateDict) -> Found | None:
+    """RRDBNet of the ESRGAN authors: the layout of 2018 (`model.1.sub`), of 2019 (`RRDB_trunk`) and of BasicSR (`rdb1`)."""
+    first = _convolution(state, "model.0.weight") or _convolution(state, "conv_first.weight")
+    if first is None:
+        return None
+    if (blocks := _count(state, r"model\.1\.sub\.(\d+)\.RDB1\.")) > 0:
+        rules: list[Rule] = [(r"model\.0\.", "head."), (r"model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", _dense),
+                 (rf"model\.1\.sub\.{blocks}\.", "fuse."), (r"model\.3\.", "up1.0."), (r"model\.6\.", "up2.0."),
+                 (r"model\.8\.", "tail.0."), (r"model\.10\.", "tail.2.")]  # fmt: skip
+    elif (blocks := _count(state, r"(?:RRDB_trunk|body)\.(\d+)\.(?:RDB|rdb)1\.")) > 0:
+        rules = [(r"conv_first\.", "head."), (r"(?:RRDB_trunk|body)\.(\d+)\.(?:RDB|rdb)(\d)\.conv(\d)\.", _dense),
+                 (r"(?:trunk_conv|conv_body)\.", "fuse."), (r"(?:upconv1|conv_up1)\.", "up1.0."),
+                 (r"(?:upconv2|conv_up2)\.", "up2.0."), (r"(?:HRconv|conv_hr)\.", "tail.0."), (r"conv_last\.", "tail.2.")]  # fmt: skip
+    else:
+        return None
+    renamed = _renamed(state, rules)
+    growth = _convolution(renamed, "body.0.blocks.0.conv1.weight")
+    return {"blocks": blocks, "features": first[0], **({"growth": growth[0]} if growth else {})}, renamed
+
+
+def _dense(match: re.Match[str]) -> str:
+    return f"body.{match[1]}.blocks.{int(match[2]) - 1}.conv{match[3]}."
+
+
+def basicsr_msrresnet(state: StateDict) -> Found | None:
+    """MSRResNet of BasicSR, and of its forerunner MMSR (`recon_trunk`)."""
+    first = _convolution(state, "conv_first.weight")
+    blocks = _count(state, r"(?:recon_trunk|body)\.(\d+)\.conv1\.")
+    upsampling = _convolution(state, "upconv1.weight")
+    if first is None or upsampling is None or not blocks:
+        return None
+    scale = {4: 2, 9: 3}.get(upsampling[0] // first[0], 2) * (2 if "upconv2.weight" in state else 1)
+    renamed = _renamed(
+        state,
+        [(r"conv_first\.", "head.0."), (r"recon_trunk\.", "body."), (r"upconv1\.", "up.0."), (r"upconv2\.", "up.3."),
+         (r"(?:HRconv|conv_hr)\.", "tail.0."), (r"conv_last\.", "tail.2.")],
+    )  # fmt: skip
+    return {"scale": scale, "blocks": blocks, "features": first[0]}, renamed
+
+
+def basicsr_edsr(state: StateDict) -> Found | None:
+    """EDSR of BasicSR: on pixel values of 0 to 255 less DIV2K's mean; the range goes into the first and last layer."""
+    first, blocks = _convolution(state, "conv_first.weight"), _count(state, r"body\.(\d+)\.conv1\.")
+    upsampling = _convolution(state, "upsample.0.weight")
+    if first is None or upsampling is None or not blocks or "conv_after_body.weight" not in state:
+        return None
+    scale = 4 if "upsample.2.weight" in state else round((upsampling[0] / first[0]) ** 0.5)
+    renamed = _renamed(
+        state,
+        [(r"conv_first\.", "head."), (r"conv_after_body\.", "fuse."), (r"upsample\.", "up."), (r"conv_last\.", "tail.")],
+    )
+    renamed["head.weight"] = renamed["head.weight"] * EDSR_RANGE
+    for name, shift in (("tail.weight", 0.0), ("tail.bias", torch.tensor(MEAN))):
+        if name in renamed:
+            renamed[name] = renamed[name] / EDSR_RANGE + shift
+    return {"scale": scale, "centred": True, **_edsr_scaling({"blocks": blocks, "features": first[0]})}, renamed
+
+
+def authors_imdn(state: StateDict) -> Found | None:
+    """IMDN of github.com/Zheng222/IMDN: `IMDB1` to `IMDB6`."""
+    first, last = _convolution(state, "fea_conv.weight"), _convolution(state, "upsampler.0.weight")
+    if first is None or last is None:
+        return None
+    renamed = _renamed(
+        state,
+        [(r"fea_conv\.", "head."), (r"IMDB(\d+)\.c([1-4])\.", lambda m: f"body.{int(m[1]) - 1}.conv{m[2]}."),
+         (r"IMDB(\d+)\.c5\.", lambda m: f"body.{int(m[1]) - 1}.mix."),
+         (r"IMDB(\d+)\.cca\.conv_du\.", lambda m: f"body.{int(m[1]) - 1}.attention.weigh."),
+         (r"c\.0\.", "collect.0."), (r"LR_conv\.", "fuse."), (r"upsampler\.0\.", "up.0.")],
+    )  # fmt: skip
+    arguments = {"blocks": _count(state, r"IMDB(\d+)\."), "features": first[0]}
+    return {"scale": round((last[0] / 3) ** 0.5), **arguments}, renamed
