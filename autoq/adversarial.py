@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from autoq.objectives.quality import allow_torchvision
+from autoq.compat import allow_torchvision
 
 PIXEL_WEIGHT, FEATURE_WEIGHT, ADVERSARIAL_WEIGHT = 1.0, 0.3, 0.01
 VGG19_FILE = "vgg19-dcbb9e9d.pth"
@@ -33,7 +33,8 @@ class Discriminator(nn.Module):
         before = 3
         for number in range(4):
             after = features * 2 ** min(number, 2)
-            layers.append(spectral_norm(nn.Conv2d(before, after, 3 if number == 0 else 4, stride=1 if number == 0 else 2, padding=1)))
+            kernel, stride = (4, 2) if number else (3, 1)
+            layers.append(spectral_norm(nn.Conv2d(before, after, kernel, stride, padding=1)))
             before = after
         self.layers = nn.ModuleList(layers)
         self.score = spectral_norm(nn.Conv2d(before, 1, 3, padding=1))
@@ -76,6 +77,9 @@ def vgg19_file() -> Path:
 
 class VGGFeatures(nn.Module):
     """VGG19's features of RGB in [0, 1]: needs torchvision's weights at `vgg19_file()`."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -21,9 +21,9 @@ from pydantic import ValidationError
 from autoq.errors import InputError, StudyError, unknown
 from autoq.events import Events
 from autoq.limits import can_bound_memory
-from autoq.models import model_info
+from autoq.models import is_custom, is_file, model_info
 from autoq.objectives import OBJECTIVES, check_objectives
-from autoq.space import bundled_space, load_space
+from autoq.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
 from autoq.spec import Device, SamplerName, StudySpec, TrialSpec
 from autoq.storage import check_free, check_url
 from autoq.study import Study, space_facts, study_folder
@@ -36,8 +36,11 @@ QUALITY_ORDER = ("pi", "niqe", "psnr")
 
 MAX_WORKERS = 4
 
-TRIAL_OPTIONS = ("model", "scale", "weights", "target", "data", "eval_data", "steps", "seed", "threads", "device")
+ABOUT_MODEL = ("model", "scale", "weights", "target")
+TRIAL_OPTIONS = (*ABOUT_MODEL, "data", "eval_data", "steps", "seed", "threads", "device", "sampling")
 """Options that are fields of TrialSpec; the others are fields of StudySpec."""
+
+DEFAULT_SCALE = 4
 
 
 def search(
@@ -89,7 +92,7 @@ def search(
     options = {
         name: value
         for name, value in {
-            "model": model, "scale": scale, "weights": _absolute(weights), "target": target, "space": space,
+            "model": _model(model), "scale": scale, "weights": _absolute(weights), "target": target, "space": space,
             "objectives": objectives, "data": _absolute(data), "eval_data": _absolute(eval_data), "storage": storage,
             "sampler": sampler, "budget": budget, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
             "timeout": timeout, "device": device, "seed": seed, "frame": frame,
@@ -127,20 +130,26 @@ def write_report(study: Study, folder: str | Path = "reports") -> tuple[Path, Pa
 def _create(name: str | None, options: Mapping[str, Any], table_path: Path | None, events: Events, command: str) -> Study:
     if "model" not in options:
         raise InputError("no model given; type --model srgan")
-    model, target = options["model"], options.get("target", "openvino-cpu")
-    scale = options.get("scale", 4)
-    fields = _fields(options, model, target)
-    folder = study_folder(f"{model}-x{scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}" if name is None else name)
+    trial = TrialSpec(
+        **{"scale": default_scale(options["model"]), **{name: options[name] for name in ABOUT_MODEL if name in options}}
+    )
+    model = trial.model
+    fields = {"scale": trial.scale, **_fields(options, trial)}
+    if name is None:
+        plain = re.sub("[^A-Za-z0-9]+", "-", Path(model).stem if is_custom(model) else model).strip("-")
+        name = f"{plain}-x{trial.scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    folder = study_folder(name)
     if "objectives" not in fields:
         fields["objectives"] = default_objectives(model)
     fields.setdefault("device", _device("auto"))
     cores = os.cpu_count() or 1
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
     fields.setdefault("threads", max(1, cores // max(1, workers)))
-    fields.setdefault("space", load_space(bundled_space(model), space_facts(model, target)).to_dict())
-    trial = {name: fields.pop(name) for name in TRIAL_OPTIONS if name in fields}
+    fields.setdefault("space", search_space(trial).to_dict())
+    settings = {name: fields.pop(name) for name in TRIAL_OPTIONS if name in fields}
+    layers = tuple(space_layers(fields["space"], "space").items())
     try:
-        spec = StudySpec(trial=TrialSpec(**trial), latency_threads=cores, **fields)
+        spec = StudySpec(trial=TrialSpec(layers=layers, **settings), latency_threads=cores, **fields)
     except ValidationError as error:
         raise InputError(_first_problem(error)) from error
 
@@ -173,7 +182,7 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     options = {option: value for option, value in options.items() if (option, value) != ("device", "auto")}
     _device(spec.trial.device)
     _check_measurable(spec.objectives)
-    for option, value in _fields(options, spec.trial.model, spec.trial.target).items():
+    for option, value in _fields(options, spec.trial).items():
         if value != stored[option]:
             flag = "--" + option.replace("_", "-")
             was, given = _difference(stored[option], value)
@@ -192,18 +201,40 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     return Study.resume(folder)
 
 
-def _fields(options: Mapping[str, Any], model: str, target: str) -> dict[str, Any]:
-    """Options as fields of the specs, each checked. Raises InputError."""
+def search_space(trial: TrialSpec, path: Path | None = None) -> SearchSpace:
+    """The space in `path`, or the bundled one, for a network on a target.
+
+    A network in no table is built and traced to find its stages' roles, and so is one whose layers the file assigns.
+    """
+    path = path or bundled_space(trial.model)
+    data = read_space(path, trial.model)
+    layers = space_layers(data, str(path))
+    stages = None
+    if layers or is_custom(trial.model):
+        from autoq.trial import stages_of
+
+        stages = stages_of(trial.model, trial.scale, trial.weights, layers)
+    return parse_space(data, space_facts(trial.model, trial.target, stages), str(path))
+
+
+def default_scale(model: str) -> int:
+    """x4, or the nearest scale a network has: the one its bundled weights are for, if any."""
+    info = model_info(model)
+    return DEFAULT_SCALE if not info.scales or DEFAULT_SCALE in info.bundled or not info.bundled else next(iter(info.bundled))
+
+
+def _fields(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
+    """Options as fields of the specs, each checked. Raises InputError. trial: the study's network and target."""
     fields = dict(options)
-    model_info(options.get("model", model))
-    target_info(options.get("target", target))
+    model_info(options.get("model", trial.model))
+    target_info(options.get("target", trial.target))
     if "sampler" in fields and fields["sampler"] not in SAMPLERS:
         raise InputError(unknown("sampler", fields["sampler"], SAMPLERS))
     if "frame" in fields:
         frame = fields["frame"]
         fields["frame"] = parse_frame(frame if isinstance(frame, str) else "x".join(map(str, frame)))
     if "space" in fields:
-        fields["space"] = load_space(Path(fields["space"]), space_facts(model, target)).to_dict()
+        fields["space"] = search_space(trial, Path(fields["space"])).to_dict()
     if "objectives" in fields:
         given = fields["objectives"]
         names = tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)
@@ -285,6 +316,11 @@ def _first_problem(error: ValidationError) -> str:
     """The first complaint of pydantic in one line."""
     problem = error.errors()[0]
     return f"{'.'.join(map(str, problem['loc']))} '{problem['input']}': {problem['msg']}"
+
+
+def _model(name: str | None) -> str | None:
+    """A model's name; where it is a file, from the root, as workers run in other folders."""
+    return str(Path(name).resolve()) if name and is_file(name) else name
 
 
 def _absolute(path: str | Path | None) -> Path | None:

@@ -234,7 +234,8 @@ def complexity(low: np.ndarray, side: int) -> np.ndarray:
         variation += np.where(difference > VARIATION_THRESHOLD, difference, 0.0)
     sums = np.pad(variation, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     totals = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    return np.maximum(totals, 0.0) / side**2
+    found: np.ndarray = np.maximum(totals, 0.0) / side**2
+    return found
 
 
 def turned(patch: np.ndarray, turns: int, flip: bool) -> np.ndarray:

@@ -17,7 +17,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,14 +32,13 @@ from autoq.events import Events
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph, write_qdq
 from autoq.findings import FLOAT_NAME
 from autoq.limits import limits
-from autoq.models import model_info
 from autoq.objectives import latency as latencies
-from autoq.policy import Policy, uniform
+from autoq.policy import Policy, Role, uniform
 from autoq.quantize import Execution, place, quantize
 from autoq.space import SearchSpace, parse_space
 from autoq.spec import StudySpec, TrialResult
 from autoq.storage import Asked
-from autoq.study import Study, space_facts, write_whole
+from autoq.study import Study, study_facts, write_whole
 from autoq.targets import load_target
 from autoq.trial import prepare, run_trial
 
@@ -68,9 +67,8 @@ class Job:
         return cls(f"trial {asked.number}", asked.policy, asked.number, asked.attempts)
 
 
-def baselines(model: str) -> list[Job]:
+def baselines(stages: Mapping[str, tuple[Role, ...]]) -> list[Job]:
     """The policies every study measures besides its trials: float first, then uniform ones."""
-    stages = model_info(model).stages
     return [Job(name, uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING)) for name, bits in BASELINES.items()]
 
 
@@ -97,7 +95,7 @@ def search(study: Study, events: Events | None = None) -> None:
     earlier = study.records()
     events.begin(study.folder, spec, earlier)
     done = {record.name for record in earlier if record.state == "complete"}
-    jobs = [job for job in baselines(spec.trial.model) if job.name not in done]
+    jobs = [job for job in baselines(study.space.facts.stages) if job.name not in done]
     jobs += [Job.of_trial(asked) for asked in study.storage.running()]
     if jobs or study.storage.count < spec.budget:
         events.phase("preparing the float network")
@@ -126,13 +124,13 @@ def _write_graph(study: Study) -> Graph:
 def _structures(spec: StudySpec, space: SearchSpace) -> dict[str, Policy]:
     """Every structure a study's baselines and space can produce; the float network's comes first."""
     bench = prepare(spec.trial)
-    return latencies.structures(bench.traced, space, bench.execution, [job.policy for job in baselines(spec.trial.model)])
+    return latencies.structures(bench.traced, space, bench.execution, [job.policy for job in baselines(space.facts.stages)])
 
 
 def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
     """Raise InputError if an earlier study's table does not serve this one."""
     table.check(spec.trial.model, spec.trial.target, spec.frame, spec.latency_threads)
-    space = parse_space(spec.space, space_facts(spec.trial.model, spec.trial.target), "space")
+    space = parse_space(spec.space, study_facts(spec), "space")
     missing = [key for key in _structures(spec, space) if key not in table.entries]
     if missing:
         what = f"lacks {len(missing)} structures of this network and space"

@@ -156,7 +156,8 @@ class Training:
         """Patches of this step, drawn from its number: low [n, 3, p, p] and high [n, 3, scale p, scale p]."""
         random = np.random.default_rng([self.spec.seed, 3, self.step])
         side, scale = self.recipe.patch, self.spec.scale
-        lows, highs = [], []
+        lows: list[Tensor] = []
+        highs: list[Tensor] = []
         for _ in range(self.recipe.batch):
             pair, top, left = self.sampler.draw(random)
             turns, flip = int(random.integers(4)), bool(random.integers(2))
@@ -206,17 +207,12 @@ class Training:
         else:
             features = adversarial.feature_distance(fake_features, [wanted.detach() for wanted in real_features])
         deceit = adversarial.generator_loss(kind, real.float().detach(), fake.float())
-        loss = (
-            adversarial.PIXEL_WEIGHT * pixels
-            + adversarial.FEATURE_WEIGHT * features
-            + adversarial.ADVERSARIAL_WEIGHT * deceit
-        )
+        loss = adversarial.PIXEL_WEIGHT * pixels + adversarial.FEATURE_WEIGHT * features + adversarial.ADVERSARIAL_WEIGHT * deceit
         self._descend(self.optimizer, self.model, loss, ADVERSARIAL_RATE * min(1.0, 2 * left))
         with self._autocast():
             real, fake = self.judge(high)[0], self.judge(output.detach())[0]
-        self._descend(
-            self.judge_optimizer, self.judge, adversarial.judge_loss(kind, real.float(), fake.float()), JUDGE_RATE * min(1.0, 2 * left)
-        )
+        verdict = adversarial.judge_loss(kind, real.float(), fake.float())
+        self._descend(self.judge_optimizer, self.judge, verdict, JUDGE_RATE * min(1.0, 2 * left))
         return loss.item()
 
     @staticmethod
@@ -284,10 +280,10 @@ def pretrain(spec: PretrainSpec, folder: Path, resume: bool = False, report: Rep
     Raises InputError where the folder holds another training, or none to resume.
     """
     state_path = folder / "state.pt"
-    found = _read_state(state_path, spec, resume)
+    state = _read_state(state_path, spec, resume)
     training = Training(spec)
-    if found is not None:
-        training.load(found)
+    if state is not None:
+        training.load(state)
     folder.mkdir(parents=True, exist_ok=True)
 
     def save() -> None:
@@ -300,7 +296,8 @@ def pretrain(spec: PretrainSpec, folder: Path, resume: bool = False, report: Rep
         save()
         raise
     record = _record(training)
-    half = {name: value.half().contiguous() for name, value in training.average.module.state_dict().items() if value.is_floating_point()}
+    found = training.average.module.state_dict()
+    half = {name: value.half().contiguous() for name, value in found.items() if value.is_floating_point()}
     with _whole(folder / "weights.safetensors") as partial:
         save_file(half, partial)
     with _whole(folder / "record.json") as partial:

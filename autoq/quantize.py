@@ -147,7 +147,7 @@ def place(traced: Traced, policy: Policy, execution: Execution) -> list[Placemen
     Edges of one stage that read one tensor in one format share a placement, a quantized sum's own output
     included: what is on a grid is not put on the same grid again.
     """
-    formats = {site: _format(site, policy, execution.integer_bits) for site in traced.sites}
+    formats = {site: format_at(site, policy, execution.integer_bits) for site in traced.sites}
     if execution.fused_sums:
         formats |= dict.fromkeys(_fused_operands(traced), FLOAT)
     groups: dict[tuple[str, str, TensorQuant], list[Site]] = {}
@@ -194,8 +194,8 @@ def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics
     return Quantized(module, placed, on_integers)
 
 
-def _format(site: Site, policy: Policy, integer_bits: int) -> TensorQuant:
-    """The format an edge gets; FLOAT where the target runs it in float."""
+def format_at(site: Site, policy: Policy, integer_bits: int) -> TensorQuant:
+    """The format a policy gives an edge; FLOAT where the target runs it in float."""
     stage = policy.stage(site.stage)
     if site.role == "weight":
         return stage.weight

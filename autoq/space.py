@@ -1,6 +1,8 @@
 """Which policies are allowed: a YAML file, validated against what the model and the target have.
 
 model: srgan
+layers:                      # stage -> fnmatch patterns of module paths; left out, the model's own stages
+  body: ["body.*", "fuse"]
 roles:                       # for every stage that has the role; a scalar is fixed, a list is searched
   weight: {bits: [4, 8, 16], quantizer: [minmax, lsq], clipping: minmax}
 stages:                      # what differs, by stage and role
@@ -10,8 +12,10 @@ output: float
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +42,7 @@ ALLOWED: dict[Role, dict[str, tuple[Any, ...]]] = {
 }
 """What integer runtimes execute as integers: weights without zero point, one scale for an activation or skip tensor."""
 
+STAGE_NAME = "[A-Za-z][A-Za-z0-9_]*"
 FIELDS = ("bits", "quantizer", "clipping", "granularity", "signed")
 
 
@@ -85,11 +90,12 @@ class Choices:
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Validated choices per stage and role."""
+    """Validated choices per stage and role. layers: stage -> patterns, where the file says which layers a stage has."""
 
     facts: SpaceFacts
     choices: Mapping[str, Mapping[Role, Choices]]
     output: str
+    layers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def suggest(self, trial: Suggester) -> Policy:
         """Ask an Optuna trial for a policy. Bits are ordered integers (their rank), the rest are categories.
@@ -113,9 +119,9 @@ class SearchSpace:
         if bits > self.facts.integer_bits:
             return choices.wide(bits)
         picked = {}
-        for field in ("quantizer", "clipping"):
-            options = getattr(choices, field)
-            picked[field] = trial.suggest_categorical(f"{name}.{field}", options) if len(options) > 1 else options[0]
+        for item in ("quantizer", "clipping"):
+            options = getattr(choices, item)
+            picked[item] = trial.suggest_categorical(f"{name}.{item}", options) if len(options) > 1 else options[0]
         return choices.quant(bits, **picked)
 
     def parameters(self, policy: Policy) -> dict[str, Any]:
@@ -158,7 +164,8 @@ class SearchSpace:
             stage: {role: {field: _scalar_or_list(getattr(choices, field)) for field in FIELDS} for role, choices in roles.items()}
             for stage, roles in self.choices.items()
         }
-        return {"model": self.facts.model, "stages": stages, "output": self.output}
+        layers = {"layers": {stage: list(patterns) for stage, patterns in self.layers.items()}} if self.layers else {}
+        return {"model": self.facts.model, **layers, "stages": stages, "output": self.output}
 
 
 class _Replay:
@@ -191,10 +198,11 @@ def _scalar_or_list(value: Any) -> Any:
 
 
 def bundled_space(model: str) -> Path:
-    """The space file shipped for a model. Raises SpaceError when there is none."""
-    for folder in FOLDERS:
-        if (folder / f"{model}.yaml").is_file():
-            return folder / f"{model}.yaml"
+    """The space file shipped for a model, or the one for all models."""
+    for name in (model, "default"):
+        for folder in FOLDERS:
+            if (folder / f"{name}.yaml").is_file():
+                return folder / f"{name}.yaml"
     raise SpaceError(f"no search space is bundled for '{model}'; write one and give --space FILE")
 
 
@@ -212,13 +220,43 @@ class _Loader(yaml.SafeLoader):
 
 def load_space(path: Path, facts: SpaceFacts) -> SearchSpace:
     """Read and validate a space file. Raises SpaceError naming the key, what was expected and what to type."""
+    return parse_space(read_space(path, facts.model), facts, str(path))
+
+
+def read_space(path: Path, model: str) -> Any:
+    """A space file as YAML data, not validated yet. Raises SpaceError where it cannot be read."""
     try:
-        data = yaml.load(path.read_text(), _Loader)
+        return yaml.load(path.read_text(), _Loader)
     except OSError as error:
         raise SpaceError(f"{path}: {error.strerror or error}; give --space an existing YAML file") from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # tags raise what they like
-        raise SpaceError(f"{path}: not YAML ({_problem(error)}); autoq space {facts.model} prints a file to start from") from error
-    return parse_space(data, facts, str(path))
+        raise SpaceError(f"{path}: not YAML ({_problem(error)}); autoq space {model} prints a file to start from") from error
+
+
+def space_layers(data: Any, where: str) -> dict[str, tuple[str, ...]]:
+    """stage -> patterns of a space's `layers`; empty without them. Raises SpaceError where they are malformed."""
+    layers = data.get("layers") if isinstance(data, Mapping) else None
+    if layers is None:
+        return {}
+    if not isinstance(layers, Mapping) or not layers:
+        raise SpaceError(f"{where}: layers: found '{_shown(layers)}', expected stages with patterns, as body: [\"body.*\"]")
+    found = {}
+    for stage, patterns in layers.items():
+        patterns = [patterns] if isinstance(patterns, str) else patterns
+        if not re.fullmatch(STAGE_NAME, str(stage)):
+            raise SpaceError(f"{where}: layers.{_shown(stage)}: expected a stage named with letters, digits and '_'")
+        if not isinstance(patterns, list) or not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+            raise SpaceError(f"{where}: layers.{stage}: found '{_shown(patterns)}', expected module paths, as [\"body.*\"]")
+        found[str(stage)] = tuple(patterns)
+    return found
+
+
+def stored_stages(data: Mapping[str, Any]) -> dict[str, tuple[Role, ...]]:
+    """stage -> roles of a space that `SearchSpace.to_dict` wrote. Raises SpaceError where it is none."""
+    stages = data.get("stages")
+    if not isinstance(stages, Mapping) or not all(isinstance(roles, Mapping) for roles in stages.values()):
+        raise SpaceError("space: stages: expected stages with roles; the study's file was changed, restore it")
+    return {str(stage): tuple(role for role in ROLES if role in roles) for stage, roles in stages.items()}
 
 
 def _problem(error: Exception) -> str:
@@ -230,7 +268,7 @@ def _problem(error: Exception) -> str:
 
 def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
     """Validate YAML data; `where` names it in errors."""
-    _check_keys(data, ("model", "roles", "stages", "output"), where, "")
+    _check_keys(data, ("model", "layers", "roles", "stages", "output"), where, "")
     if data.get("model", facts.model) != facts.model:
         raise SpaceError(
             f"{where}: model: this space is for '{_shown(data['model'])}', the search is for '{facts.model}'; give --space FILE"
@@ -249,7 +287,7 @@ def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
     output = data.get("output", "float")
     if output != "float":
         raise SpaceError(f"{where}: output: '{_shown(output)}': {facts.target} gives float; type output: float")
-    return SearchSpace(facts, choices, output)
+    return SearchSpace(facts, choices, output, space_layers(data, where))
 
 
 def _section(

@@ -16,8 +16,10 @@ State = Literal["complete", "pruned", "failed"]
 class TrialSpec(BaseModel):
     """All a trial needs besides its policy: network, images, target, training. The same for every trial of a study.
 
-    steps: QAT steps (0 = PTQ). threads: of this trial, not of the latency table. device: where it trains and is
-    evaluated. patches: distinct training patches; batch: patches a step; patch: low-resolution side in pixels.
+    layers: stage -> patterns of module paths, where the space says them; else the model's own stages. steps: QAT steps
+    (0 = PTQ). threads: of this trial, not of the latency table. device: where it trains and is evaluated. sampling: where
+    patches are cut, see `data.PatchSampler`. patches: distinct training patches; batch: patches a step; patch:
+    low-resolution side in pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -25,6 +27,7 @@ class TrialSpec(BaseModel):
     model: str
     scale: int = 4
     weights: Path | None = None
+    layers: tuple[tuple[str, tuple[str, ...]], ...] = ()
     target: str = "openvino-cpu"
     data: Path | None = None
     eval_data: Path | None = None
@@ -32,6 +35,7 @@ class TrialSpec(BaseModel):
     seed: int = Field(default=0, ge=0)
     threads: PositiveInt = 1
     device: Device = "cpu"
+    sampling: Sampling = "uniform"
     patches: PositiveInt = 256
     batch: PositiveInt = 4
     patch: PositiveInt = 24

@@ -24,11 +24,11 @@ from pydantic import ValidationError
 
 from autoq import findings
 from autoq.errors import InputError, PolicyError, StudyError, suggest
-from autoq.models import model_info
+from autoq.models import is_custom, model_info
 from autoq.objectives import PSNR_TO_FLOAT, check_objectives
-from autoq.policy import Policy
+from autoq.policy import Policy, Role
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
-from autoq.space import SearchSpace, SpaceFacts, parse_space
+from autoq.space import SearchSpace, SpaceFacts, parse_space, stored_stages
 from autoq.spec import Record, StudyFile, StudySpec, TrialResult
 from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.targets import target_info
@@ -49,16 +49,22 @@ def study_folder(name: str) -> Path:
     return STUDIES / name
 
 
-def space_facts(model: str, target: str) -> SpaceFacts:
-    """What a search space for a model on a target is checked against."""
+def space_facts(model: str, target: str, stages: Mapping[str, tuple[Role, ...]] | None = None) -> SpaceFacts:
+    """What a search space for a model on a target is checked against; `stages` where they are not the table's."""
     return SpaceFacts(
         model=model,
-        stages=model_info(model).stages,
+        stages=stages or model_info(model).stages,
         quantizers={name: info.bits for name, info in QUANTIZERS.items()},
         clippings=CLIPPING_NAMES,
         integer_bits=target_info(target).integer_bits,
         target=target,
     )
+
+
+def study_facts(spec: StudySpec) -> SpaceFacts:
+    """`space_facts` of a study; the stages of a network in no table are those its stored space names."""
+    own = spec.trial.layers or is_custom(spec.trial.model)
+    return space_facts(spec.trial.model, spec.trial.target, stored_stages(spec.space) if own else None)
 
 
 class Study:
@@ -72,7 +78,7 @@ class Study:
         self.spec = spec
         check_objectives(spec.objectives)
         self.environment = dict(environment)
-        self.space: SearchSpace = parse_space(spec.space, space_facts(spec.trial.model, spec.trial.target), str(self._yaml))
+        self.space: SearchSpace = parse_space(spec.space, study_facts(spec), str(self._yaml))
         self._storage: TrialStorage | None = None
         self._open = contextlib.ExitStack()
 

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from autoq.errors import InputError
 from autoq.models.stages import StagePatterns, assign
+from autoq.policy import ROLES, Role
 
 ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Tanh, nn.Sigmoid, nn.Hardtanh)
 """Activations; with one slope for all channels they commute with moving pixels about."""
@@ -183,7 +184,7 @@ def _lower_layers(module: fx.GraphModule) -> dict[str, str]:
             function, options = F.linear, ()
         elif isinstance(layer, nn.ConvTranspose2d):
             if layer.groups > 1:
-                raise InputError(f"layer '{node.target}': a transposed convolution in {layer.groups} groups cannot be quantized yet")
+                raise InputError(f"layer '{node.target}': autoq cannot quantize a transposed convolution in {layer.groups} groups")
             function = F.conv_transpose2d
             options = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
         else:
@@ -230,12 +231,12 @@ def skip_edges(node: fx.Node) -> list[fx.Node]:
     return []
 
 
-def roles_by_stage(sites: Iterable[Site]) -> dict[str, tuple[str, ...]]:
+def roles_by_stage(sites: Iterable[Site]) -> dict[str, tuple[Role, ...]]:
     """stage -> the searchable roles it has a site for (the image has none)."""
     found: dict[str, set[str]] = {}
     for site in sites:
         found.setdefault(site.stage, set()).add(site.role)
-    return {stage: tuple(r for r in ("weight", "activation", "skip") if r in roles) for stage, roles in found.items()}
+    return {stage: tuple(r for r in ROLES if r in roles) for stage, roles in found.items()}
 
 
 def producer(module: fx.GraphModule, site: Site) -> fx.Node:

@@ -9,6 +9,8 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,17 +34,19 @@ from autoq.data import (
 from autoq.errors import TrialFailed
 from autoq.executed import as_executed
 from autoq.export.onnx import Graph, payload_bytes, write_qdq
-from autoq.models import build_model, model_info, weights_file
-from autoq.objectives import PSNR_TO_FLOAT
+from autoq.models import staged_model, weights_file
+from autoq.models.stages import StagePatterns
+from autoq.objectives import PSNR_TO_FLOAT, score
+from autoq.objectives.cost import costs
 from autoq.objectives.latency import LatencyTable, structure_key
 from autoq.objectives.quality import METRICS, available_metrics, load_models
 from autoq.objectives.size import packed_bytes
-from autoq.policy import Policy
+from autoq.policy import Policy, Role
 from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialResult, TrialSpec
 from autoq.targets import target_info
-from autoq.tracing import Traced, trace
+from autoq.tracing import Traced, roles_by_stage, trace
 
 LEARNING_RATE = 1e-4
 GAIN_LEARNING_RATE = 5e-3
@@ -57,6 +61,8 @@ TEACHER_BATCH = 16
 
 PSNR_CEILING = 100.0
 """Reported where two images are equal: an infinite dB is no JSON number."""
+
+M = TypeVar("M", bound=nn.Module)
 
 Report = Callable[[int, float], None]
 """Called during training with (step, loss)."""
@@ -87,13 +93,13 @@ def prepare(spec: TrialSpec) -> Workbench:
     """Load the network and the images, calibrate, and run the teacher on the common patches."""
     torch.set_num_threads(spec.threads)
     make_cuda_repeatable()
-    info, target = model_info(spec.model), target_info(spec.target)
-    traced = trace(build_model(spec.model, spec.scale, spec.weights), info.patterns)
+    target = target_info(spec.target)
+    traced = trace(*staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers)))
     train, evaluation = train_images(spec.data), eval_images(spec.eval_data)
     check_disjoint(train, evaluation)
     train_pairs = [make_pair(image, spec.scale) for image in train]
     pairs = tuple(make_pair(image if spec.eval_data else centre(image), spec.scale) for image in evaluation)
-    plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed)
+    plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed, spec.sampling)
     metrics = tuple(available_metrics())
     load_models(metrics)
     _finish_imports()
@@ -114,6 +120,11 @@ def prepare(spec: TrialSpec) -> Workbench:
         float_outputs=tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs),
         metrics=metrics,
     )
+
+
+def stages_of(model: str, scale: int, weights: Path | None, layers: StagePatterns) -> dict[str, tuple[Role, ...]]:
+    """stage -> the roles it has a site for, found by building and tracing the network."""
+    return roles_by_stage(trace(*staged_model(model, scale, weights, layers)).sites)
 
 
 def _finish_imports() -> None:
@@ -156,7 +167,7 @@ def make_cuda_repeatable() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def channels_last(module: fx.GraphModule) -> fx.GraphModule:
+def channels_last(module: M) -> M:
     """Lay out convolution weights as oneDNN's fast kernels want them; in place."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
@@ -192,6 +203,9 @@ def run_trial(
     values["size"] = packed_bytes(bench.traced, placements, bench.execution)
     values["size_runtime"] = payload_bytes(write_qdq(graph, quantized))
     values["latency"] = latency.ms(structure_key(bench.traced, placements, bench.execution))
+    cost = costs(bench.traced, policy, bench.execution, latency.frame)
+    values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
+    values["score"] = score(values["psnr"], values["latency"])
     return TrialResult(state="complete", values=values, steps=steps, seconds=_since(start))
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from autoq.errors import InputError, WeightsError, unknown
 from autoq.models import recipes
 from autoq.models.recipes import Recipe
+from autoq.models.stages import StagePatterns
 from autoq.policy import Role
 
 if TYPE_CHECKING:
@@ -150,36 +151,59 @@ MODELS: dict[str, ModelInfo] = {
 }
 
 
+CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
+"""How the files end that may stand for a model."""
+
+
+def is_file(name: str) -> bool:
+    """Whether a model's name is a checkpoint."""
+    return name.lower().endswith(CHECKPOINTS)
+
+
+def is_custom(name: str) -> bool:
+    """Whether a model is the user's own: `package.module:factory`, or a checkpoint."""
+    return is_file(name) or ":" in name
+
+
 def model_info(name: str) -> ModelInfo:
-    """The table's entry. Raises InputError with the nearest name."""
+    """The table's entry; of a user's own network, whose stages are not known before it is built, one without facts.
+
+    Raises InputError with the nearest name.
+    """
+    if is_custom(name):
+        return ModelInfo(location=name, scales=(), stages={}, patterns={}, perceptual=is_file(name))
     if name not in MODELS:
-        raise InputError(unknown("model", name, MODELS))
+        raise InputError(f"{unknown('model', name, MODELS)} Or give package.module:factory, or a {CHECKPOINTS[0]} file")
     return MODELS[name]
 
 
 def _check_scale(name: str, scale: int) -> None:
     scales = model_info(name).scales
-    if scale not in scales:
+    if scales and scale not in scales:
         raise InputError(f"model '{name}' has no x{scale} (scales: {', '.join(map(str, scales))}); type --scale {scales[-1]}")
 
 
-def weights_file(name: str, scale: int, weights: Path | None = None) -> Path:
-    """The checkpoint to read: `weights`, else the bundled one.
+def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | None:
+    """The checkpoint to read: `weights`, else the bundled one; None for a factory that brings its own.
 
     Raises InputError for an unknown name or scale, WeightsError where none is bundled.
     """
     info = model_info(name)
     _check_scale(name, scale)
-    if weights is None:
-        if scale not in info.bundled:
-            have = ", ".join(f"x{known}" for known in info.bundled) or "none"
-            raise WeightsError(f"no weights for {name} x{scale} are bundled (bundled: {have}); give --weights FILE")
-        return BUNDLED / info.bundled[scale]
-    return weights
+    if weights is not None:
+        if is_file(name):
+            raise InputError(f"--weights '{weights}': model '{name}' is a checkpoint already; leave --weights out")
+        return weights
+    if is_custom(name):
+        return Path(name) if is_file(name) else None
+    if scale not in info.bundled:
+        have = ", ".join(f"x{known}" for known in info.bundled) or "none"
+        raise WeightsError(f"no weights for {name} x{scale} are bundled (bundled: {have}); give --weights FILE")
+    return BUNDLED / info.bundled[scale]
 
 
 def fresh_model(name: str, scale: int) -> nn.Module:
-    """A float network as its constructor leaves it. Raises InputError for an unknown name or scale."""
+    """A float network of the table as its constructor leaves it. Raises InputError for an unknown name or scale."""
     info = model_info(name)
     _check_scale(name, scale)
     network: nn.Module = _factory(info)(scale=scale, **info.arguments)
@@ -197,9 +221,31 @@ def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module
 
     Raises InputError for an unknown name or scale, WeightsError where no weights are bundled or they do not fit.
     """
+    return staged_model(name, scale, weights)[0]
+
+
+def staged_model(
+    name: str, scale: int, weights: Path | None = None, layers: StagePatterns | None = None
+) -> tuple[nn.Module, StagePatterns]:
+    """`build_model`, and its stages: `layers` where given, else the table's or the architecture's.
+
+    Raises InputError where nobody says which stages the network has.
+    """
+    file = weights_file(name, scale, weights)
+    if is_custom(name):
+        from autoq.models import custom
+
+        network, patterns = custom.build(name, scale, weights, is_file(name))
+        if not (layers or patterns):
+            raise InputError(
+                f"model '{name}': nobody says which stages its layers belong to; give --space FILE with layers:"
+                f" {{stage: [patterns]}}; autoq space {name} prints one to start from"
+            )
+        return network, layers or patterns or {}
     from autoq.models import layouts
     from autoq.models.weights import load_model
 
-    info, file = model_info(name), weights_file(name, scale, weights)
+    assert file is not None
+    info = model_info(name)
     known = [getattr(layouts, layout) for layout in info.layouts]
-    return load_model(_factory(info), {"scale": scale, **info.arguments}, file, known)
+    return load_model(_factory(info), {"scale": scale, **info.arguments}, file, known), layers or info.patterns

@@ -18,9 +18,9 @@ class EDSR(nn.Module):
     the published weights want it; the last layer's bias adds it again.
     """
 
-    def __init__(
-        self, scale: int = 4, blocks: int = 16, features: int = 64, scaling: float = 1.0, centred: bool = False
-    ) -> None:
+    mean: Tensor
+
+    def __init__(self, scale: int = 4, blocks: int = 16, features: int = 64, scaling: float = 1.0, centred: bool = False) -> None:
         super().__init__()
         self.centred = centred
         self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)

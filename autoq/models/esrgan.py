@@ -27,7 +27,8 @@ class DenseBlock(nn.Module):
         x2 = self.act(self.conv2(torch.cat([x, x1], 1)))
         x3 = self.act(self.conv3(torch.cat([x, x1, x2], 1)))
         x4 = self.act(self.conv4(torch.cat([x, x1, x2, x3], 1)))
-        return x + RESIDUAL_SCALING * self.conv5(torch.cat([x, x1, x2, x3, x4], 1))
+        residual: Tensor = self.conv5(torch.cat([x, x1, x2, x3, x4], 1))
+        return x + RESIDUAL_SCALING * residual
 
 
 class RRDB(nn.Module):

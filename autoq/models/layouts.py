@@ -25,13 +25,17 @@ EDSR_RANGE = 255.0
 FULL_EDSR_FEATURES, FULL_EDSR_SCALING = 256, 0.1
 
 
+WEIGHT_NORM = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
+"""How torch names the two parts, before and since its parametrizations."""
+
+
 def plain(state: StateDict) -> StateDict:
     """Without the `module.` of parallel training, and with weight norm folded: weight = g v / |v| (Salimans and Kingma 2016)."""
     if state and all(key.startswith("module.") for key in state):
         state = {key.removeprefix("module."): value for key, value in state.items()}
     folded = dict(state)
     for key in state:
-        for gain, direction in (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1")):
+        for gain, direction in WEIGHT_NORM:
             base = key.removesuffix(gain)
             if base != key and base + direction in state:
                 length, v = folded.pop(key), folded.pop(base + direction)
@@ -174,7 +178,8 @@ def xinntao_esrgan(state: StateDict) -> Found | None:
     elif (blocks := _count(state, r"(?:RRDB_trunk|body)\.(\d+)\.(?:RDB|rdb)1\.")) > 0:
         rules = [(r"conv_first\.", "head."), (r"(?:RRDB_trunk|body)\.(\d+)\.(?:RDB|rdb)(\d)\.conv(\d)\.", _dense),
                  (r"(?:trunk_conv|conv_body)\.", "fuse."), (r"(?:upconv1|conv_up1)\.", "up1.0."),
-                 (r"(?:upconv2|conv_up2)\.", "up2.0."), (r"(?:HRconv|conv_hr)\.", "tail.0."), (r"conv_last\.", "tail.2.")]  # fmt: skip
+                 (r"(?:upconv2|conv_up2)\.", "up2.0."), (r"(?:HRconv|conv_hr)\.", "tail.0."),
+                 (r"conv_last\.", "tail.2.")]  # fmt: skip
     else:
         return None
     renamed = _renamed(state, rules)

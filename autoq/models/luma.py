@@ -17,6 +17,10 @@ class OnLuma(nn.Module):
     all three colours: the same as keeping the interpolated chroma. In BT.601 a difference in Y counts 255 / 219 in each.
     """
 
+    to_luma: Tensor
+    offset: Tensor
+    to_colours: Tensor
+
     def __init__(self, network: nn.Module, scale: int) -> None:
         super().__init__()
         self.network, self.scale = network, scale

@@ -20,7 +20,9 @@ class MSRResNet(nn.Module):
         for factor in {2: (2,), 3: (3,), 4: (2, 2)}[scale]:
             up += [nn.Conv2d(features, features * factor**2, 3, padding=1), nn.PixelShuffle(factor), nn.LeakyReLU(0.1)]
         self.up = nn.Sequential(*up)
-        self.tail = nn.Sequential(nn.Conv2d(features, features, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(features, 3, 3, padding=1))
+        self.tail = nn.Sequential(
+            nn.Conv2d(features, features, 3, padding=1), nn.LeakyReLU(0.1), nn.Conv2d(features, 3, 3, padding=1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         base = F.interpolate(x, scale_factor=float(self.scale), mode="bilinear", align_corners=False)

@@ -34,9 +34,7 @@ PIXELS = Recipe()
 SMALL = Recipe(loss="mse", rates=(1e-4, 2e-3, 1e-5), steps=50_000, patch=32)
 """Networks of some ten thousand parameters learn faster and longer, on the squared error of their papers."""
 
-XLSR = Recipe(
-    loss="charbonnier", rates=(5e-5, 25e-4, 1e-4), fall="linear", he_start=True, intensity=True, patch=32, steps=90_000
-)
+XLSR = Recipe(loss="charbonnier", rates=(5e-5, 25e-4, 1e-4), fall="linear", he_start=True, intensity=True, patch=32, steps=90_000)
 """Ayazoglu 2021, section 4.2: Charbonnier loss, one triangle of the learning rate, small He-normal start, intensities."""
 
 SRGAN = Recipe(adversarial="hinge", adversarial_steps=4_000)

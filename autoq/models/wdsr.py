@@ -28,6 +28,8 @@ class WDSR(nn.Module):
     centred: the mean of DIV2K is taken off the image first, as published weights want it; the last layer's bias adds it again.
     """
 
+    mean: Tensor
+
     def __init__(self, scale: int = 4, blocks: int = 16, features: int = 32, expansion: int = 4, centred: bool = False) -> None:
         super().__init__()
         self.centred = centred

@@ -68,9 +68,8 @@ def _load(path: Path) -> Any:
 def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], path: Path, layouts: list[Layout]) -> nn.Module:
     """Build the network a checkpoint belongs to, with exactly its tensors.
 
-    factory(**arguments) is the network in our own layout; `layouts` are tried first, on plain keys. BN's
-    `num_batches_tracked` is not a weight and may be absent. Raises WeightsError that names missing,
-    extra and misshapen keys, or the tensor that does not hold finite numbers.
+    factory(**arguments) is the network in our own layout; `layouts` are tried first, on plain keys. Raises WeightsError
+    where they do not fit, see `load_strictly`.
     """
     state = plain(read_state_dict(path))
     arguments = dict(arguments)
@@ -86,6 +85,15 @@ def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], 
             arguments.update(overrides)
             break
     model = factory(**arguments)
+    load_strictly(model, state, path, f"{type(model).__name__}({_describe(arguments)})")
+    return model.eval()
+
+
+def load_strictly(model: nn.Module, state: StateDict, path: Path, network: str) -> None:
+    """Give a network exactly the tensors of a state dict; BN's `num_batches_tracked` may be absent.
+
+    Raises WeightsError that names missing, extra and misshapen keys, or the tensor that does not hold finite numbers.
+    """
     expected = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
     given = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
     problems = [
@@ -98,7 +106,6 @@ def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], 
         if keys
     ]
     if problems:
-        network = f"{type(model).__name__}({_describe(arguments)})"
         raise WeightsError(
             f"weights '{path}' do not fit {network}: {'; '.join(problems)}; give --weights that network's, or another --model"
         )
@@ -108,7 +115,6 @@ def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], 
                 f"weights '{path}': tensor '{key}' holds {found}, expected finite float numbers; give --weights another checkpoint"
             )
     model.load_state_dict(given, strict=False)
-    return model.eval()
 
 
 def _no_number(tensor: Tensor) -> str | None:

@@ -17,7 +17,7 @@ from autoq.pareto import Direction
 class ObjectiveInfo:
     """Direction, unit and meaning. slack: how much worse than float the hypervolume's reference point is.
 
-    A quality's slack is added in its own unit; a cost's is a factor.
+    A factor where `relative`, else added in the objective's own unit. quality: judged by the images.
     """
 
     direction: Direction
@@ -25,18 +25,36 @@ class ObjectiveInfo:
     meaning: str
     quality: bool
     slack: float
+    relative: bool = False
     perceptual: bool = False
 
 
+def _cost(unit: str, meaning: str) -> ObjectiveInfo:
+    return ObjectiveInfo("minimize", unit, meaning, quality=False, slack=1.01, relative=True)
+
+
+def _quality(direction: Direction, unit: str, meaning: str, slack: float, perceptual: bool = False) -> ObjectiveInfo:
+    return ObjectiveInfo(direction, unit, meaning, quality=True, slack=slack, perceptual=perceptual)
+
+
 OBJECTIVES: dict[str, ObjectiveInfo] = {
-    "size": ObjectiveInfo("minimize", "bytes", "packed package: every tensor at its own bit width", False, 1.01),
-    "size_runtime": ObjectiveInfo("minimize", "bytes", "tensors of the target's runtime file", False, 1.01),
-    "latency": ObjectiveInfo("minimize", "ms", "median time of one frame on the target's runtime", False, 1.01),
-    "psnr": ObjectiveInfo("maximize", "dB", "peak signal-to-noise ratio on Y, border = scale", True, 3.0),
-    "ssim": ObjectiveInfo("maximize", "", "structural similarity on Y, border = scale", True, 0.1),
-    "niqe": ObjectiveInfo("minimize", "", "natural image quality evaluator (no reference)", True, 3.0, perceptual=True),
-    "pi": ObjectiveInfo("minimize", "", "perceptual index: (10 - NRQM + NIQE) / 2", True, 3.0, perceptual=True),
+    "size": _cost("bytes", "packed package: every tensor at its own bit width"),
+    "size_runtime": _cost("bytes", "tensors of the target's runtime file"),
+    "latency": _cost("ms", "median time of one frame on the target's runtime"),
+    "ops": _cost("", "multiplications of a frame x weight bits x feature map bits / 1024"),
+    "bops": _cost("", "multiplications of a frame x weight bits x feature map bits"),
+    "peak_memory": _cost("bytes", "feature maps held at once at input resolution: trunk, short and long skips"),
+    "psnr": _quality("maximize", "dB", "peak signal-to-noise ratio on Y, border = scale", 3.0),
+    "ssim": _quality("maximize", "", "structural similarity on Y, border = scale", 0.1),
+    "niqe": _quality("minimize", "", "natural image quality evaluator (no reference)", 3.0, perceptual=True),
+    "pi": _quality("minimize", "", "perceptual index: (10 - NRQM + NIQE) / 2", 3.0, perceptual=True),
+    "score": ObjectiveInfo(
+        "maximize", "", "Mobile AI 2021 challenge: 2^(2 PSNR) / (C latency)", quality=True, slack=0.5, relative=True
+    ),
 }
+
+SCORE_PSNR, SCORE_MS, SCORE = 29.58, 44.85, 51.02
+"""XLSR's row of table 3 (Ayazoglu 2021): dB, milliseconds and score, which set the constant C."""
 
 PSNR_TO_FLOAT = "psnr_to_float"
 """A value of every trial, no objective: PSNR (dB, RGB) of the quantized output to the float network's output."""
@@ -55,6 +73,11 @@ def check_objectives(names: Iterable[str]) -> None:
 def reference_value(name: str, value_of_float: float) -> float:
     """One coordinate of the hypervolume's reference point: a little worse than the float network."""
     info = OBJECTIVES[name]
-    if not info.quality:
+    if info.relative:
         return info.slack * value_of_float
     return value_of_float + (info.slack if info.direction == "minimize" else -info.slack)
+
+
+def score(psnr: float, latency: float) -> float:
+    """Of dB and milliseconds: Ayazoglu 2021, table 3."""
+    return float(SCORE * SCORE_MS / latency * 2.0 ** (2 * (psnr - SCORE_PSNR)))

@@ -14,6 +14,7 @@ import torch
 from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
+from autoq.compat import allow_torchvision
 from autoq.errors import MetricUnavailable
 
 Metric = Callable[[np.ndarray, np.ndarray, int], float]
@@ -112,28 +113,6 @@ def import_pyiqa() -> types.ModuleType:
     """pyiqa, which imports torchvision."""
     allow_torchvision()
     return importlib.import_module("pyiqa")
-
-
-def allow_torchvision() -> None:
-    """Let torchvision be imported where its compiled operators do not load, as beside a CPU-only torch.
-
-    Nothing used here needs them; their schemas must exist for torchvision to import.
-    """
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in (
-        "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-        "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    ):
-        if not _operator_exists(schema.partition("(")[0]):
-            library.define(schema)
-    _KEPT.append(library)  # the schemas go with the library object
-
-
-_KEPT: list[torch.library.Library] = []
-
-
-def _operator_exists(name: str) -> bool:
-    return hasattr(torch.ops.torchvision, name)
 
 
 def _no_reference(name: str, found: np.ndarray, scale: int) -> float:

@@ -37,11 +37,11 @@ class Quantizer(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantized `x`, float32, same shape: with gradients in training mode, as integer runtimes round in eval mode."""
         x = x.float().transpose(0, self.axis)
-        if self.training:
-            found = self.simulate(x)
-        else:
-            found = functional.dequantize_affine(self._integers(x), self.scale, self.zero_point)
+        found = self.simulate(x) if self.training else self._as_executed(x)
         return found.transpose(0, self.axis)
+
+    def _as_executed(self, x: Tensor) -> Tensor:
+        return functional.dequantize_affine(self._integers(x), self.scale, self.zero_point)
 
     @abstractmethod
     def simulate(self, x: Tensor) -> Tensor:

@@ -1,0 +1,187 @@
+"""What a policy costs on any hardware: multiplications, weighed by bit widths, and memory for feature maps.
+
+Wang et al. 2021 (Fully Quantized Image Super-Resolution Networks, tables 2 to 4) count operations as multiplications
+x weight bits x feature map bits / 1024, of layers alone, without biases, BN folded; an operation of two 32-bit numbers
+is 1. A number that the target handles in float counts 32 bits.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from autoq.policy import FLOAT_BITS, Policy
+from autoq.quantize import Execution, format_at
+from autoq.quantizers.minmax import IMAGE_QUANT
+from autoq.tracing import ELEMENTWISE, Site, Traced, moves_pixels, nodes_by_name, skip_edges
+
+FLOAT_OPERATION = FLOAT_BITS**2
+"""Bit operations of one multiplication of two float32 numbers."""
+
+AT_HIGH_RESOLUTION = ("upsampling", "reconstruction")
+"""Stages whose maps the three-map rule leaves out: it counts maps at input resolution."""
+
+VIEWS = ("getitem", "split", "chunk")
+"""Functions whose result is a part of their argument, not a copy."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """macs: multiplications of a frame. ops, bops: the same weighed by bit widths, in 32 x 32 bit operations, in bits.
+
+    peak_memory: bytes, FQSR's rule. peak_memory_liveness: bytes, by liveness in the whole graph.
+    """
+
+    macs: int
+    ops: float
+    bops: int
+    peak_memory: int
+    peak_memory_liveness: int
+
+
+def costs(traced: Traced, policy: Policy, execution: Execution, frame: tuple[int, int]) -> Costs:
+    """Costs of one image of (width, height) low-resolution pixels."""
+    graph = _Sized(traced, policy, execution, frame)
+    macs = {layer.node: graph.multiplications(layer.node) for layer in traced.layers}
+    bops = sum(count * graph.operand_bits(node) for node, count in macs.items())
+    return Costs(sum(macs.values()), bops / FLOAT_OPERATION, bops, graph.three_maps(), graph.liveness())
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a network without data and keeps the shape of every tensor."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[str, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.found[n.name] = result.shape
+        return result
+
+
+class _Sized:
+    """A traced network at one frame size under one policy."""
+
+    def __init__(self, traced: Traced, policy: Policy, execution: Execution, frame: tuple[int, int]) -> None:
+        width, height = frame
+        shapes = _Shapes(copy.deepcopy(traced.module).to("meta"))
+        shapes.run(torch.empty(1, 3, height, width, device="meta"))
+        self.traced, self.shapes = traced, shapes.found
+        self.nodes = nodes_by_name(traced.module)
+        self.order = {node: number for number, node in enumerate(traced.module.graph.nodes)}
+        self.bits = {site: self._executed_bits(site, policy, execution.integer_bits) for site in traced.sites}
+        self.at = {(site.node, site.index): site for site in traced.sites}
+
+    @staticmethod
+    def _executed_bits(site: Site, policy: Policy, integer_bits: int) -> int:
+        bits = format_at(site, policy, integer_bits).bits
+        return bits if bits <= integer_bits else FLOAT_BITS
+
+    # ------------------------------------------------------------ operations
+
+    def multiplications(self, layer: str) -> int:
+        """Of one layer: every output value, or every input value of a transposed convolution, times the kernel's share."""
+        node = self.nodes[layer]
+        weight = self.shapes[_name(node.args[1])]
+        values = self.shapes[_name(node.args[0]) if node.target is F.conv_transpose2d else layer].numel()
+        return values * weight[1:].numel()
+
+    def operand_bits(self, layer: str) -> int:
+        """Weight bits x feature map bits. The image, which no policy names, counts at the weights' width, 8 at most."""
+        node = self.nodes[layer]
+        weight = next(self.bits[site] for site in self._weight_sites(_name(node.args[1])))
+        source = self.at[layer, 0]
+        if source.role == "image":
+            return weight * (FLOAT_BITS if self.bits[source] == FLOAT_BITS else min(weight, IMAGE_QUANT.bits))
+        return weight * self.bits[source]
+
+    def _weight_sites(self, weight: str) -> Iterator[Site]:
+        for site in self.traced.sites:
+            if site.role == "weight" and _name(self.nodes[site.node].args[1]) == weight:
+                yield site
+
+    # ------------------------------------------------------------ memory
+
+    def three_maps(self) -> int:
+        """Bytes held at the widest sum or concatenation at input resolution: its operands and the skips that span it.
+
+        In SRResNet the long skip, the short skip and the trunk: FQSR's three maps, at the width of the skips. Without any
+        sum, the largest feature map a layer makes there.
+        """
+        edges = [site for site in self.traced.sites if site.role == "skip" and site.index is not None]
+        read_at = {site: self.order[self.nodes[site.node]] for site in edges}
+        tensors = {site: skip_edges(self.nodes[site.node])[site.index or 0] for site in edges}
+        peak = 0
+        for now in {read_at[site] for site in edges if site.stage not in AT_HIGH_RESOLUTION}:
+            held: dict[fx.Node, int] = {}
+            for site, tensor in tensors.items():
+                if read_at[site] >= now > self.order[tensor]:
+                    held[tensor] = max(held.get(tensor, 0), self.bits[site])
+            peak = max(peak, sum(self._bytes(tensor, bits) for tensor, bits in held.items()))
+        maps = [layer.node for layer in self.traced.layers if layer.stage not in AT_HIGH_RESOLUTION]
+        groups = {node.name: group for group in self._groups() for node in group}
+        return peak or max((self._bytes(self.nodes[name], self._width(groups[name])) for name in maps), default=0)
+
+    def liveness(self) -> int:
+        """Bytes of all tensors alive at the worst moment: an operation's operands, its result, and what later ones need.
+
+        Activations work in place and pixel shuffles, slices and nearest-neighbour repeats are addressing. A tensor is as
+        wide as its widest reader wants it; what no site reads, the output among them, is float32.
+        """
+        changes: dict[int, int] = {}
+        for group in self._groups():
+            size = max(self._bytes(node, self._width(group)) for node in group)
+            places = [self.order[node] for node in group] + [self.order[user] for node in group for user in node.users]
+            changes[min(places)] = changes.get(min(places), 0) + size
+            changes[max(places) + 1] = changes.get(max(places) + 1, 0) - size
+        return max(itertools.accumulate(change for _, change in sorted(changes.items())))
+
+    def _groups(self) -> list[set[fx.Node]]:
+        """Nodes that share one piece of memory."""
+        groups: list[set[fx.Node]] = []
+        of_node: dict[fx.Node, set[fx.Node]] = {}
+        for node in self.traced.module.graph.nodes:
+            if node.op in ("get_attr", "output"):
+                continue
+            source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+            if source in of_node and self._in_place(node, source):
+                of_node[source].add(node)
+                of_node[node] = of_node[source]
+            else:
+                of_node[node] = {node}
+                groups.append(of_node[node])
+        return groups
+
+    def _in_place(self, node: fx.Node, source: fx.Node) -> bool:
+        if getattr(node.target, "__name__", node.target) in VIEWS:
+            return True
+        works = node.op == "call_module" and isinstance(self.traced.module.get_submodule(str(node.target)), ELEMENTWISE)
+        return len(source.users) == 1 and (works or moves_pixels(self.traced.module, node))
+
+    def _width(self, group: set[fx.Node]) -> int:
+        """Bits of a tensor: as its widest reader outside the group wants it."""
+        sites = [
+            self.at.get((user.name, index))
+            for node in group
+            for user in node.users
+            if user not in group
+            for index, edge in enumerate(skip_edges(user) or user.args)
+            if edge is node
+        ]
+        return max((FLOAT_BITS if site is None else self.bits[site] for site in sites), default=FLOAT_BITS)
+
+    def _bytes(self, node: fx.Node, bits: int) -> int:
+        return -(-self.shapes[node.name].numel() * bits // 8) if node.name in self.shapes else 0
+
+
+def _name(node: object) -> str:
+    assert isinstance(node, fx.Node)
+    return node.name
