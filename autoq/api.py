@@ -141,7 +141,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     folder = study_folder(name)
     if "objectives" not in fields:
         fields["objectives"] = default_objectives(model)
-    fields.setdefault("device", _device("auto"))
+    fields.setdefault("device", resolve_device("auto"))
     cores = os.cpu_count() or 1
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
     fields.setdefault("threads", max(1, cores // max(1, workers)))
@@ -180,7 +180,7 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     spec = found.spec
     stored = {**dict(spec), **dict(spec.trial)}
     options = {option: value for option, value in options.items() if (option, value) != ("device", "auto")}
-    _device(spec.trial.device)
+    resolve_device(spec.trial.device)
     _check_measurable(spec.objectives)
     for option, value in _fields(options, spec.trial).items():
         if value != stored[option]:
@@ -246,7 +246,7 @@ def _fields(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
     if "memory" in fields and not can_bound_memory():
         raise InputError(f"--memory '{fields['memory']:g}': only Linux says how much a process holds; leave --memory out")
     if "device" in fields:
-        fields["device"] = _device(fields["device"])
+        fields["device"] = resolve_device(fields["device"])
     return fields
 
 
@@ -273,7 +273,7 @@ def _check_measurable(objectives: tuple[str, ...]) -> None:
             raise InputError(reason)
 
 
-def _device(name: str) -> str:
+def resolve_device(name: str) -> str:
     if name not in DEVICES:
         raise InputError(unknown("device", name, DEVICES))
     if name == "cpu":
@@ -287,11 +287,11 @@ def _device(name: str) -> str:
     return "cpu"
 
 
-def parse_frame(text: str) -> tuple[int, int]:
+def parse_frame(text: str, option: str = "frame") -> tuple[int, int]:
     """`96x64` -> (96, 64). Raises InputError."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(re.fullmatch("[0-9]{2,4}", part) and 16 <= int(part) <= 8192 for part in parts):
-        raise InputError(f"frame '{text}': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96")
+        raise InputError(f"{option} '{text}': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96")
     return int(parts[0]), int(parts[1])
 
 

@@ -115,8 +115,7 @@ def search(study: Study, events: Events | None = None) -> None:
 
 
 def _write_graph(study: Study) -> Graph:
-    with quiet():
-        graph = export_graph(prepare(study.spec.trial).traced)
+    graph = export_graph(prepare(study.spec.trial).traced)
     save_graph(graph, study.graph_path)
     return graph
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from autoq.spec import Record, StudySpec
@@ -28,3 +29,27 @@ class Events:
 
     def finished(self, record: Record) -> None:
         """A baseline or trial ended."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a float training is: after `step` of `steps`, the mean loss since the last time, PSNR (dB), seconds in all."""
+
+    step: int
+    steps: int
+    loss: float
+    psnr: float
+    seconds: float
+
+
+class TrainingEvents:
+    """`Events` of a float training."""
+
+    def begin(self, step: int, steps: int) -> None:
+        """Training begins, or goes on, after `step` of `steps`."""
+
+    def stepped(self, step: int) -> None:
+        """One more step is done."""
+
+    def validated(self, progress: Progress) -> None:
+        """The network was validated and the state saved."""

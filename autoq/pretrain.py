@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from torch.optim.swa_utils import AveragedModel
 from autoq import adversarial
 from autoq.data import Pair, PatchSampler, check_disjoint, eval_images, make_pair, to_pixels, to_tensor, train_images, turned
 from autoq.errors import InputError, TrialFailed
+from autoq.events import Progress, TrainingEvents
 from autoq.models import build_model, fresh_model, model_info
 from autoq.models.recipes import Recipe
 from autoq.objectives.quality import psnr
@@ -50,20 +51,6 @@ CHARBONNIER_EPSILON = 0.1
 
 VALIDATIONS = 20
 """Times the network is validated and the state saved, evenly over the steps."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where training is: after `step` of `steps`, the mean loss since the last report, PSNR (dB) on the evaluation images."""
-
-    step: int
-    steps: int
-    loss: float
-    psnr: float
-    seconds: float
-
-
-Report = Callable[[Progress], None]
 
 
 class Training:
@@ -119,21 +106,23 @@ class Training:
             part.load_state_dict(state[name])
         self.step, self.seconds = state["step"], state["seconds"]
 
-    def run(self, report: Report, save: Callable[[], None]) -> None:
+    def run(self, events: TrainingEvents, save: Callable[[], None]) -> None:
         """All steps that are left. Raises TrialFailed when the loss is not finite."""
         losses: list[float] = []
         every = max(1, self.steps // VALIDATIONS)
         start = time.perf_counter() - self.seconds
+        events.begin(self.step, self.steps)
         while self.step < self.steps:
             losses.append(self._pixel_step() if self.step < self.spec.steps else self._adversarial_step())
             self.average.update_parameters(self.model)
             self.step += 1
+            events.stepped(self.step)
             if not math.isfinite(losses[-1]):
                 raise TrialFailed(f"training diverged: the loss is {losses[-1]} at step {self.step} of {self.steps}", self.step)
             if self.step % every == 0 or self.step == self.steps:
                 self.seconds = time.perf_counter() - start
                 save()
-                report(Progress(self.step, self.steps, float(np.mean(losses)), self.validate(), self.seconds))
+                events.validated(Progress(self.step, self.steps, float(np.mean(losses)), self.validate(), self.seconds))
                 losses.clear()
 
     def validate(self) -> float:
@@ -274,7 +263,7 @@ def _freeze_batch_norms(model: nn.Module) -> None:
 # ---------------------------------------------------------------- a run
 
 
-def pretrain(spec: PretrainSpec, folder: Path, resume: bool = False, report: Report = lambda progress: None) -> dict[str, Any]:
+def pretrain(spec: PretrainSpec, folder: Path, resume: bool, events: TrainingEvents) -> dict[str, Any]:
     """Train, or go on training, in `folder`; returns the record. An interrupt saves what there is.
 
     Raises InputError where the folder holds another training, or none to resume.
@@ -291,7 +280,7 @@ def pretrain(spec: PretrainSpec, folder: Path, resume: bool = False, report: Rep
             torch.save(training.state(), partial)
 
     try:
-        training.run(report, save)
+        training.run(events, save)
     except KeyboardInterrupt:
         save()
         raise

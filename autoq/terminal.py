@@ -8,16 +8,19 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autoq.events import Events
+from autoq.events import Events, Progress, TrainingEvents
 from autoq.findings import baselines_alone, float_baseline, front, hypervolume, in_words, point_name, shown
 from autoq.objectives import OBJECTIVES
 from autoq.spec import Record, StudySpec
@@ -230,3 +233,75 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
         console.print(f"hypervolume {volume:.4f}; baselines alone {alone:.4f}")
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)
+
+
+# ------------------------------------------------------------ networks
+
+
+@contextlib.contextmanager
+def training(quiet: bool) -> Iterator[TrainingEvents]:
+    """Events of a float training that show themselves on standard error: nothing, or a bar and a line a validation."""
+    console = Console(stderr=True, highlight=False)
+    if quiet:
+        yield TrainingEvents()
+        return
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with ProgressBar(*columns, console=console, transient=True) as bar:
+        yield TrainingBar(bar)
+
+
+class TrainingBar(TrainingEvents):
+    """A bar that moves with the steps; a line for each validation."""
+
+    def __init__(self, bar: ProgressBar) -> None:
+        self.bar, self.task = bar, bar.add_task("training")
+
+    def begin(self, step: int, steps: int) -> None:
+        self.bar.update(self.task, completed=step, total=steps)
+
+    def stepped(self, step: int) -> None:
+        self.bar.update(self.task, completed=step)
+
+    def validated(self, progress: Progress) -> None:
+        minutes, seconds = divmod(int(progress.seconds), 60)
+        done = f"step {progress.step:,} of {progress.steps:,}, {minutes}:{seconds:02}"
+        self.bar.console.print(f"{done}: {progress.psnr:.2f} dB, loss {progress.loss:.5f}")
+
+
+def show_models(found: Sequence[Mapping[str, Any]]) -> None:
+    """The networks as a table on standard output."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for heading in ("network", "scale", "parameters", "float MiB", "bundled weights, PSNR dB"):
+        table.add_column(heading, justify="right" if heading in ("parameters", "float MiB") else "left", no_wrap=True)
+    for model in found:
+        for scale in model["scales"]:
+            bundled = model["bundled"].get(scale)
+            quality = ", ".join(f"{name} {value:.2f}" for name, value in bundled["psnr"].items()) if bundled else "-"
+            table.add_row(
+                model["name"] if scale == model["scales"][0] else "",
+                f"x{scale}",
+                f"{model['parameters'][scale]:,}",
+                f"{model['float_mib'][scale]:.2f}",
+                quality,
+            )
+    Console(highlight=False).print(table)
+
+
+COST_LINES = (
+    ("parameters", "parameters", ""),
+    ("macs", "multiplications", ""),
+    ("ops", "operations, 32 x 32 bits each", ""),
+    ("bops", "bit operations", ""),
+    ("peak_memory", "feature maps, three-map rule", "MB"),
+    ("peak_memory_liveness", "feature maps, liveness", "MB"),
+    ("size", "packed package", "MB"),
+    ("size_runtime", "tensors of the runtime file", "MB"),
+)
+
+
+def show_cost(found: Mapping[str, float]) -> None:
+    """Costs as lines on standard output; MB is 10^6 bytes."""
+    table = Table(box=None, show_header=False)
+    for key, meaning, unit in COST_LINES:
+        table.add_row(meaning, f"{found[key] / 1e6:,.3f} MB" if unit else f"{found[key]:,.0f}", style=None)
+    Console(highlight=False).print(table)

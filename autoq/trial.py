@@ -8,7 +8,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -33,8 +33,8 @@ from autoq.data import (
 )
 from autoq.errors import TrialFailed
 from autoq.executed import as_executed
-from autoq.export.onnx import Graph, payload_bytes, write_qdq
-from autoq.models import staged_model, weights_file
+from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
+from autoq.models import fresh_model, is_custom, model_info, staged_model, weights_file
 from autoq.models.stages import StagePatterns
 from autoq.objectives import PSNR_TO_FLOAT, score
 from autoq.objectives.cost import costs
@@ -125,6 +125,25 @@ def prepare(spec: TrialSpec) -> Workbench:
 def stages_of(model: str, scale: int, weights: Path | None, layers: StagePatterns) -> dict[str, tuple[Role, ...]]:
     """stage -> the roles it has a site for, found by building and tracing the network."""
     return roles_by_stage(trace(*staged_model(model, scale, weights, layers)).sites)
+
+
+def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, float]:
+    """Costs of a policy on an image of (width, height) and bytes of its weights; they need no image and no training."""
+    if spec.weights or is_custom(spec.model):
+        network, patterns = staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers))
+    else:
+        network, patterns = fresh_model(spec.model, spec.scale).eval(), dict(spec.layers) or model_info(spec.model).patterns
+    traced, target = trace(network, patterns), target_info(spec.target)
+    execution = Execution(target.integer_bits, target.fused_sums)
+    blank = torch.zeros(1, 3, spec.patch, spec.patch)
+    quantized = quantize(traced, policy, collect(traced, [blank]), execution)
+    found = costs(traced, policy, execution, frame)
+    return {
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        **asdict(found),
+        "size": packed_bytes(traced, [placed.placement for placed in quantized.placed], execution),
+        "size_runtime": payload_bytes(write_qdq(export_graph(traced), quantized)),
+    }
 
 
 def _finish_imports() -> None:

@@ -11,6 +11,7 @@ front, so any ONNX runtime executes the policy exactly.
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,17 +64,19 @@ def export_graph(traced: Traced) -> ModelProto:
     module.graph.lint()
     module.recompile()
     height, width = torch.export.Dim("height", min=8), torch.export.Dim("width", min=8)
-    program = torch.onnx.export(
-        module,
-        (torch.rand(1, 3, 24, 24),),
-        dynamo=True,
-        dynamic_shapes=({2: height, 3: width},),
-        opset_version=OPSET,
-        input_names=[INPUT],
-        output_names=[OUTPUT],
-        optimize=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about itself
+        program = torch.onnx.export(
+            module,
+            (torch.rand(1, 3, 24, 24),),
+            dynamo=True,
+            dynamic_shapes=({2: height, 3: width},),
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            optimize=False,
+            verbose=False,
+        )
     assert program is not None
     model = program.model_proto
     for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):

@@ -210,6 +210,14 @@ def fresh_model(name: str, scale: int) -> nn.Module:
     return network
 
 
+def parameter_count(name: str, scale: int) -> int:
+    """Parameters of a network of the table, batch norm's among them; nothing is allocated."""
+    import torch
+
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in fresh_model(name, scale).parameters())
+
+
 def _factory(info: ModelInfo) -> Callable[..., nn.Module]:
     module, _, factory = info.location.partition(":")
     found: Callable[..., nn.Module] = getattr(importlib.import_module(f"autoq.models.{module}"), factory)

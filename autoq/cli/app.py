@@ -1,0 +1,127 @@
+"""The command line's frame: signals, exit codes, errors in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from autoq import __version__
+from autoq.errors import AutoqError, InputError, suggest
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Find the Pareto-best ways to quantize a super-resolution network for a target.",
+)
+
+_UsageError: Any = typer.BadParameter.__bases__[0]
+"""Click's UsageError, wherever typer keeps its Click."""
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"autoq {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def doctor(json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False) -> None:
+    """Say what this machine has, what it lacks, and what each absence costs. Exit code 1 where a search cannot run.
+
+    Example: autoq doctor
+    """
+    import json as format
+
+    from autoq.doctor import examine, show
+
+    checks = examine()
+    if json:
+        typer.echo(format.dumps([check.model_dump() for check in checks], indent=2))
+    else:
+        show(checks)
+    if any(check.state == "broken" for check in checks):
+        raise typer.Exit(1)
+
+
+def _hear_signals() -> None:
+    """The first Ctrl-C (or SIGTERM) ends cleanly, the second at once.
+
+    Python swallows what a handler raises while a finalizer runs; then the signal is sent again a little later.
+    """
+    heard = 0
+    report = sys.unraisablehook
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal heard
+        heard += 1
+        if heard > 1:
+            os._exit(130)
+        raise KeyboardInterrupt
+
+    def swallowed(unraisable: Any) -> None:
+        nonlocal heard
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            report(unraisable)
+            return
+        heard = 0
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    sys.unraisablehook = swallowed
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, handle)
+
+
+def _usage(error: Any) -> str:
+    """Click's complaint in one line that ends with what to type."""
+    context = error.ctx
+    command = context.command_path if context else " ".join(["autoq", *(word for word in sys.argv[1:2] if word[:1] != "-")])
+    help_line = f"{command} --help"
+    name = getattr(error, "option_name", None)
+    if name and name.startswith("-") and getattr(error, "possibilities", None) is not None:
+        known = [option for parameter in context.command.params for option in parameter.opts] if context else []
+        return f"no option '{name}'.{suggest(name, known)} Type {help_line}"
+    said = error.format_message().rstrip(".")
+    return f"{said}{' Type' if said.endswith('?') else '; type'} {help_line}"
+
+
+def _line(text: str) -> str:
+    """A message in one line: space for any white space, an escape for what a terminal would act on."""
+    line = " ".join(text.split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
+def main() -> None:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 bad input (one line), 130 interrupted."""
+    try:
+        _hear_signals()
+        code = app(prog_name="autoq", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except _UsageError as error:
+        print(f"autoq: {_line(_usage(error))}", file=sys.stderr)
+        sys.exit(2)
+    except AutoqError as error:
+        print(f"autoq: {_line(str(error))}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        print("autoq: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,119 @@
+"""Commands about networks: translated into one library call each. Heavy imports happen inside."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoq.cli.app import app
+from autoq.cli.options import MANY, MOST_PROCESSES, MOST_SCALE, MOST_SEED, whole
+
+JSON = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+SCALE = Annotated[
+    int | None,
+    typer.Option(parser=whole("--scale", 1, MOST_SCALE, 4), metavar="N", show_default="4", help="Upscaling factor."),
+]
+
+
+@app.command()
+def models(json: JSON = False) -> None:
+    """List the networks: scales, parameters, stages, bundled weights and their PSNR.
+
+    Example: autoq models
+    """
+    from autoq import terminal
+    from autoq.findings import to_json
+    from autoq.networks import models as list_models
+
+    found = list_models()
+    if json:
+        typer.echo(to_json(found))
+    else:
+        terminal.show_models(found)
+
+
+@app.command()
+def cost(
+    model: Annotated[str, typer.Option(help="Network, see `autoq models`; package.module:factory; or a .pth file.")],
+    scale: SCALE = None,
+    policy: Annotated[str, typer.Option(help="Bits of weights/activations/skips, or stage=w/a/s for every stage.")] = "8/8/8",
+    input: Annotated[str, typer.Option(metavar="WxH", help="Low-resolution image, WIDTHxHEIGHT.")] = "96x96",
+    target: Annotated[str, typer.Option(help="Where the result will run.")] = "openvino-cpu",
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint of a network of another depth or width.")] = None,
+    space: Annotated[Path | None, typer.Option(help="Search space (YAML) with layers, for a network of your own.")] = None,
+    json: JSON = False,
+) -> None:
+    """Say what a policy costs: operations, memory for feature maps, bytes of weights.
+
+    Example: autoq cost --model srresnet --scale 2 --policy 8/8/8 --input 1020x678
+    """
+    from autoq import terminal
+    from autoq.findings import to_json
+    from autoq.networks import cost as price
+
+    found = price(model, scale=scale, weights=weights, policy=policy, input=input, target=target, space=space)
+    if json:
+        typer.echo(to_json(found))
+    else:
+        terminal.show_cost(found)
+
+
+@app.command()
+def pretrain(
+    model: Annotated[str, typer.Option(help="Network, see `autoq models`.")],
+    scale: SCALE = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of training images; bundled photographs if absent.")] = None,
+    eval_data: Annotated[Path | None, typer.Option(help="Folder of evaluation images; bundled photographs if absent.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint to start from.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole("--steps", 0, MANY, 20000), metavar="N", show_default="the recipe's", help="Training steps on pixels."
+        ),
+    ] = None,
+    adversarial_steps: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole("--adversarial-steps", 0, MANY, 4000),
+            metavar="N",
+            show_default="the recipe's",
+            help="Then so many against a discriminator (srgan, esrgan).",
+        ),
+    ] = None,
+    sampling: Annotated[
+        str, typer.Option(help="Where patches are cut: uniform, proportional or threshold (complexity).")
+    ] = "uniform",
+    seed: Annotated[int, typer.Option(parser=whole("--seed", 0, MOST_SEED, 0), metavar="N", help="Of weights and patches.")] = 0,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole("--threads", 1, MOST_PROCESSES, 2), metavar="N", show_default="all cores", help="Threads of the training."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda.")] = "auto",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", show_default="pretrained/MODEL-xSCALE", help="Folder of the training.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --output.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    json: JSON = False,
+) -> None:
+    """Train a network in float, by its paper's recipe. Ctrl-C keeps what there is; --resume goes on.
+
+    Example: autoq pretrain --model espcn --scale 3 --data photographs
+    """
+    from autoq import terminal
+    from autoq.findings import to_json
+    from autoq.networks import pretrain as run
+
+    with terminal.training(quiet) as events:
+        folder, record = run(
+            model, scale=scale, weights=weights, data=data, eval_data=eval_data, steps=steps, adversarial_steps=adversarial_steps,
+            sampling=sampling, seed=seed, threads=threads, device=device, output=output, resume=resume, events=events,
+        )  # fmt: skip
+    if json:
+        typer.echo(to_json({"weights": str(folder / "weights.safetensors"), **record}))
+    else:
+        typer.echo(f"{record['psnr_mean']:.2f} dB; weights: {folder / 'weights.safetensors'}")

@@ -1,0 +1,155 @@
+"""What the commands about networks do, as functions: `models`, `cost`, `pretrain`, `space_file`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from autoq.api import default_scale, parse_frame, resolve_device, search_space
+from autoq.errors import InputError, unknown
+from autoq.events import TrainingEvents
+from autoq.models import BUNDLED, MODELS, ModelInfo, is_custom, is_file, model_info, parameter_count
+from autoq.policy import uniform
+from autoq.space import SearchSpace, bundled_space
+from autoq.spec import PretrainSpec, Sampling, TrialSpec
+
+SAMPLINGS: tuple[str, ...] = get_args(Sampling)
+MIB = 2**20
+FLOAT_BYTES = 4
+
+
+def models() -> list[dict[str, Any]]:
+    """Every network of the table: scales, stages with their roles, parameters and float size, bundled weights."""
+    found = []
+    for name, info in MODELS.items():
+        parameters = {scale: parameter_count(name, scale) for scale in info.scales}
+        found.append(
+            {
+                "name": name,
+                "scales": list(info.scales),
+                "stages": {stage: list(roles) for stage, roles in info.stages.items()},
+                "parameters": parameters,
+                "float_mib": {scale: round(count * FLOAT_BYTES / MIB, 3) for scale, count in parameters.items()},
+                "bundled": bundled_weights(info),
+            }
+        )
+    return found
+
+
+def bundled_weights(info: ModelInfo) -> dict[int, dict[str, Any]]:
+    """scale -> file and what its record says: PSNR, training steps, data, how it was made."""
+    return {scale: {"file": file, **json.loads(record_path(file).read_text())} for scale, file in info.bundled.items()}
+
+
+def record_path(file: str) -> Path:
+    """The record beside a bundled checkpoint."""
+    return BUNDLED / file.replace("_float16.safetensors", ".json")
+
+
+def cost(
+    model: str,
+    *,
+    scale: int | None = None,
+    weights: str | Path | None = None,
+    policy: str = "8/8/8",
+    input: str = "96x96",
+    target: str = "openvino-cpu",
+    space: str | Path | None = None,
+) -> dict[str, Any]:
+    """What a policy costs on one image: operations, bytes of feature maps, and bytes of weights, without any image.
+
+    policy: `w/a/s`, or stage=w/a/s for every stage. input: WIDTHxHEIGHT in low-resolution pixels. weights: of a network
+    of another depth than the table's. Raises InputError.
+    """
+    frame = parse_frame(input, "--input")
+    trial = _trial(model, scale, weights, target)
+    stages = search_space(trial, Path(space) if space else None).facts.stages
+    from autoq.trial import price
+
+    return price(trial, uniform(policy, stages), frame)
+
+
+def _trial(model: str, scale: int | None, weights: str | Path | None, target: str) -> TrialSpec:
+    name = str(Path(model).resolve()) if is_file(model) else model
+    return TrialSpec(
+        model=name, scale=scale or default_scale(name), target=target, weights=Path(weights).resolve() if weights else None
+    )
+
+
+def space_file(
+    model: str, *, target: str = "openvino-cpu", scale: int | None = None, weights: str | Path | None = None
+) -> tuple[str, SearchSpace]:
+    """The text of a space file to start one's own from, and that space. A network of unknown stages gets one, `body`."""
+    trial = _trial(model, scale, weights, target)
+    text = bundled_space(trial.model).read_text()
+    if not is_custom(trial.model):
+        return f"model: {model}\n{text}", search_space(trial)
+    from autoq.models import custom
+    from autoq.tracing import trace
+
+    network, known = custom.build(trial.model, trial.scale, trial.weights, is_file(trial.model))
+    layers = {stage: list(patterns) for stage, patterns in (known or {"body": ("*",)}).items()}
+    paths = [layer.path for layer in trace(network, {stage: tuple(patterns) for stage, patterns in layers.items()}).layers]
+    head = yaml.safe_dump({"model": trial.model, "layers": layers}, sort_keys=False, default_flow_style=None)
+    return f"{head}# its layers: {', '.join(paths)}\n{text}", search_space(trial.model_copy(update={"layers": ()}))
+
+
+def pretrain(
+    model: str,
+    *,
+    scale: int | None = None,
+    weights: str | Path | None = None,
+    data: str | Path | None = None,
+    eval_data: str | Path | None = None,
+    steps: int | None = None,
+    adversarial_steps: int | None = None,
+    sampling: str = "uniform",
+    seed: int = 0,
+    threads: int | None = None,
+    device: str = "auto",
+    output: str | Path | None = None,
+    resume: bool = False,
+    events: TrainingEvents | None = None,
+) -> tuple[Path, dict[str, Any]]:
+    """Train a network of the table in float by its paper's recipe. Returns the folder and the record of the training.
+
+    weights: to start from; a network that is trained against a discriminator then skips the pixel stage. data,
+    eval_data: image folders; photographs inside scikit-image's wheel if None. steps, adversarial_steps: the recipe's if
+    None. sampling: where patches are cut (uniform, proportional, threshold). output: pretrained/<model>-x<scale> if None;
+    with `resume` the training in it goes on. Raises InputError; KeyboardInterrupt when interrupted, what there is stays.
+    """
+    if is_custom(model):
+        raise InputError(f"model '{model}': autoq trains the networks of its table ({', '.join(MODELS)}); train your own yourself")
+    recipe = model_info(model).recipe
+    if sampling not in SAMPLINGS:
+        raise InputError(unknown("sampling", sampling, SAMPLINGS))
+    if adversarial_steps and not recipe.adversarial:
+        raise InputError(f"--adversarial-steps {adversarial_steps}: {model} is trained on pixels alone; leave it out")
+    default_steps = 0 if weights and recipe.adversarial else recipe.steps
+    spec = PretrainSpec(
+        model=model,
+        scale=scale or default_scale(model),
+        weights=_absolute(weights),
+        data=_absolute(data),
+        eval_data=_absolute(eval_data),
+        steps=default_steps if steps is None else steps,
+        adversarial_steps=recipe.adversarial_steps if adversarial_steps is None else adversarial_steps,
+        sampling=sampling,  # type: ignore[arg-type]
+        seed=seed,
+        threads=threads or os.cpu_count() or 1,
+        device=resolve_device(device),  # type: ignore[arg-type]
+    )
+    if spec.steps + spec.adversarial_steps == 0:
+        raise InputError("--steps 0: nothing to train; type --steps N")
+    folder = Path(output) if output else Path("pretrained") / f"{model}-x{spec.scale}"
+    from autoq.pretrain import pretrain as run
+
+    return folder, run(spec, folder, resume, events or TrainingEvents())
+
+
+def _absolute(path: str | Path | None) -> Path | None:
+    return Path(path).resolve() if path else None
