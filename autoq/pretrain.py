@@ -329,7 +329,7 @@ def _record(training: Training) -> dict[str, Any]:
         "recipe": asdict(training.recipe),
         "perceptual_loss": training.perceptual_loss,
         "data": {"images": len(names), "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]},
-        "psnr": {name: round(value, 3) for name, value in training.psnrs(training.evaluation).items()},
+        "validation": {name: round(value, 3) for name, value in training.psnrs(training.evaluation).items()},
         "psnr_mean": round(training.validate(), 3),
     }
 

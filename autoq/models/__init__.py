@@ -128,7 +128,7 @@ MODELS: dict[str, ModelInfo] = {
         patterns={FE: ("*head.*",), BODY: ("*body.*",), REC: ("*tail",)},
         recipe=recipes.SMALL,
     ),
-    "espcn": _ESPCN,
+    "espcn": replace(_ESPCN, bundled={3: "espcn_x3_float16.safetensors"}),
     "espcn-y": replace(_ESPCN, location="espcn:luma_espcn", stages={FE: W, BODY: WA, REC: WAS}),
     "fsrcnn": _FSRCNN,
     "fsrcnn-y": replace(_FSRCNN, location="fsrcnn:luma_fsrcnn", stages={FE: W, BODY: WA, UP: WAS}),

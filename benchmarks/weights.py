@@ -1,0 +1,59 @@
+"""PSNR of every bundled checkpoint on folders of test images: Y, border = scale, low resolution by bicubic reduction.
+
+python benchmarks/weights.py Set5 Set14            compare with what the records say
+python benchmarks/weights.py Set5 Set14 --write    write the figures into the records
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoq.data import make_pair, read_folder, resize, to_pixels, to_tensor
+from autoq.models import MODELS, build_model
+from autoq.networks import record_path
+from autoq.objectives.quality import psnr
+
+
+@torch.no_grad()
+def measure(model: str, scale: int, folder: Path) -> tuple[float, float]:
+    """Mean PSNR (dB) over a folder of the bundled network, and of bicubic interpolation."""
+    network = build_model(model, scale)
+    found, bicubic = [], []
+    for image in read_folder(folder):
+        pair = make_pair(image, scale)
+        found.append(psnr(to_pixels(network(to_tensor(pair.low))), pair.high, scale))
+        bicubic.append(psnr(resize(pair.low, *pair.high.shape[:2]), pair.high, scale))
+    return float(np.mean(found)), float(np.mean(bicubic))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--write", action="store_true", help="write the figures into the records")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    figures: dict[str, float] = {}
+    for model, info in MODELS.items():
+        for scale, file in info.bundled.items():
+            record = json.loads(record_path(file).read_text())
+            for folder in options.folders:
+                found, bicubic = measure(model, scale, folder)
+                figures[f"{model}_x{scale}_{folder.name}"] = round(found, 3)
+                if not options.json:
+                    stated = record.get("psnr", {}).get(folder.name)
+                    print(f"{model:10} x{scale} {folder.name:8} {found:7.3f} dB  bicubic {bicubic:7.3f}  stated {stated}")
+                if options.write:
+                    record.setdefault("psnr", {})[folder.name] = round(found, 3)
+            if options.write:
+                record_path(file).write_text(json.dumps(record, indent=2) + "\n")
+    if options.json:
+        print(json.dumps({"bench": "weights", "figures": figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
