@@ -198,30 +198,28 @@ class PatchSampler:
             raise DataError(
                 f"training images {names}: too small for a {side}x{side} low-resolution patch; give larger images with --data"
             )
-        self.side = side
-        if sampling == "uniform":
-            weights = [np.full(self._places(pair), 1 / math.prod(self._places(pair))) for pair in self.pairs]
-        else:
-            weights = [complexity(pair.low, side) for pair in self.pairs]
-            if sampling == "threshold":
-                middle = np.median(np.concatenate([values.ravel() for values in weights]))
-                weights = [(values >= middle).astype(float) for values in weights]
+        self.side, self.uniform = side, sampling == "uniform"
+        if self.uniform:
+            return
+        weights = [complexity(pair.low, side) for pair in self.pairs]
+        if sampling == "threshold":
+            middle = np.median(np.concatenate([values.ravel() for values in weights]))
+            weights = [(values >= middle).astype(float) for values in weights]
         self.ends = np.cumsum([values.size for values in weights])
         self.cumulative = np.cumsum(np.concatenate([values.ravel() for values in weights]))
         if self.cumulative[-1] <= 0:
             raise DataError(f"training images: no detail for --sampling {sampling}; give other images, or --sampling uniform")
 
-    def _places(self, pair: Pair) -> tuple[int, int]:
-        height, width = pair.low.shape[:2]
-        return height - self.side + 1, width - self.side + 1
-
-    def draw(self, random: np.random.Generator) -> tuple[Pair, int, int]:
-        """(pair, top, left) of one low-resolution patch."""
+    def draw(self, random: np.random.Generator, image: int | None = None) -> tuple[Pair, int, int]:
+        """(pair, top, left) of one low-resolution patch. image: which one, where every image is as likely."""
+        if self.uniform:
+            pair = self.pairs[int(random.integers(len(self.pairs))) if image is None else image]
+            top, left = (int(random.integers(size - self.side + 1)) for size in pair.low.shape[:2])
+            return pair, top, left
         place = int(np.searchsorted(self.cumulative, random.random() * self.cumulative[-1], side="right"))
         which = int(np.searchsorted(self.ends, place, side="right"))
         pair = self.pairs[which]
-        columns = self._places(pair)[1]
-        top, left = divmod(place - (int(self.ends[which - 1]) if which else 0), columns)
+        top, left = divmod(place - (int(self.ends[which - 1]) if which else 0), pair.low.shape[1] - self.side + 1)
         return pair, top, left
 
 
@@ -245,12 +243,13 @@ def turned(patch: np.ndarray, turns: int, flip: bool) -> np.ndarray:
 
 
 def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
-    """`pool` low-resolution patches [pool, 3, side, side], flipped and turned."""
+    """`pool` low-resolution patches [pool, 3, side, side], flipped and turned; if uniform, as many from every image."""
     random = np.random.default_rng([plan.seed, 1])
     sampler = PatchSampler(pairs, plan.side, plan.sampling)
+    order = np.arange(plan.pool) % len(sampler.pairs)
     patches = []
-    for _ in range(plan.pool):
-        pair, top, left = sampler.draw(random)
+    for image in random.permutation(order) if sampler.uniform else order:
+        pair, top, left = sampler.draw(random, int(image))
         patch = pair.low[top : top + plan.side, left : left + plan.side]
         patches.append(to_tensor(turned(patch, int(random.integers(4)), bool(random.integers(2)))))
     return torch.cat(patches)

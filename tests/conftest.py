@@ -6,6 +6,8 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -78,3 +80,12 @@ def tiny_weights(tiny_model: SRResNet, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def tiny_traced(tiny_model: SRResNet) -> Traced:
     return trace(tiny_model, model_info("srresnet").patterns)
+
+
+def small_image(folder: Path, seed: int, side: int = 96) -> Path:
+    """A folder with one small image of smooth noise; other seeds, other images."""
+    folder.mkdir()
+    random = np.random.default_rng(seed)
+    coarse = random.integers(0, 256, (side // 8, side // 8, 3), dtype=np.uint8)
+    PIL.Image.fromarray(coarse).resize((side, side), PIL.Image.Resampling.BICUBIC).save(folder / f"{seed}.png")
+    return folder

@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from autoq.errors import SpaceError
+from autoq.models import MODELS
 from autoq.models.srresnet import SRResNet
 from autoq.space import bundled_space, load_space, parse_space
 from autoq.spec import StudySpec, TrialResult, TrialSpec
@@ -32,6 +33,8 @@ from tests.test_cli import run
 
 SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff"
 ASK_WEIGHTS = "give --weights a .safetensors or .pth file"
+MODEL_NAMES = f"known: {', '.join(sorted(MODELS))}"
+OR_OWN = "Or give package.module:factory, or a .pth file"
 FACTS = space_facts("srresnet", "openvino-cpu")
 MODEL = ["search", "--model", "srresnet"]
 RESUME = ["search", "--resume", "--study"]
@@ -109,21 +112,21 @@ PARSING = [
 
 OPTIONS = [
     case("no-model", ["search"], "no model given; type --model srgan"),
-    case("model-near", ["search", "--model", "sragn"], "unknown model 'sragn' (known: srgan, srresnet). Did you mean 'srgan'?"),
-    case("model-far", ["space", "xlsr"], "unknown model 'xlsr' (known: srgan, srresnet)."),
-    case("model-empty", ["search", "--model", ""], "unknown model '' (known: srgan, srresnet)."),
+    case("model-near", ["search", "--model", "sragn"], f"unknown model 'sragn' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}"),
+    case("model-far", ["space", "bicubic"], f"unknown model 'bicubic' ({MODEL_NAMES}). {OR_OWN}"),
+    case("model-empty", ["search", "--model", ""], f"unknown model '' ({MODEL_NAMES}). {OR_OWN}"),
     case("scale-of-no-network", [*MODEL, "--scale", "3"], "model 'srresnet' has no x3 (scales: 2, 4); type --scale 4"),
     case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights for srresnet x2 are bundled (bundled: x4); give --weights FILE"),
     case("target", [*MODEL, "--target", "openvino"], "unknown target 'openvino' (known: openvino-cpu). Did you mean 'openvino-cpu'?"),
     case(
         "objective",
         [*MODEL, "--objectives", "size,psn"],
-        "unknown objective 'psn' (known: latency, niqe, pi, psnr, size, size_runtime, ssim). Did you mean 'psnr'?",
+        "unknown objective 'psn' (known: bops, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim). Did you mean 'psnr'?",
     ),
     case(
         "objective-empty",
         [*MODEL, "--objectives", ""],
-        "unknown objective '' (known: latency, niqe, pi, psnr, size, size_runtime, ssim).",
+        "unknown objective '' (known: bops, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim).",
     ),
     *(
         case(
@@ -199,9 +202,9 @@ def body(fields: str) -> str:
 
 
 SPACES = [
-    case("empty", "", "file: found nothing, expected a mapping with model, roles, stages, output"),
-    case("list", "[1, 2]", "file: found '[1, 2]', expected a mapping with model, roles, stages, output"),
-    case("text", "srresnet", "file: found 'srresnet', expected a mapping with model, roles, stages, output"),
+    case("empty", "", "file: found nothing, expected a mapping with model, layers, roles, stages, output"),
+    case("list", "[1, 2]", "file: found '[1, 2]', expected a mapping with model, layers, roles, stages, output"),
+    case("text", "srresnet", "file: found 'srresnet', expected a mapping with model, layers, roles, stages, output"),
     case("broken", "roles: [", f"not YAML (line 1: expected the node content, but found '<stream end>'); {NOT_YAML}"),
     case("binary", b"\x89PNG\r\n", f"not YAML ('utf-8' codec can't decode byte 0x89 in position 0: invalid start byte); {NOT_YAML}"),
     case("zero-byte", "\0", f"not YAML (unacceptable character #x0000: special characters are not allowed); {NOT_YAML}"),
@@ -209,8 +212,8 @@ SPACES = [
     case("section-twice", ROLES + ROLES, f"not YAML (line 2: key 'roles' is given twice); {NOT_YAML}"),
     case("no-bool", "roles: !!bool maybe", f"not YAML ('maybe'); {NOT_YAML}"),
     case("no-date", "roles: 2026-13-45", f"not YAML (month must be in 1..12); {NOT_YAML}"),
-    case("key", ROLES + "stage: {}", "stage: unknown key 'stage' (model, roles, stages, output). Did you mean 'stages'?"),
-    case("key-null", ROLES + "null: 1", "None: unknown key 'None' (model, roles, stages, output)."),
+    case("key", ROLES + "stage: {}", "stage: unknown key 'stage' (model, layers, roles, stages, output). Did you mean 'stages'?"),
+    case("key-null", ROLES + "null: 1", "None: unknown key 'None' (model, layers, roles, stages, output)."),
     case(
         "stage",
         ROLES + "stages: {bdoy: {}}",
@@ -687,9 +690,9 @@ DAMAGES = [
     ),
     case("other-yaml", written("study.yaml", b"definition: {}"), REPORTED, definition("definition.trial: Field required")),
     case("unknown-model", edited(lambda data: data["definition"]["trial"].update(model="srgam")), REPORTED,
-         definition("unknown model 'srgam' (known: srgan, srresnet). Did you mean 'srgan'?")),
+         definition(f"unknown model 'srgam' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}")),
     case("unknown-objective", edited(lambda data: data["definition"].update(objectives=["size", "psn"])), REPORTED,
-         definition("unknown objective 'psn' (known: latency, niqe, pi, psnr, size, size_runtime, ssim). Did you mean 'psnr'?")),
+         definition("unknown objective 'psn' (known: bops, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim). Did you mean 'psnr'?")),
     case("no-objectives", edited(lambda data: data["definition"].update(objectives=[])), RESUMED,
          definition("objectives '': expected two or more different names, for example size,latency,psnr")),
     case("no-versions", edited(lambda data: data["environment"].pop("versions")), REPORTED,

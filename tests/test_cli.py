@@ -74,13 +74,13 @@ def test_a_metric_without_its_model_cannot_be_an_objective(
 def test_an_interrupt_is_heard_even_while_a_finalizer_runs() -> None:
     code = """
 import signal, time
-from autoq import cli
+from autoq.cli import frame
 
 class Finalized:
     def __del__(self):
         signal.raise_signal(signal.SIGINT)
 
-cli._hear_signals()
+frame._hear_signals()
 try:
     Finalized()
     time.sleep(20)

@@ -1,6 +1,6 @@
 """The command line: translates, one library call per command."""
 
 from autoq.cli import networks, studies
-from autoq.cli.app import app, main
+from autoq.cli.frame import app, main
 
 __all__ = ["app", "main", "networks", "studies"]

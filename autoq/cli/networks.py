@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoq.cli.app import app
+from autoq.cli.frame import app
 from autoq.cli.options import MANY, MOST_PROCESSES, MOST_SCALE, MOST_SEED, whole
 
 JSON = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]

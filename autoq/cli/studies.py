@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoq.cli.app import app
+from autoq.cli.frame import app
 from autoq.cli.options import LAST_PORT, MANY, MOST_PROCESSES, MOST_SCALE, MOST_SEED, number, whole
 from autoq.errors import AutoqError, InputError
 

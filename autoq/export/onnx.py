@@ -208,8 +208,16 @@ def load_graph(path: Path) -> ModelProto:
 
 def payload_bytes(model: ModelProto) -> int:
     """Bytes of all tensors in the file: initializers and Constant nodes."""
-    constants = [helper.get_node_attr_value(node, "value") for node in model.graph.node if node.op_type == "Constant"]
-    return sum(numpy_helper.to_array(tensor).nbytes for tensor in [*model.graph.initializer, *constants])
+    constants = [node.attribute[0] for node in model.graph.node if node.op_type == "Constant"]
+    return sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer) + sum(map(_constant_bytes, constants))
+
+
+def _constant_bytes(attribute: onnx.AttributeProto) -> int:
+    """Bytes of what a Constant node holds: a tensor, or numbers of its attribute's type."""
+    if attribute.name == "value":
+        return int(numpy_helper.to_array(attribute.t).nbytes)
+    number = np.float32 if attribute.name.startswith("value_float") else np.int64
+    return np.asarray(helper.get_attribute_value(attribute), number).nbytes
 
 
 def _biases(quantized: Quantized) -> Iterator[tuple[str, BiasQuantizer]]:

@@ -69,7 +69,7 @@ _ESRGAN = ModelInfo(
     patterns={FE: ("head",), BODY: ("body.*", "fuse"), UP: ("up1.*", "up2.*"), REC: ("tail.*",)},
     recipe=recipes.ESRGAN,
     perceptual=True,
-    layouts=("xinntao_esrgan", "own_blocks"),
+    layouts=("xinntao_esrgan", "own_esrgan"),
 )
 _EDSR = ModelInfo(
     location="edsr:EDSR",
@@ -110,7 +110,7 @@ MODELS: dict[str, ModelInfo] = {
         layouts=("basicsr_msrresnet", "own_blocks"),
     ),
     "esrgan": _ESRGAN,
-    "esrgan-6": replace(_ESRGAN, arguments={"blocks": 6}),
+    "esrgan-6": replace(_ESRGAN, arguments={"blocks": 6}, recipe=recipes.SHALLOW_ESRGAN),
     "edsr": _EDSR,
     "edsr-full": replace(_EDSR, arguments={"blocks": 32, "features": 256, "scaling": 0.1}),
     "xlsr": ModelInfo(
@@ -139,7 +139,7 @@ MODELS: dict[str, ModelInfo] = {
         scales=(2, 3, 4),
         stages={FE: W, BODY: WAS, REC: WAS},
         patterns={FE: ("head", "skip"), BODY: ("body.*",), REC: ("tail",)},
-        layouts=("own_blocks",),
+        layouts=("own_wdsr",),
     ),
     "imdn": ModelInfo(
         location="imdn:IMDN",
@@ -202,12 +202,14 @@ def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | N
     return BUNDLED / info.bundled[scale]
 
 
-def fresh_model(name: str, scale: int) -> nn.Module:
-    """A float network of the table as its constructor leaves it. Raises InputError for an unknown name or scale."""
+def fresh_model(name: str, scale: int, **arguments: Any) -> nn.Module:
+    """A float network of the table as its constructor leaves it; `arguments` instead of the table's.
+
+    Raises InputError for an unknown name or scale.
+    """
     info = model_info(name)
     _check_scale(name, scale)
-    network: nn.Module = _factory(info)(scale=scale, **info.arguments)
-    return network
+    return _factory(info)(scale=scale, **{**info.arguments, **arguments})
 
 
 def parameter_count(name: str, scale: int) -> int:

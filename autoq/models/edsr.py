@@ -23,7 +23,7 @@ class EDSR(nn.Module):
     def __init__(self, scale: int = 4, blocks: int = 16, features: int = 64, scaling: float = 1.0, centred: bool = False) -> None:
         super().__init__()
         self.centred = centred
-        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=centred)
         self.head = nn.Conv2d(3, features, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(features, scaling) for _ in range(blocks)))
         self.fuse = nn.Conv2d(features, features, 3, padding=1)

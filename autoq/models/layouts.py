@@ -37,9 +37,13 @@ def plain(state: StateDict) -> StateDict:
     for key in state:
         for gain, direction in WEIGHT_NORM:
             base = key.removesuffix(gain)
-            if base != key and base + direction in state:
-                length, v = folded.pop(key), folded.pop(base + direction)
-                folded[base + "weight"] = length * v / v.flatten(1).norm(dim=1).reshape(-1, *[1] * (v.dim() - 1))
+            if base == key or base + direction not in state or base + "weight" in state:
+                continue
+            length, v = state[key], state[base + direction]
+            if v.dim() > 1 and length.numel() == len(v):
+                shape = (-1, *[1] * (v.dim() - 1))
+                folded[base + "weight"] = length.reshape(shape) * v / v.flatten(1).norm(dim=1).reshape(shape)
+                del folded[key], folded[base + direction]
     return folded
 
 
@@ -48,15 +52,12 @@ Rule = tuple[str, str | Callable[[re.Match[str]], str]]
 
 
 def _renamed(state: StateDict, rules: Sequence[Rule]) -> StateDict:
-    """Every key rewritten by the first rule that matches its beginning; others stay."""
+    """Every key rewritten by the first rule that matches its beginning; others stay, and so does one whose place is taken."""
     renamed = {}
     for key, value in state.items():
-        for pattern, replacement in rules:
-            new, count = re.subn(f"^{pattern}", replacement, key)
-            if count:
-                key = new
-                break
-        renamed[key] = value
+        found = (re.subn(f"^{pattern}", replacement, key) for pattern, replacement in rules)
+        new = next((new for new, count in found if count), key)
+        renamed[key if new in renamed or (new != key and new in state) else new] = value
     return renamed
 
 
@@ -80,7 +81,21 @@ def own_blocks(state: StateDict) -> Found | None:
 def own_edsr(state: StateDict) -> Found | None:
     """Our own layout of EDSR."""
     found = own_blocks(state)
-    return (_edsr_scaling(found[0]), state) if found else None
+    return ({**_edsr_scaling(found[0]), "centred": "mean" in state}, state) if found else None
+
+
+def own_wdsr(state: StateDict) -> Found | None:
+    """Our own layout of WDSR."""
+    found, wide = own_blocks(state), _convolution(state, "body.0.conv1.weight")
+    if not found or not wide:
+        return None
+    return {**found[0], "expansion": max(1, wide[0] // wide[1]), "centred": "mean" in state}, state
+
+
+def own_esrgan(state: StateDict) -> Found | None:
+    """Our own layout of RRDBNet."""
+    found, growth = own_blocks(state), _convolution(state, "body.0.blocks.0.conv1.weight")
+    return ({**found[0], "growth": growth[0]}, state) if found and growth else None
 
 
 def _edsr_scaling(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -149,20 +164,19 @@ def leftthomas_srgan(state: StateDict) -> Found | None:
 def cxzhou95_xlsr(state: StateDict) -> Found | None:
     """XLSR of github.com/cxzhou95/XLSR: the first layer's four groups of outputs are separate convolutions."""
     first = [f"conv0_{number}.conv" for number in range(4)]
-    shapes = [_convolution(state, f"{name}.weight") for name in (*first, "conv4")]
-    if None in shapes:
+    if _convolution(state, "conv0_0.conv.weight") is None or _convolution(state, "conv4.weight") is None:
         return None
-    rest = {key: value for key, value in state.items() if not key.startswith("conv0_")}
     renamed = _renamed(
-        rest,
+        state,
         [(r"conv1\.", "skip."), (r"conv2\.", "mix."), (r"Gblocks\.(\d+)\.conv0\.", r"body.\1.conv1."),
          (r"Gblocks\.(\d+)\.conv1\.", r"body.\1.conv2."), (r"conv3\.conv\.", "fuse.0."), (r"conv4\.", "tail.0.")],
     )  # fmt: skip
     for name in ("weight", "bias"):
-        parts = [state[f"{conv}.{name}"] for conv in first if f"{conv}.{name}" in state]
-        if parts:
-            renamed[f"head.0.{name}"] = torch.cat(parts)
-    arguments = {"blocks": _count(state, r"Gblocks\.(\d+)\."), "features": len(renamed["head.0.weight"])}
+        keys = [f"{conv}.{name}" for conv in first]
+        shapes = {tuple(state[key].shape) if key in state else () for key in keys}
+        if len(shapes) == 1 and () not in shapes:
+            renamed[f"head.0.{name}"] = torch.cat([renamed.pop(key) for key in keys])
+    arguments = {"blocks": _count(state, r"Gblocks\.(\d+)\."), "features": 4 * len(state["conv0_0.conv.weight"])}
     return {"scale": round((len(state["conv4.weight"]) / 3) ** 0.5), **arguments}, renamed
 
 
@@ -219,9 +233,10 @@ def basicsr_edsr(state: StateDict) -> Found | None:
         [(r"conv_first\.", "head."), (r"conv_after_body\.", "fuse."), (r"upsample\.", "up."), (r"conv_last\.", "tail.")],
     )
     renamed["head.weight"] = renamed["head.weight"] * EDSR_RANGE
-    for name, shift in (("tail.weight", 0.0), ("tail.bias", torch.tensor(MEAN))):
-        if name in renamed:
+    for name, shift in (("tail.weight", torch.zeros(1)), ("tail.bias", torch.tensor(MEAN))):
+        if name in renamed and (name == "tail.weight" or renamed[name].shape == shift.shape):
             renamed[name] = renamed[name] / EDSR_RANGE + shift
+    renamed.setdefault("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1))
     return {"scale": scale, "centred": True, **_edsr_scaling({"blocks": blocks, "features": first[0]})}, renamed
 
 

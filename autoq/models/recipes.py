@@ -40,5 +40,8 @@ XLSR = Recipe(loss="charbonnier", rates=(5e-5, 25e-4, 1e-4), fall="linear", he_s
 SRGAN = Recipe(adversarial="hinge", adversarial_steps=4_000)
 """Ledig et al. 2017: pixels first, then against a discriminator; with a hinge loss, which trains in fewer steps."""
 
+SHALLOW_ESRGAN = Recipe(adversarial="relativistic", adversarial_steps=4_000)
+"""Fewer blocks bear a higher rate."""
+
 ESRGAN = Recipe(rates=(2e-5, 2e-4, 1e-6), adversarial="relativistic", adversarial_steps=4_000)
 """Wang et al. 2018, section 3.2: the discriminator judges which of two images is relatively more real."""

@@ -33,7 +33,7 @@ class WDSR(nn.Module):
     def __init__(self, scale: int = 4, blocks: int = 16, features: int = 32, expansion: int = 4, centred: bool = False) -> None:
         super().__init__()
         self.centred = centred
-        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1), persistent=centred)
         self.head = nn.Conv2d(3, features, 3, padding=1)
         self.body = nn.Sequential(*(WideBlock(features, expansion) for _ in range(blocks)))
         self.tail = nn.Conv2d(features, 3 * scale**2, 3, padding=1)

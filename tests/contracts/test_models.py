@@ -1,31 +1,110 @@
-"""What every entry of MODELS must do."""
+"""What every entry of MODELS must do. Weights are random where none are bundled: every graph is tried at every scale."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from autoq.executed import as_executed
-from autoq.models import MODELS, build_model
+from autoq.export.onnx import export_graph, write_qdq
+from autoq.models import MODELS, fresh_model
+from autoq.objectives.latency import structure_key, table_document
 from autoq.policy import uniform
-from autoq.quantize import Execution, collect, quantize
-from autoq.tracing import roles_by_stage, trace
+from autoq.quantize import Execution, collect, place, quantize
+from autoq.space import bundled_space, load_space
+from autoq.spec import TrialSpec
+from autoq.study import space_facts
+from autoq.targets import load_target
+from autoq.tracing import CONCATENATIONS, SUMS, Traced, roles_by_stage, trace
+from autoq.trial import prepare, run_trial
+from tests.conftest import small_image
 
-CASES = [(name, scale) for name, info in MODELS.items() for scale in info.bundled]
+INT8 = Execution(integer_bits=8, fused_sums=True)
+SHALLOW = {"esrgan": 1, "edsr-full": 1, "esrgan-6": 2, "srgan": 2, "edsr": 2, "srresnet-msr": 2, "imdn": 2, "wdsr": 2}
+"""Blocks that are enough where only the kind of graph matters."""
 
 
-@pytest.mark.parametrize(("name", "scale"), CASES)
-def test_contract(name: str, scale: int) -> None:
+def network(name: str, scale: int, blocks: int | None = None) -> nn.Module:
+    """A network with random weights, and batch norms that are not the identity."""
+    torch.manual_seed(0)
+    model = fresh_model(name, scale, **({"blocks": blocks} if blocks else {}))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_var.uniform_(0.5, 1.5)
+            module.running_mean.uniform_(-0.1, 0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, info in MODELS.items() for scale in info.scales])
+def test_shape_stages_skips_and_float_equivalence(name: str, scale: int) -> None:
     info = MODELS[name]
-    model = build_model(name, scale)
+    model = network(name, scale, SHALLOW.get(name) if scale != info.scales[-1] else None)
     image = torch.rand(1, 3, 13, 19)
+    traced = trace(model, info.patterns)  # every layer is in exactly one stage, or this raises
     with torch.no_grad():
         expected = model(image)
-    assert expected.shape == (1, 3, 13 * scale, 19 * scale)
-    traced = trace(model, info.patterns)
-    with torch.no_grad():
         torch.testing.assert_close(traced.module(image), expected, rtol=0, atol=1e-5)
+    assert expected.shape == (1, 3, 13 * scale, 19 * scale)
     assert roles_by_stage(traced.sites) == {stage: tuple(roles) for stage, roles in info.stages.items()}
-    network = quantize(traced, uniform("8/8/8", info.stages), collect(traced, [image]), Execution(8, True))
-    assert len(network.integer_layers) == len(traced.layers)
+    assert joins(traced) == {site.node for site in traced.sites if site.role == "skip"}
+
+
+def joins(traced: Traced) -> set[str]:
+    """Every node that adds or concatenates two tensors that depend on the image."""
+    return {
+        node.name
+        for node in traced.module.graph.nodes
+        if node.target in (SUMS | CONCATENATIONS) and sum(before.op != "get_attr" for before in node.all_input_nodes) > 1
+    }
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_8_bit_ptq_and_its_file_agree(name: str) -> None:
+    info = MODELS[name]
+    scale = info.scales[-1]
+    traced = trace(network(name, scale, SHALLOW.get(name)), info.patterns)
+    image = torch.rand(1, 3, 13, 19, generator=torch.Generator().manual_seed(1))
+    quantized = quantize(traced, uniform("8/8/8", info.stages), collect(traced, [image]), INT8)
+    assert len(quantized.integer_layers) == len(traced.layers)
+    executed = as_executed(quantized)
     with torch.no_grad():
-        error = (as_executed(network)(image) - expected).square().mean()
-    assert 0 < error < 1e-3
+        expected, real = executed(image).numpy(), traced.module(image).numpy()
+    assert 0 < np.mean((expected - real) ** 2) < 1e-2 * max(real.var(), 0.01)
+    file = write_qdq(export_graph(traced), quantized).SerializeToString()
+    found = load_target("openvino-cpu").load(file, threads=1)(image.numpy())
+    assert found.shape == expected.shape
+    assert -10 * np.log10(np.mean((found - expected) ** 2) + 1e-20) >= 50
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_trials_of_8_6_and_4_bits_complete(name: str, tmp_path: Path) -> None:
+    """One training step; the weights are a file in our own layout, from which the depth is read."""
+    info = MODELS[name]
+    scale = info.scales[-1]
+    torch.save(network(name, scale, SHALLOW.get(name)).state_dict(), tmp_path / "weights.pth")
+    spec = TrialSpec(
+        model=name, scale=scale, weights=tmp_path / "weights.pth", data=small_image(tmp_path / "train", 0),
+        eval_data=small_image(tmp_path / "eval", 1), steps=1, batch=1, patches=1, patch=8,
+    )  # fmt: skip
+    bench = prepare(spec)
+    graph = export_graph(bench.traced)
+    for bits in ("8/8/8", "6/6/8", "4/4/8"):
+        policy = uniform(bits, info.stages, "lsq", "minmax")
+        key = structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
+        table = table_document(
+            model=name, target=spec.target, runtime="", frame=(16, 16), threads=1, machine="", samples={key: ("", [1.0])}
+        )
+        result = run_trial(spec, policy, table, graph)
+        assert result.state == "complete", result.reason
+        assert result.values["size"] < 0.5 * 4 * sum(p.numel() for p in bench.traced.module.parameters())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_bundled_space_fits(name: str) -> None:
+    space = load_space(bundled_space(name), space_facts(name, "openvino-cpu"))
+    assert space.size() > 1000
+    assert next(space.enumerate()).label

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -5,15 +6,26 @@ import torch
 from safetensors.torch import save_file
 
 from autoq.errors import InputError, WeightsError
-from autoq.models import MODELS, build_model
+from autoq.models import BUNDLED, MODELS, build_model
 from autoq.models.srresnet import SRResNet
+from autoq.networks import record_path
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
-def test_bundled_weights_load_and_count(name: str) -> None:
-    model = build_model(name, 4)
-    assert sum(parameter.numel() for parameter in model.parameters()) == 1_549_462
+@pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, info in MODELS.items() for scale in info.bundled])
+def test_bundled_weights_load_and_are_as_their_record_says(name: str, scale: int) -> None:
+    model = build_model(name, scale)
+    file = MODELS[name].bundled[scale]
+    record = json.loads(record_path(file).read_text())
     assert not model.training
+    assert record["file"] == file
+    assert record["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_bundled_weights_stay_small() -> None:
+    assert sum(path.stat().st_size for path in BUNDLED.iterdir()) < 20_000_000
+    assert {path.name for path in BUNDLED.glob("*.safetensors")} == {
+        file for info in MODELS.values() for file in info.bundled.values()
+    }
 
 
 @pytest.mark.parametrize(
@@ -72,5 +84,5 @@ def test_unusable_files_and_names(tmp_path: Path) -> None:
         build_model("srgan", 2)
     with pytest.raises(InputError, match=r"model 'srgan' has no x3 \(scales: 2, 4\); type --scale 4"):
         build_model("srgan", 3)
-    with pytest.raises(InputError, match=r"unknown model 'srgn' \(known: srgan, srresnet\)\. Did you mean 'srgan'\?"):
+    with pytest.raises(InputError, match=r"unknown model 'srgn' \(known: edsr, .*\)\. Did you mean 'srgan'\?"):
         build_model("srgn", 4)
