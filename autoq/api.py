@@ -22,6 +22,7 @@ from autoq.errors import InputError, StudyError, unknown
 from autoq.events import Events
 from autoq.limits import can_bound_memory
 from autoq.models import is_custom, is_file, model_info
+from autoq.models.published import REQUEST, published_file
 from autoq.objectives import OBJECTIVES, check_objectives
 from autoq.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
 from autoq.spec import Device, SamplerName, StudySpec, TrialSpec
@@ -72,7 +73,8 @@ def search(
 ) -> Study:
     """Search for the Pareto-best policies of a network. Returns the study; its `.front` is a pandas DataFrame.
 
-    model: `srgan` or `srresnet`. scale: upscaling factor (4). weights: a checkpoint; bundled ones if None. target:
+    model: a name of `autoq models`, `package.module:factory`, or a checkpoint that spandrel knows. scale: upscaling factor (4, or what weights are
+    bundled for). weights: a checkpoint, or `published` for the authors' own; bundled ones if None. target:
     where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if None.
     objectives: two or more names; size, latency and the best quality this machine can measure if None. data,
     eval_data: image folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an
@@ -92,7 +94,7 @@ def search(
     options = {
         name: value
         for name, value in {
-            "model": _model(model), "scale": scale, "weights": _absolute(weights), "target": target, "space": space,
+            "model": _model(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space,
             "objectives": objectives, "data": _absolute(data), "eval_data": _absolute(eval_data), "storage": storage,
             "sampler": sampler, "budget": budget, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
             "timeout": timeout, "device": device, "seed": seed, "frame": frame,
@@ -321,6 +323,13 @@ def _first_problem(error: ValidationError) -> str:
 def _model(name: str | None) -> str | None:
     """A model's name; where it is a file, from the root, as workers run in other folders."""
     return str(Path(name).resolve()) if name and is_file(name) else name
+
+
+def weights_path(model: str | None, scale: int | None, weights: str | Path | None) -> Path | None:
+    """A checkpoint from the root; for `published` the authors', which is fetched where it is not there yet."""
+    if model is not None and str(weights) == REQUEST:
+        return published_file(model, scale or default_scale(model))
+    return _absolute(weights)
 
 
 def _absolute(path: str | Path | None) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import yaml
 
-from autoq.api import default_scale, parse_frame, resolve_device, search_space
+from autoq.api import default_scale, parse_frame, resolve_device, search_space, weights_path
 from autoq.errors import InputError, unknown
 from autoq.events import TrainingEvents
 from autoq.models import BUNDLED, MODELS, ModelInfo, is_custom, is_file, model_info, parameter_count
@@ -75,9 +75,8 @@ def cost(
 
 def _trial(model: str, scale: int | None, weights: str | Path | None, target: str) -> TrialSpec:
     name = str(Path(model).resolve()) if is_file(model) else model
-    return TrialSpec(
-        model=name, scale=scale or default_scale(name), target=target, weights=Path(weights).resolve() if weights else None
-    )
+    found = weights_path(model, scale, weights)
+    return TrialSpec(model=name, scale=scale or default_scale(name), target=target, weights=found)
 
 
 def space_file(
@@ -133,7 +132,7 @@ def pretrain(
     spec = PretrainSpec(
         model=model,
         scale=scale or default_scale(model),
-        weights=_absolute(weights),
+        weights=weights_path(model, scale, weights),
         data=_absolute(data),
         eval_data=_absolute(eval_data),
         steps=default_steps if steps is None else steps,

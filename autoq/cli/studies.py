@@ -25,7 +25,10 @@ def search(
         int | None,
         typer.Option(parser=whole("--scale", 1, MOST_SCALE, 4), metavar="N", show_default="4", help="Upscaling factor."),
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint (.safetensors, .pth); bundled weights if absent.")] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint (.safetensors, .pth), or `published` to fetch the authors'; bundled weights if absent."),
+    ] = None,
     target: Annotated[str | None, typer.Option(show_default="openvino-cpu", help="Where the result will run.")] = None,
     space: Annotated[Path | None, typer.Option(help="Search space (YAML); see `autoq space MODEL`.")] = None,
     objectives: Annotated[

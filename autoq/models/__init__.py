@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoq.errors import InputError, WeightsError, unknown
 from autoq.models import recipes
+from autoq.models.published import PUBLISHED, REQUEST
 from autoq.models.recipes import Recipe
 from autoq.models.stages import StagePatterns
 from autoq.policy import Role
@@ -76,7 +77,7 @@ _EDSR = ModelInfo(
     scales=(2, 3, 4),
     stages={FE: W, BODY: WAS, UP: WA, REC: WA},
     patterns={FE: ("head",), BODY: ("body.*", "fuse"), UP: ("up.*",), REC: ("tail",)},
-    layouts=("basicsr_edsr", "own_edsr"),
+    layouts=("basicsr_edsr", "authors_edsr", "own_edsr"),
 )
 _ESPCN = ModelInfo(
     location="espcn:ESPCN",
@@ -198,7 +199,8 @@ def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | N
         return Path(name) if is_file(name) else None
     if scale not in info.bundled:
         have = ", ".join(f"x{known}" for known in info.bundled) or "none"
-        raise WeightsError(f"no weights for {name} x{scale} are bundled (bundled: {have}); give --weights FILE")
+        fetch = f", or --weights {REQUEST} to fetch {PUBLISHED[name, scale]}" if (name, scale) in PUBLISHED else ""
+        raise WeightsError(f"no weights for {name} x{scale} are bundled (bundled: {have}); give --weights FILE{fetch}")
     return BUNDLED / info.bundled[scale]
 
 

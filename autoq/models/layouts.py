@@ -232,12 +232,32 @@ def basicsr_edsr(state: StateDict) -> Found | None:
         state,
         [(r"conv_first\.", "head."), (r"conv_after_body\.", "fuse."), (r"upsample\.", "up."), (r"conv_last\.", "tail.")],
     )
-    renamed["head.weight"] = renamed["head.weight"] * EDSR_RANGE
+    return {"scale": scale, "centred": True, **_edsr_scaling({"blocks": blocks, "features": first[0]})}, _unit_range(renamed)
+
+
+def authors_edsr(state: StateDict) -> Found | None:
+    """EDSR of github.com/sanghyun-son/EDSR-PyTorch: as BasicSR's, the mean being two fixed 1x1 convolutions."""
+    first, blocks = _convolution(state, "head.0.weight"), _count(state, r"body\.(\d+)\.body\.0\.")
+    upsampling = _convolution(state, "tail.0.0.weight")
+    if first is None or upsampling is None or not blocks or "sub_mean.weight" not in state:
+        return None
+    scale = 4 if "tail.0.2.weight" in state else round((upsampling[0] / first[0]) ** 0.5)
+    shifts = ("sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias")
+    renamed = _renamed(
+        {key: value for key, value in state.items() if key not in shifts},
+        [(r"head\.0\.", "head."), (r"body\.(\d+)\.body\.0\.", r"body.\1.conv1."), (r"body\.(\d+)\.body\.2\.", r"body.\1.conv2."),
+         (rf"body\.{blocks}\.", "fuse."), (r"tail\.0\.", "up."), (r"tail\.1\.", "tail.")],
+    )  # fmt: skip
+    return {"scale": scale, "centred": True, **_edsr_scaling({"blocks": blocks, "features": first[0]})}, _unit_range(renamed)
+
+
+def _unit_range(state: StateDict) -> StateDict:
+    """EDSR's weights for values of 0 to 1: the range goes into the first and the last layer, the mean is a constant."""
+    state = {**state, "head.weight": state["head.weight"] * EDSR_RANGE, "mean": torch.tensor(MEAN).reshape(1, 3, 1, 1)}
     for name, shift in (("tail.weight", torch.zeros(1)), ("tail.bias", torch.tensor(MEAN))):
-        if name in renamed and (name == "tail.weight" or renamed[name].shape == shift.shape):
-            renamed[name] = renamed[name] / EDSR_RANGE + shift
-    renamed.setdefault("mean", torch.tensor(MEAN).reshape(1, 3, 1, 1))
-    return {"scale": scale, "centred": True, **_edsr_scaling({"blocks": blocks, "features": first[0]})}, renamed
+        if name in state and (name == "tail.weight" or state[name].shape == shift.shape):
+            state[name] = state[name] / EDSR_RANGE + shift
+    return state
 
 
 def authors_imdn(state: StateDict) -> Found | None:

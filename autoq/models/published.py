@@ -1,0 +1,51 @@
+"""Checkpoints at their authors' addresses: fetched once, on request (`--weights published`), with their checksum.
+
+The hexadecimal digits in a file's name are the beginning of its SHA-256, as the authors publish it.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.error import URLError
+
+from autoq.errors import WeightsError
+
+REQUEST = "published"
+"""What `--weights` is given to ask for them."""
+
+_ESRGAN = "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.1/ESRGAN_SRx4_DF2KOST_official-ff704c30.pth"
+_EDSR = "https://cv.snu.ac.kr/research/EDSR/models/"
+
+PUBLISHED: dict[tuple[str, int], str] = {
+    ("esrgan", 4): _ESRGAN,
+    ("edsr", 2): f"{_EDSR}edsr_baseline_x2-1bc95232.pt",
+    ("edsr", 3): f"{_EDSR}edsr_baseline_x3-abf2a44e.pt",
+    ("edsr", 4): f"{_EDSR}edsr_baseline_x4-6b446fab.pt",
+    ("edsr-full", 2): f"{_EDSR}edsr_x2-0edfb8a3.pt",
+    ("edsr-full", 3): f"{_EDSR}edsr_x3-ea3ef2c6.pt",
+    ("edsr-full", 4): f"{_EDSR}edsr_x4-4f62e9ef.pt",
+}
+
+
+def published_file(model: str, scale: int) -> Path:
+    """The authors' checkpoint, below torch's home; fetched if it is not there yet.
+
+    Raises WeightsError where none is known, or it cannot be fetched: then it says which file to place where.
+    """
+    address = PUBLISHED.get((model, scale))
+    if address is None:
+        known = ", ".join(f"{name} x{factor}" for name, factor in PUBLISHED)
+        raise WeightsError(f"--weights {REQUEST}: no address is known for {model} x{scale} (known: {known}); give --weights FILE")
+    import torch
+
+    path = Path(torch.hub.get_dir()) / "autoq" / address.rpartition("/")[2]
+    if not path.is_file():
+        digits = re.search(r"-([0-9a-f]{8})\.", path.name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(address, str(path), digits[1] if digits else None, progress=False)
+        except (URLError, OSError, RuntimeError) as error:
+            reason = " ".join(str(getattr(error, "reason", error)).split())
+            raise WeightsError(f"cannot fetch {address} ({reason}); fetch it elsewhere and place it at '{path}'") from error
+    return path

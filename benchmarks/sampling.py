@@ -1,0 +1,75 @@
+"""What short trials gain from where their patches are cut: uniform, proportional to complexity, above a threshold of it.
+
+python benchmarks/sampling.py --eval-data Set14     PSNR of equal policies after equal steps, three seeds each
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from autoq.executed import as_executed
+from autoq.models import model_info
+from autoq.policy import uniform
+from autoq.quantize import quantize
+from autoq.spec import Sampling, TrialSpec
+from autoq.trial import evaluate, prepare, train
+
+POLICIES = ("4/4/8", "6/6/8")
+
+
+def psnrs(spec: TrialSpec) -> list[float]:
+    """PSNR (dB) of every policy after the spec's steps."""
+    bench = prepare(spec)
+    stages = model_info(spec.model).stages
+    found = []
+    for bits in POLICIES:
+        quantized = quantize(bench.traced, uniform(bits, stages, "lsq", "mse"), bench.statistics, bench.execution)
+        train(bench, quantized, spec.steps)
+        found.append(evaluate(bench, as_executed(quantized))["psnr"])
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="srresnet")
+    parser.add_argument("--scale", type=int, default=4)
+    parser.add_argument("--data", type=lambda text: Path(text).resolve())
+    parser.add_argument("--eval-data", type=lambda text: Path(text).resolve())
+    parser.add_argument("--steps", type=int, nargs="+", default=[16, 64])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    figures: dict[str, float] = {}
+    for steps in options.steps:
+        runs: dict[str, list[list[float]]] = {}
+        for sampling in get_args(Sampling):
+            for seed in range(options.seeds):
+                spec = TrialSpec(
+                    model=options.model, scale=options.scale, data=options.data, eval_data=options.eval_data, steps=steps,
+                    seed=seed, sampling=sampling, threads=os.cpu_count() or 1,
+                )  # fmt: skip
+                runs.setdefault(sampling, []).append(psnrs(spec))
+        plain = np.array(runs["uniform"])
+        for sampling, found in runs.items():
+            gains = np.array(found) - plain
+            for number, bits in enumerate(POLICIES):
+                gain, spread = gains[:, number].mean(), gains[:, number].std(ddof=1) / np.sqrt(options.seeds)
+                key = f"{sampling}_{bits}_{steps}"
+                figures[f"psnr_{key}"] = round(float(np.mean([run[number] for run in found])), 3)
+                figures[f"gain_{key}"] = round(float(gain), 3)
+                if not options.json:
+                    print(
+                        f"{steps:4} steps {bits} {sampling:13} {figures[f'psnr_{key}']:7.3f} dB, gain {gain:+.3f} +- {spread:.3f}"
+                    )
+    if options.json:
+        print(json.dumps({"bench": "sampling", "figures": figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
