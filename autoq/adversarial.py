@@ -86,8 +86,9 @@ class VGGFeatures(nn.Module):
         allow_torchvision()
         from torchvision.models import vgg19
 
-        network = vgg19()
-        network.load_state_dict(torch.load(vgg19_file(), map_location="cpu", weights_only=True))
+        with torch.device("meta"):
+            network = vgg19()
+        network.load_state_dict(torch.load(vgg19_file(), map_location="cpu", weights_only=True), assign=True)
         self.layers = network.features[:VGG19_LAYERS].eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).reshape(1, 3, 1, 1))

@@ -25,12 +25,13 @@ from autoq.models import is_custom, is_file, model_info
 from autoq.models.published import REQUEST, published_file
 from autoq.objectives import OBJECTIVES, check_objectives
 from autoq.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
-from autoq.spec import Device, SamplerName, StudySpec, TrialSpec
+from autoq.spec import Device, SamplerName, Sampling, StudySpec, TrialSpec
 from autoq.storage import check_free, check_url
 from autoq.study import Study, space_facts, study_folder
 from autoq.targets import target_info
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 DEVICES = ("auto", *get_args(Device))
 QUALITY_ORDER = ("pi", "niqe", "psnr")
 """Which quality a search optimizes by default: the first this machine can measure; PSNR for PSNR-trained networks."""
@@ -64,6 +65,7 @@ def search(
     memory: float | None = None,
     timeout: float | None = None,
     device: str | None = None,
+    sampling: str | None = None,
     seed: int | None = None,
     frame: str | tuple[int, int] | None = None,
     latency_table: str | Path | None = None,
@@ -81,7 +83,8 @@ def search(
     absolute path; from model and time if None. storage: URL of a database for Optuna; a file in the study if None.
     sampler: auto, tpe, gp, nsga2 or random. budget: policies to try (50). steps: training steps of a trial (16).
     workers: trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may
-    hold; timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. seed: of patches, training and
+    hold; timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training patches are cut: uniform, proportional to their
+    complexity, or above a threshold of it. seed: of patches, training and
     sampler (0). frame: (width, height) or `96x96`, what latency is measured at. latency_table: latency.json of an earlier
     study, instead of measuring. events: what to tell while it runs.
 
@@ -97,7 +100,7 @@ def search(
             "model": _model(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space,
             "objectives": objectives, "data": _absolute(data), "eval_data": _absolute(eval_data), "storage": storage,
             "sampler": sampler, "budget": budget, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
-            "timeout": timeout, "device": device, "seed": seed, "frame": frame,
+            "timeout": timeout, "device": device, "sampling": sampling, "seed": seed, "frame": frame,
         }.items()
         if value is not None
     }  # fmt: skip
@@ -230,6 +233,8 @@ def _fields(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
     fields = dict(options)
     model_info(options.get("model", trial.model))
     target_info(options.get("target", trial.target))
+    if "sampling" in fields:
+        check_sampling(fields["sampling"])
     if "sampler" in fields and fields["sampler"] not in SAMPLERS:
         raise InputError(unknown("sampler", fields["sampler"], SAMPLERS))
     if "frame" in fields:
@@ -273,6 +278,12 @@ def _check_measurable(objectives: tuple[str, ...]) -> None:
     for name in objectives:
         if OBJECTIVES[name].quality and name in METRICS and (reason := why_unavailable(name)):
             raise InputError(reason)
+
+
+def check_sampling(name: str) -> None:
+    """Raise InputError for a sampling of patches that does not exist."""
+    if name not in SAMPLINGS:
+        raise InputError(unknown("sampling", name, SAMPLINGS))
 
 
 def resolve_device(name: str) -> str:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 
-from autoq.api import default_scale, parse_frame, resolve_device, search_space, weights_path
-from autoq.errors import InputError, unknown
+from autoq.api import check_sampling, default_scale, parse_frame, resolve_device, search_space, weights_path
+from autoq.errors import InputError
 from autoq.events import TrainingEvents
 from autoq.models import BUNDLED, MODELS, ModelInfo, is_custom, is_file, model_info, parameter_count
 from autoq.policy import uniform
 from autoq.space import SearchSpace, bundled_space
-from autoq.spec import PretrainSpec, Sampling, TrialSpec
+from autoq.spec import PretrainSpec, TrialSpec
 
-SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 MIB = 2**20
 FLOAT_BYTES = 4
 
@@ -107,7 +106,7 @@ def pretrain(
     steps: int | None = None,
     adversarial_steps: int | None = None,
     sampling: str = "uniform",
-    seed: int = 0,
+    seed: int | None = None,
     threads: int | None = None,
     device: str = "auto",
     output: str | Path | None = None,
@@ -124,8 +123,7 @@ def pretrain(
     if is_custom(model):
         raise InputError(f"model '{model}': autoq trains the networks of its table ({', '.join(MODELS)}); train your own yourself")
     recipe = model_info(model).recipe
-    if sampling not in SAMPLINGS:
-        raise InputError(unknown("sampling", sampling, SAMPLINGS))
+    check_sampling(sampling)
     if adversarial_steps and not recipe.adversarial:
         raise InputError(f"--adversarial-steps {adversarial_steps}: {model} is trained on pixels alone; leave it out")
     default_steps = 0 if weights and recipe.adversarial else recipe.steps
@@ -138,7 +136,7 @@ def pretrain(
         steps=default_steps if steps is None else steps,
         adversarial_steps=recipe.adversarial_steps if adversarial_steps is None else adversarial_steps,
         sampling=sampling,  # type: ignore[arg-type]
-        seed=seed,
+        seed=seed or 0,
         threads=threads or os.cpu_count() or 1,
         device=resolve_device(device),  # type: ignore[arg-type]
     )

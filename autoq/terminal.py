@@ -246,7 +246,7 @@ def training(quiet: bool) -> Iterator[TrainingEvents]:
         yield TrainingEvents()
         return
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with ProgressBar(*columns, console=console, transient=True) as bar:
+    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         yield TrainingBar(bar)
 
 

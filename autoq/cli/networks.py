@@ -85,7 +85,12 @@ def pretrain(
     sampling: Annotated[
         str, typer.Option(help="Where patches are cut: uniform, proportional or threshold (complexity).")
     ] = "uniform",
-    seed: Annotated[int, typer.Option(parser=whole("--seed", 0, MOST_SEED, 0), metavar="N", help="Of weights and patches.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole("--seed", 0, MOST_SEED, 0), metavar="N", show_default="0", help="Of the first weights and of patches."
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(

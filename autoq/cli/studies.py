@@ -97,6 +97,12 @@ def search(
         ),
     ] = None,
     device: Annotated[str | None, typer.Option(show_default="auto", help="Where trials train: auto, cpu or cuda.")] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(
+            show_default="uniform", help="Where training patches are cut: uniform, proportional or threshold (complexity)."
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -131,7 +137,7 @@ def search(
             found = run(
                 model, scale=scale, weights=weights, target=target, space=space, objectives=objectives, data=data,
                 eval_data=eval_data, study=study, storage=storage, sampler=sampler, budget=budget, steps=steps, workers=workers,
-                threads=threads, memory=memory, timeout=timeout, device=device, seed=seed, frame=frame,
+                threads=threads, memory=memory, timeout=timeout, device=device, sampling=sampling, seed=seed, frame=frame,
                 latency_table=latency_table, resume=resume, command=shlex.join(["autoq", *sys.argv[1:]]), events=events,
             )  # fmt: skip
             page, _ = write_report(found)
