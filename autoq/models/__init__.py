@@ -121,6 +121,7 @@ MODELS: dict[str, ModelInfo] = {
         patterns={FE: ("head.*", "skip"), BODY: ("mix", "body.*"), REC: ("fuse.*", "tail.*")},
         recipe=recipes.XLSR,
         layouts=("cxzhou95_xlsr", "own_blocks"),
+        bundled={3: "xlsr_x3_float16.safetensors"},
     ),
     "srcnn": ModelInfo(
         location="srcnn:luma_srcnn",
