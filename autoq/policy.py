@@ -136,7 +136,12 @@ def uniform(shorthand: str, stages: Mapping[str, Iterable[Role]], quantizer: str
     Raises PolicyError when the text is malformed or names an unknown stage.
     """
     if "=" in shorthand:
-        per_stage = dict(_parse_stage(part, stages) for part in shorthand.split(","))
+        per_stage = {}
+        for part in shorthand.split(","):
+            stage, bits = _parse_stage(part, stages)
+            if stage in per_stage:
+                raise PolicyError(f"policy '{shorthand}': stage '{stage}' is given twice; give every stage once")
+            per_stage[stage] = bits
         missing = [stage for stage in stages if stage not in per_stage]
         if missing:
             raise PolicyError(f"policy '{shorthand}': no bits for {', '.join(missing)}; give every stage as stage=w/a/s")
@@ -168,7 +173,7 @@ def _parse_stage(part: str, stages: Mapping[str, Iterable[Role]]) -> tuple[str, 
 
 def _parse_bits(text: str) -> tuple[int, int, int]:
     parts = text.strip().split("/")
-    if len(parts) not in (2, 3) or not all(part.isdigit() for part in parts):
+    if len(parts) not in (2, 3) or not all(part.isascii() and part.isdigit() for part in parts):
         raise PolicyError(f"policy '{text}': expected weight/activation/skip bits, for example 8/8/8 or 4/8")
     weight, activation, *skip = (int(part) for part in parts)
     return weight, activation, skip[0] if skip else FLOAT_BITS

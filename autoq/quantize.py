@@ -25,11 +25,11 @@ from autoq.quantizers.clipping import Statistics
 from autoq.quantizers.minmax import IMAGE_QUANT, image_quantizer
 from autoq.tracing import (
     CONCATENATIONS,
-    ELEMENTWISE,
     Site,
     Traced,
     channel_axis,
     edge,
+    is_activation,
     is_image,
     nodes_by_name,
     operand,
@@ -217,7 +217,7 @@ def _fused_operands(traced: Traced) -> list[Site]:
         if site.role != "skip" or site.index is None or nodes[site.node].target in CONCATENATIONS:
             continue
         before = producer(traced.module, site)
-        if before.op == "call_module" and isinstance(traced.module.get_submodule(str(before.target)), ELEMENTWISE):
+        if is_activation(traced.module, before):
             before = operand(before, 0) if len(before.users) == 1 else before
         if before.name in layers and len(before.users) == 1:
             fused[site.node] = site  # the last such operand; only one can be fused

@@ -35,7 +35,7 @@ class TrialSpec(BaseModel):
     seed: int = Field(default=0, ge=0)
     threads: PositiveInt = 1
     device: Device = "cpu"
-    sampling: Sampling = "uniform"
+    sampling: Sampling = "proportional"
     patches: PositiveInt = 256
     batch: PositiveInt = 4
     patch: PositiveInt = 24

@@ -18,8 +18,12 @@ from autoq.errors import InputError
 from autoq.models.stages import StagePatterns, assign
 from autoq.policy import ROLES, Role
 
-ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Tanh, nn.Sigmoid, nn.Hardtanh)
+ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.GELU, nn.SiLU)
 """Activations; with one slope for all channels they commute with moving pixels about."""
+
+FUNCTIONS = {F.relu, F.relu6, F.leaky_relu, F.prelu, F.hardtanh, F.gelu, F.silu, torch.relu, torch.prelu, torch.tanh, torch.sigmoid}
+METHODS = {"relu", "tanh", "sigmoid"}
+"""The same as functions and as methods of tensors."""
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
@@ -71,6 +75,7 @@ def trace(model: nn.Module, patterns: StagePatterns) -> Traced:
         module = fx.symbolic_trace(copy.deepcopy(model).eval())
     except (fx.proxy.TraceError, TypeError) as error:
         raise InputError(f"model {type(model).__name__} cannot be traced by torch.fx: {error}") from error
+    _name_operands(module)
     _fold_batch_norms(module)
     _fold_scalings(module)
     _delay_pixel_shuffles(module)
@@ -79,6 +84,17 @@ def trace(model: nn.Module, patterns: StagePatterns) -> Traced:
     layers = [Layer(node, path, stages[path]) for node, path in paths.items()]
     module.requires_grad_(False)
     return Traced(module, layers, _find_sites(module, layers))
+
+
+def _name_operands(module: fx.GraphModule) -> None:
+    """Sums and concatenations with their tensors in front, where they were given by keyword."""
+    for node in module.graph.nodes:
+        keywords = ("tensors",) if node.target in CONCATENATIONS else ("input", "other") if node.target in SUMS else ()
+        given = tuple(node.kwargs[name] for name in keywords if name in node.kwargs)
+        if given:
+            node.kwargs = {name: value for name, value in node.kwargs.items() if name not in keywords}
+            node.args = (*node.args, *given)
+    module.recompile()
 
 
 def _fold_batch_norms(module: fx.GraphModule) -> None:
@@ -149,6 +165,13 @@ def moves_pixels(module: fx.GraphModule, node: fx.Node) -> bool:
     if node.target is F.interpolate:
         return node.kwargs.get("mode", "nearest") == "nearest"
     return node.target is F.pixel_shuffle
+
+
+def is_activation(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is an element-wise activation: a module, a function or a method."""
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), ELEMENTWISE)
+    return node.target in (METHODS if node.op == "call_method" else FUNCTIONS)
 
 
 def is_image(node: fx.Node) -> bool:
@@ -222,10 +245,10 @@ def _find_sites(module: fx.GraphModule, layers: list[Layer]) -> list[Site]:
 
 
 def skip_edges(node: fx.Node) -> list[fx.Node]:
-    """The tensors an element-wise sum or a concatenation joins; empty for any other node."""
+    """The tensors an element-wise sum or a concatenation joins; empty for any other node, and for a weighted sum."""
     if node.target in CONCATENATIONS:
         return list(cast(Sequence[fx.Node], node.args[0]))
-    if node.op in ("call_function", "call_method") and node.target in SUMS:
+    if node.op in ("call_function", "call_method") and node.target in SUMS and node.kwargs.get("alpha", 1) == 1:
         operands = [operand for operand in node.args[:2] if isinstance(operand, fx.Node) and operand.op != "get_attr"]
         return operands if len(operands) == 2 else []
     return []

@@ -2,7 +2,7 @@
 
 Wang et al. 2021 (Fully Quantized Image Super-Resolution Networks, tables 2 to 4) count operations as multiplications
 x weight bits x feature map bits / 1024, of layers alone, without biases, BN folded; an operation of two 32-bit numbers
-is 1. A number that the target handles in float counts 32 bits.
+is 1. A layer that the target runs in float counts as one, whatever its weights are stored as.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import fx
 from autoq.policy import FLOAT_BITS, Policy
 from autoq.quantize import Execution, format_at
 from autoq.quantizers.minmax import IMAGE_QUANT
-from autoq.tracing import ELEMENTWISE, Site, Traced, moves_pixels, nodes_by_name, skip_edges
+from autoq.tracing import Site, Traced, is_activation, moves_pixels, nodes_by_name, skip_edges
 
 FLOAT_OPERATION = FLOAT_BITS**2
 """Bit operations of one multiplication of two float32 numbers."""
@@ -99,9 +99,9 @@ class _Sized:
         node = self.nodes[layer]
         weight = next(self.bits[site] for site in self._weight_sites(_name(node.args[1])))
         source = self.at[layer, 0]
-        if source.role == "image":
-            return weight * (FLOAT_BITS if self.bits[source] == FLOAT_BITS else min(weight, IMAGE_QUANT.bits))
-        return weight * self.bits[source]
+        if FLOAT_BITS in (weight, self.bits[source]):
+            return FLOAT_OPERATION
+        return weight * (min(weight, IMAGE_QUANT.bits) if source.role == "image" else self.bits[source])
 
     def _weight_sites(self, weight: str) -> Iterator[Site]:
         for site in self.traced.sites:
@@ -133,7 +133,7 @@ class _Sized:
     def liveness(self) -> int:
         """Bytes of all tensors alive at the worst moment: an operation's operands, its result, and what later ones need.
 
-        Activations work in place and pixel shuffles, slices and nearest-neighbour repeats are addressing. A tensor is as
+        Activations work in place, pixel shuffles and slices are addressing. A tensor is as
         wide as its widest reader wants it; what no site reads, the output among them, is float32.
         """
         changes: dict[int, int] = {}
@@ -152,7 +152,7 @@ class _Sized:
             if node.op in ("get_attr", "output"):
                 continue
             source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-            if source in of_node and self._in_place(node, source):
+            if source in of_node and self._in_place(node, of_node[source]):
                 of_node[source].add(node)
                 of_node[node] = of_node[source]
             else:
@@ -160,11 +160,14 @@ class _Sized:
                 groups.append(of_node[node])
         return groups
 
-    def _in_place(self, node: fx.Node, source: fx.Node) -> bool:
+    def _in_place(self, node: fx.Node, group: set[fx.Node]) -> bool:
+        """Whether a node's result needs no memory besides that of the group its operand is in."""
         if getattr(node.target, "__name__", node.target) in VIEWS:
             return True
-        works = node.op == "call_module" and isinstance(self.traced.module.get_submodule(str(node.target)), ELEMENTWISE)
-        return len(source.users) == 1 and (works or moves_pixels(self.traced.module, node))
+        alone = all(user is node or user in group for member in group for user in member.users)
+        module, (source, *_) = self.traced.module, node.all_input_nodes
+        shuffles = moves_pixels(module, node) and self.shapes[node.name].numel() == self.shapes[source.name].numel()
+        return alone and (shuffles or is_activation(module, node))
 
     def _width(self, group: set[fx.Node]) -> int:
         """Bits of a tensor: as its widest reader outside the group wants it."""
@@ -173,7 +176,7 @@ class _Sized:
             for node in group
             for user in node.users
             if user not in group
-            for index, edge in enumerate(skip_edges(user) or user.args)
+            for index, edge in enumerate(skip_edges(user) or user.all_input_nodes)
             if edge is node
         ]
         return max((FLOAT_BITS if site is None else self.bits[site] for site in sites), default=FLOAT_BITS)

@@ -51,10 +51,8 @@ def check(quant: TensorQuant) -> None:
 
 def make_quantizer(quant: TensorQuant, statistics: Statistics) -> Quantizer:
     """Build the quantizer a TensorQuant names, its range set by its clipping rule from `statistics`."""
-    from autoq.quantizers.clipping import CLIPPINGS
-
     check(quant)
     module, _, name = QUANTIZERS[quant.quantizer].location.partition(":")
-    low, high = CLIPPINGS[quant.clipping](statistics, quant.bits, quant.signed)
+    low, high = statistics.range(quant.clipping, quant.bits, quant.signed)
     quantizer: Quantizer = getattr(importlib.import_module(module), name)(quant, low, high)
     return quantizer

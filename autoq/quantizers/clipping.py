@@ -7,7 +7,7 @@ A rule maps samples (rows = channels, columns = values; float32) and the integer
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,16 +21,17 @@ MSE_CANDIDATES = 64
 """Shrunk ranges that `mse` tries, evenly from the full range down to 1/64 of it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """What is known of a tensor: its exact extremes and a sample of its values, per row.
 
-    low, high: [rows]; sample: [rows, values].
+    low, high: [rows]; sample: [rows, values]. The range of each rule and format is found once and kept.
     """
 
     low: Tensor
     high: Tensor
     sample: Tensor
+    _ranges: dict[tuple[str, int, bool], tuple[Tensor, Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of_tensor(cls, values: Tensor, per_channel: bool) -> Statistics:
@@ -38,6 +39,13 @@ class Statistics:
         rows = values.detach().float()
         rows = rows.reshape(rows.shape[0] if per_channel else 1, -1)
         return cls(rows.amin(1), rows.amax(1), rows)
+
+    def range(self, clipping: str, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
+        """(low, high) of a clipping rule for an integer format, each [rows]."""
+        key = (clipping, bits, signed)
+        if key not in self._ranges:
+            self._ranges[key] = CLIPPINGS[clipping](self, bits, signed)
+        return self._ranges[key]
 
 
 Rule = Callable[[Statistics, int, bool], tuple[Tensor, Tensor]]

@@ -1,0 +1,318 @@
+"""Networks in no table: a user's `package.module:factory`, whose stages a space file gives, and checkpoints that spandrel knows."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import autoq
+from autoq.api import search_space
+from autoq.compat import allow_torchvision
+from autoq.errors import InputError, WeightsError
+from autoq.executed import as_executed
+from autoq.models import staged_model
+from autoq.networks import cost, space_file
+from autoq.policy import uniform
+from autoq.quantize import Execution, collect, quantize
+from autoq.spec import TrialSpec
+from autoq.tracing import roles_by_stage, trace
+from tests.conftest import small_image
+from tests.test_bad_input import FIT, Refused, case
+from tests.test_cli import run
+from tests.test_driver import autoq as autoq_command
+
+INT8 = Execution(integer_bits=8, fused_sums=True)
+EVERY_LAYER = {"all": ("*",)}
+ROLES = "roles: {weight: {bits: [4, 8]}, activation: {bits: 8}, skip: {bits: 8}}\n"
+LAYERS = "{first: head, rest: ['body.*', tail]}"
+PATHS = "head, body.0, body.2, tail"
+PRODUCTS = 9 * (3 * 8 + 2 * 8 * 8 + 8 * 12)  # 3 x 3 convolutions from 3 to 8, twice from 8 to 8, from 8 to 12 channels
+PARAMETERS = PRODUCTS + 3 * 8 + 12 + 1  # biases, and PReLU's slope
+MODULE = """
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations
+
+class Net(nn.Module):
+    def __init__(self, scale=2, channels=3, head=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.act = head or nn.Conv2d(channels, 8, 3, padding=1), nn.PReLU()
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+        self.tail, self.shuffle = nn.Conv2d(8, channels * scale**2, 3, padding=1), nn.PixelShuffle(scale)
+    def join(self, x, y):
+        return x + y
+    def forward(self, x):
+        x = self.act(self.head(x))
+        return self.shuffle(self.tail(self.join(x, self.body(x))))
+
+def variant(**methods):
+    return type("Variant", (Net,), methods)
+def raises():
+    raise ValueError("no such\\nfile")
+
+make = lambda: Net()
+scaled = lambda scale: Net(scale)
+by_keyword = lambda *, scale=3: Net(scale)
+needs = lambda depth: Net()
+number, nothing, gray = 3, lambda: None, lambda: Net(channels=1)
+Pair = variant(forward=lambda self, x: (Net.forward(self, x), x))
+Flow = variant(forward=lambda self, x: Net.forward(self, x if x.mean() > 0 else -x))
+Length = variant(forward=lambda self, x: Net.forward(self, x * len(x)))
+Named = variant(forward=lambda self, x: self.shuffle(self.tail(self.body(self.head(input=x)))))
+Joined = variant(join=lambda self, x, y: torch.cat(tensors=[x[:, :4], y[:, 4:]], dim=1))
+Scaled = variant(join=lambda self, x, y: torch.add(x, y, alpha=0.2))
+InPlace = variant(join=lambda self, x, y: y.add_(x))
+Less = variant(join=lambda self, x, y: x - 0.1 * y)
+Reflected = lambda: Net(head=nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"))
+Normed = lambda: Net(head=parametrizations.weight_norm(nn.Conv2d(3, 8, 3, padding=1)))
+"""
+
+
+def written(folder: Path) -> Path:
+    """The folder, with mynet.py and a space for it."""
+    (folder / "mynet.py").write_text(MODULE)
+    (folder / "my.yaml").write_text(f"layers: {LAYERS}\n{ROLES}")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with the user's files."""
+    monkeypatch.chdir(written(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-metrics"))
+    yield tmp_path
+    sys.modules.pop("mynet", None)
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path) -> Refused:
+    """Check that a command line is refused with one line, and that no file comes or goes."""
+
+    def check(arguments: list[str], message: str) -> None:
+        before = sorted(folder.rglob("*"))
+        assert run(capsys, monkeypatch, *arguments) == (2, "", f"autoq: {message}\n")
+        assert sorted(folder.rglob("*")) == before
+
+    return check
+
+
+def check_works(network: nn.Module, stages: Any) -> None:
+    """Tracing keeps the numbers, and the executed 8-bit network is near them."""
+    image = torch.rand(1, 3, 13, 19, generator=torch.Generator().manual_seed(1))
+    traced = trace(network, stages)
+    quantized = quantize(traced, uniform("8/8/8", roles_by_stage(traced.sites)), collect(traced, [image]), INT8)
+    assert len(quantized.integer_layers) == len(traced.layers)
+    with torch.no_grad():
+        real, executed = network(image), as_executed(quantized)(image)
+        torch.testing.assert_close(traced.module(image), real, rtol=0, atol=1e-5)
+    assert 0 < (executed - real).square().mean() < 2e-3 * real.var()
+
+
+def check_works_or_is_refused(model: str) -> None:
+    """Never another network than the user's, and no other exception."""
+    try:
+        check_works(*staged_model(model, 2, layers=EVERY_LAYER))
+    except InputError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+OPTIONS = [
+    "--model", "mynet:make", "--scale", "2", "--space", "my.yaml", "--steps", "1", "--budget", "2", "--workers", "1",
+    "--threads", "1", "--frame", "32x24", "--data", "train", "--eval-data", "eval",
+]  # fmt: skip
+Found = tuple[Path, subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """A finished search of mynet:make, and the folder it ran in."""
+    folder = written(tmp_path_factory.mktemp("own"))
+    small_image(folder / "train", 0)
+    small_image(folder / "eval", 1)
+    return folder, autoq_command(folder, "search", *OPTIONS, "--study", str(folder / "study"), "--json")
+
+
+def test_a_search(searched: Found) -> None:
+    done = searched[1]
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [(trial["state"], [*trial["policy"]["stages"]]) for trial in found["trials"]] == [("complete", ["first", "rest"])] * 2
+    assert set(found["baselines"]) == {"float", "8/8/8", "6/6/8", "4/4/8"}
+    assert found["baselines"]["float"]["size"] == 4 * PARAMETERS
+
+
+def test_its_finished_study_is_resumed_and_reported_where_the_module_is_not(
+    searched: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, first = searched
+    done = autoq_command(folder, "search", "--resume", "--model", "mynet:make", "--study", str(folder / "study"), "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["front"] == json.loads(first.stdout)["front"]
+    monkeypatch.chdir(tmp_path)
+    page, picture = autoq.write_report(autoq.open_study(str(folder / "study")), "again")
+    assert "mynet:make" in page.read_text()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "mynet" not in sys.modules
+
+
+@pytest.mark.parametrize(("factory", "scale"), [("make", 2), ("scaled", 2), ("scaled", 3), ("by_keyword", 4), ("Net", 3)])
+def test_the_scale_is_given_where_it_is_taken(folder: Path, factory: str, scale: int) -> None:
+    network, stages = staged_model(f"mynet:{factory}", scale, layers=EVERY_LAYER)
+    assert network(torch.zeros(1, 3, 6, 7)).shape == (1, 3, 6 * scale, 7 * scale)
+    assert (stages, network.training) == (EVERY_LAYER, False)
+
+
+def test_weights_are_loaded_strictly(refused: Refused, folder: Path) -> None:
+    fresh = staged_model("mynet:make", 2, None, EVERY_LAYER)[0].state_dict()
+    state = {key: torch.full_like(value, 0.01) for key, value in fresh.items()}
+    path = folder / "w.pth"
+    torch.save(state, path)
+    assert all(value.eq(0.01).all() for value in staged_model("mynet:make", 2, path, EVERY_LAYER)[0].state_dict().values())
+    torch.save({**state, "more": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match=r"w\.pth' do not fit mynet:make: 1 unexpected: more; give --weights"):
+        staged_model("mynet:make", 2, path, EVERY_LAYER)
+    torch.save({key: value for key, value in state.items() if key != "tail.bias"}, path)
+    search = ["search", "--model", "mynet:make", "--scale", "2", "--space", "my.yaml", "--weights", "w.pth"]
+    refused(search, f"weights '{path}' do not fit mynet:make: 1 missing: tail.bias; {FIT}")
+
+
+@pytest.mark.parametrize("factory", ["Length", "Named", "Joined", "Scaled", "InPlace", "Less", "Reflected", "Normed"])
+def test_an_unusual_network_works_or_is_refused(folder: Path, factory: str) -> None:
+    check_works_or_is_refused(f"mynet:{factory}")
+
+
+def test_its_space_file_loads_again_and_has_a_cost(folder: Path) -> None:
+    text, space = space_file("mynet:make", scale=2)
+    assert f"# its layers: {PATHS}\n" in text
+    (folder / "new.yaml").write_text(text)
+    loaded = search_space(TrialSpec(model="mynet:make", scale=2), folder / "new.yaml")
+    assert (loaded.layers, loaded.choices) == ({"body": ("*",)}, space.choices)
+    found = cost("mynet:make", scale=2, space=folder / "new.yaml", input="32x24")
+    assert (found["parameters"], found["macs"]) == (PARAMETERS, 32 * 24 * PRODUCTS)
+
+
+FE, BODY, UP, REC = "feature_extraction", "body", "upsampling", "reconstruction"
+RRDB = {FE: ("model.0",), BODY: ("model.1.*",)}
+CHECKPOINTS = [
+    case("x4", "ESRGAN", {"scale": 4}, 4, RRDB | {UP: ("model.3", "model.6"), REC: ("model.8", "model.10")}),
+    case("x2", "ESRGAN", {"scale": 2}, 2, RRDB | {UP: ("model.3",), REC: ("model.5", "model.7")}),
+    case("compact", "Compact", {"num_conv": 2, "upscale": 2}, 2, {FE: ("body.0",), BODY: ("body.2", "body.4"), REC: ("body.6",)}),
+]
+
+
+def saved(path: Path, architecture: str, **arguments: int) -> nn.Module:
+    """A network of spandrel's with random weights; its state dict is written to a file."""
+    allow_torchvision()
+    from spandrel.architectures import ESRGAN, Compact
+
+    torch.manual_seed(0)
+    compact = architecture == "Compact"
+    network = Compact.Compact(num_feat=8, **arguments) if compact else ESRGAN.ESRGAN(num_filters=8, num_blocks=1, **arguments)
+    torch.save(network.state_dict(), path)
+    return network.eval()
+
+
+@pytest.mark.parametrize(("architecture", "arguments", "scale", "stages"), CHECKPOINTS)
+def test_a_checkpoint(tmp_path: Path, architecture: str, arguments: Any, scale: int, stages: dict[str, tuple[str, ...]]) -> None:
+    model, image = str(tmp_path / "own.pth"), torch.rand(1, 3, 13, 19)
+    expected = saved(tmp_path / "own.pth", architecture, **arguments)
+    network, found = staged_model(model, scale)
+    assert (found, list(found)) == (stages, list(stages))
+    assert torch.equal(network(image), expected(image))
+    check_works(network, found)
+    text, space = space_file(model, scale=scale)
+    (tmp_path / "new.yaml").write_text(text)
+    loaded = search_space(TrialSpec(model=model, scale=scale), tmp_path / "new.yaml")
+    assert (loaded.layers, loaded.choices) == (stages, space.choices)
+
+
+def test_a_network_that_reads_shrunken_images_works_or_is_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "own.pth", "ESRGAN", in_nc=12, out_nc=3, scale=4, shuffle_factor=2)
+    check_works_or_is_refused(str(tmp_path / "own.pth"))
+
+
+def factory(name: str, model: str, message: str, scale: int = 2) -> Any:
+    return case(name, model, scale, LAYERS, f"model '{model}': {message}")
+
+
+def layering(name: str, layers: str, message: str) -> Any:
+    return case(name, "mynet:make", 2, layers, message)
+
+
+FACTORY = "type --model package.module:factory"
+ONE_STAGE = "expected exactly one stage; mend the stage patterns"
+STAGES = 'expected stages with patterns, as body: ["body.*"]'
+MODULES = 'expected module paths, as ["body.*"]'
+NOBODY = (
+    "model 'mynet:make': nobody says which stages its layers belong to; give --space FILE with layers: {stage: [patterns]};"
+    " autoq space mynet:make prints one to start from"
+)
+REFUSED = [
+    factory("no-module", "nonet:make", f"No module named 'nonet'; {FACTORY}, one that Python can import from here"),
+    factory("no-attribute", "mynet:mkae", "mynet has nothing to call named 'mkae'; type --model mynet:FACTORY"),
+    factory("no-function", "mynet:number", "mynet has nothing to call named 'number'; type --model mynet:FACTORY"),
+    factory("raises", "mynet:raises", "calling it raised ValueError: no such file; mend mynet"),
+    factory("no-network", "mynet:nothing", "expected a torch.nn.Module, it gave a NoneType; mend mynet"),
+    factory("an-argument", "mynet:needs",
+            "calling it raised TypeError: <lambda>() missing 1 required positional argument: 'depth'; mend mynet"),
+    factory("one-channel", "mynet:gray",
+            "an RGB image [1, 3, 24, 24] raised RuntimeError: Given groups=1, weight of size [8, 1, 3, 3], expected"
+            " input[1, 3, 24, 24] to have 1 channels, but got 3 channels instead; expected a network of RGB images"),
+    factory("two-outputs", "mynet:Pair", "an image [1, 3, 24, 24] gave tuple, expected [1, 3, side, side]"),
+    factory("another-scale", "mynet:make", "a x2 network, asked for x3; type --scale 2", 3),
+    case("control-flow", "mynet:Flow", 2, LAYERS,
+         "model Variant cannot be traced by torch.fx: symbolically traced variables cannot be used as inputs to control flow"),
+    layering("unmatched", "{first: head, rest: 'body.*'}", f"layer 'tail' is in no stage: {ONE_STAGE}"),
+    layering("in-two", "{first: head, rest: '*'}", f"layer 'head' is in first, rest: {ONE_STAGE}"),
+    layering("no-layer", "{first: haed, rest: '*'}", f"stage 'first': pattern 'haed' matches no layer (layers: {PATHS})"),
+    layering("list", "[head]", f"my.yaml: layers: found '['head']', {STAGES}"),
+    layering("empty", "{}", f"my.yaml: layers: found '{{}}', {STAGES}"),
+    layering("number", "3", f"my.yaml: layers: found '3', {STAGES}"),
+    layering("stage-number", "{first: 3}", f"my.yaml: layers.first: found '3', {MODULES}"),
+    layering("stage-empty", "{first: []}", f"my.yaml: layers.first: found '[]', {MODULES}"),
+    layering("nothing", "", NOBODY),
+    layering("no-space", "none", NOBODY),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "scale", "layers", "message"), REFUSED)
+def test_a_factory_or_its_layers(refused: Refused, folder: Path, model: str, scale: int, layers: str, message: str) -> None:
+    (folder / "my.yaml").write_text(f"layers: {layers}\n{ROLES}")
+    space = ["--space", "my.yaml"] if layers != "none" else []
+    refused(["search", "--model", model, "--scale", str(scale), *space], message)
+
+
+def test_a_pickled_module(refused: Refused, shared: Path) -> None:
+    path = (shared / "weights" / "vdsr_pickled_module_twtygqyy.pth").resolve()
+    found = "a pickled Python object, and loading it would run its code; expected a state dict"
+    trusting = "where you trust it, save torch.save(model.state_dict(), FILE) there and give that FILE"
+    refused(["search", "--model", str(path)], f"weights '{path}': {found}; {trusting}")
+
+
+def test_a_checkpoint_that_cannot_be_used(refused: Refused, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "own.pth"
+    torch.save({"layer.weight": torch.zeros(1)}, path)
+    search = ["search", "--model", "own.pth"]
+    refused(search, f"model '{path}': spandrel knows no such architecture; {FACTORY} --weights {path}")
+    saved(path, "Compact", num_conv=1, upscale=2)
+    refused(search, f"model '{path}': a x2 network, asked for x4; type --scale 2")
+    for command in (search, ["cost", "--model", "own.pth"], ["space", "own.pth"]):
+        message = f"--weights '{path}': model '{path}' is a checkpoint already; leave --weights out"
+        refused([*command, "--scale", "2", "--weights", "own.pth"], message)
+    find = importlib.util.find_spec
+    absent = "autoq.models.custom.importlib.util.find_spec"
+    monkeypatch.setattr(absent, lambda name, *rest: None if name == "spandrel" else find(name, *rest))
+    install = "pip install 'autoq[spandrel]', or type --model NAME --weights"
+    refused(search, f"model '{path}': recognizing a checkpoint by itself takes spandrel; {install} {path}")
