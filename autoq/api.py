@@ -23,6 +23,7 @@ from autoq.events import Events
 from autoq.limits import can_bound_memory
 from autoq.models import is_custom, is_file, model_info
 from autoq.models.published import REQUEST, published_file
+from autoq.models.stages import StagePatterns
 from autoq.objectives import OBJECTIVES, check_objectives
 from autoq.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
 from autoq.spec import Device, SamplerName, Sampling, StudySpec, TrialSpec
@@ -150,7 +151,8 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     cores = os.cpu_count() or 1
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
     fields.setdefault("threads", max(1, cores // max(1, workers)))
-    fields.setdefault("space", search_space(trial).to_dict())
+    if "space" not in fields:
+        fields["space"] = search_space(trial).to_dict()
     settings = {name: fields.pop(name) for name in TRIAL_OPTIONS if name in fields}
     layers = tuple(space_layers(fields["space"], "space").items())
     try:
@@ -206,13 +208,15 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     return Study.resume(folder)
 
 
-def search_space(trial: TrialSpec, path: Path | None = None) -> SearchSpace:
-    """The space in `path`, or the bundled one, for a network on a target.
+def search_space(trial: TrialSpec, path: Path | None = None, layers: StagePatterns | None = None) -> SearchSpace:
+    """The space in `path`, or the bundled one, for a network on a target. layers: instead of those the file has.
 
-    A network in no table is built and traced to find its stages' roles, and so is one whose layers the file assigns.
+    A network in no table is built and traced to find its stages' roles, and so is one whose layers are given.
     """
     path = path or bundled_space(trial.model)
     data = read_space(path, trial.model)
+    if layers:
+        data = {**data, "layers": {stage: list(patterns) for stage, patterns in layers.items()}}
     layers = space_layers(data, str(path))
     stages = None
     if layers or is_custom(trial.model):

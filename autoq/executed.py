@@ -94,3 +94,5 @@ def _execute_sum(module: fx.GraphModule, path: str) -> None:
     assert of_output is not None
     module.add_submodule(target, IntegerSum(own, of_output))
     output.target, output.args = target, (operand, addend)
+    if not total.users:
+        module.graph.erase_node(total)  # in place, it would still be executed

@@ -12,7 +12,7 @@ import yaml
 from autoq.api import check_sampling, default_scale, parse_frame, resolve_device, search_space, weights_path
 from autoq.errors import InputError
 from autoq.events import TrainingEvents
-from autoq.models import BUNDLED, MODELS, ModelInfo, is_custom, is_file, model_info, parameter_count
+from autoq.models import BUNDLED, MODELS, ModelInfo, is_custom, is_file, model_info, parameter_count, weights_file
 from autoq.policy import uniform
 from autoq.space import SearchSpace, bundled_space
 from autoq.spec import PretrainSpec, TrialSpec
@@ -66,10 +66,11 @@ def cost(
     """
     frame = parse_frame(input, "--input")
     trial = _trial(model, scale, weights, target)
-    stages = search_space(trial, Path(space) if space else None).facts.stages
+    found = search_space(trial, Path(space) if space else None)
     from autoq.trial import price
 
-    return price(trial, uniform(policy, stages), frame)
+    trial = trial.model_copy(update={"layers": tuple(found.layers.items())})
+    return price(trial, uniform(policy, found.facts.stages), frame)
 
 
 def _trial(model: str, scale: int | None, weights: str | Path | None, target: str) -> TrialSpec:
@@ -89,11 +90,13 @@ def space_file(
     from autoq.models import custom
     from autoq.tracing import trace
 
+    weights_file(trial.model, trial.scale, trial.weights)
     network, known = custom.build(trial.model, trial.scale, trial.weights, is_file(trial.model))
-    layers = {stage: list(patterns) for stage, patterns in (known or {"body": ("*",)}).items()}
-    paths = [layer.path for layer in trace(network, {stage: tuple(patterns) for stage, patterns in layers.items()}).layers]
-    head = yaml.safe_dump({"model": trial.model, "layers": layers}, sort_keys=False, default_flow_style=None)
-    return f"{head}# its layers: {', '.join(paths)}\n{text}", search_space(trial.model_copy(update={"layers": ()}))
+    layers = known or {"body": ("*",)}
+    paths = [layer.path for layer in trace(network, layers).layers]
+    head = {"model": trial.model, "layers": {stage: list(patterns) for stage, patterns in layers.items()}}
+    listed = f"# its layers: {', '.join(paths)}\n"
+    return yaml.safe_dump(head, sort_keys=False, default_flow_style=None) + listed + text, search_space(trial, layers=layers)
 
 
 def pretrain(

@@ -71,9 +71,10 @@ def trace(model: nn.Module, patterns: StagePatterns) -> Traced:
 
     The model is copied, not changed. Raises InputError where a layer has no stage or the model cannot be traced.
     """
+    model = copy.deepcopy(model).eval()
     try:
-        module = fx.symbolic_trace(copy.deepcopy(model).eval())
-    except (fx.proxy.TraceError, TypeError) as error:
+        module = fx.GraphModule(model, _Tracer().trace(model))
+    except (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, LookupError, AttributeError) as error:
         raise InputError(f"model {type(model).__name__} cannot be traced by torch.fx: {error}") from error
     _name_operands(module)
     _fold_batch_norms(module)
@@ -86,9 +87,19 @@ def trace(model: nn.Module, patterns: StagePatterns) -> Traced:
     return Traced(module, layers, _find_sites(module, layers))
 
 
+class _Tracer(fx.Tracer):
+    """Keeps layers whole, a user's subclasses that compute as their base does among them."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        plain = any(isinstance(m, layer) and type(m).forward is layer.forward for layer in LAYERS)
+        return plain or super().is_leaf_module(m, module_qualified_name)
+
+
 def _name_operands(module: fx.GraphModule) -> None:
-    """Sums and concatenations with their tensors in front, where they were given by keyword."""
+    """Sums and concatenations with their tensors, and modules with their input, in front where they were given by keyword."""
     for node in module.graph.nodes:
+        if node.op == "call_module" and not node.args and len(node.kwargs) == 1:
+            node.args, node.kwargs = tuple(node.kwargs.values()), {}
         keywords = ("tensors",) if node.target in CONCATENATIONS else ("input", "other") if node.target in SUMS else ()
         given = tuple(node.kwargs[name] for name in keywords if name in node.kwargs)
         if given:
@@ -193,7 +204,10 @@ def _lower_layers(module: fx.GraphModule) -> dict[str, str]:
     for node in graph.nodes:
         layer = modules.get(node.target) if node.op == "call_module" else None
         if not isinstance(layer, LAYERS):
+            _refuse_loose_weights(module, node)
             continue
+        if getattr(layer, "padding_mode", "zeros") != "zeros":
+            raise InputError(f"layer '{node.target}': autoq cannot quantize padding_mode '{layer.padding_mode}', only zeros")
         paths[node.name] = node.target
         with graph.inserting_before(node):
             for name in ("weight", "bias"):
@@ -216,6 +230,18 @@ def _lower_layers(module: fx.GraphModule) -> dict[str, str]:
     graph.lint()
     module.recompile()
     return paths
+
+
+def _refuse_loose_weights(module: fx.GraphModule, node: fx.Node) -> None:
+    """Raise InputError for a convolution that is no layer: its weight would silently stay in float. Constants may."""
+    if node.target not in (F.conv2d, F.conv_transpose2d, F.linear):
+        return
+    weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+    constant = isinstance(weight, fx.Node) and weight.op == "get_attr" and str(weight.target) in dict(module.named_buffers())
+    if not constant:
+        raise InputError(
+            f"model: '{node.name}' is a convolution whose weight is no layer's (as F.conv2d(x, self.weight)); make it an nn.Conv2d"
+        )
 
 
 # ---------------------------------------------------------------- sites

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from autoq.data import make_pair, read_folder, resize, to_pixels, to_tensor
 from autoq.models import MODELS, build_model
@@ -20,15 +21,16 @@ from autoq.objectives.quality import psnr
 
 
 @torch.no_grad()
-def measure(model: str, scale: int, folder: Path) -> tuple[float, float]:
-    """Mean PSNR (dB) over a folder of the bundled network, and of bicubic interpolation."""
-    network = build_model(model, scale)
-    found, bicubic = [], []
-    for image in read_folder(folder):
-        pair = make_pair(image, scale)
-        found.append(psnr(to_pixels(network(to_tensor(pair.low))), pair.high, scale))
-        bicubic.append(psnr(resize(pair.low, *pair.high.shape[:2]), pair.high, scale))
-    return float(np.mean(found)), float(np.mean(bicubic))
+def measure(network: nn.Module, scale: int, folder: Path) -> float:
+    """Mean PSNR (dB) of a network over a folder."""
+    pairs = [make_pair(image, scale) for image in read_folder(folder)]
+    return float(np.mean([psnr(to_pixels(network(to_tensor(pair.low))), pair.high, scale) for pair in pairs]))
+
+
+def bicubic(scale: int, folder: Path) -> float:
+    """Mean PSNR (dB) of bicubic interpolation over a folder."""
+    pairs = [make_pair(image, scale) for image in read_folder(folder)]
+    return float(np.mean([psnr(resize(pair.low, *pair.high.shape[:2]), pair.high, scale) for pair in pairs]))
 
 
 def main() -> None:
@@ -42,11 +44,12 @@ def main() -> None:
         for scale, file in info.bundled.items():
             record = json.loads(record_path(file).read_text())
             for folder in options.folders:
-                found, bicubic = measure(model, scale, folder)
+                found = measure(build_model(model, scale), scale, folder)
                 figures[f"{model}_x{scale}_{folder.name}"] = round(found, 3)
                 if not options.json:
                     stated = record.get("psnr", {}).get(folder.name)
-                    print(f"{model:10} x{scale} {folder.name:8} {found:7.3f} dB  bicubic {bicubic:7.3f}  stated {stated}")
+                    plain = bicubic(scale, folder)
+                    print(f"{model:10} x{scale} {folder.name:8} {found:7.3f} dB  bicubic {plain:7.3f}  stated {stated}")
                 if options.write:
                     record.setdefault("psnr", {})[folder.name] = round(found, 3)
             if options.write:

@@ -32,6 +32,9 @@ RUN_ELSEWHERE = {
     "autoq search --model srgan --budget 50": ("Makefile", "$(BIN)/autoq search --model srgan --budget 50"),
     "python -m pytest tests/export -k agrees": ("Makefile", "$(BIN)/python -m pytest"),
     "python -m pytest -q tests/contracts": ("Makefile", "$(BIN)/python -m pytest"),
+    "autoq search --model mypackage.networks:make --scale 2 --space mine.yaml": ("tests/test_own_models.py", "mynet:make"),
+    "autoq search --model RealESRGAN_x4plus.pth": ("tests/test_own_models.py", "RRDBNet"),
+    "python benchmarks/weights.py Set5 Set14": ("tests/benchmarks/test_bundled_weights.py", "benchmarks.weights"),
     "python benchmarks/survival.py --driver-kills 20 --worker-kills 20": ("tests/benchmarks/test_survival.py", "survival.py"),
 }
 """Command -> the file that runs it (or a smaller version of it), and the text that shows it."""

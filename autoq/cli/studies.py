@@ -100,7 +100,7 @@ def search(
     sampling: Annotated[
         str | None,
         typer.Option(
-            show_default="uniform", help="Where training patches are cut: uniform, proportional or threshold (complexity)."
+            show_default="proportional", help="Where training patches are cut: uniform, proportional or threshold (complexity)."
         ),
     ] = None,
     seed: Annotated[

@@ -132,7 +132,7 @@ MODELS: dict[str, ModelInfo] = {
     ),
     "espcn": replace(_ESPCN, bundled={3: "espcn_x3_float16.safetensors"}),
     "espcn-y": replace(_ESPCN, location="espcn:luma_espcn", stages={FE: W, BODY: WA, REC: WAS}),
-    "fsrcnn": _FSRCNN,
+    "fsrcnn": replace(_FSRCNN, bundled={3: "fsrcnn_x3_float16.safetensors"}),
     "fsrcnn-y": replace(_FSRCNN, location="fsrcnn:luma_fsrcnn", stages={FE: W, BODY: WA, UP: WAS}),
     "vdsr": _VDSR,
     "vdsr-y": replace(_VDSR, location="vdsr:luma_vdsr"),
@@ -252,7 +252,7 @@ def staged_model(
         if not (layers or patterns):
             raise InputError(
                 f"model '{name}': nobody says which stages its layers belong to; give --space FILE with layers:"
-                f" {{stage: [patterns]}}; autoq space {name} prints one to start from"
+                f" {{stage: [patterns]}}; autoq space {name} --scale {scale} prints one to start from"
             )
         return network, layers or patterns or {}
     from autoq.models import layouts

@@ -9,16 +9,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.weight_norm import WeightNorm
 
 from autoq.compat import allow_torchvision
 from autoq.errors import InputError, WeightsError
-from autoq.models.weights import load_strictly, read_state_dict
+from autoq.models.weights import check_finite, load_strictly, read_state_dict
 
 PROBE = 24
 """Side, in pixels, of the image that shows what scale a network has."""
@@ -34,12 +37,24 @@ def build(name: str, scale: int, weights: Path | None, is_file: bool) -> tuple[n
     network, patterns = _from_file(Path(name)) if is_file else (_from_factory(name, scale), None)
     if weights is not None:
         load_strictly(network, read_state_dict(weights), weights, name)
+    _fold_weight_norm(network)
     network.eval()
     _check_output(network, name, scale)
     return network, patterns
 
 
+def _fold_weight_norm(network: nn.Module) -> None:
+    """Weights as they are computed, instead of their length and direction."""
+    for module in network.modules():
+        if parametrize.is_parametrized(module, "weight"):
+            parametrize.remove_parametrizations(module, "weight")
+        if any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()):
+            nn.utils.remove_weight_norm(module)
+
+
 def _from_factory(name: str, scale: int) -> nn.Module:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        raise InputError(f"model '{name}': expected package.module:factory, as Python imports it; type --model mynet:make")
     module_name, _, attribute = name.partition(":")
     folder = str(Path.cwd())
     if folder not in sys.path:
@@ -77,7 +92,10 @@ def _from_file(path: Path) -> tuple[nn.Module, Patterns | None]:
             f"model '{path}': recognizing a checkpoint by itself takes spandrel; pip install 'autoq[spandrel]', or type"
             f" --model NAME --weights {path}"
         )
+    if not path.is_file():
+        raise InputError(f"model '{path}': no such file; type --model NAME (autoq models lists them), or an existing checkpoint")
     state = read_state_dict(path)
+    check_finite(state, path)
     allow_torchvision()
     import spandrel
 
@@ -119,7 +137,8 @@ def _compact(network: nn.Module) -> Patterns:
     """spandrel's SRVGGNetCompact (Real-ESRGAN's small networks): a chain of convolutions and a pixel shuffle."""
     layers = [number for number, layer in enumerate(network.body) if isinstance(layer, nn.Conv2d)]  # type: ignore[arg-type]
     first, *middle, last = (f"body.{number}" for number in layers)
-    return {"feature_extraction": (first,), "body": tuple(middle), "reconstruction": (last,)}
+    body = {"body": tuple(middle)} if middle else {}
+    return {"feature_extraction": (first,), **body, "reconstruction": (last,)}
 
 
 FAMILIES = {"ESRGAN": _rrdb, "Compact": _compact}

@@ -109,12 +109,17 @@ def load_strictly(model: nn.Module, state: StateDict, path: Path, network: str) 
         raise WeightsError(
             f"weights '{path}' do not fit {network}: {'; '.join(problems)}; give --weights that network's, or another --model"
         )
-    for key, value in given.items():
-        if found := _no_number(value):
+    check_finite(given, path)
+    model.load_state_dict(given, strict=False)
+
+
+def check_finite(state: StateDict, path: Path) -> None:
+    """Raise WeightsError that names a tensor which does not hold finite numbers; BN's counters are not looked at."""
+    for key, value in state.items():
+        if not key.endswith("num_batches_tracked") and (found := _no_number(value)):
             raise WeightsError(
                 f"weights '{path}': tensor '{key}' holds {found}, expected finite float numbers; give --weights another checkpoint"
             )
-    model.load_state_dict(given, strict=False)
 
 
 def _no_number(tensor: Tensor) -> str | None:

@@ -79,6 +79,7 @@ class _Sized:
         self.order = {node: number for number, node in enumerate(traced.module.graph.nodes)}
         self.bits = {site: self._executed_bits(site, policy, execution.integer_bits) for site in traced.sites}
         self.at = {(site.node, site.index): site for site in traced.sites}
+        self.group_of = self._shared_memory()
 
     @staticmethod
     def _executed_bits(site: Site, policy: Policy, integer_bits: int) -> int:
@@ -126,39 +127,34 @@ class _Sized:
                 if read_at[site] >= now > self.order[tensor]:
                     held[tensor] = max(held.get(tensor, 0), self.bits[site])
             peak = max(peak, sum(self._bytes(tensor, bits) for tensor, bits in held.items()))
-        maps = [layer.node for layer in self.traced.layers if layer.stage not in AT_HIGH_RESOLUTION]
-        groups = {node.name: group for group in self._groups() for node in group}
-        return peak or max((self._bytes(self.nodes[name], self._width(groups[name])) for name in maps), default=0)
+        maps = [self.nodes[layer.node] for layer in self.traced.layers if layer.stage not in AT_HIGH_RESOLUTION]
+        return peak or max((self._bytes(node, self._width(self.group_of[node])) for node in maps), default=0)
 
     def liveness(self) -> int:
         """Bytes of all tensors alive at the worst moment: an operation's operands, its result, and what later ones need.
 
-        Activations work in place, pixel shuffles and slices are addressing. A tensor is as
-        wide as its widest reader wants it; what no site reads, the output among them, is float32.
+        Activations work in place, pixel shuffles and slices are addressing. A tensor is as wide as its widest reader wants
+        it; what no site reads, the output among them, is float32.
         """
         changes: dict[int, int] = {}
-        for group in self._groups():
+        for group in set(self.group_of.values()):
             size = max(self._bytes(node, self._width(group)) for node in group)
             places = [self.order[node] for node in group] + [self.order[user] for node in group for user in node.users]
             changes[min(places)] = changes.get(min(places), 0) + size
             changes[max(places) + 1] = changes.get(max(places) + 1, 0) - size
         return max(itertools.accumulate(change for _, change in sorted(changes.items())))
 
-    def _groups(self) -> list[set[fx.Node]]:
-        """Nodes that share one piece of memory."""
-        groups: list[set[fx.Node]] = []
-        of_node: dict[fx.Node, set[fx.Node]] = {}
+    def _shared_memory(self) -> dict[fx.Node, frozenset[fx.Node]]:
+        """Node -> the nodes whose tensors share one piece of memory, itself among them."""
+        groups: dict[fx.Node, set[fx.Node]] = {}
         for node in self.traced.module.graph.nodes:
             if node.op in ("get_attr", "output"):
                 continue
             source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
-            if source in of_node and self._in_place(node, of_node[source]):
-                of_node[source].add(node)
-                of_node[node] = of_node[source]
-            else:
-                of_node[node] = {node}
-                groups.append(of_node[node])
-        return groups
+            shared = groups[source] if source in groups and self._in_place(node, groups[source]) else set()
+            shared.add(node)
+            groups[node] = shared
+        return {node: frozenset(group) for node, group in groups.items()}
 
     def _in_place(self, node: fx.Node, group: set[fx.Node]) -> bool:
         """Whether a node's result needs no memory besides that of the group its operand is in."""
@@ -169,17 +165,17 @@ class _Sized:
         shuffles = moves_pixels(module, node) and self.shapes[node.name].numel() == self.shapes[source.name].numel()
         return alone and (shuffles or is_activation(module, node))
 
-    def _width(self, group: set[fx.Node]) -> int:
-        """Bits of a tensor: as its widest reader outside the group wants it."""
-        sites = [
-            self.at.get((user.name, index))
-            for node in group
-            for user in node.users
-            if user not in group
-            for index, edge in enumerate(skip_edges(user) or user.all_input_nodes)
-            if edge is node
-        ]
-        return max((FLOAT_BITS if site is None else self.bits[site] for site in sites), default=FLOAT_BITS)
+    def _width(self, group: frozenset[fx.Node]) -> int:
+        """Bits of a tensor: as its widest reader outside the group wants it; what moves its values asks for its own reader."""
+        widths = [self._wanted(node, user) for node in group for user in node.users if user not in group]
+        return max(widths, default=FLOAT_BITS)
+
+    def _wanted(self, tensor: fx.Node, reader: fx.Node) -> int:
+        if moves_pixels(self.traced.module, reader):
+            return self._width(self.group_of[reader])
+        edges = skip_edges(reader) or reader.all_input_nodes
+        sites = [self.at.get((reader.name, index)) for index, edge in enumerate(edges) if edge is tensor]
+        return max(FLOAT_BITS if site is None else self.bits[site] for site in sites)
 
     def _bytes(self, node: fx.Node, bits: int) -> int:
         return -(-self.shapes[node.name].numel() * bits // 8) if node.name in self.shapes else 0

@@ -1,0 +1,33 @@
+"""PSNR of the bundled and of public checkpoints: what `benchmarks/weights.py` prints, on Set5 and Set14."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autoq.models import MODELS, build_model
+from autoq.networks import record_path
+from benchmarks.weights import bicubic, measure
+
+BUNDLED = [(name, scale) for name, info in MODELS.items() if "-" not in name for scale in info.bundled]
+LEAST = {("xlsr", 3): 33.0, ("espcn", 3): 32.3, ("fsrcnn", 3): 32.5, ("srresnet", 4): 31.39}
+
+
+@pytest.mark.parametrize(("name", "scale"), BUNDLED)
+def test_bundled_weights_are_as_good_as_their_record_says(name: str, scale: int, shared: Path) -> None:
+    found = measure(build_model(name, scale), scale, shared / "test" / "Set5")
+    assert found == pytest.approx(json.loads(record_path(MODELS[name].bundled[scale]).read_text())["psnr"]["Set5"], abs=0.01)
+    assert found >= LEAST.get((name, scale), 0)
+    assert found >= bicubic(scale, shared / "test" / "Set5") + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "file", "set5", "set14"),
+    [("srgan", 4, "srgan_5block_x4_leftthomas.pth", 30.66, 27.69), ("xlsr", 3, "xlsr_x3_cxzhou95.pt", 33.27, 29.63)],
+)
+def test_public_checkpoints_reproduce_their_psnr(name: str, scale: int, file: str, set5: float, set14: float, shared: Path) -> None:
+    network = build_model(name, scale, shared / "weights" / file)
+    assert measure(network, scale, shared / "test" / "Set5") == pytest.approx(set5, abs=0.05)
+    assert measure(network, scale, shared / "test" / "Set14") == pytest.approx(set14, abs=0.05)
