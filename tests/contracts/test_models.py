@@ -10,21 +10,30 @@ import torch
 from torch import nn
 
 from autoq.executed import as_executed
-from autoq.export.onnx import export_graph, write_qdq
+from autoq.export.onnx import Graph, export_graph, write_qdq
 from autoq.models import MODELS, fresh_model
 from autoq.objectives.latency import structure_key, table_document
-from autoq.policy import uniform
-from autoq.quantize import Execution, collect, place, quantize
+from autoq.policy import Policy, uniform
+from autoq.quantize import place, quantize
 from autoq.space import bundled_space, load_space
 from autoq.spec import TrialSpec
 from autoq.study import space_facts
 from autoq.targets import load_target
 from autoq.tracing import CONCATENATIONS, SUMS, Traced, roles_by_stage, trace
-from autoq.trial import prepare, run_trial
+from autoq.trial import Workbench, prepare, run_trial
 from tests.conftest import small_image
 
-INT8 = Execution(integer_bits=8, fused_sums=True)
-SHALLOW = {"esrgan": 1, "edsr-full": 1, "esrgan-6": 2, "srgan": 2, "edsr": 2, "srresnet-msr": 2, "imdn": 2, "wdsr": 2}
+SHALLOW = {
+    "esrgan": 1,
+    "srresnet": 2,
+    "edsr-full": 1,
+    "esrgan-6": 2,
+    "srgan": 2,
+    "edsr": 2,
+    "srresnet-msr": 2,
+    "imdn": 2,
+    "wdsr": 2,
+}
 """Blocks that are enough where only the kind of graph matters."""
 
 
@@ -63,35 +72,18 @@ def joins(traced: Traced) -> set[str]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_8_bit_ptq_and_its_file_agree(name: str) -> None:
+def test_8_bit_files_agree_and_trials_of_8_6_and_4_bits_complete(name: str, tmp_path: Path) -> None:
+    """One training step a trial; the weights are a file in our own layout, from which the depth is read."""
     info = MODELS[name]
-    scale = info.scales[-1]
-    traced = trace(network(name, scale, SHALLOW.get(name)), info.patterns)
-    image = torch.rand(1, 3, 13, 19, generator=torch.Generator().manual_seed(1))
-    quantized = quantize(traced, uniform("8/8/8", info.stages), collect(traced, [image]), INT8)
-    assert len(quantized.integer_layers) == len(traced.layers)
-    executed = as_executed(quantized)
-    with torch.no_grad():
-        expected, real = executed(image).numpy(), traced.module(image).numpy()
-    assert 0 < np.mean((expected - real) ** 2) < 1e-2 * max(real.var(), 0.01)
-    file = write_qdq(export_graph(traced), quantized).SerializeToString()
-    found = load_target("openvino-cpu").load(file, threads=1)(image.numpy())
-    assert found.shape == expected.shape
-    assert -10 * np.log10(np.mean((found - expected) ** 2) + 1e-20) >= 50
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_trials_of_8_6_and_4_bits_complete(name: str, tmp_path: Path) -> None:
-    """One training step; the weights are a file in our own layout, from which the depth is read."""
-    info = MODELS[name]
-    scale = info.scales[-1]
+    scale = info.scales[0]
     torch.save(network(name, scale, SHALLOW.get(name)).state_dict(), tmp_path / "weights.pth")
     spec = TrialSpec(
-        model=name, scale=scale, weights=tmp_path / "weights.pth", data=small_image(tmp_path / "train", 0),
-        eval_data=small_image(tmp_path / "eval", 1), steps=1, batch=1, patches=1, patch=8,
+        model=name, scale=scale, weights=tmp_path / "weights.pth", data=small_image(tmp_path / "train", 0, side=24 * scale),
+        eval_data=small_image(tmp_path / "eval", 1, side=16 * scale), steps=1, batch=1, patches=1, patch=8,
     )  # fmt: skip
     bench = prepare(spec)
     graph = export_graph(bench.traced)
+    check_8_bit_file(bench, graph, uniform("8/8/8", info.stages))
     for bits in ("8/8/8", "6/6/8", "4/4/8"):
         policy = uniform(bits, info.stages, "lsq", "minmax")
         key = structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
@@ -101,6 +93,20 @@ def test_trials_of_8_6_and_4_bits_complete(name: str, tmp_path: Path) -> None:
         result = run_trial(spec, policy, table, graph)
         assert result.state == "complete", result.reason
         assert result.values["size"] < 0.5 * 4 * sum(p.numel() for p in bench.traced.module.parameters())
+
+
+def check_8_bit_file(bench: Workbench, graph: Graph, policy: Policy) -> None:
+    """PTQ is near the float network, all layers are integers, and the runtime computes what the trial evaluates."""
+    image = torch.rand(1, 3, 13, 19, generator=torch.Generator().manual_seed(1))
+    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+    assert len(quantized.integer_layers) == len(bench.traced.layers)
+    executed = as_executed(quantized)
+    with torch.no_grad():
+        expected, real = executed(image).numpy(), bench.traced.module(image).numpy()
+    assert 0 < np.mean((expected - real) ** 2) < 1e-2 * max(real.var(), 0.01)
+    found = load_target("openvino-cpu").load(write_qdq(graph, quantized).SerializeToString(), threads=1)(image.numpy())
+    assert found.shape == expected.shape
+    assert -10 * np.log10(np.mean((found - expected) ** 2) + 1e-20) >= 50
 
 
 @pytest.mark.parametrize("name", MODELS)
