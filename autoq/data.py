@@ -188,7 +188,8 @@ class PatchSampler:
 
     Complexity is TVAT, total variation above a threshold, of MMSR (Yuan et al., cited by Liu et al. 2021): the mean
     difference of neighbouring luma values, differences below VARIATION_THRESHOLD (noise) left out. `proportional`:
-    a patch is as likely as it is complex; `threshold`: only the more complex half of all patches, equally likely.
+    a patch is as likely as it is complex; `threshold`: only the more complex half of all patches, equally likely. Images
+    without any detail are drawn from uniformly.
     """
 
     def __init__(self, pairs: Sequence[Pair], side: int, sampling: Sampling) -> None:
@@ -198,17 +199,16 @@ class PatchSampler:
             raise DataError(
                 f"training images {names}: too small for a {side}x{side} low-resolution patch; give larger images with --data"
             )
-        self.side, self.uniform = side, sampling == "uniform"
+        self.side = side
+        weights = [complexity(pair.low, side) for pair in self.pairs] if sampling != "uniform" else []
+        self.uniform = not any(values.any() for values in weights)
         if self.uniform:
             return
-        weights = [complexity(pair.low, side) for pair in self.pairs]
         if sampling == "threshold":
             middle = np.median(np.concatenate([values.ravel() for values in weights]))
             weights = [(values >= middle).astype(float) for values in weights]
         self.ends = np.cumsum([values.size for values in weights])
         self.cumulative = np.cumsum(np.concatenate([values.ravel() for values in weights]))
-        if self.cumulative[-1] <= 0:
-            raise DataError(f"training images: no detail for --sampling {sampling}; give other images, or --sampling uniform")
 
     def draw(self, random: np.random.Generator, image: int | None = None) -> tuple[Pair, int, int]:
         """(pair, top, left) of one low-resolution patch. image: which one, where every image is as likely."""

@@ -46,6 +46,45 @@ def test_patches_and_batches_are_the_same_for_every_trial() -> None:
     assert sorted(np.concatenate(orders[0][:5])) == sorted([*range(10), *range(10)]), "two epochs in five steps"
 
 
+def half_busy() -> data.Pair:
+    """An image whose left half is flat and whose right half is noise."""
+    low = np.full((40, 60, 3), 128, np.uint8)
+    low[:, 30:] = np.random.default_rng(0).integers(0, 256, (40, 30, 3))
+    return data.Pair("half", np.zeros(()), low)
+
+
+def test_complexity_is_the_mean_of_the_differences_above_the_threshold() -> None:
+    low, side = half_busy().low[:20, 20:50], 6
+    luma = low @ np.array([0.299, 0.587, 0.114]) / 255
+    found = data.complexity(low, side)
+    assert found.shape == (15, 25)
+    for top, left in ((0, 0), (3, 8), (7, 13)):
+        total = 0.0
+        for row, column in np.ndindex(side, side):
+            y, x = top + row, left + column
+            for difference in (luma[y + 1, x] - luma[y, x], luma[y, x + 1] - luma[y, x]):
+                total += abs(difference) if abs(difference) > data.VARIATION_THRESHOLD else 0
+        assert found[top, left] == pytest.approx(total / side**2)
+    assert found[0, 0] == 0
+
+
+@pytest.mark.parametrize(("sampling", "least", "most"), [("uniform", 0.3, 0.6), ("proportional", 0.75, 1), ("threshold", 0.9, 1)])
+def test_where_patches_are_cut(sampling: str, least: float, most: float) -> None:
+    sampler, random = data.PatchSampler([half_busy()], 8, sampling), np.random.default_rng(1)  # type: ignore[arg-type]
+    draws = [sampler.draw(random) for _ in range(400)]
+    assert all(0 <= top <= 32 and 0 <= left <= 52 for _, top, left in draws)
+    assert least <= np.mean([left + 4 > 30 for _, _, left in draws]) <= most
+
+
+def test_images_are_drawn_by_their_complexity_and_flat_ones_uniformly() -> None:
+    flat = data.Pair("flat", np.zeros(()), np.full((40, 60, 3), 7, np.uint8))
+    random = np.random.default_rng(0)
+    sampler = data.PatchSampler([flat, half_busy()], 8, "proportional")
+    assert {sampler.draw(random)[0].name for _ in range(50)} == {"half"}
+    sampler = data.PatchSampler([flat, flat], 8, "threshold")
+    assert len({sampler.draw(random)[1:] for _ in range(50)}) > 10
+
+
 def test_unusable_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         data.read_folder(tmp_path / "none")

@@ -71,6 +71,7 @@ _ESRGAN = ModelInfo(
     recipe=recipes.ESRGAN,
     perceptual=True,
     layouts=("xinntao_esrgan", "own_esrgan"),
+    bundled={4: "esrgan_x4_6block_float16.safetensors"},
 )
 _EDSR = ModelInfo(
     location="edsr:EDSR",

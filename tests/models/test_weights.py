@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 
 from autoq.errors import InputError, WeightsError
 from autoq.models import BUNDLED, MODELS, build_model
+from autoq.models.published import published_file
 from autoq.models.srresnet import SRResNet
 from autoq.networks import record_path
 
@@ -86,3 +88,31 @@ def test_unusable_files_and_names(tmp_path: Path) -> None:
         build_model("srgan", 3)
     with pytest.raises(InputError, match=r"unknown model 'srgn' \(known: edsr, .*\)\. Did you mean 'srgan'\?"):
         build_model("srgn", 4)
+
+
+def test_published_weights_are_fetched_once_and_offline_the_error_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    asked = []
+
+    def offline(address: str, path: str, digits: str, progress: bool) -> None:
+        asked.append((address, digits))
+        raise URLError("no network")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    with pytest.raises(WeightsError) as error:
+        published_file("edsr", 2)
+    place = tmp_path / "autoq" / "edsr_baseline_x2-1bc95232.pt"
+    address = "https://cv.snu.ac.kr/research/EDSR/models/edsr_baseline_x2-1bc95232.pt"
+    assert str(error.value) == f"cannot fetch {address} (no network); fetch it elsewhere and place it at '{place}'"
+    assert asked == [(address, "1bc95232")]
+    place.write_bytes(b"")
+    assert published_file("edsr", 2) == place
+    assert len(asked) == 1
+    with pytest.raises(
+        WeightsError, match=r"--weights published: no address is known for xlsr x3 \(known: esrgan x4, .*\); give --weights FILE"
+    ):
+        published_file("xlsr", 3)
+    with pytest.raises(WeightsError, match="give --weights FILE, or --weights published to fetch https"):
+        build_model("edsr-full", 4)
