@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from autoq.errors import InputError, StudyError, unknown
 from autoq.events import Events
 from autoq.limits import can_bound_memory
-from autoq.models import is_custom, is_file, model_info
+from autoq.models import bundled_record, is_custom, is_file, model_info
 from autoq.models.published import REQUEST, published_file
 from autoq.models.stages import StagePatterns
 from autoq.objectives import OBJECTIVES, check_objectives
@@ -172,6 +172,8 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     if spec.storage:
         check_free(spec.storage, folder.name)
     study = Study.create(folder, spec, environment(command), table.model_dump_json(indent=1) if table else None)
+    if (name := _other_network(spec.trial)) is not None:
+        events.note(f"the bundled weights of {model} x{trial.scale} are of {name}; --weights takes a file of another depth")
     if "objectives" not in options and (reason := why_not_first_choice(model)):
         events.note(f"quality is {spec.objectives[-1]}: {reason}")
     return study
@@ -206,6 +208,15 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
                 f"study '{name}': --{what} is not what it was when the study began; put it back, or give another --study"
             )
     return Study.resume(folder)
+
+
+def _other_network(trial: TrialSpec) -> str | None:
+    """The name of the network that bundled weights are of, where it is not the one asked for."""
+    info = model_info(trial.model)
+    if trial.weights is not None or trial.scale not in info.bundled:
+        return None
+    name: str = bundled_record(info.bundled[trial.scale]).get("model", trial.model)
+    return name if name != trial.model else None
 
 
 def search_space(trial: TrialSpec, path: Path | None = None, layers: StagePatterns | None = None) -> SearchSpace:

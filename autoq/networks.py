@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import yaml
 from autoq.api import check_sampling, default_scale, parse_frame, resolve_device, search_space, weights_path
 from autoq.errors import InputError
 from autoq.events import TrainingEvents
-from autoq.models import BUNDLED, MODELS, ModelInfo, is_custom, is_file, model_info, parameter_count, weights_file
+from autoq.models import MODELS, ModelInfo, bundled_record, is_custom, is_file, model_info, parameter_count, weights_file
 from autoq.policy import uniform
 from autoq.space import SearchSpace, bundled_space
 from autoq.spec import PretrainSpec, TrialSpec
@@ -41,12 +40,7 @@ def models() -> list[dict[str, Any]]:
 
 def bundled_weights(info: ModelInfo) -> dict[int, dict[str, Any]]:
     """scale -> file and what its record says: PSNR, training steps, data, how it was made."""
-    return {scale: {"file": file, **json.loads(record_path(file).read_text())} for scale, file in info.bundled.items()}
-
-
-def record_path(file: str) -> Path:
-    """The record beside a bundled checkpoint."""
-    return BUNDLED / file.replace("_float16.safetensors", ".json")
+    return {scale: {"file": file, **bundled_record(file)} for scale, file in info.bundled.items()}
 
 
 def cost(

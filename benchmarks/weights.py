@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 from autoq.data import make_pair, read_folder, resize, to_pixels, to_tensor
-from autoq.models import MODELS, build_model
-from autoq.networks import record_path
+from autoq.models import MODELS, build_model, bundled_record, record_path
 from autoq.objectives.quality import psnr
 
 
@@ -42,7 +41,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     for model, info in MODELS.items():
         for scale, file in info.bundled.items():
-            record = json.loads(record_path(file).read_text())
+            record = bundled_record(file)
             for folder in options.folders:
                 found = measure(build_model(model, scale), scale, folder)
                 figures[f"{model}_x{scale}_{folder.name}"] = round(found, 3)

@@ -8,13 +8,7 @@ from typing import Annotated
 import typer
 
 from autoq.cli.frame import app
-from autoq.cli.options import MANY, MOST_PROCESSES, MOST_SCALE, MOST_SEED, whole
-
-JSON = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-SCALE = Annotated[
-    int | None,
-    typer.Option(parser=whole("--scale", 1, MOST_SCALE, 4), metavar="N", show_default="4", help="Upscaling factor."),
-]
+from autoq.cli.options import JSON, MANY, MOST_PROCESSES, MOST_SEED, QUIET, SCALE, TARGET, whole
 
 
 @app.command()
@@ -40,7 +34,7 @@ def cost(
     scale: SCALE = None,
     policy: Annotated[str, typer.Option(help="Bits of weights/activations/skips, or stage=w/a/s for every stage.")] = "8/8/8",
     input: Annotated[str, typer.Option(metavar="WxH", help="Low-resolution image, WIDTHxHEIGHT.")] = "96x96",
-    target: Annotated[str, typer.Option(help="Where the result will run.")] = "openvino-cpu",
+    target: TARGET = "openvino-cpu",
     weights: Annotated[Path | None, typer.Option(help="Checkpoint of a network of another depth or width.")] = None,
     space: Annotated[Path | None, typer.Option(help="Search space (YAML) with layers, for a network of your own.")] = None,
     json: JSON = False,
@@ -102,7 +96,7 @@ def pretrain(
         Path | None, typer.Option("--output", "-o", show_default="pretrained/MODEL-xSCALE", help="Folder of the training.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --output.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: QUIET = False,
     json: JSON = False,
 ) -> None:
     """Train a network in float, by its paper's recipe. Ctrl-C keeps what there is; --resume goes on.

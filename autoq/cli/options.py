@@ -1,9 +1,12 @@
-"""Parsers of option values that name the option, what is expected and what to type."""
+"""Options that several commands take, and parsers of values that name the option, what is expected and what to type."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Annotated
+
+import typer
 
 from autoq.errors import InputError
 
@@ -40,3 +43,12 @@ def number(option: str, unit: str, example: float) -> Callable[[str], float]:
         return value
 
     return parse
+
+
+JSON = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+QUIET = Annotated[bool, typer.Option("--quiet", help="No progress.")]
+SCALE = Annotated[
+    int | None,
+    typer.Option(parser=whole("--scale", 1, MOST_SCALE, 4), metavar="N", show_default="4", help="Upscaling factor."),
+]
+TARGET = Annotated[str, typer.Option(help="Where the result will run.")]

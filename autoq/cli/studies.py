@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoq.cli.frame import app
-from autoq.cli.options import LAST_PORT, MANY, MOST_PROCESSES, MOST_SCALE, MOST_SEED, number, whole
+from autoq.cli.options import JSON, LAST_PORT, MANY, MOST_PROCESSES, MOST_SEED, QUIET, SCALE, TARGET, number, whole
 from autoq.errors import AutoqError, InputError
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 @app.command()
 def search(
     model: Annotated[str | None, typer.Option(help="Network, see `autoq models`; package.module:factory; or a .pth file.")] = None,
-    scale: Annotated[
-        int | None,
-        typer.Option(parser=whole("--scale", 1, MOST_SCALE, 4), metavar="N", show_default="4", help="Upscaling factor."),
-    ] = None,
+    scale: SCALE = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Checkpoint (.safetensors, .pth), or `published` to fetch the authors'; bundled weights if absent."),
@@ -118,8 +115,8 @@ def search(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue --study where it was left; other options may be left out.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    quiet: QUIET = False,
+    json: JSON = False,
 ) -> None:
     """Search for the Pareto-best policies of a network, and write a report.
 
@@ -181,13 +178,10 @@ def _stopped(folder: Path, started: float, json: bool, cause: BaseException) -> 
 @app.command()
 def space(
     model: Annotated[str, typer.Argument(help="Network, package.module:factory, or a .pth file.")],
-    target: Annotated[str, typer.Option(help="Where the result will run.")] = "openvino-cpu",
-    scale: Annotated[
-        int | None,
-        typer.Option(parser=whole("--scale", 1, MOST_SCALE, 4), metavar="N", show_default="4", help="Upscaling factor."),
-    ] = None,
+    target: TARGET = "openvino-cpu",
+    scale: SCALE = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint of a network of your own.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    json: JSON = False,
 ) -> None:
     """Print a model's bundled search space: a file to start your own from.
 

@@ -8,6 +8,7 @@ imported when it is built.
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -204,6 +205,17 @@ def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | N
         fetch = f", or --weights {REQUEST} to fetch {PUBLISHED[name, scale]}" if (name, scale) in PUBLISHED else ""
         raise WeightsError(f"no weights for {name} x{scale} are bundled (bundled: {have}); give --weights FILE{fetch}")
     return BUNDLED / info.bundled[scale]
+
+
+def bundled_record(file: str) -> dict[str, Any]:
+    """What is known of a bundled checkpoint: network, parameters, PSNR by test set, steps, data, how it was made."""
+    record: dict[str, Any] = json.loads(record_path(file).read_text())
+    return record
+
+
+def record_path(file: str) -> Path:
+    """The record beside a bundled checkpoint."""
+    return BUNDLED / file.replace("_float16.safetensors", ".json")
 
 
 def fresh_model(name: str, scale: int, **arguments: Any) -> nn.Module:

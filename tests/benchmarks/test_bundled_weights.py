@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from autoq.models import MODELS, build_model
-from autoq.networks import record_path
+from autoq.models import MODELS, build_model, bundled_record
 from benchmarks.weights import bicubic, measure
 
 BUNDLED = [(name, scale) for name, info in MODELS.items() if "-" not in name for scale in info.bundled]
@@ -18,7 +16,7 @@ LEAST = {("xlsr", 3): 33.0, ("espcn", 3): 32.3, ("fsrcnn", 3): 32.5, ("srresnet"
 @pytest.mark.parametrize(("name", "scale"), BUNDLED)
 def test_bundled_weights_are_as_good_as_their_record_says(name: str, scale: int, shared: Path) -> None:
     found = measure(build_model(name, scale), scale, shared / "test" / "Set5")
-    assert found == pytest.approx(json.loads(record_path(MODELS[name].bundled[scale]).read_text())["psnr"]["Set5"], abs=0.01)
+    assert found == pytest.approx(bundled_record(MODELS[name].bundled[scale])["psnr"]["Set5"], abs=0.01)
     assert found >= LEAST.get((name, scale), 0)
     assert found >= bicubic(scale, shared / "test" / "Set5") + 1
 

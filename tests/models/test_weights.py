@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from urllib.error import URLError
 
@@ -7,17 +6,16 @@ import torch
 from safetensors.torch import save_file
 
 from autoq.errors import InputError, WeightsError
-from autoq.models import BUNDLED, MODELS, build_model
+from autoq.models import BUNDLED, MODELS, build_model, bundled_record
 from autoq.models.published import published_file
 from autoq.models.srresnet import SRResNet
-from autoq.networks import record_path
 
 
 @pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, info in MODELS.items() for scale in info.bundled])
 def test_bundled_weights_load_and_are_as_their_record_says(name: str, scale: int) -> None:
     model = build_model(name, scale)
     file = MODELS[name].bundled[scale]
-    record = json.loads(record_path(file).read_text())
+    record = bundled_record(file)
     assert not model.training
     assert record["file"] == file
     assert record["parameters"] == sum(parameter.numel() for parameter in model.parameters())
