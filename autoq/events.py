@@ -43,10 +43,13 @@ class Progress:
 
 
 class TrainingEvents:
-    """`Events` of a float training."""
+    """`Events` of a float training. begun: whether there is something to go on from."""
+
+    begun = False
 
     def begin(self, step: int, steps: int) -> None:
         """Training begins, or goes on, after `step` of `steps`."""
+        self.begun = True
 
     def stepped(self, step: int) -> None:
         """One more step is done."""

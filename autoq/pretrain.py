@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -273,7 +274,10 @@ def pretrain(spec: PretrainSpec, folder: Path, resume: bool, events: TrainingEve
     training = Training(spec)
     if state is not None:
         training.load(state)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output '{folder}': {error.strerror}; type --output FOLDER, one that can be written") from error
 
     def save() -> None:
         with _whole(state_path) as partial:
@@ -301,8 +305,11 @@ def _read_state(path: Path, spec: PretrainSpec, resume: bool) -> dict[str, Any] 
         return None
     if not resume:
         raise InputError(f"--output '{path.parent}' holds a training; type --resume to go on with it, or give another --output")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    before = json.loads(state["spec"])
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        before = json.loads(state["spec"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"--resume: '{path}' is damaged or no training's; delete it to begin anew") from error
     now = json.loads(spec.model_dump_json())
     for name in ("model", "scale", "weights", "data", "eval_data", "steps", "adversarial_steps", "sampling", "seed"):
         if before[name] != now[name]:

@@ -257,6 +257,7 @@ class TrainingBar(TrainingEvents):
         self.bar, self.task = bar, bar.add_task("training")
 
     def begin(self, step: int, steps: int) -> None:
+        super().begin(step, steps)
         self.bar.update(self.task, completed=step, total=steps)
 
     def stepped(self, step: int) -> None:

@@ -33,7 +33,7 @@ RUN_ELSEWHERE = {
     "python -m pytest tests/export -k agrees": ("Makefile", "$(BIN)/python -m pytest"),
     "python -m pytest -q tests/contracts": ("Makefile", "$(BIN)/python -m pytest"),
     "autoq search --model mypackage.networks:make --scale 2 --space mine.yaml": ("tests/test_own_models.py", "mynet:make"),
-    "autoq search --model RealESRGAN_x4plus.pth": ("tests/test_own_models.py", "RRDBNet"),
+    "autoq search --model RealESRGAN_x4plus.pth": ("tests/test_own_models.py", "def test_a_checkpoint"),
     "python benchmarks/sampling.py --steps 16": ("tests/benchmarks/test_sampling.py", "sampling.py"),
     "python benchmarks/esrgan.py": ("tests/benchmarks/test_esrgan.py", "esrgan.py"),
     "python benchmarks/weights.py Set5 Set14": ("tests/benchmarks/test_bundled_weights.py", "benchmarks.weights"),

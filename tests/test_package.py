@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from autoq.models import MODELS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -24,11 +26,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_spaces_weights_and_the_template(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
-        "autoq/search_spaces/srgan.yaml",
-        "autoq/search_spaces/srresnet.yaml",
-        "autoq/weights/srgan_x4_16block_float16.safetensors",
-        "autoq/weights/srresnet_x4_16block_float16.safetensors",
+        "autoq/search_spaces/default.yaml",
         "autoq/report/template.html.j2",
+        *(f"autoq/weights/{file}" for info in MODELS.values() for file in info.bundled.values()),
     } <= names
 
 

@@ -196,3 +196,28 @@ def test_the_command(
     assert "step 2 of 2" in err
     code, out, err = run(capsys, monkeypatch, "pretrain", "--model", "espcn", "--adversarial-steps", "3")
     assert (code, err) == (2, "autoq: --adversarial-steps 3: espcn is trained on pixels alone; leave it out\n")
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    images: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["pretrain", "--model", "espcn", "--scale", "3", "--data", str(images[0]), "--eval-data", str(images[1]), "--steps", "4", "--threads", "1", "--quiet"]  # fmt: skip
+
+    def stop(self: TrainingEvents, step: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingEvents, "stepped", stop)
+        code, out, err = run(capsys, monkeypatch, *arguments)
+    assert (code, out, err) == (130, "", "autoq: interrupted; to continue, type the command again with --resume\n")
+    assert run(capsys, monkeypatch, *arguments, "--resume")[0] == 0
+    (tmp_path / "pretrained" / "espcn-x3" / "state.pt").write_text("text")
+    code, out, err = run(capsys, monkeypatch, *arguments, "--resume")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "state.pt' is damaged or no training's; delete it to begin anew" in err
+    code, out, err = run(capsys, monkeypatch, *arguments, "--output", "/proc/none")
+    assert (code, err) == (
+        2,
+        "autoq: --output '/proc/none': No such file or directory; type --output FOLDER, one that can be written\n",
+    )

@@ -80,7 +80,7 @@ def test_bundled_space_is_valid_and_writes_itself_back(model: str) -> None:
         ("model: edsr", "model: this space is for 'edsr', the search is for 'srgan'; give --space FILE"),
         ("roles: {weight: {bits: 8, signed: false}}", "feature_extraction.weight.signed: openvino-cpu executes true only, found 'False'; type signed: true"),
         ("output: int4", "body.activation: no bits; give bits: [4, 8] or bits: 8"),
-        ("[1, 2]", "file: found '[1, 2]', expected a mapping with model, roles, stages, output"),
+        ("[1, 2]", "file: found '[1, 2]', expected a mapping with model, layers, roles, stages, output"),
     ],
 )  # fmt: skip
 def test_malformed_space(text: str, message: str) -> None:

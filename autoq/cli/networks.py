@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from autoq.cli.frame import app
 from autoq.cli.options import JSON, MANY, MOST_PROCESSES, MOST_SEED, QUIET, SCALE, TARGET, whole
+from autoq.errors import AutoqError
 
 
 @app.command()
@@ -108,10 +110,22 @@ def pretrain(
     from autoq.networks import pretrain as run
 
     with terminal.training(quiet) as events:
-        folder, record = run(
-            model, scale=scale, weights=weights, data=data, eval_data=eval_data, steps=steps, adversarial_steps=adversarial_steps,
-            sampling=sampling, seed=seed, threads=threads, device=device, output=output, resume=resume, events=events,
-        )  # fmt: skip
+        try:
+            folder, record = run(
+                model, scale=scale, weights=weights, data=data, eval_data=eval_data, steps=steps, adversarial_steps=adversarial_steps,
+                sampling=sampling, seed=seed, threads=threads, device=device, output=output, resume=resume, events=events,
+            )  # fmt: skip
+        except (KeyboardInterrupt, OSError) as stop:
+            if not events.begun:
+                raise
+            ended: BaseException | None = stop
+        else:
+            ended = None
+    if isinstance(ended, OSError):
+        raise AutoqError(f"cannot write '{ended.filename}': {ended.strerror}; make room and type the command again with --resume")
+    if ended is not None:
+        print("autoq: interrupted; to continue, type the command again with --resume", file=sys.stderr)
+        raise typer.Exit(130)
     if json:
         typer.echo(to_json({"weights": str(folder / "weights.safetensors"), **record}))
     else:

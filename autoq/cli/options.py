@@ -49,6 +49,11 @@ JSON = Annotated[bool, typer.Option("--json", help="One JSON document on standar
 QUIET = Annotated[bool, typer.Option("--quiet", help="No progress.")]
 SCALE = Annotated[
     int | None,
-    typer.Option(parser=whole("--scale", 1, MOST_SCALE, 4), metavar="N", show_default="4", help="Upscaling factor."),
+    typer.Option(
+        parser=whole("--scale", 1, MOST_SCALE, 4),
+        metavar="N",
+        show_default="4, or that of the bundled weights",
+        help="Upscaling factor.",
+    ),
 ]
 TARGET = Annotated[str, typer.Option(help="Where the result will run.")]
