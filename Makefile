@@ -14,7 +14,7 @@ test: install-test
 	$(BIN)/ruff format --check autoq tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 install: .venv/installed
 install-test: .venv/installed-test

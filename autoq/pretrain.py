@@ -1,6 +1,6 @@
 """Float training from scratch, by each paper's recipe: `autoq pretrain`. Resumable; the same command on CPU and GPU.
 
-<folder>/state.pt              everything to go on from, written at every validation
+<folder>/state.pt              everything to go on from, written every minute
          weights.safetensors   the moving average of the weights, float16, when training has ended
          record.json           what was trained, how, on what, and the PSNR it reached
 """
@@ -51,7 +51,10 @@ CHARBONNIER_EPSILON = 0.1
 """Ayazoglu 2021, equation 3."""
 
 VALIDATIONS = 20
-"""Times the network is validated and the state saved, evenly over the steps."""
+"""Times the network is validated, evenly over the steps."""
+
+SAVE_SECONDS = 60
+"""The state is saved at every validation, and at least this often."""
 
 
 class Training:
@@ -63,6 +66,7 @@ class Training:
         self.spec, self.recipe = spec, model_info(spec.model).recipe
         self.steps = spec.steps + spec.adversarial_steps
         self.step, self.seconds = 0, 0.0
+        self.between_steps = True
         if spec.weights:
             self.model = build_model(spec.model, spec.scale, spec.weights)
         else:
@@ -112,17 +116,24 @@ class Training:
         losses: list[float] = []
         every = max(1, self.steps // VALIDATIONS)
         start = time.perf_counter() - self.seconds
+        save()
+        saved = time.perf_counter()
         events.begin(self.step, self.steps)
         while self.step < self.steps:
+            self.between_steps = False
             losses.append(self._pixel_step() if self.step < self.spec.steps else self._adversarial_step())
             self.average.update_parameters(self.model)
             self.step += 1
+            self.between_steps = True
             events.stepped(self.step)
             if not math.isfinite(losses[-1]):
                 raise TrialFailed(f"training diverged: the loss is {losses[-1]} at step {self.step} of {self.steps}", self.step)
-            if self.step % every == 0 or self.step == self.steps:
+            validates = self.step % every == 0 or self.step == self.steps
+            if validates or time.perf_counter() - saved > SAVE_SECONDS:
                 self.seconds = time.perf_counter() - start
                 save()
+                saved = time.perf_counter()
+            if validates:
                 events.validated(Progress(self.step, self.steps, float(np.mean(losses)), self.validate(), self.seconds))
                 losses.clear()
 
@@ -265,7 +276,7 @@ def _freeze_batch_norms(model: nn.Module) -> None:
 
 
 def pretrain(spec: PretrainSpec, folder: Path, resume: bool, events: TrainingEvents) -> dict[str, Any]:
-    """Train, or go on training, in `folder`; returns the record. An interrupt saves what there is.
+    """Train, or go on training, in `folder`; returns the record. What was trained is kept.
 
     Raises InputError where the folder holds another training, or none to resume.
     """
@@ -286,7 +297,8 @@ def pretrain(spec: PretrainSpec, folder: Path, resume: bool, events: TrainingEve
     try:
         training.run(events, save)
     except KeyboardInterrupt:
-        save()
+        if training.between_steps:  # else the weights are half a step further than the rest, and what was saved last counts
+            save()
         raise
     record = _record(training)
     found = training.average.module.state_dict()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
 
 from autoq import adversarial, networks, pretrain
 from autoq.errors import InputError, TrialFailed
@@ -71,6 +72,28 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(images: tuple[Path
     whole, parts = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "parts"))
     for key, value in whole.items():
         torch.testing.assert_close(parts[key], value, rtol=0, atol=0)
+
+
+def test_an_interrupt_within_a_step_leaves_what_was_saved_last(
+    images: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(images, tmp_path / "whole")
+
+    def stop(*arguments: object) -> None:
+        raise KeyboardInterrupt  # the weights have moved, their average has not
+
+    class Third(TrainingEvents):
+        def stepped(self, step: int) -> None:
+            if step == 2:
+                monkeypatch.setattr(AveragedModel, "update_parameters", stop)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(images, tmp_path / "torn", events=Third())
+    monkeypatch.undo()
+    train(images, tmp_path / "torn", resume=True)
+    whole, torn = (load_file(tmp_path / name / "weights.safetensors") for name in ("whole", "torn"))
+    for key, value in whole.items():
+        torch.testing.assert_close(torn[key], value, rtol=0, atol=0)
 
 
 def test_a_training_is_not_overwritten_and_not_changed_under_way(images: tuple[Path, Path], tmp_path: Path) -> None:
