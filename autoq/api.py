@@ -98,8 +98,8 @@ def search(
     options = {
         name: value
         for name, value in {
-            "model": _model(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space,
-            "objectives": objectives, "data": _absolute(data), "eval_data": _absolute(eval_data), "storage": storage,
+            "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space,
+            "objectives": objectives, "data": absolute(data), "eval_data": absolute(eval_data), "storage": storage,
             "sampler": sampler, "budget": budget, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
             "timeout": timeout, "device": device, "sampling": sampling, "seed": seed, "frame": frame,
         }.items()
@@ -346,19 +346,19 @@ def _first_problem(error: ValidationError) -> str:
     return f"{'.'.join(map(str, problem['loc']))} '{problem['input']}': {problem['msg']}"
 
 
-def _model(name: str | None) -> str | None:
+def model_name(name: str) -> str:
     """A model's name; where it is a file, from the root, as workers run in other folders."""
-    return str(Path(name).resolve()) if name and is_file(name) else name
+    return str(Path(name).resolve()) if is_file(name) else name
 
 
 def weights_path(model: str | None, scale: int | None, weights: str | Path | None) -> Path | None:
     """A checkpoint from the root; for `published` the authors', which is fetched where it is not there yet."""
     if model is not None and str(weights) == REQUEST:
         return published_file(model, scale or default_scale(model))
-    return _absolute(weights)
+    return absolute(weights)
 
 
-def _absolute(path: str | Path | None) -> Path | None:
+def absolute(path: str | Path | None) -> Path | None:
     return Path(path).resolve() if path else None
 
 

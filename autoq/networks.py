@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from autoq.api import check_sampling, default_scale, parse_frame, resolve_device, search_space, weights_path
+from autoq.api import absolute, check_sampling, default_scale, model_name, parse_frame, resolve_device, search_space, weights_path
 from autoq.errors import InputError
 from autoq.events import TrainingEvents
 from autoq.models import MODELS, ModelInfo, bundled_record, is_custom, is_file, model_info, parameter_count, weights_file
@@ -68,8 +68,7 @@ def cost(
 
 
 def _trial(model: str, scale: int | None, weights: str | Path | None, target: str) -> TrialSpec:
-    name = str(Path(model).resolve()) if is_file(model) else model
-    found = weights_path(model, scale, weights)
+    name, found = model_name(model), weights_path(model, scale, weights)
     return TrialSpec(model=name, scale=scale or default_scale(name), target=target, weights=found)
 
 
@@ -128,8 +127,8 @@ def pretrain(
         model=model,
         scale=scale or default_scale(model),
         weights=weights_path(model, scale, weights),
-        data=_absolute(data),
-        eval_data=_absolute(eval_data),
+        data=absolute(data),
+        eval_data=absolute(eval_data),
         steps=default_steps if steps is None else steps,
         adversarial_steps=recipe.adversarial_steps if adversarial_steps is None else adversarial_steps,
         sampling=sampling,  # type: ignore[arg-type]
@@ -143,7 +142,3 @@ def pretrain(
     from autoq.pretrain import pretrain as run
 
     return folder, run(spec, folder, resume, events or TrainingEvents())
-
-
-def _absolute(path: str | Path | None) -> Path | None:
-    return Path(path).resolve() if path else None

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from autoq import adversarial
-from autoq.data import Pair, PatchSampler, check_disjoint, eval_images, make_pair, to_pixels, to_tensor, train_images, turned
+from autoq.data import PatchSampler, check_disjoint, eval_images, make_pair, to_pixels, to_tensor, train_images, turned
 from autoq.errors import InputError, TrialFailed
 from autoq.events import Progress, TrainingEvents
 from autoq.models import build_model, fresh_model, model_info
 from autoq.models.recipes import Recipe
 from autoq.objectives.quality import psnr
 from autoq.spec import PretrainSpec
-from autoq.trial import channels_last, native_bfloat16
+from autoq.trial import channels_last, native_bfloat16, upscale
 
 AVERAGE_DECAY = 0.999
 """Of the moving average of the weights, which is what is validated and kept; less in the first steps."""
@@ -139,17 +139,12 @@ class Training:
 
     def validate(self) -> float:
         """Mean PSNR on Y (dB, border = scale) of the averaged weights on the evaluation images."""
-        return float(np.mean(list(self.psnrs(self.evaluation).values())))
+        return float(np.mean(list(self.psnrs().values())))
 
-    @torch.no_grad()
-    def psnrs(self, pairs: list[Pair]) -> dict[str, float]:
-        """PSNR by image name."""
-        network = self.average.module.eval()
-        found = {}
-        for pair in pairs:
-            low = to_tensor(pair.low).to(self.spec.device).contiguous(memory_format=torch.channels_last)
-            found[pair.name] = psnr(to_pixels(network(low).cpu()), pair.high, self.spec.scale)
-        return found
+    def psnrs(self) -> dict[str, float]:
+        """PSNR by name of evaluation image."""
+        network, device, scale = self.average.module.eval(), self.spec.device, self.spec.scale
+        return {pair.name: psnr(to_pixels(upscale(network, pair.low, device)), pair.high, scale) for pair in self.evaluation}
 
     # ------------------------------------------------------------ steps
 
@@ -335,6 +330,7 @@ def _read_state(path: Path, spec: PretrainSpec, resume: bool) -> dict[str, Any] 
 def _record(training: Training) -> dict[str, Any]:
     spec = training.spec
     names = [pair.name for pair in training.pairs]
+    validation = training.psnrs()
     return {
         "model": spec.model,
         "scale": spec.scale,
@@ -348,8 +344,8 @@ def _record(training: Training) -> dict[str, Any]:
         "recipe": asdict(training.recipe),
         "perceptual_loss": training.perceptual_loss,
         "data": {"images": len(names), "names_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest()[:12]},
-        "validation": {name: round(value, 3) for name, value in training.psnrs(training.evaluation).items()},
-        "psnr_mean": round(training.validate(), 3),
+        "validation": {name: round(value, 3) for name, value in validation.items()},
+        "psnr_mean": round(float(np.mean(list(validation.values()))), 3),
     }
 
 

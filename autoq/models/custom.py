@@ -11,7 +11,6 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,15 +20,14 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from autoq.compat import allow_torchvision
 from autoq.errors import InputError, WeightsError
+from autoq.models.stages import StagePatterns
 from autoq.models.weights import check_finite, load_strictly, read_state_dict
 
 PROBE = 24
 """Side, in pixels, of the image that shows what scale a network has."""
 
-Patterns = Mapping[str, tuple[str, ...]]
 
-
-def build(name: str, scale: int, weights: Path | None, is_file: bool) -> tuple[nn.Module, Patterns | None]:
+def build(name: str, scale: int, weights: Path | None, is_file: bool) -> tuple[nn.Module, StagePatterns | None]:
     """The network in eval mode, and the stages of its architecture where they are known.
 
     Raises InputError when the factory or the architecture cannot be used, or the network is not one of `scale`.
@@ -86,7 +84,7 @@ def _brief(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _from_file(path: Path) -> tuple[nn.Module, Patterns | None]:
+def _from_file(path: Path) -> tuple[nn.Module, StagePatterns | None]:
     if importlib.util.find_spec("spandrel") is None:
         raise InputError(
             f"model '{path}': recognizing a checkpoint by itself takes spandrel; pip install 'autoq[spandrel]', or type"
@@ -125,7 +123,7 @@ def _check_output(network: nn.Module, name: str, scale: int) -> None:
         raise InputError(f"model '{name}': a x{shape[2] // PROBE} network, asked for x{scale}; type --scale {shape[2] // PROBE}")
 
 
-def _rrdb(network: nn.Module) -> Patterns:
+def _rrdb(network: nn.Module) -> StagePatterns:
     """spandrel's RRDBNet: a sequence of a convolution, the residual trunk, upsampling convolutions and two last ones."""
     layers = [str(number) for number, layer in enumerate(network.model) if isinstance(layer, nn.Conv2d)]  # type: ignore[arg-type]
     first, *middle, before_last, last = (f"model.{number}" for number in layers)
@@ -133,7 +131,7 @@ def _rrdb(network: nn.Module) -> Patterns:
     return {"feature_extraction": (first,), "body": ("model.1.*",), **upsampling, "reconstruction": (before_last, last)}
 
 
-def _compact(network: nn.Module) -> Patterns:
+def _compact(network: nn.Module) -> StagePatterns:
     """spandrel's SRVGGNetCompact (Real-ESRGAN's small networks): a chain of convolutions and a pixel shuffle."""
     layers = [number for number, layer in enumerate(network.body) if isinstance(layer, nn.Conv2d)]  # type: ignore[arg-type]
     first, *middle, last = (f"body.{number}" for number in layers)
