@@ -76,18 +76,17 @@ def search(
 ) -> Study:
     """Search for the Pareto-best policies of a network. Returns the study; its `.front` is a pandas DataFrame.
 
-    model: a name of `autoq models`, `package.module:factory`, or a checkpoint that spandrel knows. scale: upscaling factor (4, or what weights are
-    bundled for). weights: a checkpoint, or `published` for the authors' own; bundled ones if None. target:
-    where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if None.
-    objectives: two or more names; size, latency and the best quality this machine can measure if None. data,
-    eval_data: image folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an
-    absolute path; from model and time if None. storage: URL of a database for Optuna; a file in the study if None.
-    sampler: auto, tpe, gp, nsga2 or random. budget: policies to try (50). steps: training steps of a trial (16).
-    workers: trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may
-    hold; timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training patches are cut: uniform, proportional to their
-    complexity, or above a threshold of it. seed: of patches, training and
-    sampler (0). frame: (width, height) or `96x96`, what latency is measured at. latency_table: latency.json of an earlier
-    study, instead of measuring. events: what to tell while it runs.
+    model: a name of `autoq models`, `package.module:factory`, or a checkpoint that spandrel knows. scale: upscaling factor
+    (4, or what weights are bundled for). weights: a checkpoint, or `published` for the authors' own; bundled ones if None.
+    target: where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if None.
+    objectives: two or more names; size, latency and the best quality this machine can measure if None. data, eval_data: image
+    folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an absolute path; from model and
+    time if None. storage: URL of a database for Optuna; a file in the study if None. sampler: auto, tpe, gp, nsga2 or random.
+    budget: policies to try (50). steps: training steps of a trial (16). workers: trials at once (one a core, at most 4).
+    threads: of each trial (cores / workers). memory: GiB a worker may hold; timeout: seconds a trial may take (no limits).
+    device: auto, cpu or cuda. sampling: where training patches are cut: uniform, proportional to their complexity, or above a
+    threshold of it. seed: of patches, training and sampler (0). frame: (width, height) or `96x96`, what latency is measured
+    at. latency_table: latency.json of an earlier study, instead of measuring. events: what to tell while it runs.
 
     With `resume` the study is taken up where it was left; every option but `study` may be left out, and must be
     what it was otherwise.
@@ -162,7 +161,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
 
     from autoq.driver import check_table, environment
     from autoq.objectives.latency import read_table
-    from autoq.trial import input_hashes, prepare
+    from autoq.workbench import input_hashes, prepare
 
     table = read_table(table_path) if table_path else None
     prepare(spec.trial)  # bad weights and images end here, before a study exists
@@ -200,7 +199,7 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
                 f"study '{name}' was started {started}, given {given}; leave {flag} out to continue it, or give another --study"
             )
 
-    from autoq.trial import input_hashes
+    from autoq.workbench import input_hashes
 
     for what, digest in input_hashes(spec.trial).items():
         if spec.inputs and spec.inputs.get(what) != digest:
@@ -306,7 +305,7 @@ def resolve_device(name: str) -> str:
         raise InputError(unknown("device", name, DEVICES))
     if name == "cpu":
         return name
-    from autoq.trial import has_gpu
+    from autoq.device import has_gpu
 
     if has_gpu():
         return "cuda"

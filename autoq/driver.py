@@ -40,7 +40,8 @@ from autoq.spec import StudySpec, TrialResult
 from autoq.storage import Asked
 from autoq.study import Study, study_facts, write_whole
 from autoq.targets import load_target
-from autoq.trial import prepare, run_trial
+from autoq.trial import run_trial
+from autoq.workbench import prepare
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -26,13 +26,14 @@ from torch.optim.swa_utils import AveragedModel
 
 from autoq import adversarial
 from autoq.data import PatchSampler, check_disjoint, eval_images, make_pair, to_pixels, to_tensor, train_images, turned
+from autoq.device import channels_last, native_bfloat16
 from autoq.errors import InputError, TrialFailed
 from autoq.events import Progress, TrainingEvents
 from autoq.models import build_model, fresh_model, model_info
 from autoq.models.recipes import Recipe
 from autoq.objectives.quality import psnr
 from autoq.spec import PretrainSpec
-from autoq.trial import channels_last, native_bfloat16, upscale
+from autoq.workbench import upscale
 
 AVERAGE_DECAY = 0.999
 """Of the moving average of the weights, which is what is validated and kept; less in the first steps."""

@@ -16,9 +16,11 @@ import numpy as np
 from autoq.executed import as_executed
 from autoq.models import model_info
 from autoq.policy import uniform
+from autoq.qat import Training
 from autoq.quantize import quantize
 from autoq.spec import Sampling, TrialSpec
-from autoq.trial import evaluate, prepare, train
+from autoq.trial import evaluate
+from autoq.workbench import prepare
 
 POLICIES = ("4/4/8", "6/6/8")
 
@@ -30,7 +32,7 @@ def psnrs(spec: TrialSpec) -> list[float]:
     found = []
     for bits in POLICIES:
         quantized = quantize(bench.traced, uniform(bits, stages, "lsq", "mse"), bench.statistics, bench.execution)
-        train(bench, quantized, spec.steps)
+        Training(bench, quantized).advance(spec.steps)
         found.append(evaluate(bench, as_executed(quantized))["psnr"])
     return found
 

@@ -46,7 +46,7 @@ Refused = Callable[[list[str], str], None]
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Refused:
     """Check in an own folder that a command line is refused with one line, and that no file comes or goes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("autoq.trial.has_gpu", lambda: False)
+    monkeypatch.setattr("autoq.device.has_gpu", lambda: False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-metrics"))
 
     def check(arguments: list[str], message: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from autoq import trial
+from autoq import qat, trial
 from autoq.errors import DataError
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
 from autoq.models import model_info
@@ -12,6 +12,7 @@ from autoq.objectives.latency import LatencyTable, structure_key, table_document
 from autoq.policy import uniform
 from autoq.quantize import place, quantize
 from autoq.spec import TrialSpec
+from autoq.workbench import Workbench, prepare
 
 STAGES = model_info("srresnet").stages
 POLICIES = {bits: uniform(bits, STAGES, "lsq", "mse") for bits in ("32/32/32", "8/8/8", "4/4/8")}
@@ -24,12 +25,12 @@ def spec(tiny_weights: Path) -> TrialSpec:
 
 @pytest.fixture(scope="module")
 def graph(spec: TrialSpec) -> Graph:
-    return export_graph(trial.prepare(spec).traced)
+    return export_graph(prepare(spec).traced)
 
 
 @pytest.fixture(scope="module")
 def latency(spec: TrialSpec) -> LatencyTable:
-    bench = trial.prepare(spec)
+    bench = prepare(spec)
     keys = [
         structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution) for policy in POLICIES.values()
     ]
@@ -56,7 +57,7 @@ def test_float_is_the_reference(spec: TrialSpec, graph: Graph, latency: LatencyT
 
 
 def test_sizes_are_those_of_the_files(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
-    bench = trial.prepare(spec)
+    bench = prepare(spec)
     result = trial.run_trial(spec, POLICIES["4/4/8"], latency, graph)
     network = quantize(bench.traced, POLICIES["4/4/8"], bench.statistics, bench.execution)
     assert result.values["size_runtime"] == payload_bytes(write_qdq(graph, network))
@@ -65,17 +66,17 @@ def test_sizes_are_those_of_the_files(spec: TrialSpec, graph: Graph, latency: La
 
 def test_training_brings_the_output_closer_to_the_float_network(spec: TrialSpec) -> None:
     longer = spec.model_copy(update={"steps": 40, "patches": 80})
-    bench = trial.prepare(longer)
+    bench = prepare(longer)
     network = quantize(bench.traced, POLICIES["4/4/8"], bench.statistics, bench.execution)
     before = trial.evaluate(bench, trial.as_executed(network))
-    trial.train(bench, network, 40)
+    qat.Training(bench, network).advance(40)
     assert trial.evaluate(bench, trial.as_executed(network))["psnr_to_float"] > before["psnr_to_float"] + 0.3
 
 
 def test_divergence_is_a_failed_trial_with_a_reason(
     spec: TrialSpec, graph: Graph, latency: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = trial.prepare(spec)
+    bench = prepare(spec)
     poisoned = dataclasses.replace(bench, teacher=torch.full_like(bench.teacher, float("nan")))
     monkeypatch.setattr(trial, "prepare", lambda _: poisoned)
     result = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
@@ -85,19 +86,39 @@ def test_divergence_is_a_failed_trial_with_a_reason(
 
 
 def test_bfloat16_training_works_where_it_is_asked_for(spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "native_bfloat16", lambda device: True)
-    bench = trial.prepare(spec)
-    losses = []
-    network = quantize(bench.traced, POLICIES["8/8/8"], bench.statistics, bench.execution)
-    trial.train(bench, network, 3, lambda step, loss: losses.append((step, loss)))
-    assert [step for step, _ in losses] == [1, 2, 3]
-    assert all(0 < loss < 1 for _, loss in losses)
+    monkeypatch.setattr(qat, "native_bfloat16", lambda device: True)
+    bench = prepare(spec)
+    training = qat.Training(bench, quantize(bench.traced, POLICIES["8/8/8"], bench.statistics, bench.execution))
+    training.advance(3)
+    assert training.step == 3
+    assert evaluate_psnr(bench, training) > 30
+
+
+def evaluate_psnr(bench: Workbench, training: qat.Training) -> float:
+    return trial.evaluate(bench, trial.as_executed(training.quantized))["psnr_to_float"]
+
+
+def test_a_stored_training_goes_on_as_one_that_was_not_interrupted(spec: TrialSpec, tmp_path: Path) -> None:
+    bench = prepare(spec)
+
+    def fresh() -> qat.Training:
+        return qat.Training(bench, quantize(bench.traced, POLICIES["4/4/8"], bench.statistics, bench.execution))
+
+    whole, first, second = fresh(), fresh(), fresh()
+    whole.advance(3)
+    first.advance(1)
+    torch.save(first.state(), tmp_path / "state.pt")
+    second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
+    second.advance(3)
+    assert second.step == 3
+    for name, value in whole.module.state_dict().items():
+        assert torch.equal(value, second.module.state_dict()[name]), name
 
 
 def test_training_on_an_evaluation_image_is_refused(spec: TrialSpec, shared: Path) -> None:
     folder = shared / "test" / "Set5"
     with pytest.raises(DataError, match="a trial must not be judged on what it was trained on"):
-        trial.prepare(spec.model_copy(update={"data": folder, "eval_data": folder}))
+        prepare(spec.model_copy(update={"data": folder, "eval_data": folder}))
 
 
 def test_a_trial_on_a_gpu_repeats_and_agrees_with_the_processor(

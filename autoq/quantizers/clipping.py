@@ -17,8 +17,8 @@ from autoq.quantizers.functional import affine_parameters, integer_range
 PERCENTILE = 99.9
 """Share of the values, in percent, that `percentile` keeps: half of the rest is cut at each end."""
 
-MSE_CANDIDATES = 64
-"""Shrunk ranges that `mse` tries, evenly from the full range down to 1/64 of it."""
+MSE_STEPS = (8, 4, 2, 1)
+"""Strides of `mse`'s search, in 64ths of the full range: a look at all of it, then closer around the best."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,21 +67,32 @@ def percentile(statistics: Statistics, bits: int, signed: bool) -> tuple[Tensor,
 
 
 def mse(statistics: Statistics, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
-    """The shrunk range with the least mean squared error of the sample, by search over 64 shrink factors."""
+    """The range, shrunk in 64ths, with the least mean squared error of the sample; searched from coarse to fine."""
+    shrunk, least = torch.full_like(statistics.low, 64), torch.full_like(statistics.low, torch.inf)
+
+    def consider(candidate: Tensor) -> None:
+        nonlocal shrunk, least
+        error = _squared_error(statistics, candidate / 64, bits, signed)
+        better = error < least
+        shrunk, least = torch.where(better, candidate, shrunk), torch.where(better, error, least)
+
+    widest, *closer = MSE_STEPS
+    for candidate in range(64, 0, -widest):
+        consider(torch.full_like(shrunk, candidate))
+    for stride in closer:
+        around = shrunk
+        consider((around + stride).clamp(max=64))
+        consider((around - stride).clamp(min=1))
+    return statistics.low * shrunk / 64, statistics.high * shrunk / 64
+
+
+def _squared_error(statistics: Statistics, factor: Tensor, bits: int, signed: bool) -> Tensor:
+    """Mean squared error, per row, of a sample quantized over the row's full range times its factor."""
     qmin, qmax = integer_range(bits, signed)
     sample = statistics.sample
-    best = torch.full_like(statistics.low, torch.inf)
-    low, high = statistics.low.clone(), statistics.high.clone()
-    for step in range(MSE_CANDIDATES, 0, -1):
-        factor = step / MSE_CANDIDATES
-        scale, zero_point = affine_parameters(statistics.low * factor, statistics.high * factor, bits, signed)
-        s, z = scale[:, None], zero_point[:, None]
-        error = (((sample / s).round_().add_(z).clamp_(qmin, qmax).sub_(z)).mul_(s).sub_(sample)).square_().mean(1)
-        better = error < best
-        best = torch.where(better, error, best)
-        low = torch.where(better, statistics.low * factor, low)
-        high = torch.where(better, statistics.high * factor, high)
-    return low, high
+    scale, zero_point = affine_parameters(statistics.low * factor, statistics.high * factor, bits, signed)
+    s, z = scale[:, None], zero_point[:, None]
+    return (sample / s).round_().add_(z).clamp_(qmin, qmax).sub_(z).mul_(s).sub_(sample).square_().mean(1)
 
 
 CLIPPINGS: dict[str, Rule] = {"minmax": minmax, "percentile": percentile, "mse": mse}

@@ -20,7 +20,8 @@ from autoq.spec import TrialSpec
 from autoq.study import space_facts
 from autoq.targets import load_target
 from autoq.tracing import CONCATENATIONS, SUMS, Traced, roles_by_stage, trace
-from autoq.trial import Workbench, prepare, run_trial
+from autoq.trial import run_trial
+from autoq.workbench import Workbench, prepare
 from tests.conftest import small_image
 
 SHALLOW = {

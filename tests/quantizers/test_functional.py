@@ -89,20 +89,21 @@ def test_percentile_is_numpys() -> None:
     np.testing.assert_allclose([low.item(), high.item()], np.percentile(sample, [0.05, 99.95]), rtol=1e-5)
 
 
-def test_mse_is_the_best_of_its_candidates() -> None:
-    sample = np.random.default_rng(1).standard_t(3, 4000).astype(np.float32)
-    statistics = Statistics.of_tensor(torch.from_numpy(sample), False)
-    low, high = mse(statistics, 4, True)
-    errors = {}
-    for step in range(1, 65):
-        factor = step / 64
-        result, _ = equation(
-            sample[None].astype(float), np.array([sample.min() * factor]), np.array([sample.max() * factor]), 4, True
-        )
-        errors[factor] = ((result - sample) ** 2).mean()
-    best = min(errors, key=errors.get)
-    assert high.item() / sample.max() == pytest.approx(best, abs=1e-6)
-    assert low.item() / sample.min() == pytest.approx(best, abs=1e-6)
+@pytest.mark.parametrize("bits", [2, 4, 6, 8])
+@pytest.mark.parametrize("signed", [True, False])
+def test_mse_finds_nearly_the_best_of_all_64_ranges(bits: int, signed: bool) -> None:
+    random = np.random.default_rng(bits)
+    rows = np.stack([random.standard_t(3, 4000), random.standard_normal(4000), random.uniform(-1, 2, 4000)]).astype(np.float32)
+    low, high = mse(Statistics.of_tensor(torch.from_numpy(rows), True), bits, signed)
+
+    def error(row: np.ndarray, low: float, high: float) -> float:
+        result, _ = equation(row[None].astype(float), np.array([low]), np.array([high]), bits, signed)
+        return float(((result - row) ** 2).mean())
+
+    for number, row in enumerate(rows):
+        least = min(error(row, row.min() * step / 64, row.max() * step / 64) for step in range(1, 65))
+        assert error(row, low[number].item(), high[number].item()) <= 1.01 * least
+        assert high[number].item() / row.max() * 64 == pytest.approx(round(high[number].item() / row.max() * 64), abs=1e-3)
 
 
 @pytest.mark.parametrize("rule", sorted(CLIPPINGS))

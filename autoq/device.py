@@ -1,0 +1,39 @@
+"""What the processor or GPU that networks run on can do, and how they are laid out for it."""
+
+from __future__ import annotations
+
+import functools
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def has_gpu() -> bool:
+    """Whether trials can run on a GPU here."""
+    return torch.cuda.is_available()
+
+
+def make_cuda_repeatable() -> None:
+    """Equal inputs give equal results on a GPU: float32 as such (no TF32), deterministic kernels. Nothing on a CPU."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def channels_last(module: M) -> M:
+    """Lay out convolution weights as oneDNN's fast kernels want them; in place."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return module
+
+
+@functools.cache
+def native_bfloat16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 itself; emulated bfloat16 is slower than float32."""
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,126 @@
+"""What all trials of a study share: the traced network, what is known of its tensors, patches and evaluation images."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoq.data import (
+    Pair,
+    PatchPlan,
+    calibration_patches,
+    centre,
+    check_disjoint,
+    eval_images,
+    image_files,
+    make_pair,
+    to_pixels,
+    to_tensor,
+    train_images,
+    training_patches,
+)
+from autoq.device import channels_last, make_cuda_repeatable
+from autoq.models import staged_model, weights_file
+from autoq.objectives.quality import METRICS, available_metrics, load_models
+from autoq.quantize import Execution, collect
+from autoq.quantizers.clipping import Statistics
+from autoq.spec import TrialSpec
+from autoq.targets import target_info
+from autoq.tracing import Traced, trace
+
+TEACHER_BATCH = 16
+"""Patches the float network sees at once while its outputs are stored."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """What all trials of a study share: made once a process, never changed by a trial.
+
+    traced and statistics stay on the CPU, where networks are quantized; patches, training inputs [pool, 3, side, side],
+    and teacher, the float network's outputs on them, are on the spec's device. float_outputs: uint8, of the pairs.
+    """
+
+    spec: TrialSpec
+    execution: Execution
+    traced: Traced
+    statistics: dict[str, Statistics]
+    plan: PatchPlan
+    patches: Tensor
+    teacher: Tensor
+    pairs: tuple[Pair, ...]
+    float_outputs: tuple[np.ndarray, ...]
+    metrics: tuple[str, ...]
+
+
+@functools.lru_cache(maxsize=1)
+def prepare(spec: TrialSpec) -> Workbench:
+    """Load the network and the images, calibrate, and run the teacher on the common patches."""
+    torch.set_num_threads(spec.threads)
+    make_cuda_repeatable()
+    target = target_info(spec.target)
+    traced = trace(*staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers)))
+    train, evaluation = train_images(spec.data), eval_images(spec.eval_data)
+    check_disjoint(train, evaluation)
+    train_pairs = [make_pair(image, spec.scale) for image in train]
+    pairs = tuple(make_pair(image if spec.eval_data else centre(image), spec.scale) for image in evaluation)
+    plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed, spec.sampling)
+    metrics = tuple(available_metrics())
+    load_models(metrics)
+    _finish_imports()
+    patches = training_patches(train_pairs, plan).to(spec.device)
+    network = channels_last(copy.deepcopy(traced.module).to(spec.device))
+    with torch.no_grad():
+        parts = torch.split(patches, TEACHER_BATCH)
+        teacher = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts])
+    return Workbench(
+        spec=spec,
+        execution=Execution(target.integer_bits, target.fused_sums),
+        traced=traced,
+        statistics=collect(traced, calibration_patches(train_pairs, spec.seed)),
+        plan=plan,
+        patches=patches,
+        teacher=teacher,
+        pairs=pairs,
+        float_outputs=tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs),
+        metrics=metrics,
+    )
+
+
+def _finish_imports() -> None:
+    """torch and scikit-image import parts of themselves when first used.
+
+    Within a trial a time limit could cut that off, and the half-imported parts would fail every later trial.
+    """
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.sum().backward()
+    optimizer.step()
+    blank = np.zeros((32, 32, 3), np.uint8)
+    METRICS["ssim"].function(blank, blank, 2)
+
+
+def input_hashes(spec: TrialSpec) -> dict[str, str]:
+    """12 hexadecimal digits of the bytes of the checkpoint and of each image folder: a study must not change under way."""
+    named = {"weights": weights_file(spec.model, spec.scale, spec.weights), "data": spec.data, "eval-data": spec.eval_data}
+    found = {}
+    for name, path in named.items():
+        if path is not None:
+            digest = hashlib.sha256()
+            for file in image_files(path) if path.is_dir() else [path]:
+                digest.update(file.name.encode() + b"\0")
+                digest.update(hashlib.sha256(file.read_bytes()).digest())
+            found[name] = digest.hexdigest()[:12]
+    return found
+
+
+@torch.no_grad()
+def upscale(module: nn.Module, low: np.ndarray, device: str) -> Tensor:
+    """uint8 RGB [h, w, 3] -> float32 [1, 3, scale h, scale w] through a float or executed network on `device`."""
+    output: Tensor = module(to_tensor(low).to(device).contiguous(memory_format=torch.channels_last))
+    return output.cpu()
