@@ -39,12 +39,10 @@ def serve(study: Study, port: int | None, ready: Callable[[str], None]) -> None:
     from optuna_dashboard import wsgi
 
     storage = _storage(study)
-    with _listen(wsgi(storage), port) as server:
-        ready(f"http://{HOST}:{server.server_port}/dashboard/studies/{_number(storage, study.name)}")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            return
+    address = f"dashboard/studies/{_number(storage, study.name)}"
+    with contextlib.suppress(KeyboardInterrupt), _listen(wsgi(storage), port) as server:
+        ready(f"http://{HOST}:{server.server_port}/{address}")
+        server.serve_forever()
 
 
 def _listen(application: Application, port: int | None) -> WSGIServer:
