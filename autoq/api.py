@@ -18,6 +18,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from autoq import halving
 from autoq.errors import InputError, StudyError, unknown
 from autoq.events import Events
 from autoq.limits import can_bound_memory
@@ -44,6 +45,8 @@ TRIAL_OPTIONS = (*ABOUT_MODEL, "data", "eval_data", "steps", "seed", "threads", 
 """Options that are fields of TrialSpec; the others are fields of StudySpec."""
 
 DEFAULT_SCALE = 4
+DEFAULT_BUDGET: int = StudySpec.model_fields["budget"].default
+DEFAULT_STEPS: int = TrialSpec.model_fields["steps"].default
 
 
 def search(
@@ -60,6 +63,8 @@ def search(
     storage: str | None = None,
     sampler: str | None = None,
     budget: int | None = None,
+    seeds: int | None = None,
+    stopping: bool | None = None,
     steps: int | None = None,
     workers: int | None = None,
     threads: int | None = None,
@@ -81,12 +86,14 @@ def search(
     target: where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if None.
     objectives: two or more names; size, latency and the best quality this machine can measure if None. data, eval_data: image
     folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an absolute path; from model and
-    time if None. storage: URL of a database for Optuna; a file in the study if None. sampler: auto, tpe, gp, nsga2 or random.
-    budget: policies to try (50). steps: training steps of a trial (16). workers: trials at once (one a core, at most 4).
-    threads: of each trial (cores / workers). memory: GiB a worker may hold; timeout: seconds a trial may take (no limits).
-    device: auto, cpu or cuda. sampling: where training patches are cut: uniform, proportional to their complexity, or above a
-    threshold of it. seed: of patches, training and sampler (0). frame: (width, height) or `96x96`, what latency is measured
-    at. latency_table: latency.json of an earlier study, instead of measuring. events: what to tell while it runs.
+    time if None. storage: URL of a database for Optuna; a file in the study if None. sampler: auto, tpe, gp, nsga2, nsga3 or
+    random. budget: policies to try (50). seeds: of them, those that the sensitivity of the stages proposes, first (a third).
+    stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a trial (16). workers:
+    trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may hold; timeout:
+    seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training patches are cut: uniform,
+    proportional to their complexity, or above a threshold of it. seed: of patches, training and sampler (0). frame: (width,
+    height) or `96x96`, what latency is measured at. latency_table: latency.json of an earlier study, instead of measuring.
+    events: what to tell while it runs.
 
     With `resume` the study is taken up where it was left; every option but `study` may be left out, and must be
     what it was otherwise.
@@ -99,7 +106,7 @@ def search(
         for name, value in {
             "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space,
             "objectives": objectives, "data": absolute(data), "eval_data": absolute(eval_data), "storage": storage,
-            "sampler": sampler, "budget": budget, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
+            "sampler": sampler, "budget": budget, "seeds": seeds, "stopping": stopping, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
             "timeout": timeout, "device": device, "sampling": sampling, "seed": seed, "frame": frame,
         }.items()
         if value is not None
@@ -147,6 +154,8 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     if "objectives" not in fields:
         fields["objectives"] = default_objectives(model)
     fields.setdefault("device", resolve_device("auto"))
+    fields.setdefault("seeds", halving.seeds(fields.get("budget", DEFAULT_BUDGET)))
+    fields.setdefault("rungs", halving.rungs(fields.get("steps", DEFAULT_STEPS)))
     cores = os.cpu_count() or 1
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
     fields.setdefault("threads", max(1, cores // max(1, workers)))
@@ -190,6 +199,9 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     options = {option: value for option, value in options.items() if (option, value) != ("device", "auto")}
     resolve_device(spec.trial.device)
     _check_measurable(spec.objectives)
+    if (stopping := options.pop("stopping", None)) is not None and stopping != bool(spec.rungs):
+        was = "--stopping" if spec.rungs else "--no-stopping"
+        raise StudyError(f"study '{name}' was started with {was}; leave it out to continue it, or give another --study")
     for option, value in _fields(options, spec.trial).items():
         if value != stored[option]:
             flag = "--" + option.replace("_", "-")
@@ -249,6 +261,8 @@ def _fields(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
     target_info(options.get("target", trial.target))
     if "sampling" in fields:
         check_sampling(fields["sampling"])
+    if "stopping" in fields:
+        fields["rungs"] = halving.rungs(fields.get("steps", trial.steps)) if fields.pop("stopping") else ()
     if "sampler" in fields and fields["sampler"] not in SAMPLERS:
         raise InputError(unknown("sampler", fields["sampler"], SAMPLERS))
     if "frame" in fields:

@@ -1,8 +1,7 @@
 """The search: baselines and suggested policies through Ray Tune, one frozen latency table before them.
 
-The only importer of ray. Optuna decides what to try (study.py), `run_trial` what it is worth; here is the
-traffic between them. Early stopping belongs in a scheduler given to `tune.TuneConfig` below, seeds in front of
-the first `study.ask()` in `StudySearcher.suggest`.
+The only importer of ray. Seeds and Optuna decide what to try (study.py), `run_trial` what it is worth, halving.py what
+trains on; here is the traffic between them. A trial goes to Ray once for every rung it is trained to.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,18 +26,22 @@ import ray
 from ray import tune
 from ray.tune.search import Searcher
 
+from autoq import findings
 from autoq.errors import AutoqError, InputError, TrialFailed
 from autoq.events import Events
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph, write_qdq
+from autoq.files import write_whole
 from autoq.findings import FLOAT_NAME
+from autoq.halving import cohort, promoted
 from autoq.limits import limits
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy, Role, uniform
 from autoq.quantize import Execution, place, quantize
+from autoq.sensitivity import find_seeds
 from autoq.space import SearchSpace, parse_space
-from autoq.spec import StudySpec, TrialResult
+from autoq.spec import Rung, StudySpec, TrialResult
 from autoq.storage import Asked
-from autoq.study import Study, study_facts, write_whole
+from autoq.study import Study, study_facts
 from autoq.targets import load_target
 from autoq.trial import run_trial
 from autoq.workbench import prepare
@@ -56,21 +59,25 @@ MAX_ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class Job:
-    """A policy on its way through Ray: a trial, or a baseline (number is None). attempts: how often it was begun."""
+    """A policy on its way through Ray: a trial, or a baseline (number is None). until: the training steps it stops at.
+
+    attempts: how often it was begun.
+    """
 
     name: str
     policy: Policy
+    until: int
     number: int | None = None
     attempts: int = 0
 
     @classmethod
-    def of_trial(cls, asked: Asked) -> Job:
-        return cls(f"trial {asked.number}", asked.policy, asked.number, asked.attempts)
+    def of_trial(cls, asked: Asked, until: int) -> Job:
+        return cls(f"trial {asked.number}", asked.policy, until, asked.number, asked.attempts)
 
 
-def baselines(stages: Mapping[str, tuple[Role, ...]]) -> list[Job]:
+def baselines(stages: Mapping[str, tuple[Role, ...]]) -> dict[str, Policy]:
     """The policies every study measures besides its trials: float first, then uniform ones."""
-    return [Job(name, uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING)) for name, bits in BASELINES.items()]
+    return {name: uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING) for name, bits in BASELINES.items()}
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -96,9 +103,8 @@ def search(study: Study, events: Events | None = None) -> None:
     earlier = study.records()
     events.begin(study.folder, spec, earlier)
     done = {record.name for record in earlier if record.state == "complete"}
-    jobs = [job for job in baselines(study.space.facts.stages) if job.name not in done]
-    jobs += [Job.of_trial(asked) for asked in study.storage.running()]
-    if jobs or study.storage.count < spec.budget:
+    jobs = [Job(name, policy, spec.trial.steps) for name, policy in baselines(study.space.facts.stages).items() if name not in done]
+    if jobs or study.storage.running() or study.storage.count < spec.budget:
         events.phase("preparing the float network")
         graph = _write_graph(study)
         if study.latency_path.is_file():
@@ -107,7 +113,11 @@ def search(study: Study, events: Events | None = None) -> None:
         else:
             table = measure_latencies(study, graph, events)
             write_whole(study.latency_path, table.model_dump_json(indent=1))
+        if spec.seeds and study.sensitivity() is None:
+            events.phase("quantizing the stages one at a time")
+            study.set_seeds(find_seeds(prepare(spec.trial), study.space, spec.objectives, table, spec.seeds))
         run_jobs(StudySearcher(study, jobs, events), study, table)
+        shutil.rmtree(study.states_path, ignore_errors=True)
     trials = [record for record in study.records() if record.source == "trial"]
     if not any(record.state == "complete" for record in trials):
         raise AutoqError(
@@ -124,7 +134,7 @@ def _write_graph(study: Study) -> Graph:
 def _structures(spec: StudySpec, space: SearchSpace) -> dict[str, Policy]:
     """Every structure a study's baselines and space can produce; the float network's comes first."""
     bench = prepare(spec.trial)
-    return latencies.structures(bench.traced, space, bench.execution, [job.policy for job in baselines(space.facts.stages)])
+    return latencies.structures(bench.traced, space, bench.execution, baselines(space.facts.stages).values())
 
 
 def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
@@ -193,35 +203,90 @@ def _fatal(method: Callable[P, R]) -> Callable[P, R]:
 
 
 class StudySearcher(Searcher):
-    """Ray asks here for the next policy and reports here how it ended: first `jobs`, then what Optuna suggests."""
+    """Ray asks here for the next policy and reports here how it ended: first `jobs`, then trials, cohort by cohort.
+
+    The trials of a cohort are asked for together, run to a rung, and are compared there; who goes on follows from what is
+    stored, so a search that was interrupted decides again what it had decided. Seeds are cohorts of one: all train fully.
+    """
 
     def __init__(self, study: Study, jobs: Sequence[Job], events: Events) -> None:
         super().__init__()
         self.study, self.events = study, events
         self.waiting = list(jobs)
         self.running: dict[str, Job] = {}
+        self.rungs = study.spec.rungs or (study.spec.trial.steps,)
+        self.reached: dict[int, dict[int, TrialResult]] = {}
+        for rung in study.rungs():
+            self.reached.setdefault(rung.number, {})[rung.until] = rung.result
 
     @_fatal
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        while self.waiting or self.study.storage.count < self.study.spec.budget:
+        while self.waiting or self._plan():
             job = self._begin()
             if job.attempts > MAX_ATTEMPTS:
                 self._end(job, TrialResult(state="failed", reason=f"interrupted {MAX_ATTEMPTS} times while it ran"))
                 continue
             self.running[trial_id] = job
             self.events.started(job.name, job.policy.label)
-            return {"policy": job.policy.to_dict()}
+            return {"policy": job.policy.to_dict(), "until": job.until, "number": job.number}
         return None if self.running else Searcher.FINISHED  # what runs may have to run again
 
     def _begin(self) -> Job:
-        """The next job, begun once more: those that wait, then a new suggestion."""
-        if not self.waiting:
-            return Job.of_trial(self.study.ask())
+        """The next job that waits, begun once more."""
         job = self.waiting.pop(0)
         job = dataclasses.replace(job, attempts=job.attempts + 1)
         if job.number is not None:
             self.study.storage.set_attempts(job.number, job.attempts)
         return job
+
+    def _plan(self) -> bool:
+        """Fill `waiting` with what has to run next; False where there is nothing, or what runs must end first."""
+        storage, budget = self.study.storage, self.study.spec.budget
+        while not self.waiting:
+            at_work = {job.number for job in self.running.values()}
+            open_trials = [asked for asked in storage.running() if asked.number not in at_work]
+            number = open_trials[0].number if open_trials else storage.count
+            together = self._cohort(number)
+            if number >= budget or (len(together) > 1 and self.running):
+                return False
+            while storage.count < min(together.stop, budget):
+                open_trials.append(self.study.ask())
+            self.waiting = self._to_rung([asked for asked in open_trials if asked.number in together], together)
+        return True
+
+    def _cohort(self, number: int) -> range:
+        return cohort(number, self.study.spec.seeds, self.rungs)
+
+    def _to_rung(self, trials: Sequence[Asked], together: range) -> list[Job]:
+        """The jobs that bring a cohort to the lowest rung it has not reached; who does not go on ends on the way."""
+        members = {asked.number: asked for asked in trials}
+        for rung in self.rungs:
+            missing = [asked for asked in members.values() if rung not in self.reached.get(asked.number, {})]
+            if missing:
+                return [Job.of_trial(asked, rung) for asked in missing]
+            going = self._promoted(together, rung)
+            for number in [number for number in members if number not in going]:
+                self._stop(members.pop(number), rung)
+        return []
+
+    def _promoted(self, together: range, rung: int) -> Collection[int]:
+        """Which trials of a cohort go on from a rung; all that are alone, or where there is no float network."""
+        objectives = self.study.spec.objectives
+        reference = findings.reference_point(self.study.records(), objectives)
+        if reference is None or len(together) == 1:
+            return together
+        here = {number: reached[rung] for number, reached in self.reached.items() if rung in reached}
+        losses = {number: findings.losses(result.values, objectives) for number, result in here.items()}
+        numbers = sorted(number for number in here if number in together)
+        rivals = [losses[number] for number in sorted(here) if number < together.start]
+        going = promoted([losses[number] for number in numbers], rivals, findings.minimized(reference, objectives))
+        return {numbers[index] for index in going}
+
+    def _stop(self, asked: Asked, rung: int) -> None:
+        """A trial does not go on."""
+        values = self.reached[asked.number][rung].values
+        reason = f"stopped after {rung} of {self.study.spec.trial.steps} steps: others are better there"
+        self._end(Job.of_trial(asked, rung), TrialResult(state="pruned", values=values, steps=rung, reason=reason))
 
     @_fatal
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -245,11 +310,21 @@ class StudySearcher(Searcher):
                 self.study.storage.set_attempts(job.number, job.attempts - 1)
 
     def _end(self, job: Job, outcome: TrialResult) -> None:
-        structure = self._structure(job.policy)
         if job.number is None:
-            record = self.study.add_baseline(job.name, job.policy, outcome, structure)
-        else:
-            record = self.study.tell(job.number, job.policy, outcome, structure)
+            structure = self._structure(job.policy)
+            self.events.finished(self.study.add_baseline(job.name, job.policy, outcome, structure))
+            return
+        reached = self.reached.setdefault(job.number, {})
+        if outcome.state == "complete" and job.until < self.rungs[-1]:
+            self.study.add_rung(Rung(number=job.number, until=job.until, result=outcome))
+            self.study.storage.set_attempts(job.number, 0)
+            reached[job.until] = outcome
+            self.events.paused(job.name)
+            return
+        seconds = round(outcome.seconds + sum(rung.seconds for rung in reached.values()), 3)
+        outcome = outcome.model_copy(update={"seconds": seconds})
+        record = self.study.tell(job.number, job.policy, outcome, self._structure(job.policy))
+        self.study.state_path(job.number).unlink(missing_ok=True)
         self.events.finished(record)
 
     def _structure(self, policy: Policy) -> str:
@@ -282,12 +357,12 @@ class TrialActor(tune.Trainable):
     """A worker process: one `step` is one whole trial. Reused from trial to trial, it keeps only the workbench."""
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], spec: StudySpec, table: latencies.LatencyTable, graph_path: Path
+        self, config: dict[str, Any], spec: StudySpec, table: latencies.LatencyTable, folder: Path
     ) -> None:
-        self.spec, self.table = spec, table
+        self.spec, self.table, self.study = spec, table, Study.open(folder)
         self.broken: str | None = None
         try:
-            self.graph = load_graph(graph_path)
+            self.graph = load_graph(self.study.graph_path)
             prepare(spec.trial)  # shared by all trials of this process, so no trial's time limit pays for it
         except Exception as error:  # noqa: BLE001 - the process lives, and its trials say why they cannot run
             self.broken = _in_one_line(error)
@@ -301,9 +376,11 @@ class TrialActor(tune.Trainable):
         return {"result": result.model_dump_json(), "done": True}  # as text: Ray flattens nested results
 
     def _run(self) -> TrialResult:
+        policy, until, number = Policy.from_dict(self.config["policy"]), self.config["until"], self.config["number"]
+        state = None if number is None else self.study.state_path(number)
         try:
             with limits(self.spec.timeout, self.spec.memory):
-                return run_trial(self.spec.trial, Policy.from_dict(self.config["policy"]), self.table, self.graph)
+                return run_trial(self.spec.trial, policy, self.table, self.graph, until, state)
         except TrialFailed as error:
             return TrialResult(state="failed", reason=str(error))
         except Exception as error:  # noqa: BLE001 - one broken trial must not end a study; its cause is recorded
@@ -333,7 +410,7 @@ def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTabl
     with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
         _start_ray(spec.workers, on_gpu, spec.trial.threads)
         try:
-            trainable = tune.with_parameters(TrialActor, spec=spec, table=table, graph_path=study.graph_path.resolve())
+            trainable = tune.with_parameters(TrialActor, spec=spec, table=table, folder=study.folder.resolve())
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": 1 / spec.workers if on_gpu else 0}),
                 tune_config=tune.TuneConfig(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoq import pareto
@@ -27,6 +27,16 @@ def reference_point(records: Iterable[Record], objectives: Sequence[str]) -> lis
     """The hypervolume's reference: a little worse than the float baseline. None while that is not measured."""
     reference = float_baseline(records)
     return None if reference is None else [reference_value(name, reference.values[name]) for name in objectives]
+
+
+def losses(values: Mapping[str, float], objectives: Sequence[str]) -> list[float]:
+    """Objectives as numbers that are all minimized."""
+    return minimized([values[name] for name in objectives], objectives)
+
+
+def minimized(point: Sequence[float], objectives: Sequence[str]) -> list[float]:
+    """A point of objective space with every coordinate minimized."""
+    return [float(each) for each in pareto.losses([point], [OBJECTIVES[name].direction for name in objectives])[0]]
 
 
 def float_baseline(records: Iterable[Record]) -> Record | None:

@@ -7,13 +7,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from autoq.data import PatchSampler, check_disjoint, eval_images, make_pair, to_
 from autoq.device import channels_last, native_bfloat16
 from autoq.errors import InputError, TrialFailed
 from autoq.events import Progress, TrainingEvents
+from autoq.files import whole
 from autoq.models import build_model, fresh_model, model_info
 from autoq.models.recipes import Recipe
 from autoq.objectives.quality import psnr
@@ -287,7 +287,7 @@ def pretrain(spec: PretrainSpec, folder: Path, resume: bool, events: TrainingEve
         raise InputError(f"--output '{folder}': {error.strerror}; type --output FOLDER, one that can be written") from error
 
     def save() -> None:
-        with _whole(state_path) as partial:
+        with whole(state_path) as partial:
             torch.save(training.state(), partial)
 
     try:
@@ -299,9 +299,9 @@ def pretrain(spec: PretrainSpec, folder: Path, resume: bool, events: TrainingEve
     record = _record(training)
     found = training.average.module.state_dict()
     half = {name: value.half().contiguous() for name, value in found.items() if value.is_floating_point()}
-    with _whole(folder / "weights.safetensors") as partial:
+    with whole(folder / "weights.safetensors") as partial:
         save_file(half, partial)
-    with _whole(folder / "record.json") as partial:
+    with whole(folder / "record.json") as partial:
         partial.write_text(json.dumps(record, indent=2) + "\n")
     return record
 
@@ -348,11 +348,3 @@ def _record(training: Training) -> dict[str, Any]:
         "validation": {name: round(value, 3) for name, value in validation.items()},
         "psnr_mean": round(float(np.mean(list(validation.values()))), 3),
     }
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` at the end: there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    partial.replace(path)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 Device = Literal["cpu", "cuda"]
 Sampling = Literal["uniform", "proportional", "threshold"]
-SamplerName = Literal["auto", "tpe", "gp", "nsga2", "random"]
+SamplerName = Literal["auto", "tpe", "gp", "nsga2", "nsga3", "random"]
 State = Literal["complete", "pruned", "failed"]
 
 
@@ -64,10 +64,11 @@ class PretrainSpec(BaseModel):
 class StudySpec(BaseModel):
     """The definition of a study: equal definitions give equal suggestions and values (one worker).
 
-    space: the search space with every default written out. frame: (width, height) in low-resolution pixels
-    that latency is measured at. latency_threads: of the runtime while it is measured. timeout: seconds a trial may
-    take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's storage, None for a file in the
-    study's folder. inputs: hashes of the files that weights and images were read from.
+    space: the search space with every default written out. seeds: trials that the stages' sensitivity proposes, first.
+    rungs: training steps after which the trials of a cohort are compared and some stop; none: all train fully. frame:
+    (width, height) in low-resolution pixels that latency is measured at. latency_threads: of the runtime while it is
+    measured. timeout: seconds a trial may take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's
+    storage, None for a file in the study's folder. inputs: hashes of the files that weights and images were read from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +78,8 @@ class StudySpec(BaseModel):
     objectives: tuple[str, ...]
     sampler: SamplerName = "auto"
     budget: PositiveInt = 50
+    seeds: int = Field(default=0, ge=0)
+    rungs: tuple[PositiveInt, ...] = ()
     workers: PositiveInt = 1
     frame: tuple[PositiveInt, PositiveInt] = (96, 96)
     latency_threads: PositiveInt = 1
@@ -116,6 +119,48 @@ class TrialResult(BaseModel):
     steps: int = 0
     seconds: float = 0.0
     reason: str | None = None
+
+
+class Rung(BaseModel):
+    """One line of rungs.jsonl: what a trial was worth after `until` steps. result.seconds: since the rung below."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    until: int
+    result: TrialResult
+
+
+class Probe(BaseModel):
+    """Some stages quantized, the rest float. mse: of the output to the float network's, of 1, by evaluation image.
+
+    values: the metrics asked for. size: bytes of the packed package. seconds: of work.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: dict[str, Any]
+    stages: tuple[str, ...]
+    label: str
+    mse: tuple[float, ...]
+    values: dict[str, float]
+    size: float
+    seconds: float
+
+    @property
+    def loss(self) -> float:
+        """Mean squared error over the images."""
+        return sum(self.mse) / len(self.mse)
+
+
+class Sensitivity(BaseModel):
+    """The stages of a study quantized one at a time without training, and the policies to try first because of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    probes: tuple[Probe, ...]
+    seeds: tuple[dict[str, Any], ...]
+    predicted: tuple[float, ...]
 
 
 class Record(BaseModel):

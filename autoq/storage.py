@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from optuna.trial import TrialState
@@ -23,6 +23,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autoq.errors import InputError, StudyError, unknown
+from autoq.halving import cohort
 from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
 from autoq.policy import ROLES, Policy
 from autoq.space import SearchSpace
@@ -32,6 +33,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ATTEMPTS = "attempts"
+MOST_REPEATS = 10
+"""Times a sampler is asked anew because it suggests what a trial has already; then it may be tried again."""
+
 SQLITE_PATIENCE = 60
 """Seconds to wait for a reader, such as a dashboard, to let go of the database file."""
 
@@ -65,13 +69,15 @@ def _at_work(method: Callable[P, R]) -> Callable[P, R]:
 
 
 class TrialStorage:
-    """The numbered trials of a study in an Optuna storage, `backend`.
+    """The numbered trials of a study in an Optuna storage, `backend`. seeds: the policies of the first trials.
 
     Methods that a search calls raise OSError where the database cannot be read or written.
     """
 
-    def __init__(self, storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace) -> None:
-        self._spec, self._space = spec, space
+    def __init__(
+        self, storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace, seeds: Sequence[Policy] = ()
+    ) -> None:
+        self._spec, self._space, self.seeds = spec, space, seeds
         directions = [OBJECTIVES[objective].direction for objective in spec.objectives]
         self.backend = storage
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -102,27 +108,44 @@ class TrialStorage:
     def ask(self) -> Asked:
         """The next trial: number, policy; stored as running."""
         number = self.count
-        sampler = make_sampler(self._spec.sampler, self._spec.trial.seed, number, self._spec.budget)
-        copy = optuna.create_study(directions=self._directions, sampler=sampler)
-        copy.add_trials(self._trials())
-        policy = self._space.suggest(copy.ask())
+        if number < len(self.seeds):
+            policy, how = self.seeds[number], self._parameters(self.seeds[number])
+        else:
+            policy, how = self._suggest(number)
+        self._stored.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=self._readable(policy), **how))
+        return Asked(number, policy, 0)
+
+    def _suggest(self, number: int) -> tuple[Policy, dict[str, Any]]:
+        """What the sampler says, and how Optuna stores it; asked anew where a trial has that policy already.
+
+        The trials of a cohort are asked for before any has ended, so a sampler does not see how those of its own did.
+        """
+        together = cohort(number, self._spec.seeds, self._spec.rungs)
+        trials = [trial if trial.number not in together else _not_ended(trial) for trial in self._trials()]
+        taken = {self._policy(trial) for trial in trials}
+        for attempt in range(MOST_REPEATS):
+            copy = optuna.create_study(directions=self._directions, sampler=self._sampler(number, attempt))
+            copy.add_trials(trials)
+            policy = self._space.suggest(copy.ask())
+            if policy not in taken:
+                break
         asked = copy.get_trials(deepcopy=False)[number]
-        self._stored.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.RUNNING,
-                params=asked.params,
-                distributions=asked.distributions,
-                system_attrs=asked.system_attrs,
-                user_attrs=self._readable(policy),
-            )
-        )
-        return Asked(number, policy, 1)
+        return policy, {"params": asked.params, "distributions": asked.distributions, "system_attrs": asked.system_attrs}
+
+    def _parameters(self, policy: Policy) -> dict[str, Any]:
+        """A known policy as Optuna stores it."""
+        fixed = optuna.trial.FixedTrial(self._space.parameters(policy))
+        self._space.suggest(fixed)
+        return {"params": fixed.params, "distributions": fixed.distributions}
+
+    def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+        return make_sampler(self._spec.sampler, self._spec.trial.seed, number, self._spec.budget, attempt)
 
     @_at_work
     def running(self) -> list[Asked]:
         """Trials that were begun and have not ended."""
         trials = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
-        return [Asked(trial.number, self._policy(trial), trial.user_attrs.get(ATTEMPTS, 1)) for trial in trials]
+        return [Asked(trial.number, self._policy(trial), trial.user_attrs.get(ATTEMPTS, 0)) for trial in trials]
 
     @_at_work
     def set_attempts(self, number: int, attempts: int) -> None:
@@ -201,16 +224,13 @@ class TrialStorage:
 
     def _from_record(self, record: Record) -> optuna.trial.FrozenTrial:
         policy = Policy.from_dict(record.policy)
-        fixed = optuna.trial.FixedTrial(self._space.parameters(policy))
-        self._space.suggest(fixed)
         complete = record.state == "complete"
         return optuna.trial.create_trial(
             state=STATES[record.state],
             values=self._values(record) if complete else None,
-            params=fixed.params,
-            distributions=fixed.distributions,
             user_attrs={**self._readable(policy), **_outcome(record)},
             constraints=self._constraints(record),
+            **self._parameters(policy),
         )
 
     def _values(self, record: Record) -> list[float]:
@@ -220,6 +240,13 @@ class TrialStorage:
         if record.state != "complete" or not guarded(self._spec):
             return {}
         return {"quality_guard": QUALITY_GUARD_DB - record.values[PSNR_TO_FLOAT]}
+
+
+def _not_ended(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
+    """A trial as it was when it had only been asked for."""
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions, system_attrs=trial.system_attrs
+    )
 
 
 def guarded(spec: StudySpec) -> bool:
@@ -237,12 +264,12 @@ def _outcome(record: Record) -> dict[str, str | float]:
     return {**record.values, **reason, "structure": record.structure, "steps": record.steps, "seconds": record.seconds}
 
 
-def make_sampler(name: str, seed: int, number: int, budget: int) -> optuna.samplers.BaseSampler:
-    """A sampler whose randomness depends on the study's seed and the trial's number alone. `auto` is TPE.
+def make_sampler(name: str, seed: int, number: int, budget: int, attempt: int = 0) -> optuna.samplers.BaseSampler:
+    """A sampler whose randomness depends on the study's seed, the trial's number and the attempt alone. `auto` is TPE.
 
     The first fifth of the budget, at most ten trials, is drawn at random.
     """
-    own = int.from_bytes(hashlib.sha256(f"{seed}/{number}".encode()).digest()[:4], "big")
+    own = int.from_bytes(hashlib.sha256(f"{seed}/{number}{f'/{attempt}' if attempt else ''}".encode()).digest()[:4], "big")
     startup = max(1, min(10, budget // 5))
     if name in ("auto", "tpe"):
         return optuna.samplers.TPESampler(seed=own, n_startup_trials=startup)
@@ -250,9 +277,11 @@ def make_sampler(name: str, seed: int, number: int, budget: int) -> optuna.sampl
         return optuna.samplers.GPSampler(seed=own, n_startup_trials=startup)
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=own, population_size=max(4, startup))
+    if name == "nsga3":
+        return optuna.samplers.NSGAIIISampler(seed=own, population_size=max(4, startup))
     if name == "random":
         return optuna.samplers.RandomSampler(seed=own)
-    raise InputError(f"sampler '{name}': expected auto, tpe, gp, nsga2 or random")
+    raise InputError(f"sampler '{name}': expected auto, tpe, gp, nsga2, nsga3 or random")
 
 
 # ------------------------------------------------------------ where trials are stored

@@ -2,7 +2,10 @@
 
 studies/<name>/study.yaml      definition and environment; locked while a search runs
                trials.jsonl    one finished trial or baseline a line, as it ends: the truth about what was found
+               rungs.jsonl     what trials reached at rungs below full training, one a line
                latency.json    the frozen latency table
+               sensitivity.json  the stages quantized one at a time, and the seeds that follow
+               states/         trainings that stand at a rung
                study.db        Optuna's storage (SQLite), unless the study has another
                graph.onnx      the float network with its sites marked
 
@@ -13,7 +16,6 @@ a search that was killed at any moment continues from what is here.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,13 +25,14 @@ import yaml
 from pydantic import ValidationError
 
 from autoq import findings
-from autoq.errors import InputError, PolicyError, StudyError, suggest
+from autoq.errors import InputError, StudyError, suggest
+from autoq.files import append_line, cut_torn_line, read_lines, write_whole
 from autoq.models import is_custom, model_info
 from autoq.objectives import PSNR_TO_FLOAT, check_objectives
 from autoq.policy import Policy, Role
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.space import SearchSpace, SpaceFacts, parse_space, stored_stages
-from autoq.spec import Record, StudyFile, StudySpec, TrialResult
+from autoq.spec import Record, Rung, Sensitivity, StudyFile, StudySpec, TrialResult
 from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.targets import target_info
 
@@ -146,6 +149,22 @@ class Study:
         return self.folder / "trials.jsonl"
 
     @property
+    def rungs_path(self) -> Path:
+        return self.folder / "rungs.jsonl"
+
+    @property
+    def sensitivity_path(self) -> Path:
+        return self.folder / "sensitivity.json"
+
+    def state_path(self, number: int) -> Path:
+        """Where the training of a trial that stands at a rung is kept."""
+        return self.states_path / f"{number}.pt"
+
+    @property
+    def states_path(self) -> Path:
+        return self.folder / "states"
+
+    @property
     def database_path(self) -> Path:
         return self.folder / "study.db"
 
@@ -158,9 +177,10 @@ class Study:
     def _begin(self) -> None:
         try:
             self._open.enter_context(_lock(self._yaml))
-            self._cut_torn_line()
+            cut_torn_line(self.trials_path, Record)
+            cut_torn_line(self.rungs_path, Rung)
             with explained(self.storage_url):
-                self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space)
+                self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space, self._seeds())
                 self._fill(self._storage)
         except BaseException:
             self.close()
@@ -186,7 +206,7 @@ class Study:
         feasible = self.feasible(result)
         record = _record(result, policy, structure, number=number, source="trial", feasible=feasible)
         self._check(record)
-        self._append(record)
+        append_line(self.trials_path, record)
         self.storage.tell(record)
         return record
 
@@ -194,7 +214,7 @@ class Study:
         """Store a finished baseline: a line in trials.jsonl. The sampler does not see it."""
         feasible = self.feasible(result)
         record = _record(result, policy, structure, number=None, name=name, source="baseline", feasible=feasible)
-        self._append(record)
+        append_line(self.trials_path, record)
         self.storage.describe({f"baseline {name}": findings.in_words(record, self.spec.objectives)})
         return record
 
@@ -204,25 +224,31 @@ class Study:
             return False
         return not guarded(self.spec) or result.values[PSNR_TO_FLOAT] >= QUALITY_GUARD_DB
 
-    def _append(self, record: Record) -> None:
-        with self.trials_path.open("a") as lines:
-            lines.write(record.model_dump_json() + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
+    def add_rung(self, rung: Rung) -> None:
+        """Store what a trial that is not at its end reached: a line in rungs.jsonl."""
+        append_line(self.rungs_path, rung)
 
-    def _cut_torn_line(self) -> None:
-        """Remove what a killed process left of a line; a whole line only lacks its newline (an editor left it out)."""
-        if not self.trials_path.is_file():
-            return
-        content = self.trials_path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole == len(content):
-            return
-        if _is_record(content[whole:]):
-            with self.trials_path.open("a") as lines:
-                lines.write("\n")
-        else:
-            os.truncate(self.trials_path, whole)
+    def rungs(self) -> list[Rung]:
+        """What trials reached below full training, in the order they did. Raises StudyError for a malformed line."""
+        return read_lines(self.rungs_path, Rung)
+
+    def set_seeds(self, sensitivity: Sensitivity) -> None:
+        """Store the stages' sensitivity; the first trials are its seeds."""
+        write_whole(self.sensitivity_path, sensitivity.model_dump_json(indent=1))
+        self.storage.seeds = self._seeds()
+
+    def sensitivity(self) -> Sensitivity | None:
+        """What the study knows of its stages one at a time. Raises StudyError where the file is not whole."""
+        if not self.sensitivity_path.is_file():
+            return None
+        try:
+            return Sensitivity.model_validate_json(self.sensitivity_path.read_text())
+        except ValidationError as error:
+            raise StudyError(f"{self.sensitivity_path}: not a sensitivity file; remove it, it is made again") from error
+
+    def _seeds(self) -> list[Policy]:
+        found = self.sensitivity()
+        return [] if found is None else [Policy.from_dict(seed) for seed in found.seeds]
 
     # -------------------------------------------------------- what it found
 
@@ -231,20 +257,7 @@ class Study:
 
         A last line that is not whole is still being written, and left out.
         """
-        if not self.trials_path.is_file():
-            return []
-        records = []
-        *lines, last = self.trials_path.read_bytes().split(b"\n")
-        for number, line in enumerate([*lines, *([last] if _is_record(last) else [])], 1):
-            try:
-                record = Record.model_validate_json(line)
-                self._check(record)
-            except (ValidationError, PolicyError, KeyError, ValueError, AttributeError, TypeError) as error:
-                raise StudyError(
-                    f"{self.trials_path}: line {number} is not a trial record of this study; remove the line"
-                ) from error
-            records.append(record)
-        return records
+        return read_lines(self.trials_path, Record, self._check)
 
     def _check(self, record: Record) -> None:
         """Raise ValueError, or what reading its policy raises, for a record that this study cannot have written."""
@@ -290,26 +303,8 @@ class Study:
         storage.describe({f"baseline {record.name}": findings.in_words(record, self.spec.objectives) for record in baselines})
 
 
-def _is_record(line: bytes) -> bool:
-    try:
-        Record.model_validate_json(line)
-    except ValidationError:
-        return False
-    return True
-
-
 def _record(result: TrialResult, policy: Policy, structure: str, **where: Any) -> Record:
     return Record(policy=policy.to_dict(), label=policy.label, structure=structure, **where, **result.model_dump())
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, whatever happens meanwhile."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 @contextlib.contextmanager

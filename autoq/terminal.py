@@ -118,8 +118,11 @@ class View(Events):
         if not self.ends:
             self.ends = [time.monotonic()]
 
+    def paused(self, name: str) -> None:
+        self.running = {other: label for other, label in self.running.items() if other != name}
+
     def finished(self, record: Record) -> None:
-        self.running = {name: label for name, label in self.running.items() if name != point_name(record)}
+        self.paused(point_name(record))
         self.ends = [*self.ends, time.monotonic()]
         self._add([*self.records, record])
 

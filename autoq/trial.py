@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from autoq.data import to_pixels
 from autoq.errors import TrialFailed
 from autoq.executed import as_executed
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
+from autoq.files import whole
 from autoq.models import fresh_model, is_custom, model_info, staged_model
 from autoq.models.stages import StagePatterns
 from autoq.objectives import PSNR_TO_FLOAT, score
@@ -57,20 +59,31 @@ def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, 
     }
 
 
-def run_trial(spec: TrialSpec, policy: Policy, latency: LatencyTable, graph: Graph) -> TrialResult:
+def run_trial(
+    spec: TrialSpec, policy: Policy, latency: LatencyTable, graph: Graph, until: int | None = None, state: Path | None = None
+) -> TrialResult:
     """PTQ, QAT for `spec.steps`, evaluation. Deterministic for (spec, policy, latency) on one machine.
 
-    graph: the marked float graph of `export_graph`. A trial that diverges comes back as failed, with a reason.
+    graph: the marked float graph of `export_graph`. until: stop after so many of the steps. state: a file where the
+    training that stops early is kept, and is taken up from if it is there. A trial that diverges comes back as failed,
+    with a reason.
     """
     bench = prepare(spec)
     torch.set_num_threads(spec.threads)
     torch.manual_seed(spec.seed)
     start = time.perf_counter()
-    steps = 0 if policy.is_float else spec.steps
+    steps = 0 if policy.is_float else spec.steps if until is None else until
     try:
         quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
         quantized.module.to(spec.device)
-        Training(bench, quantized).advance(steps)
+        training = Training(bench, quantized)
+        if state is not None and state.is_file():
+            training.restore(torch.load(state, weights_only=True, map_location=spec.device))
+        training.advance(steps)
+        if state is not None and steps < spec.steps:
+            state.parent.mkdir(exist_ok=True)
+            with whole(state) as partial:
+                torch.save(training.state(), partial)
         values = evaluate(bench, as_executed(quantized))
     except TrialFailed as failure:
         return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
@@ -93,12 +106,26 @@ def evaluate(bench: Workbench, module: fx.GraphModule) -> dict[str, float]:
 
     Raises TrialFailed when the output is not finite.
     """
-    found = []
+    return judge(bench, upscale_all(bench, module))
+
+
+def upscale_all(bench: Workbench, module: fx.GraphModule) -> list[Tensor]:
+    """The outputs for the evaluation images. Raises TrialFailed when one is not finite."""
+    outputs = []
     for pair in bench.pairs:
         output = upscale(module, pair.low, bench.spec.device)
         if not torch.isfinite(output).all():
             raise TrialFailed(f"the output for image '{pair.name}' is not finite", bench.spec.steps)
-        found.append(to_pixels(output))
+        outputs.append(output)
+    return outputs
+
+
+def judge(bench: Workbench, outputs: Sequence[Tensor]) -> dict[str, float]:
+    """Every metric of the bench, averaged over outputs for the evaluation images, and their PSNR to the float network's.
+
+    Raises TrialFailed where a metric is not a finite number.
+    """
+    found = [to_pixels(output) for output in outputs]
     scale = bench.spec.scale
     values = {
         name: float(

@@ -3,21 +3,24 @@
 XLSR x3, three stages, every role of 4, 6 or 8 bits (three weights, two activations, one skip): 729 policies. Each is
 evaluated without training, and after every rung up to full fidelity, with the processor seconds it took until then.
 
-python benchmarks/exhaustive.py --seed 0        hours; goes on where it was stopped; writes tables/xlsr-x3-seed0.csv
+python benchmarks/exhaustive.py --seed 0        hours; goes on where it was stopped; writes tables/xlsr-x3-seed0.csv,
+                                                and probes-xlsr-x3-seed0.csv: each stage quantized alone
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from autoq.additive import probes
 from autoq.errors import TrialFailed
 from autoq.executed import as_executed
 from autoq.objectives.cost import costs
@@ -25,6 +28,7 @@ from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, uniform
 from autoq.qat import Training
 from autoq.quantize import quantize
+from autoq.sensitivity import alone, measure
 from autoq.space import SearchSpace, parse_space
 from autoq.spec import TrialSpec
 from autoq.study import space_facts
@@ -45,6 +49,7 @@ SPACE = {
     },
 }
 COLUMNS = ("policy", "size", "bops", *(f"psnr_{rung}" for rung in RUNGS), *(f"seconds_{rung}" for rung in RUNGS))
+PROBE_COLUMNS = ("stage", "label", "loss", "seconds")
 TABLES = Path(__file__).parent / "tables"
 
 
@@ -82,6 +87,34 @@ def row(bench: Workbench, policy: Policy) -> dict[str, object]:
     return {"policy": policy.label, "size": size, "bops": bops, **psnrs, **seconds}
 
 
+def probe_rows(seed: int) -> Iterator[dict[str, object]]:
+    """First what preparing (images, calibration, the float network's outputs; no imports) and what looking at the stages
+    one at a time took; then the mean squared error of each stage quantized alone.
+    """
+    prepare.cache_clear()
+    start = time.process_time()
+    bench = prepare(spec(seed))
+    yield {"stage": "", "label": "preparing", "loss": 0.0, "seconds": round(time.process_time() - start, 4)}
+    wanted = [(stage, quant) for stage in space().choices for quant in probes(space(), stage)]
+    start = time.process_time()
+    found = measure(bench, [alone(space().choices, stage, quant) for stage, quant in wanted], ())
+    yield {"stage": "", "label": "probing", "loss": 0.0, "seconds": round(time.process_time() - start, 4)}
+    for (stage, quant), probe in zip(wanted, found, strict=True):
+        yield {"stage": stage, "label": quant.label, "loss": probe.loss, "seconds": 0.0}
+
+
+def write(path: Path, columns: Sequence[str], rows: Iterable[dict[str, object]]) -> None:
+    """Add lines to a table, one by one."""
+    fresh = not path.is_file()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        if fresh:
+            writer.writeheader()
+        for each in rows:
+            writer.writerow(each)
+            file.flush()
+
+
 def policies() -> Iterator[Policy]:
     """Float, then the whole space, shuffled: a table that is not finished is a fair sample."""
     found = list(space().enumerate())
@@ -96,25 +129,18 @@ def main() -> None:
     parser.add_argument("--policies", type=int, help="stop after so many (all)")
     parser.add_argument("--folder", type=Path, default=TABLES)
     options = parser.parse_args()
-    path = options.folder / f"xlsr-x3-seed{options.seed}.csv"
+    name = f"xlsr-x3-seed{options.seed}.csv"
+    path = options.folder / name
     done: set[str] = set()
     if path.is_file():
         with path.open() as file:
             done = {line["policy"] for line in csv.DictReader(file)}
-    before = time.process_time()
     bench = prepare(spec(options.seed))
-    print(f"preparing took {time.process_time() - before:.2f} processor seconds", file=sys.stderr)
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        if not done:
-            writer.writeheader()
-        for number, policy in enumerate(policies()):
-            if options.policies is not None and number >= options.policies:
-                break
-            if policy.label not in done:
-                writer.writerow(row(bench, policy))
-                file.flush()
-                print(f"{number + 1}: {policy.label}", file=sys.stderr)
+    if not (options.folder / f"probes-{name}").is_file():
+        write(options.folder / f"probes-{name}", PROBE_COLUMNS, list(probe_rows(options.seed)))
+    left = [policy for policy in itertools.islice(policies(), options.policies) if policy.label not in done]
+    print(f"{name}: {len(left)} policies to go", file=sys.stderr)
+    write(path, COLUMNS, (row(bench, policy) for policy in left))
 
 
 if __name__ == "__main__":

@@ -44,9 +44,21 @@ def search(
     storage: Annotated[
         str | None, typer.Option(help="Database URL for Optuna's trials, without a password; a file in the study if absent.")
     ] = None,
-    sampler: Annotated[str | None, typer.Option(show_default="auto", help="auto, tpe, gp, nsga2 or random.")] = None,
+    sampler: Annotated[str | None, typer.Option(show_default="auto", help="auto, tpe, gp, nsga2, nsga3 or random.")] = None,
     budget: Annotated[
         int | None, typer.Option(parser=whole("--budget", 1, MANY, 50), metavar="N", show_default="50", help="Policies to try.")
+    ] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole("--seeds", 0, MANY, 16),
+            metavar="N",
+            show_default="a third of the budget",
+            help="Of them, policies that the sensitivity of the stages proposes, first.",
+        ),
+    ] = None,
+    stopping: Annotated[
+        bool | None, typer.Option(show_default="stopping", help="Whether trials that others beat on the way stop there.")
     ] = None,
     steps: Annotated[
         int | None,
@@ -133,7 +145,7 @@ def search(
         try:
             found = run(
                 model, scale=scale, weights=weights, target=target, space=space, objectives=objectives, data=data,
-                eval_data=eval_data, study=study, storage=storage, sampler=sampler, budget=budget, steps=steps, workers=workers,
+                eval_data=eval_data, study=study, storage=storage, sampler=sampler, budget=budget, seeds=seeds, stopping=stopping, steps=steps, workers=workers,
                 threads=threads, memory=memory, timeout=timeout, device=device, sampling=sampling, seed=seed, frame=frame,
                 latency_table=latency_table, resume=resume, command=shlex.join(["autoq", *sys.argv[1:]]), events=events,
             )  # fmt: skip

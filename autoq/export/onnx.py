@@ -25,6 +25,7 @@ from torch import Tensor, fx, nn
 
 from autoq.errors import PolicyError
 from autoq.export.shuffle import move_before_shuffle
+from autoq.files import whole
 from autoq.quantize import Placed, Quantized, insert_behind, read_from
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
 from autoq.tracing import Site, Traced, producer
@@ -196,9 +197,8 @@ def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
 
 def save_graph(graph: ModelProto, path: Path) -> None:
     """Store a marked float graph for worker processes: there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    onnx.save(graph, partial, format="protobuf")
-    partial.replace(path)
+    with whole(path) as partial:
+        onnx.save(graph, partial, format="protobuf")
 
 
 def load_graph(path: Path) -> ModelProto:

@@ -34,6 +34,9 @@ GROUP = 8
 """Structures measured in turn within one round, with the float network among them; bounds the memory in use."""
 
 
+Kind = tuple[bool, ...]
+
+
 class Entry(BaseModel):
     """One structure: its readable form, its median, and all samples (ms), corrected for drift by the float network's."""
 
@@ -123,16 +126,30 @@ def structures(traced: Traced, space: SearchSpace, execution: Execution, more: I
     return found
 
 
-def _representatives(space: SearchSpace, integer_bits: int) -> Iterator[Policy]:
-    """One policy for every combination of what can change a structure: per stage, which roles run on integers and
-    whether activation and skip share one format.
+def kind(quant: StageQuant, integer_bits: int) -> Kind:
+    """What of a stage's formats can change a structure: which roles run on integers, and whether activation and skip
+    share one format.
     """
+    return (*(quant.role(role).bits <= integer_bits for role in ROLES), quant.activation == quant.skip)
+
+
+def by_kinds(traced: Traced, space: SearchSpace, execution: Execution, table: LatencyTable) -> dict[tuple[Kind, ...], float]:
+    """Milliseconds of every combination of the stages' kinds."""
+    return {
+        tuple(kind(quant, execution.integer_bits) for _, quant in policy.stages): table.ms(
+            structure_key(traced, place(traced, policy, execution), execution)
+        )
+        for policy in _representatives(space, execution.integer_bits)
+    }
+
+
+def _representatives(space: SearchSpace, integer_bits: int) -> Iterator[Policy]:
+    """One policy for every combination of the stages' kinds."""
     stages = []
     for stage in space.choices:
-        kinds: dict[tuple[bool, ...], StageQuant] = {}
+        kinds: dict[Kind, StageQuant] = {}
         for quant in space.stage_quants(stage):
-            narrow = [quant.role(role).bits <= integer_bits for role in ROLES]
-            kinds.setdefault((*narrow, quant.activation == quant.skip), quant)
+            kinds.setdefault(kind(quant, integer_bits), quant)
         stages.append([(stage, quant) for quant in kinds.values()])
     for combination in itertools.product(*stages):
         yield Policy(combination)

@@ -10,12 +10,13 @@ import jinja2
 import plotly.io
 from markupsafe import Markup
 
+from autoq.files import write_whole
 from autoq.findings import baselines_alone, float_baseline, front, hypervolume, point_name
 from autoq.objectives import OBJECTIVES
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png
 from autoq.spec import Record
-from autoq.study import Study, write_whole
+from autoq.study import Study
 
 REPORTS = Path("reports")
 

@@ -1,0 +1,69 @@
+"""Which trials of a cohort train on: multi-objective successive halving, decided when the whole cohort stands at a rung.
+
+After MO-ASHA (Schmucker et al. 2021, Multi-objective asynchronous successive halving), synchronous: with few workers an
+asynchronous rule has nothing to compare the first trials with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from autoq import pareto
+
+Losses = Sequence[float]
+"""The objectives of a trial, all minimized."""
+
+RUNG_FACTOR = 4
+"""Steps of a rung over those of the one below."""
+
+FIRST_RUNG = 4
+"""Steps of the lowest rung at least: fewer say no more than none."""
+
+COHORT = 8
+"""Trials that are compared with each other."""
+
+SHARE = 0.5
+"""Of a cohort, at most, that trains on from a rung."""
+
+
+def seeds(budget: int) -> int:
+    """How many trials of a budget are seeds."""
+    return min(2 * COHORT, budget // 2)
+
+
+def cohort(number: int, seeds: int, rungs: Sequence[int]) -> range:
+    """The trials that one is compared with: itself alone where it is a seed or there is no rung on the way."""
+    if number < seeds or len(rungs) < 2:
+        return range(number, number + 1)
+    first = number - (number - seeds) % COHORT
+    return range(first, first + COHORT)
+
+
+def rungs(steps: int) -> tuple[int, ...]:
+    """Training steps after which trials are compared, geometric, and the full number last: 64 -> (4, 16, 64)."""
+    found = [steps]
+    while found[0] // RUNG_FACTOR >= FIRST_RUNG:
+        found.insert(0, found[0] // RUNG_FACTOR)
+    return tuple(found)
+
+
+def promoted(trials: Sequence[Losses], rivals: Sequence[Losses], reference: Losses) -> list[int]:
+    """Indices of the trials of a cohort that train on, in its order.
+
+    trials: losses of a cohort at this rung; rivals: of earlier trials, at this rung. Who is dominated by any of them stops;
+    of the others at most SHARE of the cohort goes on, those that add most to the volume the rivals dominate within
+    `reference`.
+    """
+    minimized: list[pareto.Direction] = ["minimize"] * len(reference)
+    best = {int(index) for index in pareto.front([*trials, *rivals], minimized)}
+    left = [index for index in range(len(trials)) if index in best]
+    chosen: list[int] = []
+    while left and len(chosen) < math.ceil(SHARE * len(trials)):
+        volumes = {
+            each: pareto.hypervolume([*rivals, *(trials[index] for index in (*chosen, each))], minimized, reference)
+            for each in left
+        }
+        chosen.append(max(volumes, key=volumes.__getitem__))
+        left.remove(chosen[-1])
+    return sorted(chosen)

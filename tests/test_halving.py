@@ -1,0 +1,47 @@
+"""Which trials train on."""
+
+from autoq.halving import COHORT, cohort, promoted, rungs, seeds
+
+REFERENCE = [10.0, 10.0]
+
+
+def test_rungs_are_geometric_and_end_with_all_steps() -> None:
+    assert rungs(64) == (4, 16, 64)
+    assert rungs(100) == (6, 25, 100)
+    assert rungs(15) == (15,)
+    assert rungs(0) == (0,)
+
+
+def test_seeds_leave_trials_to_the_sampler() -> None:
+    assert all(seeds(budget) <= budget / 2 for budget in range(1, 100))
+    assert seeds(50) % COHORT == 0
+
+
+def test_seeds_are_alone_and_the_others_in_cohorts() -> None:
+    assert [list(cohort(number, 3, (4, 16))) for number in (0, 2)] == [[0], [2]]
+    for number in range(3, 3 + COHORT):
+        assert cohort(number, 3, (4, 16)) == range(3, 3 + COHORT)
+    assert cohort(3 + COHORT, 3, (4, 16)).start == 3 + COHORT
+    assert cohort(7, 0, (16,)) == cohort(7, 0, ()) == range(7, 8)
+
+
+def test_who_is_dominated_stops() -> None:
+    assert promoted([[1, 5], [5, 1], [6, 6]], [], REFERENCE) == [0, 1]
+    assert promoted([[1, 5], [5, 1], [6, 2]], [[4, 1]], REFERENCE) == [0]
+    assert promoted([[5, 5]], [[1, 1]], REFERENCE) == []
+
+
+def test_at_most_half_goes_on_those_that_add_most() -> None:
+    front = [[1, 9], [2, 7], [4, 4], [7, 2], [9, 1], [3, 6], [6, 3], [5, 3.5]]
+    going = promoted(front, [], REFERENCE)
+    assert len(going) == 4
+    assert 2 in going
+    assert promoted(front, [[3.9, 3.9]], REFERENCE) != going
+
+
+def test_of_equal_trials_one_goes_on() -> None:
+    assert promoted([[2, 2], [2, 2]], [], REFERENCE) == [0]
+
+
+def test_trials_that_are_worse_than_the_reference_stop_first() -> None:
+    assert promoted([[1, 11], [5, 5]], [], REFERENCE) == [1]
