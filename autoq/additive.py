@@ -49,7 +49,7 @@ def anchor(space: SearchSpace, stage: str) -> StageQuant:
         role: max((width for width in choices.bits if width <= space.facts.integer_bits), default=min(choices.bits))
         for role, choices in space.choices[stage].items()
     }
-    return _stage_quant(space, stage, {role: _plain(space, stage, role, width) for role, width in bits.items()})
+    return _stage_quant(space, stage, {role: plain(space, stage, role, width) for role, width in bits.items()})
 
 
 def probes(space: SearchSpace, stage: str) -> list[StageQuant]:
@@ -62,7 +62,7 @@ def probes(space: SearchSpace, stage: str) -> list[StageQuant]:
     for role, choices in space.choices[stage].items():
         for bits in choices.bits:
             for clipping in choices.clipping if bits <= space.facts.integer_bits else choices.clipping[:1]:
-                quant = _plain(space, stage, role, bits, clipping)
+                quant = plain(space, stage, role, bits, clipping)
                 found[_stage_quant(space, stage, {**_roles(wide, space, stage), role: quant})] = None
     return list(found)
 
@@ -71,26 +71,28 @@ def stage_loss(space: SearchSpace, stage: str, measured: Mapping[StageQuant, flo
     """The loss a stage adds in any format: its anchor's, and what each role adds to that. measured: of `probes`."""
     wide = anchor(space, stage)
     roles = _roles(wide, space, stage)
-    weight = _plain(space, stage, "weight", quant.weight.bits, quant.weight.clipping) if "weight" in roles else FLOAT
-    if "weight" in roles and quant.weight.bits > space.facts.integer_bits:
-        total = base = measured[_stage_quant(space, stage, {**roles, "weight": weight})]
-        varied: tuple[Role, ...] = ("skip",)
+    in_float = quant.weight.bits > space.facts.integer_bits
+    if in_float and "weight" in roles:
+        total = measured[_stage_quant(space, stage, {**roles, "weight": _like(space, stage, "weight", quant.weight)})]
     else:
-        total, varied = measured[wide], ROLES
-    base = measured[wide]
-    for role in varied:
+        total = measured[wide]
+    for role in ("skip",) if in_float else ROLES:
         if role in roles:
-            own = quant.role(role)
-            plain = _plain(space, stage, role, own.bits, own.clipping)
-            total += measured[_stage_quant(space, stage, {**roles, role: plain})] - base
+            changed = {**roles, role: _like(space, stage, role, quant.role(role))}
+            total += measured[_stage_quant(space, stage, changed)] - measured[wide]
     return max(total, 0.0)
+
+
+def _like(space: SearchSpace, stage: str, role: Role, quant: TensorQuant) -> TensorQuant:
+    """A format in the quantizer that stands for all."""
+    return plain(space, stage, role, quant.bits, quant.clipping)
 
 
 def _roles(quant: StageQuant, space: SearchSpace, stage: str) -> dict[Role, TensorQuant]:
     return {role: quant.role(role) for role in space.choices[stage]}
 
 
-def _plain(space: SearchSpace, stage: str, role: Role, bits: int, clipping: str | None = None) -> TensorQuant:
+def plain(space: SearchSpace, stage: str, role: Role, bits: int, clipping: str | None = None) -> TensorQuant:
     """A role's format in the quantizer that stands for all."""
     choices = space.choices[stage][role]
     if bits > space.facts.integer_bits:

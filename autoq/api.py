@@ -198,7 +198,7 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     stored = {**dict(spec), **dict(spec.trial)}
     options = {option: value for option, value in options.items() if (option, value) != ("device", "auto")}
     resolve_device(spec.trial.device)
-    _check_measurable(spec.objectives)
+    check_measurable(spec.objectives)
     if (stopping := options.pop("stopping", None)) is not None and stopping != bool(spec.rungs):
         was = "--stopping" if spec.rungs else "--no-stopping"
         raise StudyError(f"study '{name}' was started with {was}; leave it out to continue it, or give another --study")
@@ -274,7 +274,7 @@ def _fields(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
         given = fields["objectives"]
         names = tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)
         check_objectives(names)
-        _check_measurable(names)
+        check_measurable(names)
         fields["objectives"] = names
     if "storage" in fields:
         check_url(fields["storage"])
@@ -300,7 +300,8 @@ def why_not_first_choice(model: str) -> str | None:
     return why_unavailable(QUALITY_ORDER[0]) if model_info(model).perceptual else None
 
 
-def _check_measurable(objectives: tuple[str, ...]) -> None:
+def check_measurable(objectives: Iterable[str]) -> None:
+    """Raise InputError for a quality whose model files are not here."""
     from autoq.objectives.quality import METRICS, why_unavailable
 
     for name in objectives:

@@ -49,7 +49,8 @@ from autoq.workbench import prepare
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BASELINES = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
+UNIFORM = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
+HAND_RULE = "hand rule"
 BASELINE_QUANTIZER, BASELINE_CLIPPING = "lsq", "mse"
 
 
@@ -76,8 +77,13 @@ class Job:
 
 
 def baselines(stages: Mapping[str, tuple[Role, ...]]) -> dict[str, Policy]:
-    """The policies every study measures besides its trials: float first, then uniform ones."""
-    return {name: uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING) for name, bits in BASELINES.items()}
+    """The policies every study measures besides its trials: float first, then uniform ones, and the rule of Liu et al. 2021
+    (Super-Resolution Model Quantized in Multi-Precision): 16 bits for the first and the last stage, 8 between.
+    """
+    first, *_, last = stages
+    by_hand = ",".join(f"{stage}={'16/16/16' if stage in (first, last) else '8/8/8'}" for stage in stages)
+    policies = {**UNIFORM, HAND_RULE: by_hand}
+    return {name: uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING) for name, bits in policies.items()}
 
 
 def environment(command: str) -> dict[str, Any]:

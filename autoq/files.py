@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from autoq.errors import StudyError
+from autoq.errors import AutoqError, StudyError
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -53,7 +53,7 @@ def read_lines(path: Path, kind: type[M], check: Callable[[M], None] = lambda do
         try:
             document = kind.model_validate_json(line)
             check(document)
-        except (ValidationError, StudyError, KeyError, ValueError, AttributeError, TypeError) as error:
+        except (ValidationError, AutoqError, KeyError, ValueError, AttributeError, TypeError) as error:
             raise StudyError(f"{path}: line {number} is not a trial record of this study; remove the line") from error
         found.append(document)
     return found

@@ -49,6 +49,11 @@ def baselines_alone(records: Sequence[Record], objectives: Sequence[str]) -> flo
     return hypervolume([record for record in records if record.source == "baseline"], objectives)
 
 
+def seeds_alone(records: Sequence[Record], seeds: int) -> list[Record]:
+    """The baselines, and of the trials those that the sensitivity of the stages proposed."""
+    return [record for record in records if record.number is None or record.number < seeds]
+
+
 def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float | None:
     """Share-like volume of the front of `records`, against the float baseline among them."""
     reference = reference_point(records, objectives)
@@ -61,6 +66,7 @@ def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float |
 def document(name: str, spec: StudySpec, records: Sequence[Record], seconds: float) -> dict[str, Any]:
     """The JSON document of a search: definition, trials, front, baselines, hypervolume."""
     objectives = spec.objectives
+    of_seeds = seeds_alone(records, spec.seeds)
     trials = sorted((record for record in records if record.source == "trial"), key=lambda record: record.number or 0)
     return {
         "study": name,
@@ -73,7 +79,12 @@ def document(name: str, spec: StudySpec, records: Sequence[Record], seconds: flo
         "trials": [_entry(record) for record in trials],
         "front": [_entry(record) for record in front(records, objectives)],
         "baselines": {record.name: record.values for record in records if record.source == "baseline"},
-        "seeds_alone": None,
+        "seeds_alone": {
+            "front": [_entry(record) for record in front(of_seeds, objectives)],
+            "hypervolume": hypervolume(of_seeds, objectives),
+        }
+        if spec.seeds
+        else None,
         "hypervolume": hypervolume(records, objectives),
         "reference_point": reference_point(records, objectives),
     }
@@ -94,6 +105,8 @@ def shown(name: str, value: float) -> str:
 
 def in_words(record: Record, objectives: Sequence[str]) -> str:
     """One line: values with units, or how it failed."""
+    if record.state == "pruned":
+        return str(record.reason)
     if record.state != "complete":
         return f"{record.state}: {record.reason}"
     return ", ".join(f"{name} {shown(name, record.values[name])}" for name in objectives)

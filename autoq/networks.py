@@ -1,4 +1,4 @@
-"""What the commands about networks do, as functions: `models`, `cost`, `pretrain`, `space_file`."""
+"""What the commands about networks do, as functions: `models`, `cost`, `sensitivity`, `pretrain`, `space_file`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from typing import Any
 
 import yaml
 
-from autoq.api import absolute, check_sampling, default_scale, model_name, parse_frame, resolve_device, search_space, weights_path
-from autoq.errors import InputError
-from autoq.events import TrainingEvents
+from autoq.api import (
+    absolute,
+    check_measurable,
+    check_sampling,
+    default_scale,
+    model_name,
+    parse_frame,
+    resolve_device,
+    search_space,
+    weights_path,
+)
+from autoq.errors import InputError, unknown
+from autoq.events import Events, TrainingEvents
 from autoq.models import MODELS, ModelInfo, bundled_record, is_custom, is_file, model_info, parameter_count, weights_file
+from autoq.objectives import OBJECTIVES
 from autoq.policy import uniform
 from autoq.space import SearchSpace, bundled_space
 from autoq.spec import PretrainSpec, TrialSpec
@@ -65,6 +76,53 @@ def cost(
 
     trial = trial.model_copy(update={"layers": tuple(found.layers.items())})
     return price(trial, uniform(policy, found.facts.stages), frame)
+
+
+GRANULARITIES = ("stage", "block", "layer")
+
+
+def sensitivity(
+    model: str,
+    *,
+    scale: int | None = None,
+    weights: str | Path | None = None,
+    target: str = "openvino-cpu",
+    space: str | Path | None = None,
+    data: str | Path | None = None,
+    eval_data: str | Path | None = None,
+    by: str = "stage",
+    metric: str = "psnr",
+    steps: int = 0,
+    pairs: bool = False,
+    seed: int = 0,
+    frame: str = "96x96",
+    events: Events | None = None,
+) -> dict[str, Any]:
+    """How much each stage suffers from being quantized alone, what it saves, which suffers most, and how sure that is.
+
+    by: stage, block or layer. metric: psnr, ssim, niqe or pi. steps: of training after quantizing (0: none). pairs: two
+    and three stages together, too. frame: what latency is measured at. Raises InputError.
+    """
+    if by not in GRANULARITIES:
+        raise InputError(unknown("granularity", by, GRANULARITIES))
+    measurable = [name for name, info in OBJECTIVES.items() if info.quality and not info.relative]
+    if metric not in measurable:
+        raise InputError(unknown("metric", metric, measurable))
+    check_measurable((metric,))
+    size = parse_frame(frame)
+    cores = os.cpu_count() or 1
+    trial = _trial(model, scale, weights, target).model_copy(
+        update={"data": absolute(data), "eval_data": absolute(eval_data), "seed": seed, "threads": cores}
+    )
+    from autoq.sensitivity import Question, analyse
+    from autoq.trial import regrouped
+
+    layers = None if by == "stage" else regrouped(trial.model, trial.scale, trial.weights, by)
+    found = search_space(trial, Path(space) if space else None, layers)
+    trial = trial.model_copy(update={"layers": tuple((stage, tuple(patterns)) for stage, patterns in found.layers.items())})
+    widths = sorted({bits for roles in found.choices.values() for bits in roles["weight"].bits if bits <= found.facts.integer_bits})
+    question = Question(metric=metric, steps=steps, widths=tuple(widths), pairs=pairs, frame=size, threads=cores)
+    return {**analyse(trial, found, question, (events or Events()).phase), "by": by}
 
 
 def _trial(model: str, scale: int | None, weights: str | Path | None, target: str) -> TrialSpec:

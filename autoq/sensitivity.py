@@ -7,24 +7,33 @@ future work: of every stage the change in quality, and the bytes and millisecond
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
+import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import rankdata
 
 from autoq import additive
 from autoq.executed import as_executed
+from autoq.export.onnx import export_graph, write_qdq
+from autoq.objectives import latency as latencies
 from autoq.objectives.cost import costs
 from autoq.objectives.latency import LatencyTable, by_kinds, kind, structure_key
 from autoq.objectives.size import packed_bytes
-from autoq.policy import Policy, StageQuant
+from autoq.policy import Policy, Role, StageQuant
 from autoq.qat import Training
 from autoq.quantize import place, quantize
 from autoq.space import SearchSpace
-from autoq.spec import Probe, Sensitivity
+from autoq.spec import Probe, Sensitivity, TrialSpec
+from autoq.targets import load_target
 from autoq.trial import judge, upscale_all
-from autoq.workbench import Workbench, upscale
+from autoq.workbench import Workbench, prepare, upscale
 
 
 def measure(bench: Workbench, policies: Iterable[Policy], metrics: tuple[str, ...], steps: int = 0) -> list[Probe]:
@@ -102,3 +111,155 @@ def find_seeds(bench: Workbench, space: SearchSpace, objectives: Sequence[str], 
         seeds=tuple(each.policy.to_dict() for each in chosen),
         predicted=tuple(each.loss for each in chosen),
     )
+
+
+# ------------------------------------------------------------ what a person asks
+
+
+@dataclass(frozen=True)
+class Question:
+    """What `analyse` looks at. metric: of quality. steps: of training (0: none). widths: bits of all roles of a stage.
+
+    pairs: also two and three stages together. seeds: calibrations that the ranking's stability is judged by.
+    """
+
+    metric: str = "psnr"
+    steps: int = 0
+    widths: tuple[int, ...] = (4, 6, 8)
+    pairs: bool = False
+    seeds: int = 3
+    frame: tuple[int, int] = (96, 96)
+    threads: int = 1
+
+
+def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Callable[[str], None]) -> dict[str, Any]:
+    """How much each stage suffers, what it saves, which suffers most, and how sure that is; as JSON data."""
+    start = time.perf_counter()
+    spec = spec.model_copy(update={"steps": question.steps})
+    bench = prepare(spec)
+    stages = list(space.choices)
+    groups: list[tuple[str, ...]] = [(stage,) for stage in stages]
+    if question.pairs:
+        groups += [*itertools.combinations(stages, 2), *itertools.combinations(stages, 3)]
+    whole = {(group, bits): _together(space, group, bits) for group in groups for bits in question.widths}
+    parts = {
+        (stage, role, quant.role(role).bits): alone(stages, stage, quant)
+        for stage in stages
+        for quant in additive.probes(space, stage)
+        for role in [_changed(space, stage, quant)]
+        if role is not None
+    }
+    phase(f"quantizing {len(whole) + len(parts)} combinations of stages, roles and widths")
+    metrics = (question.metric,)
+    float_policy = Policy(tuple((stage, StageQuant()) for stage in stages))
+    (exact,) = measure(bench, [float_policy], metrics)
+    found = dict(zip([*whole, *parts], measure(bench, [*whole.values(), *parts.values()], metrics, question.steps), strict=True))
+    phase(f"measuring the latency of {len(groups)} combinations of stages")
+    float_ms, saved = _milliseconds_saved(bench, {group: whole[group, question.widths[-1]] for group in groups}, question)
+    entries = [
+        {
+            "stages": list(group),
+            "bits": bits,
+            **_against(exact, found[group, bits], question.metric),
+            "time_saved": saved[group],
+        }
+        for group, bits in whole
+    ]
+    suffering = {
+        stage: float(np.mean([np.log10(max(found[(stage,), bits].loss, 1e-12)) for bits in question.widths])) for stage in stages
+    }
+    ranked = sorted(stages, key=suffering.__getitem__, reverse=True)
+    images = np.array([found[(stage,), bits].mse for stage in stages for bits in question.widths]).T
+    phase(f"calibrating with {question.seeds} seeds")
+    seeds = [images.mean(0)]
+    for seed in range(spec.seed + 1, spec.seed + question.seeds):
+        other = prepare(spec.model_copy(update={"seed": seed}))
+        again = measure(other, [whole[(stage,), bits] for stage in stages for bits in question.widths], (), question.steps)
+        seeds.append(np.array([probe.loss for probe in again]))
+    return {
+        "model": spec.model,
+        "scale": spec.scale,
+        "target": spec.target,
+        "metric": question.metric,
+        "steps": question.steps,
+        "float": {question.metric: exact.values[question.metric], "size": exact.size, "latency": round(float_ms, 3)},
+        "ranking": ranked,
+        "most_sensitive": ranked[0],
+        "least_sensitive": ranked[-1],
+        "entries": entries,
+        "roles": [
+            {"stage": stage, "role": role, "bits": bits, **_against(exact, found[stage, role, bits], question.metric)}
+            for stage, role, bits in parts
+        ],
+        "stability": {"images": agreement(images), "seeds": agreement(np.array(seeds))},
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def _together(space: SearchSpace, group: Sequence[str], bits: int) -> Policy:
+    """Some stages with every role at one width, in the formats that stand for the space's; the rest float."""
+    quants = {stage: StageQuant() for stage in space.choices}
+    for stage in group:
+        roles = {str(role): additive.plain(space, stage, role, bits) for role in space.choices[stage]}
+        quants[stage] = StageQuant(**roles)
+    return Policy(tuple(quants.items()))
+
+
+def _changed(space: SearchSpace, stage: str, quant: StageQuant) -> Role | None:
+    """The role in which a probe differs from its stage's anchor, where it has the first clipping rule and is an integer."""
+    wide = additive.anchor(space, stage)
+    for role, choices in space.choices[stage].items():
+        own = quant.role(role)
+        if own != wide.role(role):
+            plain = own.bits <= space.facts.integer_bits and own.clipping == choices.clipping[0]
+            return role if plain else None
+    return None
+
+
+def _against(exact: Probe, found: Probe, metric: str) -> dict[str, float]:
+    """What quantizing changed: the metric, the error of the output, bytes saved."""
+    return {
+        "change": round(found.values[metric] - exact.values[metric], 4),
+        "mse": found.loss,
+        "size_saved": exact.size - found.size,
+    }
+
+
+def _milliseconds_saved(
+    bench: Workbench, policies: Mapping[tuple[str, ...], Policy], question: Question
+) -> tuple[float, dict[tuple[str, ...], float]]:
+    """Milliseconds a frame of the float network, and what each policy saves of them."""
+    graph, target = export_graph(bench.traced), load_target(bench.spec.target)
+
+    def file(policy: Policy) -> bytes:
+        model = write_qdq(graph, quantize(bench.traced, policy, bench.statistics, bench.execution))
+        return bytes(model.SerializeToString())
+
+    float_samples, samples = latencies.measure(
+        {" ".join(group): functools.partial(file, policy) for group, policy in policies.items()},
+        file(Policy(tuple((stage, StageQuant()) for stage, _ in next(iter(policies.values())).stages))),
+        lambda data: target.load(data, question.threads),
+        question.frame,
+    )
+    float_ms = statistics.median(float_samples)
+    return float_ms, {group: round(float_ms - statistics.median(samples[" ".join(group)]), 3) for group in policies}
+
+
+def agreement(rows: np.ndarray, resamples: int = 500) -> dict[str, float] | None:
+    """Mean rank correlation (Spearman) between rows (images, seeds) over columns (what was quantized), with a 95 % interval
+    by resampling the columns. None for a single row.
+    """
+    if len(rows) < 2:
+        return None
+    draws = np.random.default_rng(0).integers(0, rows.shape[1], (resamples, rows.shape[1]))
+    spread = [value for draw in draws if np.isfinite(value := _mean_correlation(rows[:, draw]))]
+    low, high = np.percentile(spread, [2.5, 97.5])
+    return {"spearman": round(_mean_correlation(rows), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
+
+
+def _mean_correlation(rows: np.ndarray) -> float:
+    ranks = np.array([rankdata(row) for row in rows])
+    if (ranks.std(1) == 0).any():
+        return float("nan")
+    correlations = np.corrcoef(ranks)
+    return float(correlations[np.triu_indices(len(rows), 1)].mean())

@@ -34,7 +34,9 @@ R = TypeVar("R")
 
 ATTEMPTS = "attempts"
 MOST_REPEATS = 10
-"""Times a sampler is asked anew because it suggests what a trial has already; then it may be tried again."""
+"""Times a sampler is asked anew because it suggests what a trial has already, the second half of them at random; then it may
+be tried again: the space is small.
+"""
 
 SQLITE_PATIENCE = 60
 """Seconds to wait for a reader, such as a dashboard, to let go of the database file."""
@@ -139,7 +141,8 @@ class TrialStorage:
         return {"params": fixed.params, "distributions": fixed.distributions}
 
     def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
-        return make_sampler(self._spec.sampler, self._spec.trial.seed, number, self._spec.budget, attempt)
+        name = self._spec.sampler if attempt < MOST_REPEATS // 2 else "random"
+        return make_sampler(name, self._spec.trial.seed, number, self._spec.budget, attempt)
 
     @_at_work
     def running(self) -> list[Asked]:
@@ -278,7 +281,9 @@ def make_sampler(name: str, seed: int, number: int, budget: int, attempt: int = 
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=own, population_size=max(4, startup))
     if name == "nsga3":
-        return optuna.samplers.NSGAIIISampler(seed=own, population_size=max(4, startup))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.NSGAIIISampler(seed=own, population_size=max(4, startup))
     if name == "random":
         return optuna.samplers.RandomSampler(seed=own)
     raise InputError(f"sampler '{name}': expected auto, tpe, gp, nsga2, nsga3 or random")

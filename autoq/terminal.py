@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from autoq.events import Events, Progress, TrainingEvents
-from autoq.findings import baselines_alone, float_baseline, front, hypervolume, in_words, point_name, shown
+from autoq.findings import baselines_alone, float_baseline, front, hypervolume, in_words, point_name, seeds_alone, shown
 from autoq.objectives import OBJECTIVES
 from autoq.spec import Record, StudySpec
 from autoq.study import Study
@@ -233,7 +233,9 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
     alone = baselines_alone(records, objectives)
     volume = hypervolume(records, objectives)
     if alone is not None and volume is not None:
-        console.print(f"hypervolume {volume:.4f}; baselines alone {alone:.4f}")
+        seeds = hypervolume(seeds_alone(records, study.spec.seeds), objectives)
+        of_seeds = f"; seeds alone {seeds:.4f}" if study.spec.seeds else ""
+        console.print(f"hypervolume {volume:.4f}{of_seeds}; baselines alone {alone:.4f}")
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)
 
@@ -309,3 +311,33 @@ def show_cost(found: Mapping[str, float]) -> None:
     for key, meaning, unit in COST_LINES:
         table.add_row(meaning, f"{found[key] / 1e6:,.3f} MB" if unit else f"{found[key]:,.0f}", style=None)
     Console(highlight=False).print(table)
+
+
+def show_sensitivity(found: Mapping[str, Any]) -> None:
+    """What quantizing some stages alone changes and saves, and the ranking, on standard output."""
+    console = Console(highlight=False)
+    metric, widths = found["metric"], sorted({entry["bits"] for entry in found["entries"]})
+    groups = list(dict.fromkeys(tuple(entry["stages"]) for entry in found["entries"]))
+    known = {(tuple(entry["stages"]), entry["bits"]): entry for entry in found["entries"]}
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("quantized alone", overflow="fold", min_width=18)
+    for heading in (*(f"{bits} bits" for bits in widths), f"saves at {widths[0]}", "faster by"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    console.print(
+        f"{metric} of {found['model']} x{found['scale']}: {found['float'][metric]:.2f} in float, and how it changes", soft_wrap=True
+    )
+    ranks = {stage: rank for rank, stage in enumerate(found["ranking"])}
+    for group in sorted(groups, key=lambda group: (len(group), [ranks[stage] for stage in group])):
+        changes = [f"{known[group, bits]['change']:+.2f}" for bits in widths]
+        saved = f"{known[group, widths[0]]['size_saved'] / 1024:.0f} KiB"
+        table.add_row(" + ".join(group), *changes, saved, f"{known[group, widths[0]]['time_saved']:.1f} ms")
+    console.print(table)
+    worst, best = found["most_sensitive"], found["least_sensitive"]
+    evidence = {stage: f"{known[(stage,), widths[0]]['change']:+.2f}" for stage in (worst, best)}
+    words = f"most sensitive: {worst} ({evidence[worst]} {metric} at {widths[0]} bits); least: {best} ({evidence[best]})"
+    console.print(words, soft_wrap=True)
+    for over, agreement in found["stability"].items():
+        if agreement is not None:
+            interval = f"[{agreement['low']:.2f}, {agreement['high']:.2f}]"
+            console.print(f"the ranking over {over}: rank correlation {agreement['spearman']:.2f} {interval}")
+    console.print(f"{found['seconds']:.0f} s")

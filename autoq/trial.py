@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -38,6 +39,18 @@ PSNR_CEILING = 100.0
 def stages_of(model: str, scale: int, weights: Path | None, layers: StagePatterns) -> dict[str, tuple[Role, ...]]:
     """stage -> the roles it has a site for, found by building and tracing the network."""
     return roles_by_stage(trace(*staged_model(model, scale, weights, layers)).sites)
+
+
+def regrouped(model: str, scale: int, weights: Path | None, by: str) -> StagePatterns:
+    """Stages that are single layers (`layer`), or layers with the same beginning up to its first number (`block`)."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for layer in trace(*staged_model(model, scale, weights, {})).layers:
+        block = re.match(r"[^0-9]*?[0-9]+(?=[.])", layer.path)
+        group = block[0] if by == "block" and block else layer.path
+        name = re.sub("[^A-Za-z0-9]+", "_", group)
+        name = name if name[0].isalpha() else f"layer_{name}"
+        groups[name] = (*groups.get(name, ()), layer.path)
+    return groups
 
 
 def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, float]:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
 
-from autoq.api import search_space
+from autoq.api import default_scale, search_space
 from autoq.executed import as_executed
 from autoq.policy import Policy
 from autoq.qat import Training
@@ -37,9 +37,9 @@ GROUP = 3
 """Policies that are taken through all numbers of steps before the next ones: preparing is done once for each number."""
 
 
-def policies(count: int) -> list[Policy]:
+def policies(model: str, count: int) -> list[Policy]:
     """Policies spread over the bundled space: of many drawn at random, each the farthest in bits from the earlier."""
-    space = search_space(TrialSpec(model="srgan"))
+    space = search_space(TrialSpec(model=model, scale=default_scale(model)))
     draw = random.Random(0)
     stages = {stage: list(space.stage_quants(stage)) for stage in space.choices}
     drawn = [Policy(tuple((stage, draw.choice(quants)) for stage, quants in stages.items())) for _ in range(1000)]
@@ -63,12 +63,12 @@ def measure(path: Path, model: str, steps: tuple[int, ...], count: int, part: in
         writer = csv.DictWriter(file, COLUMNS)
         if not done and file.tell() == 0:
             writer.writeheader()
-        own = list(enumerate(policies(count)))[part::parts]
+        own = list(enumerate(policies(model, count)))[part::parts]
         for start, until in itertools.product(range(0, len(own), GROUP), steps):
             for number, policy in own[start : start + GROUP]:
                 if (str(number), str(until)) in done:
                     continue
-                bench = prepare(TrialSpec(model=model, steps=until))
+                bench = prepare(TrialSpec(model=model, scale=default_scale(model), steps=until))
                 begun = time.process_time()
                 torch.manual_seed(0)
                 training = Training(bench, quantize(bench.traced, policy, bench.statistics, bench.execution))

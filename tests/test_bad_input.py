@@ -94,7 +94,7 @@ PARSING = [
     case(
         "control-characters",
         [*MODEL, "--sampler", "tpe\x1b[31m\x07"],
-        "unknown sampler 'tpe\\x1b[31m\\x07' (known: auto, gp, nsga2, random, tpe).",
+        "unknown sampler 'tpe\\x1b[31m\\x07' (known: auto, gp, nsga2, nsga3, random, tpe).",
     ),
     case(
         "newline-in-an-option", [*MODEL, "--bud\nget"], "no option '--bud get'. Did you mean '--budget'? Type autoq search --help"
@@ -136,7 +136,7 @@ OPTIONS = [
         )
         for given in ("size", "size,size")
     ),
-    case("sampler", [*MODEL, "--sampler", "tp"], "unknown sampler 'tp' (known: auto, gp, nsga2, random, tpe). Did you mean 'tpe'?"),
+    case("sampler", [*MODEL, "--sampler", "tp"], "unknown sampler 'tp' (known: auto, gp, nsga2, nsga3, random, tpe). Did you mean 'tpe'?"),
     case("device", [*MODEL, "--device", "gpu"], "unknown device 'gpu' (known: auto, cpu, cuda). Did you mean 'cpu'?"),
     case("no-gpu", [*MODEL, "--device", "cuda"], "device 'cuda': torch sees no GPU here; type --device cpu, or autoq doctor to see why"),
     *(

@@ -140,7 +140,7 @@ def test_a_search(searched: Found) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [(trial["state"], [*trial["policy"]["stages"]]) for trial in found["trials"]] == [("complete", ["first", "rest"])] * 2
-    assert set(found["baselines"]) == {"float", "8/8/8", "6/6/8", "4/4/8"}
+    assert set(found["baselines"]) == {"float", "8/8/8", "6/6/8", "4/4/8", "hand rule"}
     assert found["baselines"]["float"]["size"] == 4 * PARAMETERS
 
 

@@ -57,6 +57,48 @@ def cost(
 
 
 @app.command()
+def sensitivity(
+    model: Annotated[str, typer.Option(help="Network, see `autoq models`; package.module:factory; or a .pth file.")],
+    scale: SCALE = None,
+    weights: Annotated[Path | None, typer.Option(help="Checkpoint (.safetensors, .pth); bundled weights if absent.")] = None,
+    target: TARGET = "openvino-cpu",
+    space: Annotated[Path | None, typer.Option(help="Search space (YAML) whose widths and formats are looked at.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of calibration images; bundled photographs if absent.")] = None,
+    eval_data: Annotated[Path | None, typer.Option(help="Folder of evaluation images; bundled photographs if absent.")] = None,
+    by: Annotated[str, typer.Option(help="What is quantized alone: stage, block or layer.")] = "stage",
+    metric: Annotated[str, typer.Option(help="Quality: psnr, ssim, niqe or pi.")] = "psnr",
+    steps: Annotated[
+        int | None,
+        typer.Option(parser=whole("--steps", 0, MANY, 16), metavar="N", show_default="0", help="Training steps after quantizing."),
+    ] = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Two and three stages together, too.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(parser=whole("--seed", 0, MOST_SEED, 0), metavar="N", show_default="0", help="Of calibration.")
+    ] = None,
+    frame: Annotated[str, typer.Option(metavar="WxH", help="Input size latency is measured at, WIDTHxHEIGHT.")] = "96x96",
+    quiet: QUIET = False,
+    json: JSON = False,
+) -> None:
+    """Which stages suffer most from being quantized, and what each saves.
+
+    Example: autoq sensitivity --model srgan
+    """
+    from autoq import terminal
+    from autoq.findings import to_json
+    from autoq.networks import sensitivity as run
+
+    with terminal.progress(quiet) as events:
+        found = run(
+            model, scale=scale, weights=weights, target=target, space=space, data=data, eval_data=eval_data, by=by, metric=metric,
+            steps=steps or 0, pairs=pairs, seed=seed or 0, frame=frame, events=events,
+        )  # fmt: skip
+    if json:
+        typer.echo(to_json(found))
+    else:
+        terminal.show_sensitivity(found)
+
+
+@app.command()
 def pretrain(
     model: Annotated[str, typer.Option(help="Network, see `autoq models`.")],
     scale: SCALE = None,

@@ -11,11 +11,11 @@ import plotly.io
 from markupsafe import Markup
 
 from autoq.files import write_whole
-from autoq.findings import baselines_alone, float_baseline, front, hypervolume, point_name
+from autoq.findings import baselines_alone, float_baseline, front, hypervolume, point_name, seeds_alone
 from autoq.objectives import OBJECTIVES
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png
-from autoq.spec import Record
+from autoq.spec import Record, StudySpec
 from autoq.study import Study
 
 REPORTS = Path("reports")
@@ -62,6 +62,8 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "environment": study.environment,
         "trials": len(trials),
         "complete": sum(record.state == "complete" for record in trials),
+        "stopped": sum(record.state == "pruned" for record in trials),
+        "verdict": _verdict(records, spec),
         "tiles": _tiles(records, found, objectives, float_record),
         "heads": [axis_label(name) for name in objectives],
         "all_heads": [axis_label(name) for name in columns],
@@ -90,6 +92,17 @@ def _tiles(
         )
         tiles.append({"value": f"{float_record.values['latency']:.1f} ms", "text": "a frame of the float network"})
     return tiles
+
+
+def _verdict(records: Sequence[Record], spec: StudySpec) -> str:
+    """Whether trials of the sampler added to what the seeds found; empty where the study has none."""
+    alone = hypervolume(seeds_alone(records, spec.seeds), spec.objectives)
+    volume = hypervolume(records, spec.objectives)
+    if not spec.seeds or alone is None or volume is None:
+        return ""
+    if volume <= alone:
+        return f"The search did not get beyond its {spec.seeds} seeds, whose hypervolume is {alone:.4f}."
+    return f"Its {spec.seeds} seeds alone reach a hypervolume of {alone:.4f}; the search added {volume / alone - 1:.1%}."
 
 
 def _row(record: Record, objectives: Sequence[str], columns: Sequence[str], float_record: Record | None) -> dict[str, Any]:

@@ -1,0 +1,211 @@
+"""The searcher without Ray: who runs to which rung, cut off at any moment, with several workers, with trials that fail."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoq import driver
+from autoq.events import Events
+from autoq.policy import Policy, uniform
+from autoq.space import bundled_space, load_space
+from autoq.spec import Record, Sensitivity, StudySpec, TrialResult, TrialSpec
+from autoq.study import Study, space_facts
+
+SPACE = load_space(bundled_space("srgan"), space_facts("srgan", "openvino-cpu"))
+BUDGET, SEEDS, STEPS, RUNGS = 22, 5, 16, (4, 16)
+
+
+class Killed(Exception):
+    """The search ends here without a word to anyone."""
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver.StudySearcher, "_structure", lambda self, policy: "")
+
+
+def make(folder: Path, **changes: Any) -> Study:
+    fields = {"budget": BUDGET, "seeds": SEEDS, "rungs": RUNGS, **changes}
+    spec = StudySpec(
+        trial=TrialSpec(model="srgan", steps=STEPS), space=SPACE.to_dict(), objectives=("size", "latency", "psnr"), **fields
+    )
+    study = Study.create(folder, spec, {"command": "", "python": "", "machine": "", "versions": {}})
+    draw = random.Random(3)
+    policies = [
+        Policy(tuple((stage, draw.choice(list(SPACE.stage_quants(stage)))) for stage in SPACE.choices)) for _ in range(spec.seeds)
+    ]
+    if spec.seeds:
+        study.set_seeds(Sensitivity(probes=(), seeds=tuple(policy.to_dict() for policy in policies), predicted=(0.0,) * spec.seeds))
+    return study
+
+
+def worth(config: dict[str, Any]) -> TrialResult:
+    """A made-up worth of a policy at a rung; some trainings diverge, early or late."""
+    policy, until = Policy.from_dict(config["policy"]), config["until"]
+    luck = int(policy.hash, 16) % 97
+    if config["number"] is not None and (luck < 5 or (luck < 10 and until == STEPS)):
+        return TrialResult(state="failed", reason="training diverged", steps=until - 1, seconds=0.1)
+    bits = [quant.weight.bits + quant.activation.bits / 4 for _, quant in policy.stages]
+    quality = 30 - 30 / sum(bits) + until / 100 + luck / 1000
+    values = {"size": 1e3 * sum(bits), "latency": 50 + bits[0] / 3, "psnr": quality}
+    return TrialResult(state="complete", values=values, steps=until, seconds=1.0)
+
+
+BASELINES = [
+    driver.Job("float", uniform("32/32/32", SPACE.facts.stages), STEPS),
+    driver.Job("8/8/8", next(SPACE.enumerate()), STEPS),
+]
+
+
+def search(study: Study, workers: int = 1, order: random.Random | None = None, moment: Callable[[], None] = lambda: None) -> None:
+    """What Ray does with a searcher: asks while a worker is free, reports whichever trial ends first."""
+    done = {record.name for record in study.records()}
+    searcher = driver.StudySearcher(study, [job for job in BASELINES if job.name not in done], Events())
+    running: dict[str, dict[str, Any]] = {}
+    count, over = 0, False
+    while not over or running:
+        while not over and len(running) < workers:
+            config = searcher.suggest(f"t{count}")
+            moment()
+            if isinstance(config, dict):
+                running[f"t{count}"] = config
+                count += 1
+            else:
+                over = config == driver.Searcher.FINISHED
+                break
+        assert running or over, "nothing runs and nothing is suggested"
+        if running:
+            name = (order or random.Random(0)).choice(list(running)) if workers > 1 else next(iter(running))
+            searcher.on_trial_complete(name, {"result": worth(running.pop(name)).model_dump_json()})
+            moment()
+    study.close()
+
+
+def found(study: Study) -> list[Any]:
+    """What a study ends with, whatever the order it ended in."""
+    records = [record for record in study.records() if record.number is not None]
+    return [
+        (record.number, record.state, record.policy, record.values, record.steps, record.seconds)
+        for record in sorted(records, key=lambda record: record.number or 0)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver.StudySearcher, "_structure", lambda self, policy: "")
+        study = make(tmp_path_factory.mktemp("whole") / "s")
+        search(study)
+        return found(study)
+
+
+def test_seeds_train_fully_and_of_the_others_at_most_half(whole: list[Any]) -> None:
+    assert [entry[0] for entry in whole] == list(range(BUDGET))
+    states = [entry[1] for entry in whole]
+    assert "pruned" not in states[:SEEDS]
+    assert {"pruned", "complete", "failed"} == set(states)
+    for first in range(SEEDS, BUDGET, 8):
+        assert states[first : first + 8].count("complete") <= 4
+    for _, state, _, values, steps, seconds in whole:
+        assert (state, steps, seconds) in (("complete", 16, 2.0), ("pruned", 4, 1.0)) or state == "failed"
+        assert (values == {}) == (state == "failed")
+
+
+def test_a_trial_that_stops_is_beaten_or_one_too_many(whole: list[Any], tmp_path: Path) -> None:
+    study = make(tmp_path / "s")
+    search(study)
+    reached = {rung.number: rung.result for rung in study.rungs()}
+    assert set(reached) == {entry[0] for entry in whole if entry[1] != "failed" or entry[4] == STEPS - 1}
+    assert {rung.until for rung in study.rungs()} == {4}
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_several_workers_find_the_same(whole: list[Any], tmp_path: Path, workers: int) -> None:
+    for seed in range(3):
+        study = make(tmp_path / f"s{seed}")
+        search(study, workers, random.Random(seed))
+        assert [entry[:5] for entry in found(study)] == [entry[:5] for entry in whole]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_cut_off_at_any_moment_it_ends_the_same(whole: list[Any], tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    study = make(tmp_path / "s")
+    cuts = 0
+
+    def moment() -> None:
+        if draw.random() < 0.06:
+            raise Killed
+
+    while True:
+        try:
+            search(study, moment=moment)
+            break
+        except Killed:
+            cuts += 1
+            study.close()
+            if draw.random() < 0.4:
+                study.database_path.unlink()
+            study = Study.resume(tmp_path / "s")
+    assert cuts
+    assert [entry[:5] for entry in found(study)] == [entry[:5] for entry in whole]
+
+
+def test_a_kill_between_a_decision_and_the_word_about_it(whole: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tell, told = Study.tell, []
+
+    def killed(self: Study, *arguments: Any) -> Record:
+        if len(told) in (7, 9):
+            told.append(None)
+            raise Killed
+        told.append(None)
+        return tell(self, *arguments)
+
+    monkeypatch.setattr(Study, "tell", killed)
+    study = make(tmp_path / "s")
+    cuts = 0
+    while True:
+        try:
+            search(study)
+            break
+        except driver.Abort:
+            cuts += 1
+            study.close()
+            study = Study.resume(tmp_path / "s")
+    assert cuts == 2
+    assert [entry[:5] for entry in found(study)] == [entry[:5] for entry in whole]
+
+
+@pytest.mark.parametrize("changes", [{"rungs": ()}, {"seeds": 0}, {"seeds": 22}, {"budget": 1, "seeds": 0}, {"rungs": (2, 4, 16)}])
+def test_other_shapes_of_a_search(tmp_path: Path, changes: dict[str, Any]) -> None:
+    study = make(tmp_path / "s", **changes)
+    search(study, 2)
+    spec = study.spec
+    entries = found(study)
+    assert [entry[0] for entry in entries] == list(range(spec.budget))
+    if not spec.rungs or spec.seeds >= spec.budget:
+        assert all(entry[1] != "pruned" for entry in entries)
+    assert len({str(entry[2]) for entry in entries}) == len(entries), "no policy is tried twice"
+
+
+def test_a_worker_that_dies_at_every_rung_has_three_attempts_at_each(tmp_path: Path) -> None:
+    study = make(tmp_path / "s", budget=1, seeds=1)
+    searcher = driver.StudySearcher(study, [], Events())
+    for until in RUNGS:
+        for _ in range(2):
+            config = searcher.suggest("t")
+            assert isinstance(config, dict)
+            assert config["until"] == until
+            searcher.on_trial_complete("t", error=True)
+        config = searcher.suggest("t")
+        assert isinstance(config, dict)
+        result = TrialResult(state="complete", values={"size": 1, "latency": 1, "psnr": 1}, steps=until)
+        searcher.on_trial_complete("t", {"result": result.model_dump_json()})
+    assert searcher.suggest("t") == driver.Searcher.FINISHED
+    assert [record.state for record in study.records()] == ["complete"]
+    study.close()
