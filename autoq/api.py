@@ -19,6 +19,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from autoq import halving
+from autoq.constraints import parse_all
 from autoq.errors import InputError, StudyError, unknown
 from autoq.events import Events
 from autoq.limits import can_bound_memory
@@ -57,6 +58,7 @@ def search(
     target: str | None = None,
     space: str | Path | None = None,
     objectives: str | Iterable[str] | None = None,
+    constraints: Iterable[str] | None = None,
     data: str | Path | None = None,
     eval_data: str | Path | None = None,
     study: str | None = None,
@@ -84,16 +86,17 @@ def search(
     model: a name of `autoq models`, `package.module:factory`, or a checkpoint that spandrel knows. scale: upscaling factor
     (4, or what weights are bundled for). weights: a checkpoint, or `published` for the authors' own; bundled ones if None.
     target: where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if None.
-    objectives: two or more names; size, latency and the best quality this machine can measure if None. data, eval_data: image
-    folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an absolute path; from model and
-    time if None. storage: URL of a database for Optuna; a file in the study if None. sampler: auto, tpe, gp, nsga2, nsga3 or
-    random. budget: policies to try (50). seeds: of them, those that the sensitivity of the stages proposes, first (a third).
-    stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a trial (16). workers:
-    trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may hold; timeout:
-    seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training patches are cut: uniform,
-    proportional to their complexity, or above a threshold of it. seed: of patches, training and sampler (0). frame: (width,
-    height) or `96x96`, what latency is measured at. latency_table: latency.json of an earlier study, instead of measuring.
-    events: what to tell while it runs.
+    objectives: two or more names; size, latency and the best quality this machine can measure if None. constraints: bounds
+    that points on the front keep, as `size<=400KiB`, `latency<=10ms` or `psnr_drop<=0.1` (worse than float). data, eval_data:
+    image folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an absolute path; from
+    model and time if None. storage: URL of a database for Optuna; a file in the study if None. sampler: auto, tpe, gp, nsga2,
+    nsga3 or random. budget: policies to try (50). seeds: of them, those that the sensitivity of the stages proposes, first (a
+    third). stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a trial (16).
+    workers: trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may hold;
+    timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training patches are cut:
+    uniform, proportional to their complexity, or above a threshold of it. seed: of patches, training and sampler (0). frame:
+    (width, height) or `96x96`, what latency is measured at. latency_table: latency.json of an earlier study, instead of
+    measuring. events: what to tell while it runs.
 
     With `resume` the study is taken up where it was left; every option but `study` may be left out, and must be
     what it was otherwise.
@@ -105,7 +108,7 @@ def search(
         name: value
         for name, value in {
             "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space,
-            "objectives": objectives, "data": absolute(data), "eval_data": absolute(eval_data), "storage": storage,
+            "objectives": objectives, "constraints": constraints, "data": absolute(data), "eval_data": absolute(eval_data), "storage": storage,
             "sampler": sampler, "budget": budget, "seeds": seeds, "stopping": stopping, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
             "timeout": timeout, "device": device, "sampling": sampling, "seed": seed, "frame": frame,
         }.items()
@@ -204,9 +207,9 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         raise StudyError(f"study '{name}' was started with {was}; leave it out to continue it, or give another --study")
     for option, value in _fields(options, spec.trial).items():
         if value != stored[option]:
-            flag = "--" + option.replace("_", "-")
+            flag = "--constraint" if option == "constraints" else "--" + option.replace("_", "-")
             was, given = _difference(stored[option], value)
-            started = f"with {flag} {was}" if stored[option] is not None else f"without {flag}"
+            started = f"with {flag} {was}" if stored[option] not in (None, ()) else f"without {flag}"
             raise StudyError(
                 f"study '{name}' was started {started}, given {given}; leave {flag} out to continue it, or give another --study"
             )
@@ -276,6 +279,11 @@ def _fields(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
         check_objectives(names)
         check_measurable(names)
         fields["objectives"] = names
+    if "constraints" in fields:
+        given_bounds = fields["constraints"]
+        bounds = parse_all([given_bounds] if isinstance(given_bounds, str) else given_bounds)
+        check_measurable({each.objective for each in bounds})
+        fields["constraints"] = tuple(each.text for each in bounds)
     if "storage" in fields:
         check_url(fields["storage"])
     if "memory" in fields and not can_bound_memory():
@@ -351,7 +359,7 @@ def _typed(value: Any) -> str:
     """An option's value as it is typed: `size,psnr`, `96x96`."""
     if not isinstance(value, tuple):
         return str(value)
-    return ("," if isinstance(value[0], str) else "x").join(map(str, value))
+    return ("," if value and isinstance(value[0], str) else "x").join(map(str, value))
 
 
 def _first_problem(error: ValidationError) -> str:

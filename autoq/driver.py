@@ -34,6 +34,7 @@ from autoq.files import write_whole
 from autoq.findings import FLOAT_NAME
 from autoq.halving import cohort, promoted
 from autoq.limits import limits
+from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy, Role, uniform
 from autoq.quantize import Execution, place, quantize
@@ -101,8 +102,8 @@ def search(study: Study, events: Events | None = None) -> None:
     """Run a study, new or taken up again, to the end of its budget: latency table, baselines, trials.
 
     Latencies are the study's frozen ones where it has them, else measured now, alone on the machine. Trials that were
-    running when the study was interrupted run again first. Raises AutoqError when every trial failed,
-    KeyboardInterrupt when interrupted.
+    running when the study was interrupted run again first. Raises AutoqError when every trial failed or no point keeps the
+    constraints, KeyboardInterrupt when interrupted.
     """
     events = events or Events()
     spec = study.spec
@@ -121,13 +122,25 @@ def search(study: Study, events: Events | None = None) -> None:
             write_whole(study.latency_path, table.model_dump_json(indent=1))
         if spec.seeds and study.sensitivity() is None:
             events.phase("quantizing the stages one at a time")
-            study.set_seeds(find_seeds(prepare(spec.trial), study.space, spec.objectives, table, spec.seeds))
+            bench = prepare(spec.trial)
+            study.set_seeds(find_seeds(bench, study.space, spec.objectives, table, spec.seeds, study.constraints))
         run_jobs(StudySearcher(study, jobs, events), study, table)
         shutil.rmtree(study.states_path, ignore_errors=True)
     trials = [record for record in study.records() if record.source == "trial"]
     if not any(record.state == "complete" for record in trials):
         raise AutoqError(
             f"study '{study.name}': all {len(trials)} trials failed; the last: {trials[-1].reason if trials else 'none ran'}"
+        )
+    complete = [record for record in study.records() if record.state == "complete"]
+    if not any(record.feasible for record in complete):
+        closest = min(complete, key=lambda record: max(record.violations.values()))
+        reached = (
+            ", ".join(f"{each.name} {each.value(closest.values, study.float_values):.6g}" for each in study.constraints)
+            or f"{PSNR_TO_FLOAT} {closest.values[PSNR_TO_FLOAT]:.1f} dB"
+        )
+        bounds = ", ".join(spec.constraints) or "the bound on quality"
+        raise AutoqError(
+            f"study '{study.name}': no point keeps {bounds}; the closest, {findings.point_name(closest)}, reaches {reached}"
         )
 
 
@@ -227,6 +240,8 @@ class StudySearcher(Searcher):
 
     @_fatal
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        if any(job.name == FLOAT_NAME for job in self.running.values()):
+            return None  # what others are worth is judged by it
         while self.waiting or self._plan():
             job = self._begin()
             if job.attempts > MAX_ATTEMPTS:
@@ -283,7 +298,7 @@ class StudySearcher(Searcher):
             return together
         here = {number: reached[rung] for number, reached in self.reached.items() if rung in reached}
         losses = {number: findings.losses(result.values, objectives) for number, result in here.items()}
-        numbers = sorted(number for number in here if number in together)
+        numbers = sorted(number for number in here if number in together and self.study.affordable(here[number].values))
         rivals = [losses[number] for number in sorted(here) if number < together.start]
         going = promoted([losses[number] for number in numbers], rivals, findings.minimized(reference, objectives))
         return {numbers[index] for index in going}

@@ -20,6 +20,7 @@ import torch
 from scipy.stats import rankdata
 
 from autoq import additive
+from autoq.constraints import Constraint
 from autoq.executed import as_executed
 from autoq.export.onnx import export_graph, write_qdq
 from autoq.objectives import latency as latencies
@@ -69,11 +70,22 @@ def alone(space_stages: Iterable[str], stage: str, quant: StageQuant) -> Policy:
     return Policy(tuple((name, quant if name == stage else StageQuant()) for name in space_stages))
 
 
-def find_seeds(bench: Workbench, space: SearchSpace, objectives: Sequence[str], table: LatencyTable, count: int) -> Sensitivity:
+ADDITIVE = ("size", "size_runtime", "ops", "bops", "peak_memory")
+"""Costs that add up over stages, peak_memory roughly."""
+
+
+def find_seeds(
+    bench: Workbench,
+    space: SearchSpace,
+    objectives: Sequence[str],
+    table: LatencyTable,
+    count: int,
+    constraints: Sequence[Constraint] = (),
+) -> Sensitivity:
     """Quantize the stages one at a time, without training; the policies predicted to be the front, the most worth first.
 
     Costs that add up over stages are exact; latency is the table's. Whatever the quality objective is, the error of the
-    output stands for it.
+    output stands for it. Policies that break a bound on costs are left out.
     """
     stages = list(space.choices)
     wanted = [(stage, quant) for stage in stages for quant in additive.probes(space, stage)]
@@ -91,8 +103,9 @@ def find_seeds(bench: Workbench, space: SearchSpace, objectives: Sequence[str], 
             "peak_memory": float(found.peak_memory),
         }
         every["size_runtime"] = every["size"]
-        return [every[name] for name in objectives if name in every]
+        return [every[name] for name in objectives if name in ADDITIVE]
 
+    names = [name for name in objectives if name in ADDITIVE]
     integer_bits = bench.execution.integer_bits
     options = additive.options(space, measured, costs_of, lambda quant: kind(quant, integer_bits))
     float_policy = Policy(tuple((stage, StageQuant()) for stage in stages))
@@ -100,11 +113,14 @@ def find_seeds(bench: Workbench, space: SearchSpace, objectives: Sequence[str], 
     if "latency" in objectives:
         milliseconds = by_kinds(bench.traced, space, bench.execution, table)
         front = additive.predicted_front(options, milliseconds.__getitem__)
+        names.append("latency")
         reference.append(1.01 * table.ms(structure_key(bench.traced, [], bench.execution)))
     else:
         front = additive.predicted_front(options)
     pairs = zip(bench.float_outputs, bench.pairs, strict=True)
     float_mse = float(np.mean([np.mean((output.astype(float) - pair.high) ** 2) / 255**2 for output, pair in pairs]))
+    bounds = [each for each in constraints if each.exact and each.name in names]
+    front = [each for each in front if all(bound.violation(dict(zip(names, each.costs, strict=True)), {}) <= 0 for bound in bounds)]
     chosen = additive.by_worth(front, float_mse, reference, count)
     return Sensitivity(
         probes=tuple(probes),

@@ -65,10 +65,11 @@ class StudySpec(BaseModel):
     """The definition of a study: equal definitions give equal suggestions and values (one worker).
 
     space: the search space with every default written out. seeds: trials that the stages' sensitivity proposes, first.
-    rungs: training steps after which the trials of a cohort are compared and some stop; none: all train fully. frame:
-    (width, height) in low-resolution pixels that latency is measured at. latency_threads: of the runtime while it is
-    measured. timeout: seconds a trial may take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's
-    storage, None for a file in the study's folder. inputs: hashes of the files that weights and images were read from.
+    rungs: training steps after which the trials of a cohort are compared and some stop; none: all train fully. constraints:
+    as `size<=400KiB`, what points on the front must keep. frame: (width, height) in low-resolution pixels that latency is
+    measured at. latency_threads: of the runtime while it is measured. timeout: seconds a trial may take; memory: GiB a
+    worker may hold; None is no limit. storage: URL of Optuna's storage, None for a file in the study's folder. inputs:
+    hashes of the files that weights and images were read from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,6 +81,7 @@ class StudySpec(BaseModel):
     budget: PositiveInt = 50
     seeds: int = Field(default=0, ge=0)
     rungs: tuple[PositiveInt, ...] = ()
+    constraints: tuple[str, ...] = ()
     workers: PositiveInt = 1
     frame: tuple[PositiveInt, PositiveInt] = (96, 96)
     latency_threads: PositiveInt = 1
@@ -167,7 +169,8 @@ class Record(BaseModel):
     """One line of trials.jsonl: a trial or a baseline, finished. number: the trial's, None for a baseline.
 
     name: the baseline's (`float`, `8/8/8`), None for a trial. structure: the latency structure in words.
-    feasible: whether it may stand on the front.
+    feasible: whether it may stand on the front. violations: of every bound it has to keep, how far it is beyond, as a share
+    of the bound; negative where it keeps it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -184,3 +187,4 @@ class Record(BaseModel):
     seconds: float = 0.0
     reason: str | None = None
     feasible: bool = True
+    violations: dict[str, float] = {}

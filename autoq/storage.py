@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autoq.errors import InputError, StudyError, unknown
 from autoq.halving import cohort
-from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
+from autoq.objectives import OBJECTIVES
 from autoq.policy import ROLES, Policy
 from autoq.space import SearchSpace
 from autoq.spec import Record, StudySpec
@@ -162,7 +162,7 @@ class TrialStorage:
         trial = self._trial(record.number)
         for key, value in _outcome(record).items():
             trial.set_user_attr(key, value)
-        for key, value in self._constraints(record).items():
+        for key, value in record.violations.items():
             trial.set_constraint(key, value)
         values = self._values(record) if record.state == "complete" else None
         self._stored.tell(record.number, values, STATES[record.state])
@@ -232,17 +232,12 @@ class TrialStorage:
             state=STATES[record.state],
             values=self._values(record) if complete else None,
             user_attrs={**self._readable(policy), **_outcome(record)},
-            constraints=self._constraints(record),
+            constraints=record.violations,
             **self._parameters(policy),
         )
 
     def _values(self, record: Record) -> list[float]:
         return [record.values[name] for name in self._spec.objectives]
-
-    def _constraints(self, record: Record) -> dict[str, float]:
-        if record.state != "complete" or not guarded(self._spec):
-            return {}
-        return {"quality_guard": QUALITY_GUARD_DB - record.values[PSNR_TO_FLOAT]}
 
 
 def _not_ended(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:

@@ -25,6 +25,7 @@ import yaml
 from pydantic import ValidationError
 
 from autoq import findings
+from autoq.constraints import parse_all
 from autoq.errors import InputError, StudyError, suggest
 from autoq.files import append_line, cut_torn_line, read_lines, write_whole
 from autoq.models import is_custom, model_info
@@ -80,6 +81,7 @@ class Study:
         self.folder = folder
         self.spec = spec
         check_objectives(spec.objectives)
+        self.constraints = parse_all(spec.constraints)
         self.environment = dict(environment)
         self.space: SearchSpace = parse_space(spec.space, study_facts(spec), str(self._yaml))
         self._storage: TrialStorage | None = None
@@ -203,8 +205,7 @@ class Study:
 
     def tell(self, number: int, policy: Policy, result: TrialResult, structure: str) -> Record:
         """Store a finished trial: a line to trials.jsonl, then values to Optuna."""
-        feasible = self.feasible(result)
-        record = _record(result, policy, structure, number=number, source="trial", feasible=feasible)
+        record = self._record(result, policy, structure, number=number, source="trial")
         self._check(record)
         append_line(self.trials_path, record)
         self.storage.tell(record)
@@ -212,17 +213,43 @@ class Study:
 
     def add_baseline(self, name: str, policy: Policy, result: TrialResult, structure: str) -> Record:
         """Store a finished baseline: a line in trials.jsonl. The sampler does not see it."""
-        feasible = self.feasible(result)
-        record = _record(result, policy, structure, number=None, name=name, source="baseline", feasible=feasible)
+        record = self._record(result, policy, structure, number=None, name=name, source="baseline")
         append_line(self.trials_path, record)
         self.storage.describe({f"baseline {name}": findings.in_words(record, self.spec.objectives)})
         return record
 
-    def feasible(self, result: TrialResult) -> bool:
-        """Whether a result may stand on the front: complete, and within the quality guard where that applies."""
+    def _record(self, result: TrialResult, policy: Policy, structure: str, **where: Any) -> Record:
+        violations = self.violations(result)
+        feasible = result.state == "complete" and all(beyond <= 0 for beyond in violations.values())
+        return Record(
+            policy=policy.to_dict(),
+            label=policy.label,
+            structure=structure,
+            feasible=feasible,
+            violations=violations,
+            **where,
+            **result.model_dump(),
+        )
+
+    def violations(self, result: TrialResult) -> dict[str, float]:
+        """Of every bound, how far a complete result is beyond it; of those on quality lost only once that of float is known."""
         if result.state != "complete":
-            return False
-        return not guarded(self.spec) or result.values[PSNR_TO_FLOAT] >= QUALITY_GUARD_DB
+            return {}
+        known = self.float_values or result.values
+        found = {each.text: each.violation(result.values, known) for each in self.constraints}
+        if guarded(self.spec):
+            found["quality_guard"] = QUALITY_GUARD_DB - result.values[PSNR_TO_FLOAT]
+        return found
+
+    @property
+    def float_values(self) -> dict[str, float]:
+        """What the float network is worth; empty where that is not known."""
+        exact = findings.float_baseline(self.records())
+        return {} if exact is None else exact.values
+
+    def affordable(self, values: Mapping[str, float]) -> bool:
+        """Whether values keep the bounds that training does not change."""
+        return all(each.violation(values, values) <= 0 for each in self.constraints if each.exact)
 
     def add_rung(self, rung: Rung) -> None:
         """Store what a trial that is not at its end reached: a line in rungs.jsonl."""
@@ -301,10 +328,6 @@ class Study:
         storage.load(records)
         baselines = [record for record in records if record.name is not None]
         storage.describe({f"baseline {record.name}": findings.in_words(record, self.spec.objectives) for record in baselines})
-
-
-def _record(result: TrialResult, policy: Policy, structure: str, **where: Any) -> Record:
-    return Record(policy=policy.to_dict(), label=policy.label, structure=structure, **where, **result.model_dump())
 
 
 @contextlib.contextmanager

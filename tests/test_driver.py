@@ -172,6 +172,25 @@ def test_a_trial_that_takes_too_long_fails_and_the_study_says_so(folder: Path, f
     assert last == "autoq: study 'slow': all 1 trials failed; the last: took longer than the limit of 0.5 s a trial (--timeout)"
 
 
+def test_bounds_hold_on_the_front_and_what_nothing_keeps_ends_with_the_closest(
+    folder: Path, first: dict, tiny_weights: Path
+) -> None:  # type: ignore[type-arg]
+    arguments = [*OPTIONS, "--weights", str(tiny_weights), "--latency-table", "studies/first/latency.json"]
+    done = autoq(folder, "search", *arguments, "--study", "bound", "--constraint", "size<=8KiB", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["front"]
+    assert all(entry["values"]["size"] <= 8 * 1024 for entry in found["front"])
+    assert any(entry["values"]["size"] > 8 * 1024 for entry in first["front"])
+    arguments[arguments.index("--budget") + 1] = "2"
+    done = autoq(folder, "search", *arguments, "--study", "impossible", "--constraint", "size<=1B", "--constraint", "psnr_drop<=50")
+    assert done.returncode == 1
+    smallest = min(record.values["size"] for record in Study.open(folder / "studies" / "impossible").records())
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("autoq: study 'impossible': no point keeps size<=1B, psnr_drop<=50; the closest, ")
+    assert f"reaches size {smallest:.6g}, psnr_drop " in last
+
+
 def test_what_a_worker_cannot_prepare_is_the_reason_and_its_baselines_run_again(
     folder: Path,
     first: dict,

@@ -34,6 +34,14 @@ def search(
             help="Comma-separated: size, size_runtime, latency, ops, bops, peak_memory, psnr, ssim, niqe, pi, score. By default size,latency and the best quality this machine can measure."
         ),
     ] = None,
+    constraint: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BOUND",
+            show_default="none",
+            help="What points on the front must keep: 'size<=400KiB', 'latency<=10ms', 'psnr_drop<=0.1'. May be given again.",
+        ),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of training and calibration images; bundled photographs if absent.")
     ] = None,
@@ -144,10 +152,11 @@ def search(
     with terminal.progress(quiet) as events:
         try:
             found = run(
-                model, scale=scale, weights=weights, target=target, space=space, objectives=objectives, data=data,
-                eval_data=eval_data, study=study, storage=storage, sampler=sampler, budget=budget, seeds=seeds, stopping=stopping, steps=steps, workers=workers,
-                threads=threads, memory=memory, timeout=timeout, device=device, sampling=sampling, seed=seed, frame=frame,
-                latency_table=latency_table, resume=resume, command=shlex.join(["autoq", *sys.argv[1:]]), events=events,
+                model, scale=scale, weights=weights, target=target, space=space, objectives=objectives,
+                constraints=constraint or None, data=data, eval_data=eval_data, study=study, storage=storage, sampler=sampler,
+                budget=budget, seeds=seeds, stopping=stopping, steps=steps, workers=workers, threads=threads, memory=memory,
+                timeout=timeout, device=device, sampling=sampling, seed=seed, frame=frame, latency_table=latency_table,
+                resume=resume, command=shlex.join(["autoq", *sys.argv[1:]]), events=events,
             )  # fmt: skip
             page, _ = write_report(found)
         except (KeyboardInterrupt, OSError) as stop:
