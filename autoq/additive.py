@@ -1,7 +1,7 @@
 """What a policy will lose, predicted from stages quantized one at a time, and the policies worth trying first.
 
 The error a quantized stage adds to the output is taken to be independent of the others' errors, so mean squared errors
-add up: over stages, and within a stage over its roles. Costs (bytes, operations) add up over stages exactly.
+add up: over stages, and within a stage over its roles. Bytes and operations add up over stages.
 """
 
 from __future__ import annotations
@@ -188,6 +188,11 @@ def predicted_front(
         raise ValueError("too many combinations for a cost that does not add up")
     values = np.array([[each.loss, *each.costs] for each in found])
     return [found[index] for index in pareto.front(values, _minimized(values))]
+
+
+def can_enumerate(stages: Mapping[str, Sequence[Option]]) -> bool:
+    """Whether the worthwhile options of all stages combine to few enough policies."""
+    return math.prod(len(worthwhile(options)) for options in stages.values()) <= MAX_COMBINATIONS
 
 
 def _combinations(

@@ -90,13 +90,13 @@ def search(
     that points on the front keep, as `size<=400KiB`, `latency<=10ms` or `psnr_drop<=0.1` (worse than float). data, eval_data:
     image folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an absolute path; from
     model and time if None. storage: URL of a database for Optuna; a file in the study if None. sampler: auto, tpe, gp, nsga2,
-    nsga3 or random. budget: policies to try (50). seeds: of them, those that the sensitivity of the stages proposes, first (a
-    third). stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a trial (16).
-    workers: trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may hold;
-    timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training patches are cut:
-    uniform, proportional to their complexity, or above a threshold of it. seed: of patches, training and sampler (0). frame:
-    (width, height) or `96x96`, what latency is measured at. latency_table: latency.json of an earlier study, instead of
-    measuring. events: what to tell while it runs.
+    nsga3 or random. budget: policies to try (50). seeds: of them, those that the sensitivity of the stages proposes, first
+    (half, at most 16). stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a
+    trial (16). workers: trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a
+    worker may hold; timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training
+    patches are cut: uniform, proportional to their complexity, or above a threshold of it. seed: of patches, training and
+    sampler (0). frame: (width, height) or `96x96`, what latency is measured at. latency_table: latency.json of an earlier
+    study, instead of measuring. events: what to tell while it runs.
 
     With `resume` the study is taken up where it was left; every option but `study` may be left out, and must be
     what it was otherwise.
@@ -157,8 +157,11 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     if "objectives" not in fields:
         fields["objectives"] = default_objectives(model)
     fields.setdefault("device", resolve_device("auto"))
+    fields["hand_rule"] = True
     fields.setdefault("seeds", halving.seeds(fields.get("budget", DEFAULT_BUDGET)))
     fields.setdefault("rungs", halving.rungs(fields.get("steps", DEFAULT_STEPS)))
+    if fields["seeds"] > fields.get("budget", DEFAULT_BUDGET):
+        raise InputError(f"--seeds '{fields['seeds']}': expected no more than the budget of {fields.get('budget', DEFAULT_BUDGET)}")
     cores = os.cpu_count() or 1
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
     fields.setdefault("threads", max(1, cores // max(1, workers)))
@@ -386,5 +389,13 @@ def absolute(path: str | Path | None) -> Path | None:
 
 def _call(options: Mapping[str, Any]) -> str:
     """The command that does what a call of `search` did."""
-    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{name}")
+        elif name == "constraints":
+            words += [word for bound in value for word in ("--constraint", str(bound))]
+        else:
+            words += [flag, str(value)]
     return shlex.join(["autoq", "search", *words])

@@ -32,7 +32,7 @@ from autoq.events import Events
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph, write_qdq
 from autoq.files import write_whole
 from autoq.findings import FLOAT_NAME
-from autoq.halving import cohort, promoted
+from autoq.halving import cohort, limit, promoted
 from autoq.limits import limits
 from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
@@ -77,13 +77,13 @@ class Job:
         return cls(f"trial {asked.number}", asked.policy, until, asked.number, asked.attempts)
 
 
-def baselines(stages: Mapping[str, tuple[Role, ...]]) -> dict[str, Policy]:
+def baselines(stages: Mapping[str, tuple[Role, ...]], hand_rule: bool = True) -> dict[str, Policy]:
     """The policies every study measures besides its trials: float first, then uniform ones, and the rule of Liu et al. 2021
     (Super-Resolution Model Quantized in Multi-Precision): 16 bits for the first and the last stage, 8 between.
     """
-    first, *_, last = stages
-    by_hand = ",".join(f"{stage}={'16/16/16' if stage in (first, last) else '8/8/8'}" for stage in stages)
-    policies = {**UNIFORM, HAND_RULE: by_hand}
+    names = list(stages)
+    by_hand = ",".join(f"{stage}={'16/16/16' if stage in (names[0], names[-1]) else '8/8/8'}" for stage in names)
+    policies = {**UNIFORM, HAND_RULE: by_hand} if hand_rule else UNIFORM
     return {name: uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING) for name, bits in policies.items()}
 
 
@@ -110,7 +110,11 @@ def search(study: Study, events: Events | None = None) -> None:
     earlier = study.records()
     events.begin(study.folder, spec, earlier)
     done = {record.name for record in earlier if record.state == "complete"}
-    jobs = [Job(name, policy, spec.trial.steps) for name, policy in baselines(study.space.facts.stages).items() if name not in done]
+    jobs = [
+        Job(name, policy, spec.trial.steps)
+        for name, policy in baselines(study.space.facts.stages, spec.hand_rule).items()
+        if name not in done
+    ]
     if jobs or study.storage.running() or study.storage.count < spec.budget:
         events.phase("preparing the float network")
         graph = _write_graph(study)
@@ -153,7 +157,7 @@ def _write_graph(study: Study) -> Graph:
 def _structures(spec: StudySpec, space: SearchSpace) -> dict[str, Policy]:
     """Every structure a study's baselines and space can produce; the float network's comes first."""
     bench = prepare(spec.trial)
-    return latencies.structures(bench.traced, space, bench.execution, baselines(space.facts.stages).values())
+    return latencies.structures(bench.traced, space, bench.execution, baselines(space.facts.stages, spec.hand_rule).values())
 
 
 def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
@@ -235,8 +239,9 @@ class StudySearcher(Searcher):
         self.running: dict[str, Job] = {}
         self.rungs = study.spec.rungs or (study.spec.trial.steps,)
         self.reached: dict[int, dict[int, TrialResult]] = {}
+        self.policies: dict[int, str] = {}
         for rung in study.rungs():
-            self.reached.setdefault(rung.number, {})[rung.until] = rung.result
+            self._note(rung)
 
     @_fatal
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
@@ -249,8 +254,19 @@ class StudySearcher(Searcher):
                 continue
             self.running[trial_id] = job
             self.events.started(job.name, job.policy.label)
-            return {"policy": job.policy.to_dict(), "until": job.until, "number": job.number}
+            spent = self._spent(job.number)
+            return {"policy": job.policy.to_dict(), "until": job.until, "number": job.number, "spent": spent}
         return None if self.running else Searcher.FINISHED  # what runs may have to run again
+
+    def _note(self, rung: Rung) -> None:
+        """What a trial reached; rungs of another policy under its number (the storage was lost) are forgotten."""
+        if self.policies.setdefault(rung.number, rung.policy) != rung.policy:
+            self.reached.pop(rung.number, None)
+            self.policies[rung.number] = rung.policy
+        self.reached.setdefault(rung.number, {})[rung.until] = rung.result
+
+    def _has(self, asked: Asked, rung: int) -> bool:
+        return self.policies.get(asked.number) == asked.policy.hash and rung in self.reached[asked.number]
 
     def _begin(self) -> Job:
         """The next job that waits, begun once more."""
@@ -276,13 +292,13 @@ class StudySearcher(Searcher):
         return True
 
     def _cohort(self, number: int) -> range:
-        return cohort(number, self.study.spec.seeds, self.rungs)
+        return cohort(number, len(self.study.storage.seeds), self.rungs)
 
     def _to_rung(self, trials: Sequence[Asked], together: range) -> list[Job]:
         """The jobs that bring a cohort to the lowest rung it has not reached; who does not go on ends on the way."""
         members = {asked.number: asked for asked in trials}
         for rung in self.rungs:
-            missing = [asked for asked in members.values() if rung not in self.reached.get(asked.number, {})]
+            missing = [asked for asked in members.values() if not self._has(asked, rung)]
             if missing:
                 return [Job.of_trial(asked, rung) for asked in missing]
             going = self._promoted(together, rung)
@@ -291,22 +307,33 @@ class StudySearcher(Searcher):
         return []
 
     def _promoted(self, together: range, rung: int) -> Collection[int]:
-        """Which trials of a cohort go on from a rung; all that are alone, or where there is no float network."""
-        objectives = self.study.spec.objectives
-        reference = findings.reference_point(self.study.records(), objectives)
+        """Which trials of a cohort go on from a rung; all that are alone, or where there is no float network.
+
+        Rivals are earlier trials that keep all bounds there and did not fail later. Places that no trial within the bounds
+        takes go to those that break bounds on quality least.
+        """
+        study, records = self.study, self.study.records()
+        reference = findings.reference_point(records, study.spec.objectives)
         if reference is None or len(together) == 1:
             return together
-        here = {number: reached[rung] for number, reached in self.reached.items() if rung in reached}
-        losses = {number: findings.losses(result.values, objectives) for number, result in here.items()}
-        numbers = sorted(number for number in here if number in together and self.study.affordable(here[number].values))
-        rivals = [losses[number] for number in sorted(here) if number < together.start]
-        going = promoted([losses[number] for number in numbers], rivals, findings.minimized(reference, objectives))
-        return {numbers[index] for index in going}
+        failed = {record.number for record in records if record.state == "failed"}
+        here = {number: reached[rung] for number, reached in self.reached.items() if rung in reached and number not in failed}
+        beyond = {number: max(study.violations(result).values(), default=0.0) for number, result in here.items()}
+        losses = {number: findings.losses(here[number].values, study.spec.objectives) for number in here if beyond[number] <= 0}
+        numbers = sorted(number for number in here if number in together)
+        within = [number for number in numbers if number in losses]
+        rivals = [losses[number] for number in sorted(losses) if number < together.start]
+        places = limit(len(numbers))
+        corner = findings.minimized(reference, study.spec.objectives)
+        going = [within[index] for index in promoted([losses[number] for number in within], rivals, corner, places)]
+        others = [number for number in numbers if number not in losses and study.affordable(here[number].values)]
+        return {*going, *sorted(others, key=beyond.__getitem__)[: places - len(going)]}
 
     def _stop(self, asked: Asked, rung: int) -> None:
         """A trial does not go on."""
         values = self.reached[asked.number][rung].values
-        reason = f"stopped after {rung} of {self.study.spec.trial.steps} steps: others are better there"
+        why = "others are better there" if self.study.affordable(values) else "it costs more than the bounds allow"
+        reason = f"stopped after {rung} of {self.study.spec.trial.steps} steps: {why}"
         self._end(Job.of_trial(asked, rung), TrialResult(state="pruned", values=values, steps=rung, reason=reason))
 
     @_fatal
@@ -335,18 +362,21 @@ class StudySearcher(Searcher):
             structure = self._structure(job.policy)
             self.events.finished(self.study.add_baseline(job.name, job.policy, outcome, structure))
             return
-        reached = self.reached.setdefault(job.number, {})
         if outcome.state == "complete" and job.until < self.rungs[-1]:
-            self.study.add_rung(Rung(number=job.number, until=job.until, result=outcome))
+            rung = Rung(number=job.number, policy=job.policy.hash, until=job.until, result=outcome)
+            self.study.add_rung(rung)
             self.study.storage.set_attempts(job.number, 0)
-            reached[job.until] = outcome
+            self._note(rung)
             self.events.paused(job.name)
             return
-        seconds = round(outcome.seconds + sum(rung.seconds for rung in reached.values()), 3)
-        outcome = outcome.model_copy(update={"seconds": seconds})
+        outcome = outcome.model_copy(update={"seconds": round(outcome.seconds + self._spent(job.number), 3)})
         record = self.study.tell(job.number, job.policy, outcome, self._structure(job.policy))
-        self.study.state_path(job.number).unlink(missing_ok=True)
+        self.study.state_path(job.number, job.policy).unlink(missing_ok=True)
         self.events.finished(record)
+
+    def _spent(self, number: int | None) -> float:
+        """Seconds of work on a trial up to the rung it stands at."""
+        return sum(result.seconds for result in self.reached.get(-1 if number is None else number, {}).values())
 
     def _structure(self, policy: Policy) -> str:
         bench = prepare(self.study.spec.trial)
@@ -375,7 +405,7 @@ class RayOutput(io.TextIOBase):
 
 
 class TrialActor(tune.Trainable):
-    """A worker process: one `step` is one whole trial. Reused from trial to trial, it keeps only the workbench."""
+    """A worker process: one `step` brings a trial to one rung. Reused from trial to trial, it keeps only the workbench."""
 
     def setup(  # type: ignore[override]
         self, config: dict[str, Any], spec: StudySpec, table: latencies.LatencyTable, folder: Path
@@ -398,9 +428,10 @@ class TrialActor(tune.Trainable):
 
     def _run(self) -> TrialResult:
         policy, until, number = Policy.from_dict(self.config["policy"]), self.config["until"], self.config["number"]
-        state = None if number is None else self.study.state_path(number)
+        state = None if number is None else self.study.state_path(number, policy)
         try:
-            with limits(self.spec.timeout, self.spec.memory):
+            timeout = None if self.spec.timeout is None else max(0.001, self.spec.timeout - self.config["spent"])
+            with limits(timeout, self.spec.memory):
                 return run_trial(self.spec.trial, policy, self.table, self.graph, until, state)
         except TrialFailed as error:
             return TrialResult(state="failed", reason=str(error))
@@ -448,6 +479,8 @@ def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTabl
             searcher.interrupted()
             raise
         except Abort as abort:
+            with contextlib.suppress(OSError):  # the disk may be full
+                searcher.interrupted()
             raise abort.__cause__ or abort from None
         finally:
             ray.shutdown()

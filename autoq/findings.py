@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoq import pareto
-from autoq.objectives import OBJECTIVES, reference_value
-from autoq.spec import Record, StudySpec
+from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT, reference_value
+from autoq.spec import Record, Sensitivity, StudySpec
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,9 +49,22 @@ def baselines_alone(records: Sequence[Record], objectives: Sequence[str]) -> flo
     return hypervolume([record for record in records if record.source == "baseline"], objectives)
 
 
-def seeds_alone(records: Sequence[Record], seeds: int) -> list[Record]:
+def seeds_alone(records: Sequence[Record], sensitivity: Sensitivity | None) -> list[Record]:
     """The baselines, and of the trials those that the sensitivity of the stages proposed."""
+    seeds = len(sensitivity.seeds) if sensitivity else 0
     return [record for record in records if record.number is None or record.number < seeds]
+
+
+def prediction_agreement(records: Iterable[Record], sensitivity: Sensitivity | None) -> float | None:
+    """Rank correlation (Spearman) of what stages one at a time predicted for the seeds with the error after training.
+
+    None for fewer than three seeds that trained fully.
+    """
+    from scipy.stats import spearmanr
+
+    trained = {record.number: record.values[PSNR_TO_FLOAT] for record in records if record.state == "complete"}
+    pairs = [(loss, -trained[n]) for n, loss in enumerate(sensitivity.predicted if sensitivity else ()) if n in trained]
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else None
 
 
 def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float | None:
@@ -63,10 +76,12 @@ def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float |
     return pareto.hypervolume(values, [OBJECTIVES[name].direction for name in objectives], reference)
 
 
-def document(name: str, spec: StudySpec, records: Sequence[Record], seconds: float) -> dict[str, Any]:
+def document(
+    name: str, spec: StudySpec, records: Sequence[Record], seconds: float, sensitivity: Sensitivity | None = None
+) -> dict[str, Any]:
     """The JSON document of a search: definition, trials, front, baselines, hypervolume."""
     objectives = spec.objectives
-    of_seeds = seeds_alone(records, spec.seeds)
+    of_seeds = seeds_alone(records, sensitivity)
     trials = sorted((record for record in records if record.source == "trial"), key=lambda record: record.number or 0)
     return {
         "study": name,
@@ -83,7 +98,7 @@ def document(name: str, spec: StudySpec, records: Sequence[Record], seconds: flo
             "front": [_entry(record) for record in front(of_seeds, objectives)],
             "hypervolume": hypervolume(of_seeds, objectives),
         }
-        if spec.seeds
+        if sensitivity is not None
         else None,
         "hypervolume": hypervolume(records, objectives),
         "reference_point": reference_point(records, objectives),

@@ -48,18 +48,24 @@ def rungs(steps: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-def promoted(trials: Sequence[Losses], rivals: Sequence[Losses], reference: Losses) -> list[int]:
+def limit(trials: int) -> int:
+    """How many of a cohort's trials go on at most."""
+    return math.ceil(SHARE * trials)
+
+
+def promoted(trials: Sequence[Losses], rivals: Sequence[Losses], reference: Losses, places: int) -> list[int]:
     """Indices of the trials of a cohort that train on, in its order.
 
     trials: losses of a cohort at this rung; rivals: of earlier trials, at this rung. Who is dominated by any of them stops;
-    of the others at most SHARE of the cohort goes on, those that add most to the volume the rivals dominate within
-    `reference`.
+    of the others `places` go on at most, those that add most to the volume the rivals dominate within `reference`, or
+    within the worst of all where that is worse.
     """
+    reference = [max(values) for values in zip(reference, *trials, *rivals, strict=True)]
     minimized: list[pareto.Direction] = ["minimize"] * len(reference)
     best = {int(index) for index in pareto.front([*trials, *rivals], minimized)}
     left = [index for index in range(len(trials)) if index in best]
     chosen: list[int] = []
-    while left and len(chosen) < math.ceil(SHARE * len(trials)):
+    while left and len(chosen) < places:
         volumes = {
             each: pareto.hypervolume([*rivals, *(trials[index] for index in (*chosen, each))], minimized, reference)
             for each in left

@@ -78,6 +78,9 @@ def cost(
     return price(trial, uniform(policy, found.facts.stages), frame)
 
 
+MOST_IN_PAIRS = 16
+"""Stages of which all twos and threes are looked at."""
+
 GRANULARITIES = ("stage", "block", "layer")
 
 
@@ -117,10 +120,16 @@ def sensitivity(
     from autoq.sensitivity import Question, analyse
     from autoq.trial import regrouped
 
-    layers = None if by == "stage" else regrouped(trial.model, trial.scale, trial.weights, by)
-    found = search_space(trial, Path(space) if space else None, layers)
+    path = Path(space) if space else None
+    found = search_space(trial, path)
+    if by != "stage":
+        found = search_space(trial, path, regrouped(trial.model, trial.scale, trial.weights, found.layers, by))
+    if pairs and len(found.choices) > MOST_IN_PAIRS:
+        raise InputError(f"--pairs: {len(found.choices)} {by}s combine to too many; leave it out, or type --by stage")
     trial = trial.model_copy(update={"layers": tuple((stage, tuple(patterns)) for stage, patterns in found.layers.items())})
     widths = sorted({bits for roles in found.choices.values() for bits in roles["weight"].bits if bits <= found.facts.integer_bits})
+    if not widths:
+        raise InputError(f"space: no weight has a width that {target} runs on integers; list one, for example bits: [4, 8]")
     question = Question(metric=metric, steps=steps, widths=tuple(widths), pairs=pairs, frame=size, threads=cores)
     return {**analyse(trial, found, question, (events or Events()).phase), "by": by}
 

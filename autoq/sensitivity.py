@@ -27,13 +27,13 @@ from autoq.objectives import latency as latencies
 from autoq.objectives.cost import costs
 from autoq.objectives.latency import LatencyTable, by_kinds, kind, structure_key
 from autoq.objectives.size import packed_bytes
-from autoq.policy import Policy, Role, StageQuant
+from autoq.policy import ROLES, Policy, Role, StageQuant, TensorQuant
 from autoq.qat import Training
 from autoq.quantize import place, quantize
 from autoq.space import SearchSpace
 from autoq.spec import Probe, Sensitivity, TrialSpec
 from autoq.targets import load_target
-from autoq.trial import judge, upscale_all
+from autoq.trial import judge
 from autoq.workbench import Workbench, prepare, upscale
 
 
@@ -50,13 +50,13 @@ def measure(bench: Workbench, policies: Iterable[Policy], metrics: tuple[str, ..
         if steps:
             Training(bench, quantized).advance(steps)
         module = as_executed(quantized)
-        outputs = upscale_all(bench, module)
+        outputs = [upscale(module, pair.low, bench.spec.device).nan_to_num().clamp(0, 1) for pair in bench.pairs]
         found.append(
             Probe(
                 policy=policy.to_dict(),
                 stages=tuple(stage for stage, quant in policy.stages if quant != StageQuant()),
                 label=", ".join(f"{stage} {quant.label}" for stage, quant in policy.stages if quant != StageQuant()),
-                mse=tuple(float((a.clamp(0, 1) - b).square().mean()) for a, b in zip(outputs, expected, strict=True)),
+                mse=tuple(float((a - b).square().mean()) for a, b in zip(outputs, expected, strict=True)),
                 values=judge(bench, outputs) if metrics else {},
                 size=packed_bytes(bench.traced, [placed.placement for placed in quantized.placed], bench.execution),
                 seconds=round(time.perf_counter() - start, 3),
@@ -68,6 +68,16 @@ def measure(bench: Workbench, policies: Iterable[Policy], metrics: tuple[str, ..
 def alone(space_stages: Iterable[str], stage: str, quant: StageQuant) -> Policy:
     """One stage quantized, all others float."""
     return Policy(tuple((name, quant if name == stage else StageQuant()) for name in space_stages))
+
+
+def _at_least_8(policy: Policy) -> Policy:
+    """What a runtime file holds: narrower integers are widened to 8 bits."""
+
+    def widened(quant: TensorQuant) -> TensorQuant:
+        return dataclasses.replace(quant, bits=max(8, quant.bits))
+
+    stages = ((stage, StageQuant(*(widened(quant.role(role)) for role in ROLES))) for stage, quant in policy.stages)
+    return Policy(tuple(stages))
 
 
 ADDITIVE = ("size", "size_runtime", "ops", "bops", "peak_memory")
@@ -85,7 +95,8 @@ def find_seeds(
     """Quantize the stages one at a time, without training; the policies predicted to be the front, the most worth first.
 
     Costs that add up over stages are exact; latency is the table's. Whatever the quality objective is, the error of the
-    output stands for it. Policies that break a bound on costs are left out.
+    output stands for it. Policies that break a bound on these costs are left out. Where stages combine to more than can be
+    enumerated, latency is left out.
     """
     stages = list(space.choices)
     wanted = [(stage, quant) for stage in stages for quant in additive.probes(space, stage)]
@@ -95,22 +106,21 @@ def find_seeds(
         measured[stage][quant] = probe.loss
 
     def costs_of(policy: Policy) -> list[float]:
-        placements, found = place(bench.traced, policy, bench.execution), costs(bench.traced, policy, bench.execution, table.frame)
-        every = {
-            "size": float(packed_bytes(bench.traced, placements, bench.execution)),
-            "ops": found.ops,
-            "bops": float(found.bops),
-            "peak_memory": float(found.peak_memory),
-        }
-        every["size_runtime"] = every["size"]
-        return [every[name] for name in objectives if name in ADDITIVE]
+        every = {"size": float(packed_bytes(bench.traced, place(bench.traced, policy, bench.execution), bench.execution))}
+        if "size_runtime" in names:
+            placements = place(bench.traced, _at_least_8(policy), bench.execution)
+            every["size_runtime"] = float(packed_bytes(bench.traced, placements, bench.execution))
+        if not {"size", "size_runtime"}.issuperset(names):
+            found = costs(bench.traced, policy, bench.execution, table.frame)
+            every |= {"ops": found.ops, "bops": float(found.bops), "peak_memory": float(found.peak_memory)}
+        return [every[name] for name in names]
 
-    names = [name for name in objectives if name in ADDITIVE]
+    names = [name for name in objectives if name in ADDITIVE] or ["size"]
     integer_bits = bench.execution.integer_bits
     options = additive.options(space, measured, costs_of, lambda quant: kind(quant, integer_bits))
     float_policy = Policy(tuple((stage, StageQuant()) for stage in stages))
     reference = [1.01 * cost for cost in costs_of(float_policy)]
-    if "latency" in objectives:
+    if "latency" in objectives and additive.can_enumerate(options):
         milliseconds = by_kinds(bench.traced, space, bench.execution, table)
         front = additive.predicted_front(options, milliseconds.__getitem__)
         names.append("latency")
@@ -263,12 +273,14 @@ def _milliseconds_saved(
 
 def agreement(rows: np.ndarray, resamples: int = 500) -> dict[str, float] | None:
     """Mean rank correlation (Spearman) between rows (images, seeds) over columns (what was quantized), with a 95 % interval
-    by resampling the columns. None for a single row.
+    by resampling the columns. None for a single row, or where nothing differs.
     """
     if len(rows) < 2:
         return None
     draws = np.random.default_rng(0).integers(0, rows.shape[1], (resamples, rows.shape[1]))
     spread = [value for draw in draws if np.isfinite(value := _mean_correlation(rows[:, draw]))]
+    if not spread or not np.isfinite(_mean_correlation(rows)):
+        return None
     low, high = np.percentile(spread, [2.5, 97.5])
     return {"spearman": round(_mean_correlation(rows), 3), "low": round(float(low), 3), "high": round(float(high), 3)}
 

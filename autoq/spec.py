@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 Device = Literal["cpu", "cuda"]
 Sampling = Literal["uniform", "proportional", "threshold"]
@@ -64,12 +64,12 @@ class PretrainSpec(BaseModel):
 class StudySpec(BaseModel):
     """The definition of a study: equal definitions give equal suggestions and values (one worker).
 
-    space: the search space with every default written out. seeds: trials that the stages' sensitivity proposes, first.
-    rungs: training steps after which the trials of a cohort are compared and some stop; none: all train fully. constraints:
-    as `size<=400KiB`, what points on the front must keep. frame: (width, height) in low-resolution pixels that latency is
-    measured at. latency_threads: of the runtime while it is measured. timeout: seconds a trial may take; memory: GiB a
-    worker may hold; None is no limit. storage: URL of Optuna's storage, None for a file in the study's folder. inputs:
-    hashes of the files that weights and images were read from.
+    hand_rule: whether that baseline is measured, too. space: the search space with every default written out. seeds: trials
+    that the stages' sensitivity proposes, first. rungs: training steps after which the trials of a cohort are compared and
+    some stop; none: all train fully. constraints: as `size<=400KiB`, what points on the front must keep. frame: (width,
+    height) in low-resolution pixels that latency is measured at. latency_threads: of the runtime while it is measured.
+    timeout: seconds a trial may take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's storage,
+    None for a file in the study's folder. inputs: hashes of the files that weights and images were read from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,7 +80,8 @@ class StudySpec(BaseModel):
     sampler: SamplerName = "auto"
     budget: PositiveInt = 50
     seeds: int = Field(default=0, ge=0)
-    rungs: tuple[PositiveInt, ...] = ()
+    rungs: tuple[NonNegativeInt, ...] = ()
+    hand_rule: bool = False
     constraints: tuple[str, ...] = ()
     workers: PositiveInt = 1
     frame: tuple[PositiveInt, PositiveInt] = (96, 96)
@@ -112,7 +113,7 @@ class StudyFile(BaseModel):
 
 
 class TrialResult(BaseModel):
-    """What a trial found. values: every metric measured, objective or not. reason: why it failed, else None."""
+    """What a trial found. values: every metric measured, objective or not. reason: why it failed or stopped, else None."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -124,11 +125,12 @@ class TrialResult(BaseModel):
 
 
 class Rung(BaseModel):
-    """One line of rungs.jsonl: what a trial was worth after `until` steps. result.seconds: since the rung below."""
+    """One line of rungs.jsonl: what a trial was worth after `until` steps. policy: a hash. result.seconds: since the rung below."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
+    policy: str
     until: int
     result: TrialResult
 

@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autoq.errors import InputError, StudyError, unknown
 from autoq.halving import cohort
-from autoq.objectives import OBJECTIVES
+from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
 from autoq.policy import ROLES, Policy
 from autoq.space import SearchSpace
 from autoq.spec import Record, StudySpec
@@ -122,7 +122,7 @@ class TrialStorage:
 
         The trials of a cohort are asked for before any has ended, so a sampler does not see how those of its own did.
         """
-        together = cohort(number, self._spec.seeds, self._spec.rungs)
+        together = cohort(number, len(self.seeds), self._spec.rungs)
         trials = [trial if trial.number not in together else _not_ended(trial) for trial in self._trials()]
         taken = {self._policy(trial) for trial in trials}
         for attempt in range(MOST_REPEATS):
@@ -162,7 +162,7 @@ class TrialStorage:
         trial = self._trial(record.number)
         for key, value in _outcome(record).items():
             trial.set_user_attr(key, value)
-        for key, value in record.violations.items():
+        for key, value in self._violations(record).items():
             trial.set_constraint(key, value)
         values = self._values(record) if record.state == "complete" else None
         self._stored.tell(record.number, values, STATES[record.state])
@@ -232,9 +232,15 @@ class TrialStorage:
             state=STATES[record.state],
             values=self._values(record) if complete else None,
             user_attrs={**self._readable(policy), **_outcome(record)},
-            constraints=record.violations,
+            constraints=self._violations(record),
             **self._parameters(policy),
         )
+
+    def _violations(self, record: Record) -> dict[str, float]:
+        """Of the bounds; records of earlier versions do not say how they kept the quality guard."""
+        if record.violations or record.state != "complete" or not guarded(self._spec):
+            return record.violations
+        return {"quality_guard": QUALITY_GUARD_DB - record.values[PSNR_TO_FLOAT]}
 
     def _values(self, record: Record) -> list[float]:
         return [record.values[name] for name in self._spec.objectives]

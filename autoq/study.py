@@ -158,9 +158,9 @@ class Study:
     def sensitivity_path(self) -> Path:
         return self.folder / "sensitivity.json"
 
-    def state_path(self, number: int) -> Path:
+    def state_path(self, number: int, policy: Policy) -> Path:
         """Where the training of a trial that stands at a rung is kept."""
-        return self.states_path / f"{number}.pt"
+        return self.states_path / f"{number}-{policy.hash}.pt"
 
     @property
     def states_path(self) -> Path:
@@ -273,6 +273,11 @@ class Study:
         except ValidationError as error:
             raise StudyError(f"{self.sensitivity_path}: not a sensitivity file; remove it, it is made again") from error
 
+    @property
+    def seeds(self) -> int:
+        """How many of the first trials the stages' sensitivity proposed."""
+        return len(self._seeds())
+
     def _seeds(self) -> list[Policy]:
         found = self.sensitivity()
         return [] if found is None else [Policy.from_dict(seed) for seed in found.seeds]
@@ -318,7 +323,7 @@ class Study:
 
     def to_storage(self) -> TrialStorage:
         """Its finished trials as an Optuna storage in memory, for a study whose database is not at hand."""
-        storage = TrialStorage(in_memory(), self.name, self.spec, self.space)
+        storage = TrialStorage(in_memory(), self.name, self.spec, self.space, self._seeds())
         self._fill(storage)
         return storage
 

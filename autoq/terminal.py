@@ -233,8 +233,9 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
     alone = baselines_alone(records, objectives)
     volume = hypervolume(records, objectives)
     if alone is not None and volume is not None:
-        seeds = hypervolume(seeds_alone(records, study.spec.seeds), objectives)
-        of_seeds = f"; seeds alone {seeds:.4f}" if study.spec.seeds else ""
+        sensitivity = study.sensitivity()
+        seeds = hypervolume(seeds_alone(records, sensitivity), objectives)
+        of_seeds = f"; seeds alone {seeds:.4f}" if sensitivity else ""
         console.print(f"hypervolume {volume:.4f}{of_seeds}; baselines alone {alone:.4f}")
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import time
 from collections.abc import Sequence
@@ -41,10 +42,10 @@ def stages_of(model: str, scale: int, weights: Path | None, layers: StagePattern
     return roles_by_stage(trace(*staged_model(model, scale, weights, layers)).sites)
 
 
-def regrouped(model: str, scale: int, weights: Path | None, by: str) -> StagePatterns:
+def regrouped(model: str, scale: int, weights: Path | None, layers: StagePatterns, by: str) -> StagePatterns:
     """Stages that are single layers (`layer`), or layers with the same beginning up to its first number (`block`)."""
     groups: dict[str, tuple[str, ...]] = {}
-    for layer in trace(*staged_model(model, scale, weights, {})).layers:
+    for layer in trace(*staged_model(model, scale, weights, layers)).layers:
         block = re.match(r"[^0-9]*?[0-9]+(?=[.])", layer.path)
         group = block[0] if by == "block" and block else layer.path
         name = re.sub("[^A-Za-z0-9]+", "_", group)
@@ -90,13 +91,10 @@ def run_trial(
         quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
         quantized.module.to(spec.device)
         training = Training(bench, quantized)
-        if state is not None and state.is_file():
-            training.restore(torch.load(state, weights_only=True, map_location=spec.device))
+        _restore(training, state, steps)
         training.advance(steps)
         if state is not None and steps < spec.steps:
-            state.parent.mkdir(exist_ok=True)
-            with whole(state) as partial:
-                torch.save(training.state(), partial)
+            _keep(training, state)
         values = evaluate(bench, as_executed(quantized))
     except TrialFailed as failure:
         return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
@@ -108,6 +106,28 @@ def run_trial(
     values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
     values["score"] = score(values["psnr"], values["latency"])
     return TrialResult(state="complete", values=values, steps=steps, seconds=_since(start))
+
+
+def _restore(training: Training, state: Path | None, steps: int) -> None:
+    """Go on from a file. Without one, or where it is torn or beyond `steps`, training from the start gives the same values."""
+    if state is None or not state.is_file():
+        return
+    try:
+        found = torch.load(state, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return
+    if found["step"] <= steps:
+        training.restore(found)
+
+
+def _keep(training: Training, state: Path) -> None:
+    """Keep a training for later. A full disk only means that it begins anew; what a study must write says so itself."""
+    try:
+        state.parent.mkdir(exist_ok=True)
+        with whole(state) as partial:
+            torch.save(training.state(), partial)
+    except (OSError, RuntimeError):
+        state.with_name(f".{state.name}.partial").unlink(missing_ok=True)
 
 
 def _since(start: float) -> float:

@@ -20,6 +20,7 @@ import torch
 from scipy.stats import kendalltau, spearmanr
 
 from autoq.api import default_scale, search_space
+from autoq.errors import TrialFailed
 from autoq.executed import as_executed
 from autoq.policy import Policy
 from autoq.qat import Training
@@ -72,8 +73,11 @@ def measure(path: Path, model: str, steps: tuple[int, ...], count: int, part: in
                 begun = time.process_time()
                 torch.manual_seed(0)
                 training = Training(bench, quantize(bench.traced, policy, bench.statistics, bench.execution))
-                training.advance(until)
-                values = evaluate(bench, as_executed(training.quantized))
+                try:
+                    training.advance(until)
+                    values = evaluate(bench, as_executed(training.quantized))
+                except TrialFailed:  # it diverged: last in rank
+                    values = {"psnr": 0.0, "psnr_to_float": 0.0}
                 seconds = round(time.process_time() - begun, 2)
                 writer.writerow(
                     {

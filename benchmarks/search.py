@@ -155,7 +155,7 @@ def cold(sampler: str) -> Strategy:
 
 
 class Asker:
-    """Optuna, as a study uses it: a sampler made anew for every trial."""
+    """Optuna, seeded as in a study: a sampler made anew for every trial."""
 
     def __init__(self, run: Run, sampler: str) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -226,7 +226,9 @@ def autoq(run: Run, stopping: bool = True, sampler: str = "auto") -> None:
             here = [index for _, index in going]
             kept = list(range(len(going)))
             if rung != FULL and len(together) > 1:
-                kept = halving.promoted(run.losses(here, rung), run.losses(reached[rung], rung), run.reference)
+                kept = halving.promoted(
+                    list(run.losses(here, rung)), list(run.losses(reached[rung], rung)), run.reference, halving.limit(len(here))
+                )
             reached[rung] += here
             for position, (told, index) in enumerate(going):
                 if position not in kept or rung == FULL:
@@ -287,7 +289,10 @@ def figures_of(runs: dict[str, list[Run]]) -> dict[str, float]:
             figures["seconds_ratio_best_cold_95"] = round(own / min(cold_ones), 3)
         if "seeds alone" in runs:
             pairs = zip(runs["autoq"], runs["seeds alone"], strict=True)
-            figures["worse_than_seeds_alone"] = sum(volume_at(a, math.inf) < volume_at(b, math.inf) for a, b in pairs)
+            ends = [(volume_at(a, math.inf), volume_at(b, math.inf)) for a, b in pairs]
+            figures["worse_than_seeds_alone"] = sum(a < b for a, b in ends)
+            figures["no_better_than_seeds_alone"] = sum(a <= b for a, b in ends)
+            figures["gain_over_seeds_alone"] = round(statistics.mean(a / b - 1 for a, b in ends), 4)
         if "autoq, no stopping" in runs:
             pairs = list(zip(runs["autoq"], runs["autoq, no stopping"], strict=True))
             figures["steps_saved_by_stopping"] = round(1 - statistics.mean(a.steps / b.steps for a, b in pairs), 3)
@@ -307,7 +312,8 @@ def main() -> None:
     tables = [Table.read(seed, options.tables) for seed in (0, 1)]
     figures = figures_of(compare(tables, options.strategies, options.seeds, options.budget))
     if options.json:
-        print(json.dumps({"bench": "search", "figures": figures}, indent=2))
+        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        print(json.dumps({"bench": "search", "figures": finite}, indent=2))
     else:
         print("\n".join(f"{name:40} {value}" for name, value in figures.items()))
 

@@ -121,6 +121,7 @@ def test_a_trial_that_stops_is_beaten_or_one_too_many(whole: list[Any], tmp_path
     search(study)
     reached = {rung.number: rung.result for rung in study.rungs()}
     assert set(reached) == {entry[0] for entry in whole if entry[1] != "failed" or entry[4] == STEPS - 1}
+    assert {rung.policy for rung in study.rungs()} == {Policy.from_dict(entry[2]).hash for entry in whole if entry[0] in reached}
     assert {rung.until for rung in study.rungs()} == {4}
 
 

@@ -35,6 +35,8 @@ RUN_ELSEWHERE = {
     "autoq search --model mypackage.networks:make --scale 2 --space mine.yaml": ("tests/test_own_models.py", "mynet:make"),
     "autoq search --model RealESRGAN_x4plus.pth": ("tests/test_own_models.py", "def test_a_checkpoint"),
     "python benchmarks/sampling.py --steps 16": ("tests/benchmarks/test_sampling.py", "sampling.py"),
+    "python benchmarks/search.py": ("tests/benchmarks/test_search.py", "search.py"),
+    "autoq sensitivity --model srgan": ("tests/test_sensitivity.py", '"sensitivity"'),
     "python benchmarks/esrgan.py": ("tests/benchmarks/test_esrgan.py", "esrgan.py"),
     "python benchmarks/weights.py Set5 Set14": ("tests/benchmarks/test_bundled_weights.py", "benchmarks.weights"),
     "python benchmarks/survival.py --driver-kills 20 --worker-kills 20": ("tests/benchmarks/test_survival.py", "survival.py"),
@@ -105,7 +107,7 @@ def test_the_readme_s_commands(desk: Path) -> None:
     assert sum(command.startswith("autoq search") for command in outputs) == 3
     assert (desk / "reports" / "mine.html").is_file()
     assert yaml.safe_load((desk / "my_space.yaml").read_text())["model"] == "srgan"
-    assert len((desk / "studies" / "mine" / "trials.jsonl").read_text().splitlines()) == 4 + 6
+    assert len((desk / "studies" / "mine" / "trials.jsonl").read_text().splitlines()) == 5 + 6
 
 
 def test_the_readme_s_python(desk: Path) -> None:

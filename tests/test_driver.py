@@ -101,6 +101,9 @@ def test_files_left_behind(folder: Path, first: dict) -> None:  # type: ignore[t
     assert table["frame"] == [32, 24]
     report = (folder / "reports" / "first.html").read_text()
     assert "trial" in report
+    assert "Stages one at a time" in report
+    assert "ranked the seeds as training did with a rank correlation of" in report
+    assert "seeds alone reach a hypervolume of" in report or "did not get beyond its 4 seeds" in report
     assert (folder / "reports" / "first.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -26,22 +26,23 @@ def test_seeds_are_alone_and_the_others_in_cohorts() -> None:
 
 
 def test_who_is_dominated_stops() -> None:
-    assert promoted([[1, 5], [5, 1], [6, 6]], [], REFERENCE) == [0, 1]
-    assert promoted([[1, 5], [5, 1], [6, 2]], [[4, 1]], REFERENCE) == [0]
-    assert promoted([[5, 5]], [[1, 1]], REFERENCE) == []
+    assert promoted([[1, 5], [5, 1], [6, 6]], [], REFERENCE, 4) == [0, 1]
+    assert promoted([[1, 5], [5, 1], [6, 2]], [[4, 1]], REFERENCE, 4) == [0]
+    assert promoted([[5, 5]], [[1, 1]], REFERENCE, 4) == []
 
 
 def test_at_most_half_goes_on_those_that_add_most() -> None:
     front = [[1, 9], [2, 7], [4, 4], [7, 2], [9, 1], [3, 6], [6, 3], [5, 3.5]]
-    going = promoted(front, [], REFERENCE)
+    going = promoted(front, [], REFERENCE, 4)
     assert len(going) == 4
     assert 2 in going
-    assert promoted(front, [[3.9, 3.9]], REFERENCE) != going
+    assert promoted(front, [[3.9, 3.9]], REFERENCE, 4) != going
 
 
 def test_of_equal_trials_one_goes_on() -> None:
-    assert promoted([[2, 2], [2, 2]], [], REFERENCE) == [0]
+    assert promoted([[2, 2], [2, 2]], [], REFERENCE, 4) == [0]
 
 
-def test_trials_that_are_worse_than_the_reference_stop_first() -> None:
-    assert promoted([[1, 11], [5, 5]], [], REFERENCE) == [1]
+def test_the_reference_widens_to_the_worst() -> None:
+    assert promoted([[1, 11], [5, 5]], [], REFERENCE, 1) == [1]
+    assert promoted([[11, 1], [12, 0.5], [30, 0.4]], [], REFERENCE, 2) == [0, 1], "not the first ones, those that add most"

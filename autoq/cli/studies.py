@@ -61,7 +61,7 @@ def search(
         typer.Option(
             parser=whole("--seeds", 0, MANY, 16),
             metavar="N",
-            show_default="a third of the budget",
+            show_default="half the budget, at most 16",
             help="Of them, policies that the sensitivity of the stages proposes, first.",
         ),
     ] = None,
@@ -177,7 +177,7 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
 
     seconds = time.perf_counter() - started
     if json:
-        typer.echo(to_json(document(study.name, study.spec, study.records(), seconds)))
+        typer.echo(to_json(document(study.name, study.spec, study.records(), seconds, study.sensitivity())))
     else:
         terminal.show_front(study, page, seconds)
 

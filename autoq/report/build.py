@@ -11,11 +11,11 @@ import plotly.io
 from markupsafe import Markup
 
 from autoq.files import write_whole
-from autoq.findings import baselines_alone, float_baseline, front, hypervolume, point_name, seeds_alone
+from autoq.findings import baselines_alone, float_baseline, front, hypervolume, point_name, prediction_agreement, seeds_alone
 from autoq.objectives import OBJECTIVES
 from autoq.policy import ROLES, Policy, StageQuant
-from autoq.report.plots import axis_label, axis_value, front_figure, front_png
-from autoq.spec import Record, StudySpec
+from autoq.report.plots import axis_label, axis_value, front_figure, front_png, sensitivity_figure
+from autoq.spec import Record, Sensitivity
 from autoq.study import Study
 
 REPORTS = Path("reports")
@@ -44,7 +44,16 @@ def render(study: Study, records: Sequence[Record], found: Sequence[Record]) -> 
         loader=jinja2.PackageLoader("autoq.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     figure = plotly.io.to_html(front_figure(records, found, study.spec.objectives), include_plotlyjs=True, full_html=False)
-    return environment.get_template("template.html.j2").render(figure=Markup(figure), **page_data(study, records, found))
+    sensitivity = study.sensitivity()
+    stages = (
+        "" if sensitivity is None else plotly.io.to_html(sensitivity_figure(sensitivity), include_plotlyjs=False, full_html=False)
+    )
+    return environment.get_template("template.html.j2").render(
+        figure=Markup(figure),
+        sensitivity=Markup(stages),
+        prediction=prediction_agreement(records, sensitivity),
+        **page_data(study, records, found),
+    )
 
 
 def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) -> dict[str, Any]:
@@ -63,7 +72,7 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "trials": len(trials),
         "complete": sum(record.state == "complete" for record in trials),
         "stopped": sum(record.state == "pruned" for record in trials),
-        "verdict": _verdict(records, spec),
+        "verdict": _verdict(records, objectives, study.sensitivity()),
         "tiles": _tiles(records, found, objectives, float_record),
         "heads": [axis_label(name) for name in objectives],
         "all_heads": [axis_label(name) for name in columns],
@@ -94,15 +103,16 @@ def _tiles(
     return tiles
 
 
-def _verdict(records: Sequence[Record], spec: StudySpec) -> str:
+def _verdict(records: Sequence[Record], objectives: Sequence[str], sensitivity: Sensitivity | None) -> str:
     """Whether trials of the sampler added to what the seeds found; empty where the study has none."""
-    alone = hypervolume(seeds_alone(records, spec.seeds), spec.objectives)
-    volume = hypervolume(records, spec.objectives)
-    if not spec.seeds or alone is None or volume is None:
+    alone = hypervolume(seeds_alone(records, sensitivity), objectives)
+    volume = hypervolume(records, objectives)
+    if sensitivity is None or alone is None or volume is None:
         return ""
     if volume <= alone:
-        return f"The search did not get beyond its {spec.seeds} seeds, whose hypervolume is {alone:.4f}."
-    return f"Its {spec.seeds} seeds alone reach a hypervolume of {alone:.4f}; the search added {volume / alone - 1:.1%}."
+        return f"The search did not get beyond its {len(sensitivity.seeds)} seeds, whose hypervolume is {alone:.4f}."
+    gain = f"{volume / alone - 1:.1%}" if alone else "all there is"
+    return f"Its {len(sensitivity.seeds)} seeds alone reach a hypervolume of {alone:.4f}; the search added {gain}."
 
 
 def _row(record: Record, objectives: Sequence[str], columns: Sequence[str], float_record: Record | None) -> dict[str, Any]:

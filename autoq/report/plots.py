@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from autoq.findings import point_name
 from autoq.objectives import OBJECTIVES
-from autoq.spec import Record
+from autoq.policy import ROLES, Policy, StageQuant
+from autoq.spec import Record, Sensitivity
 
 KIB = 1024
 
@@ -84,6 +87,61 @@ def front_figure(records: Sequence[Record], front: Sequence[Record], objectives:
 def _hover(record: Record, objectives: Sequence[str]) -> str:
     values = "<br>".join(f"{axis_label(name)}: {axis_value(name, record.values[name]):.4g}" for name in objectives)
     return f"{html.escape(point_name(record))}<br>{html.escape(record.label)}<br>{values}"
+
+
+def sensitivity_figure(sensitivity: Sensitivity) -> go.Figure:
+    """Stages quantized alone: the error of the output by role and width (heatmap), and all roles at their narrowest (bars)."""
+    errors: dict[tuple[str, str], dict[int, float]] = {}
+    anchors: dict[str, tuple[StageQuant, float]] = {}
+    for probe in sensitivity.probes:
+        (stage,) = probe.stages
+        quant = Policy.from_dict(probe.policy).stage(stage)
+        wide, _ = anchors.setdefault(stage, (quant, probe.loss))
+        changed = [role for role in ROLES if quant.role(role) != wide.role(role)]
+        for role in changed[:1] or [role for role in ROLES if not quant.role(role).is_float]:
+            cell = errors.setdefault((stage, role), {})
+            bits = quant.role(role).bits
+            cell[bits] = min(cell.get(bits, math.inf), probe.loss)
+    widths = sorted({bits for cell in errors.values() for bits in cell})
+    rows = [f"{stage}, {role}" for stage, role in errors]
+    worst = {
+        stage: anchors[stage][1] + sum(cell[min(cell)] - anchors[stage][1] for (own, _), cell in errors.items() if own == stage)
+        for stage in anchors
+    }
+    figure = make_subplots(
+        1,
+        2,
+        column_widths=[0.62, 0.38],
+        horizontal_spacing=0.24,
+        subplot_titles=("one role at a time", "all roles at their narrowest"),
+    )
+    cells = [[_decibels(cell[bits]) if bits in cell else None for bits in widths] for cell in errors.values()]
+    figure.add_heatmap(
+        z=cells,
+        x=[f"{bits} bits" for bits in widths],
+        y=rows,
+        texttemplate="%{z:.1f}",
+        colorscale="Viridis",
+        showscale=False,
+        hoverongaps=False,
+        row=1,
+        col=1,
+    )
+    ranked = sorted(worst, key=worst.__getitem__)
+    figure.add_bar(x=[_decibels(worst[stage]) + FLOOR for stage in ranked], y=ranked, orientation="h", base=-FLOOR, row=1, col=2)
+    figure.update_yaxes(autorange="reversed", row=1, col=1)
+    figure.update_xaxes(title="error of the output, dB", row=1, col=2)
+    figure.update_layout(template="plotly_white", height=420, margin={"l": 160, "r": 20, "t": 40, "b": 60}, showlegend=False)
+    return figure
+
+
+FLOOR = 60.0
+"""dB below full scale where bars begin."""
+
+
+def _decibels(error: float) -> float:
+    """A mean squared error (of 1) in dB."""
+    return 10 * math.log10(max(error, 1e-6))
 
 
 def front_png(records: Sequence[Record], front: Sequence[Record], objectives: Sequence[str], path: Path, title: str) -> None:
