@@ -83,6 +83,32 @@ def stage_loss(space: SearchSpace, stage: str, measured: Mapping[StageQuant, flo
     return max(total, 0.0)
 
 
+def policy_loss(space: SearchSpace, measured: Mapping[str, Mapping[StageQuant, float]], policy: Policy) -> float:
+    """The loss of a policy: those its stages add, summed."""
+    return sum(stage_loss(space, stage, measured[stage], quant) for stage, quant in policy.stages)
+
+
+def nearest(space: SearchSpace, policy: Policy) -> Policy:
+    """The policy of a space that is most like one of another network or scale, stage by stage and role by role.
+
+    A stage that the other has not, by name, is as wide as integers go.
+    """
+    others = dict(policy.stages)
+    stages = {}
+    for stage, roles in space.choices.items():
+        known = _roles(others.get(stage) or anchor(space, stage), space, stage)
+        stages[stage] = _stage_quant(space, stage, {role: _most_like(space, roles[role], quant) for role, quant in known.items()})
+    return Policy(tuple(stages.items()), space.output)  # type: ignore[arg-type]
+
+
+def _most_like(space: SearchSpace, choices: Choices, quant: TensorQuant) -> TensorQuant:
+    bits = min(choices.bits, key=lambda width: (abs(width - quant.bits), width))
+    if bits > space.facts.integer_bits:
+        return choices.wide(bits)
+    quantizer = quant.quantizer if quant.quantizer in choices.quantizer else standing(choices)
+    return choices.quant(bits, quantizer, quant.clipping if quant.clipping in choices.clipping else choices.clipping[0])
+
+
 def _like(space: SearchSpace, stage: str, role: Role, quant: TensorQuant) -> TensorQuant:
     """A format in the quantizer that stands for all."""
     return plain(space, stage, role, quant.bits, quant.clipping)

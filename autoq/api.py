@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from autoq import halving
+from autoq import findings, halving
 from autoq.constraints import parse_all
 from autoq.errors import InputError, StudyError, unknown
 from autoq.events import Events
@@ -65,7 +65,9 @@ def search(
     storage: str | None = None,
     sampler: str | None = None,
     budget: int | None = None,
+    max_steps: int | None = None,
     seeds: int | None = None,
+    warm_start: str | None = None,
     stopping: bool | None = None,
     steps: int | None = None,
     workers: int | None = None,
@@ -90,13 +92,14 @@ def search(
     that points on the front keep, as `size<=400KiB`, `latency<=10ms` or `psnr_drop<=0.1` (worse than float). data, eval_data:
     image folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an absolute path; from
     model and time if None. storage: URL of a database for Optuna; a file in the study if None. sampler: auto, tpe, gp, nsga2,
-    nsga3 or random. budget: policies to try (50). seeds: of them, those that the sensitivity of the stages proposes, first
-    (half, at most 16). stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a
-    trial (16). workers: trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a
-    worker may hold; timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training
-    patches are cut: uniform, proportional to their complexity, or above a threshold of it. seed: of patches, training and
-    sampler (0). frame: (width, height) or `96x96`, what latency is measured at. latency_table: latency.json of an earlier
-    study, instead of measuring. events: what to tell while it runs.
+    nsga3 or random. budget: policies to try (50). max_steps: training steps of all trials after which no new one begins.
+    seeds: of the budget, those that the sensitivity of the stages proposes, first (half, at most 16). warm_start: an earlier
+    study, whose front up to half of the seeds are like. stopping: whether trials that others beat on the way stop there
+    (yes). steps: training steps of a trial (16). workers: trials at once (one a core, at most 4). threads: of each trial
+    (cores / workers). memory: GiB a worker may hold; timeout: seconds a trial may take (no limits). device: auto, cpu or
+    cuda. sampling: where training patches are cut: uniform, proportional to their complexity, or above a threshold of it.
+    seed: of patches, training and sampler (0). frame: (width, height) or `96x96`, what latency is measured at. latency_table:
+    latency.json of an earlier study, instead of measuring. events: what to tell while it runs.
 
     With `resume` the study is taken up where it was left; every option but `study` may be left out, and must be
     what it was otherwise.
@@ -109,7 +112,7 @@ def search(
         for name, value in {
             "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space,
             "objectives": objectives, "constraints": constraints, "data": absolute(data), "eval_data": absolute(eval_data), "storage": storage,
-            "sampler": sampler, "budget": budget, "seeds": seeds, "stopping": stopping, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
+            "sampler": sampler, "budget": budget, "max_steps": max_steps, "seeds": seeds, "warm_start": warm_start, "stopping": stopping, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
             "timeout": timeout, "device": device, "sampling": sampling, "seed": seed, "frame": frame,
         }.items()
         if value is not None
@@ -162,6 +165,8 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     fields.setdefault("rungs", halving.rungs(fields.get("steps", DEFAULT_STEPS)))
     if fields["seeds"] > fields.get("budget", DEFAULT_BUDGET):
         raise InputError(f"--seeds '{fields['seeds']}': expected no more than the budget of {fields.get('budget', DEFAULT_BUDGET)}")
+    if fields.get("warm_start") and fields["seeds"] < 2:
+        raise InputError(f"--warm-start: of {fields['seeds']} seeds none can be like an earlier study; type --seeds 8")
     cores = os.cpu_count() or 1
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
     fields.setdefault("threads", max(1, cores // max(1, workers)))
@@ -269,6 +274,12 @@ def _fields(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
         check_sampling(fields["sampling"])
     if "stopping" in fields:
         fields["rungs"] = halving.rungs(fields.get("steps", trial.steps)) if fields.pop("stopping") else ()
+    if "warm_start" in fields:
+        earlier = open_study(fields["warm_start"])
+        front = findings.front(earlier.records(), earlier.spec.objectives)
+        fields["warm_start"] = tuple(record.policy for record in front if record.source == "trial")
+        if not fields["warm_start"]:
+            raise InputError(f"--warm-start '{earlier.name}': no trial of that study is on its front; give another study")
     if "sampler" in fields and fields["sampler"] not in SAMPLERS:
         raise InputError(unknown("sampler", fields["sampler"], SAMPLERS))
     if "frame" in fields:

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,10 @@ BASELINE_QUANTIZER, BASELINE_CLIPPING = "lsq", "mse"
 
 MAX_ATTEMPTS = 3
 """Times a trial is begun before it counts as failed, when the processes it runs in keep dying."""
+
+
+PAUSE = {"pause": 0.5}
+"""Seconds that a worker does nothing where it has to wait for others: without a trial Ray would end its process."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +132,11 @@ def search(study: Study, events: Events | None = None) -> None:
         if spec.seeds and study.sensitivity() is None:
             events.phase("quantizing the stages one at a time")
             bench = prepare(spec.trial)
-            study.set_seeds(find_seeds(bench, study.space, spec.objectives, table, spec.seeds, study.constraints))
+            study.set_seeds(find_seeds(bench, study.space, spec.objectives, table, spec.seeds, study.constraints, study.warm_start))
         run_jobs(StudySearcher(study, jobs, events), study, table)
         shutil.rmtree(study.states_path, ignore_errors=True)
     trials = [record for record in study.records() if record.source == "trial"]
-    if not any(record.state == "complete" for record in trials):
+    if all(record.state == "failed" for record in trials):
         raise AutoqError(
             f"study '{study.name}': all {len(trials)} trials failed; the last: {trials[-1].reason if trials else 'none ran'}"
         )
@@ -246,7 +251,7 @@ class StudySearcher(Searcher):
     @_fatal
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if any(job.name == FLOAT_NAME for job in self.running.values()):
-            return None  # what others are worth is judged by it
+            return dict(PAUSE)  # what others are worth is judged by it
         while self.waiting or self._plan():
             job = self._begin()
             if job.attempts > MAX_ATTEMPTS:
@@ -256,7 +261,7 @@ class StudySearcher(Searcher):
             self.events.started(job.name, job.policy.label)
             spent = self._spent(job.number)
             return {"policy": job.policy.to_dict(), "until": job.until, "number": job.number, "spent": spent}
-        return None if self.running else Searcher.FINISHED  # what runs may have to run again
+        return dict(PAUSE) if self.running else Searcher.FINISHED  # what runs may have to run again
 
     def _note(self, rung: Rung) -> None:
         """What a trial reached; rungs of another policy under its number (the storage was lost) are forgotten."""
@@ -278,7 +283,7 @@ class StudySearcher(Searcher):
 
     def _plan(self) -> bool:
         """Fill `waiting` with what has to run next; False where there is nothing, or what runs must end first."""
-        storage, budget = self.study.storage, self.study.spec.budget
+        storage, budget = self.study.storage, self._budget()
         while not self.waiting:
             at_work = {job.number for job in self.running.values()}
             open_trials = [asked for asked in storage.running() if asked.number not in at_work]
@@ -290,6 +295,14 @@ class StudySearcher(Searcher):
                 open_trials.append(self.study.ask())
             self.waiting = self._to_rung([asked for asked in open_trials if asked.number in together], together)
         return True
+
+    def _budget(self) -> int:
+        """How many trials may be asked for: no more than there are, once they have trained for all the steps allowed."""
+        spec, records = self.study.spec, self.study.records()
+        steps = {number: max(reached) for number, reached in self.reached.items()}
+        steps |= {record.number: record.steps for record in records if record.number is not None}
+        enough = spec.max_steps is not None and sum(steps.values()) >= spec.max_steps
+        return min(self.study.storage.count, spec.budget) if enough else spec.budget
 
     def _cohort(self, number: int) -> range:
         return cohort(number, len(self.study.storage.seeds), self.rungs)
@@ -339,7 +352,7 @@ class StudySearcher(Searcher):
     @_fatal
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id, None)
-        if job is None:  # Ray reports some deaths twice
+        if job is None:  # a pause; or Ray, which reports some deaths twice
             return
         if result and "result" in result and not error:
             self._end(job, TrialResult.model_validate_json(result["result"]))
@@ -423,6 +436,9 @@ class TrialActor(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
+        if "pause" in self.config:
+            time.sleep(self.config["pause"])
+            return {"done": True}
         result = TrialResult(state="failed", reason=self.broken) if self.broken else self._run()
         return {"result": result.model_dump_json(), "done": True}  # as text: Ray flattens nested results
 
@@ -430,8 +446,7 @@ class TrialActor(tune.Trainable):
         policy, until, number = Policy.from_dict(self.config["policy"]), self.config["until"], self.config["number"]
         state = None if number is None else self.study.state_path(number, policy)
         try:
-            timeout = None if self.spec.timeout is None else max(0.001, self.spec.timeout - self.config["spent"])
-            with limits(timeout, self.spec.memory):
+            with limits(self.spec.timeout, self.spec.memory, self.config["spent"]):
                 return run_trial(self.spec.trial, policy, self.table, self.graph, until, state)
         except TrialFailed as error:
             return TrialResult(state="failed", reason=str(error))

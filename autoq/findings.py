@@ -60,11 +60,12 @@ def prediction_agreement(records: Iterable[Record], sensitivity: Sensitivity | N
 
     None for fewer than three seeds that trained fully.
     """
-    from scipy.stats import spearmanr
+    import numpy as np
+    import pandas as pd
 
     trained = {record.number: record.values[PSNR_TO_FLOAT] for record in records if record.state == "complete"}
     pairs = [(loss, -trained[n]) for n, loss in enumerate(sensitivity.predicted if sensitivity else ()) if n in trained]
-    return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else None
+    return float(np.corrcoef(pd.DataFrame(pairs).rank().T)[0, 1]) if len(pairs) > 2 else None
 
 
 def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float | None:

@@ -28,23 +28,24 @@ MEMORY_PERIOD = 0.1
 
 
 @contextlib.contextmanager
-def limits(seconds: float | None, gib: float | None) -> Iterator[None]:
-    """`time_limit` and `memory_limit`; None is no limit."""
+def limits(seconds: float | None, gib: float | None, spent: float = 0.0) -> Iterator[None]:
+    """`time_limit` and `memory_limit`; None is no limit. spent: seconds of the trial that have passed already."""
     with contextlib.ExitStack() as stack:
         if seconds is not None:
-            stack.enter_context(time_limit(seconds))
+            stack.enter_context(time_limit(seconds, spent))
         if gib is not None:
             stack.enter_context(memory_limit(gib))
         yield
 
 
 @contextlib.contextmanager
-def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TrialFailed once `seconds` have passed; where that is not heeded within GRACE seconds, end the process."""
+def time_limit(seconds: float, spent: float = 0.0) -> Iterator[None]:
+    """Raise TrialFailed once `seconds` less `spent` have passed; where that is not heeded within GRACE, end the process."""
+    left = max(0.001, seconds - spent)
     message = f"took longer than the limit of {seconds:g} s a trial (--timeout)"
     with Path(os.devnull).open("w") as silence, _raising(signal.SIGALRM, message, faulthandler.cancel_dump_traceback_later):
-        faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=silence)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        faulthandler.dump_traceback_later(left + GRACE, exit=True, file=silence)
+        signal.setitimer(signal.ITIMER_REAL, left)
         try:
             yield
         finally:

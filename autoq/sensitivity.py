@@ -91,12 +91,13 @@ def find_seeds(
     table: LatencyTable,
     count: int,
     constraints: Sequence[Constraint] = (),
+    warm_start: Sequence[Policy] = (),
 ) -> Sensitivity:
     """Quantize the stages one at a time, without training; the policies predicted to be the front, the most worth first.
 
     Costs that add up over stages are exact; latency is the table's. Whatever the quality objective is, the error of the
     output stands for it. Policies that break a bound on these costs are left out. Where stages combine to more than can be
-    enumerated, latency is left out.
+    enumerated, latency is left out. warm_start: policies of another study; the nearest of this space are up to half of the seeds.
     """
     stages = list(space.choices)
     wanted = [(stage, quant) for stage in stages for quant in additive.probes(space, stage)]
@@ -131,11 +132,15 @@ def find_seeds(
     float_mse = float(np.mean([np.mean((output.astype(float) - pair.high) ** 2) / 255**2 for output, pair in pairs]))
     bounds = [each for each in constraints if each.exact and each.name in names]
     front = [each for each in front if all(bound.violation(dict(zip(names, each.costs, strict=True)), {}) <= 0 for bound in bounds)]
-    chosen = additive.by_worth(front, float_mse, reference, count)
+    known = list(dict.fromkeys(additive.nearest(space, policy) for policy in warm_start))[: count // 2]
+    chosen = [
+        policy for policy in (each.policy for each in additive.by_worth(front, float_mse, reference, count)) if policy not in known
+    ]
+    seeds = [*known, *chosen][:count]
     return Sensitivity(
         probes=tuple(probes),
-        seeds=tuple(each.policy.to_dict() for each in chosen),
-        predicted=tuple(each.loss for each in chosen),
+        seeds=tuple(policy.to_dict() for policy in seeds),
+        predicted=tuple(additive.policy_loss(space, measured, policy) for policy in seeds),
     )
 
 

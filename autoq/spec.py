@@ -64,12 +64,14 @@ class PretrainSpec(BaseModel):
 class StudySpec(BaseModel):
     """The definition of a study: equal definitions give equal suggestions and values (one worker).
 
-    hand_rule: whether that baseline is measured, too. space: the search space with every default written out. seeds: trials
-    that the stages' sensitivity proposes, first. rungs: training steps after which the trials of a cohort are compared and
-    some stop; none: all train fully. constraints: as `size<=400KiB`, what points on the front must keep. frame: (width,
-    height) in low-resolution pixels that latency is measured at. latency_threads: of the runtime while it is measured.
-    timeout: seconds a trial may take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's storage,
-    None for a file in the study's folder. inputs: hashes of the files that weights and images were read from.
+    max_steps: training steps of all trials after which no new one begins. warm_start: policies of an earlier study, the
+    first of the seeds. hand_rule: whether that baseline is measured, too. space: the search space with every default
+    written out. seeds: trials that the stages' sensitivity proposes, first. rungs: training steps after which the trials of
+    a cohort are compared and some stop; none: all train fully. constraints: as `size<=400KiB`, what points on the front
+    must keep. frame: (width, height) in low-resolution pixels that latency is measured at. latency_threads: of the runtime
+    while it is measured. timeout: seconds a trial may take; memory: GiB a worker may hold; None is no limit. storage: URL
+    of Optuna's storage, None for a file in the study's folder. inputs: hashes of the files that weights and images were
+    read from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,7 +81,9 @@ class StudySpec(BaseModel):
     objectives: tuple[str, ...]
     sampler: SamplerName = "auto"
     budget: PositiveInt = 50
+    max_steps: PositiveInt | None = None
     seeds: int = Field(default=0, ge=0)
+    warm_start: tuple[dict[str, Any], ...] = ()
     rungs: tuple[NonNegativeInt, ...] = ()
     hand_rule: bool = False
     constraints: tuple[str, ...] = ()

@@ -231,6 +231,11 @@ class Study:
             **result.model_dump(),
         )
 
+    @property
+    def warm_start(self) -> list[Policy]:
+        """Policies of an earlier study, which are tried first."""
+        return [Policy.from_dict(policy) for policy in self.spec.warm_start]
+
     def violations(self, result: TrialResult) -> dict[str, float]:
         """Of every bound, how far a complete result is beyond it; of those on quality lost only once that of float is known."""
         if result.state != "complete":

@@ -32,7 +32,8 @@ from autoq.policy import Policy, StageQuant
 from autoq.storage import make_sampler
 
 FULL = RUNGS[-1]
-COLD = ("random", "tpe", "gp", "nsga2")
+RAY = "Ray's OptunaSearch"
+COLD = ("random", "tpe", "gp", "nsga2", RAY)
 SHARES = (0.90, 0.95, 0.99)
 OBJECTIVES = ("size", "bops", "psnr")
 DIRECTIONS: list[pareto.Direction] = ["minimize", "minimize", "maximize"]
@@ -154,6 +155,26 @@ def cold(sampler: str) -> Strategy:
     return strategy
 
 
+def ray_optuna(run: Run) -> None:
+    """Ray's own OptunaSearch, as its documentation uses it for several objectives: every trial fully trained."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    run.seconds += run.table.preparing
+    everything = space()
+    index = {policy: number for number, policy in enumerate(run.table.policies)}
+    probe = optuna.create_study().ask()
+    everything.suggest(probe)
+    modes = [direction[:3] for direction in DIRECTIONS]
+    search = OptunaSearch(space=dict(probe.distributions), metric=list(OBJECTIVES), mode=modes, seed=run.seed)
+    for number in range(run.budget):
+        if run.done:
+            return
+        policy = everything.suggest(optuna.trial.FixedTrial(search.suggest(str(number))))
+        run.train(index[policy], None, FULL)
+        values = run.table.values([index[policy]])[0].tolist()
+        search.on_trial_complete(str(number), dict(zip(OBJECTIVES, values, strict=True)))
+
+
 class Asker:
     """Optuna, seeded as in a study: a sampler made anew for every trial."""
 
@@ -240,7 +261,8 @@ STRATEGIES: dict[str, Strategy] = {
     "autoq": autoq,
     "autoq, no stopping": functools.partial(autoq, stopping=False),
     "seeds alone": seeds_alone,
-    **{name: cold(name) for name in COLD},
+    **{name: cold(name) for name in COLD if name != RAY},
+    RAY: ray_optuna,
     "uniform": uniform_only,
 }
 

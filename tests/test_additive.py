@@ -133,3 +133,20 @@ def test_policies_in_the_order_of_their_worth() -> None:
     falls = [10 * np.log10(1 + each.loss / 1e-3) * (1 - additive.BROUGHT_BACK) for each in front]
     alone = [(3 - fall) * (1e3 - each.costs[0]) * (1e5 - each.costs[1]) for fall, each in zip(falls, front, strict=True)]
     assert first == front[int(np.argmax(alone))]
+
+
+def test_the_nearest_policy_of_another_space() -> None:
+    small, large = space(weight=(4, 8), activation=(8,)), space(weight=(4, 6, 8, 16), activation=(4, 6, 8, 16), skip=(8, 32))
+    for policy in small.enumerate():
+        assert additive.nearest(small, policy) == policy
+    for policy in list(large.enumerate())[::97]:
+        found = additive.nearest(small, policy)
+        small.parameters(found)
+        for stage, quant in policy.stages:
+            assert found.stage(stage).weight.bits == (4 if quant.weight.bits <= 6 else 8)
+            if quant.weight.bits <= 8:
+                assert found.stage(stage).weight.quantizer == quant.weight.quantizer
+    other = Policy((("body", next(small.stage_quants("body"))), ("neck", next(small.stage_quants("tail")))))
+    found = additive.nearest(small, other)
+    assert found.stage("body") == other.stage("body")
+    assert found.stage("head") == additive.anchor(small, "head")

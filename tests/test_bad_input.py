@@ -117,6 +117,8 @@ OPTIONS = [
     case("model-empty", ["search", "--model", ""], f"unknown model '' ({MODEL_NAMES}). {OR_OWN}"),
     case("scale-of-no-network", [*MODEL, "--scale", "3"], "model 'srresnet' has no x3 (scales: 2, 4); type --scale 4"),
     case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights for srresnet x2 are bundled (bundled: x4); give --weights FILE"),
+    case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': no study.yaml there; there are no studies in studies/ yet; start one with autoq search --model srgan"),
+    case("seeds", [*MODEL, "--budget", "4", "--seeds", "5"], "--seeds '5': expected no more than the budget of 4"),
     case("constraint", [*MODEL, "--constraint", "small"], "constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER, for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"),
     case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "constraint 'latency<=10KiB': latency is counted in ms; type latency<=10"),
     case("target", [*MODEL, "--target", "openvino"], "unknown target 'openvino' (known: openvino-cpu). Did you mean 'openvino-cpu'?"),

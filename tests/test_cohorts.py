@@ -72,6 +72,8 @@ def search(study: Study, workers: int = 1, order: random.Random | None = None, m
         while not over and len(running) < workers:
             config = searcher.suggest(f"t{count}")
             moment()
+            if config == driver.PAUSE:
+                break
             if isinstance(config, dict):
                 running[f"t{count}"] = config
                 count += 1
@@ -192,6 +194,17 @@ def test_other_shapes_of_a_search(tmp_path: Path, changes: dict[str, Any]) -> No
     if not spec.rungs or spec.seeds >= spec.budget:
         assert all(entry[1] != "pruned" for entry in entries)
     assert len({str(entry[2]) for entry in entries}) == len(entries), "no policy is tried twice"
+
+
+def test_no_trial_begins_after_the_last_step_allowed(tmp_path: Path, whole: list[Any]) -> None:
+    study = make(tmp_path / "s", max_steps=100)
+    search(study)
+    entries = found(study)
+    assert [entry[:5] for entry in entries] == [entry[:5] for entry in whole[: len(entries)]]
+    assert len(entries) == SEEDS + 8, "80 steps of the seeds, then one cohort"
+    again = Study.resume(tmp_path / "s")
+    search(again)
+    assert found(again) == entries
 
 
 def test_a_worker_that_dies_at_every_rung_has_three_attempts_at_each(tmp_path: Path) -> None:

@@ -126,6 +126,16 @@ def test_seeds_are_the_front_that_single_stages_predict(bench: Workbench, space:
     assert all(probe.seconds >= 0 and probe.size > 0 for probe in found.probes)
 
 
+def test_seeds_like_an_earlier_study_come_first(bench: Workbench, space: SearchSpace, table: LatencyTable) -> None:
+    earlier = list(space.enumerate())[5:9]
+    found = find_seeds(bench, space, ("size", "psnr"), table, 6, (), earlier)
+    seeds = [Policy.from_dict(seed) for seed in found.seeds]
+    assert seeds[:3] == earlier[:3]
+    assert len(set(seeds)) == len(found.predicted) == 6
+    plain = find_seeds(bench, space, ("size", "psnr"), table, 6)
+    assert found.seeds[3] in plain.seeds
+
+
 def test_seeds_without_latency_and_with_operations(bench: Workbench, space: SearchSpace, table: LatencyTable) -> None:
     found = find_seeds(bench, space, ("bops", "psnr"), table, 3)
     labels = [Policy.from_dict(seed).label for seed in found.seeds]

@@ -56,13 +56,25 @@ def search(
     budget: Annotated[
         int | None, typer.Option(parser=whole("--budget", 1, MANY, 50), metavar="N", show_default="50", help="Policies to try.")
     ] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole("--max-steps", 1, MANY, 2000),
+            metavar="N",
+            show_default="no bound",
+            help="Training steps of all trials after which no new one begins.",
+        ),
+    ] = None,
+    warm_start: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="An earlier study: up to half of the seeds are like its front.")
+    ] = None,
     seeds: Annotated[
         int | None,
         typer.Option(
             parser=whole("--seeds", 0, MANY, 16),
             metavar="N",
             show_default="half the budget, at most 16",
-            help="Of them, policies that the sensitivity of the stages proposes, first.",
+            help="Of the budget, policies that the sensitivity of the stages proposes, first.",
         ),
     ] = None,
     stopping: Annotated[
@@ -154,7 +166,7 @@ def search(
             found = run(
                 model, scale=scale, weights=weights, target=target, space=space, objectives=objectives,
                 constraints=constraint or None, data=data, eval_data=eval_data, study=study, storage=storage, sampler=sampler,
-                budget=budget, seeds=seeds, stopping=stopping, steps=steps, workers=workers, threads=threads, memory=memory,
+                budget=budget, max_steps=max_steps, warm_start=warm_start, seeds=seeds, stopping=stopping, steps=steps, workers=workers, threads=threads, memory=memory,
                 timeout=timeout, device=device, sampling=sampling, seed=seed, frame=frame, latency_table=latency_table,
                 resume=resume, command=shlex.join(["autoq", *sys.argv[1:]]), events=events,
             )  # fmt: skip
