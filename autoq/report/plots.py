@@ -60,7 +60,7 @@ def front_figure(records: Sequence[Record], front: Sequence[Record], objectives:
             y=[axis_value(y, record.values[y]) for record in done],
             mode="markers+text" if name == "baseline" else "markers",
             text=[html.escape(record.name or "") for record in done] if name == "baseline" else None,
-            textposition="bottom center",
+            textposition=[f"{('bottom', 'top')[number % 2]} center" for number in range(len(done))],  # neighbours apart
             name=name,
             hovertext=[_hover(record, objectives) for record in done],
             hoverinfo="text",
@@ -168,10 +168,9 @@ def front_png(records: Sequence[Record], front: Sequence[Record], objectives: Se
                     label=f"{source}{' on the front' if member else ''}",
                     **limits,
                 )
-    for record in done:
-        if record.source == "baseline":
-            at = (axis_value(x, record.values[x]), axis_value(y, record.values[y]))
-            axes.annotate(record.name or "", at, textcoords="offset points", xytext=(7, -12), fontsize=8)
+    for number, record in enumerate(record for record in done if record.source == "baseline"):
+        at = (axis_value(x, record.values[x]), axis_value(y, record.values[y]))
+        axes.annotate(record.name or "", at, textcoords="offset points", xytext=(7, (-12, 8)[number % 2]), fontsize=8)
     if colour and done:
         figure.colorbar(drawn, ax=axes, label=axis_label(colour))
     axes.set(xlabel=axis_label(x), ylabel=axis_label(y), title=title)
