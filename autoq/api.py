@@ -179,7 +179,8 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     except ValidationError as error:
         raise InputError(_first_problem(error)) from error
 
-    from autoq.driver import check_table, environment
+    from autoq.driver import environment
+    from autoq.measuring import check_table
     from autoq.objectives.latency import read_table
     from autoq.workbench import input_hashes, prepare
 

@@ -17,7 +17,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,33 +28,27 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from autoq import findings
-from autoq.errors import AutoqError, InputError, TrialFailed
+from autoq.errors import AutoqError, TrialFailed
 from autoq.events import Events
-from autoq.export.onnx import Graph, export_graph, load_graph, save_graph, write_qdq
+from autoq.export.onnx import Graph, export_graph, load_graph, save_graph
 from autoq.files import write_whole
 from autoq.findings import FLOAT_NAME
 from autoq.halving import cohort, limit, promoted
 from autoq.limits import limits
+from autoq.measuring import baselines, check_table, measure_latencies
 from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
-from autoq.policy import Policy, Role, uniform
-from autoq.quantize import Execution, place, quantize
+from autoq.policy import Policy
+from autoq.quantize import place
 from autoq.sensitivity import find_seeds
-from autoq.space import SearchSpace, parse_space
 from autoq.spec import Rung, StudySpec, TrialResult
 from autoq.storage import Asked
-from autoq.study import Study, study_facts
-from autoq.targets import load_target
+from autoq.study import Study
 from autoq.trial import run_trial
 from autoq.workbench import prepare
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-UNIFORM = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
-HAND_RULE = "hand rule"
-BASELINE_QUANTIZER, BASELINE_CLIPPING = "lsq", "mse"
-
 
 MAX_ATTEMPTS = 3
 """Times a trial is begun before it counts as failed, when the processes it runs in keep dying."""
@@ -80,16 +74,6 @@ class Job:
     @classmethod
     def of_trial(cls, asked: Asked, until: int) -> Job:
         return cls(f"trial {asked.number}", asked.policy, until, asked.number, asked.attempts)
-
-
-def baselines(stages: Mapping[str, tuple[Role, ...]], hand_rule: bool = True) -> dict[str, Policy]:
-    """The policies every study measures besides its trials: float first, then uniform ones, and the rule of Liu et al. 2021
-    (Super-Resolution Model Quantized in Multi-Precision): 16 bits for the first and the last stage, 8 between.
-    """
-    names = list(stages)
-    by_hand = ",".join(f"{stage}={'16/16/16' if stage in (names[0], names[-1]) else '8/8/8'}" for stage in names)
-    policies = {**UNIFORM, HAND_RULE: by_hand} if hand_rule else UNIFORM
-    return {name: uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING) for name, bits in policies.items()}
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -157,57 +141,6 @@ def _write_graph(study: Study) -> Graph:
     graph = export_graph(prepare(study.spec.trial).traced)
     save_graph(graph, study.graph_path)
     return graph
-
-
-def _structures(spec: StudySpec, space: SearchSpace) -> dict[str, Policy]:
-    """Every structure a study's baselines and space can produce; the float network's comes first."""
-    bench = prepare(spec.trial)
-    return latencies.structures(bench.traced, space, bench.execution, baselines(space.facts.stages, spec.hand_rule).values())
-
-
-def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
-    """Raise InputError if an earlier study's table does not serve this one."""
-    table.check(spec.trial.model, spec.trial.target, spec.frame, spec.latency_threads)
-    space = parse_space(spec.space, study_facts(spec), "space")
-    missing = [key for key in _structures(spec, space) if key not in table.entries]
-    if missing:
-        what = f"lacks {len(missing)} structures of this network and space"
-        raise InputError(f"latency table: {what}; measure again without --latency-table")
-
-
-def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.LatencyTable:
-    """Measure every structure the study can produce, alone, before anything else runs."""
-    spec = study.spec
-    bench = prepare(spec.trial)
-    execution: Execution = bench.execution
-    policies = _structures(spec, study.space)
-    events.phase(f"measuring the latency of {len(policies)} graph structures")
-    target = load_target(spec.trial.target)
-
-    def file(policy: Policy) -> bytes:
-        model = write_qdq(graph, quantize(bench.traced, policy, bench.statistics, execution))
-        return bytes(model.SerializeToString())
-
-    float_key, *keys = policies  # the float baseline comes first
-    float_samples, samples = latencies.measure(
-        {key: functools.partial(file, policies[key]) for key in keys},
-        file(policies[float_key]),
-        lambda data: target.load(data, spec.latency_threads),
-        spec.frame,
-        progress=lambda done, total: events.phase(f"measured {done} of {total} graph structures"),
-    )
-    return latencies.table_document(
-        model=spec.trial.model,
-        target=spec.trial.target,
-        runtime=target.version(),
-        frame=spec.frame,
-        threads=spec.latency_threads,
-        machine=latencies.machine(),
-        samples={
-            key: (latencies.describe(bench.traced, place(bench.traced, policies[key], execution), execution), values)
-            for key, values in {float_key: float_samples, **samples}.items()
-        },
-    )
 
 
 # ------------------------------------------------------------ Ray
