@@ -161,10 +161,11 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         fields["objectives"] = default_objectives(model)
     fields.setdefault("device", resolve_device("auto"))
     fields["hand_rule"] = True
-    fields.setdefault("seeds", halving.seeds(fields.get("budget", DEFAULT_BUDGET)))
+    budget = fields.get("budget", DEFAULT_BUDGET)
+    fields.setdefault("seeds", halving.seeds(budget))
     fields.setdefault("rungs", halving.rungs(fields.get("steps", DEFAULT_STEPS)))
-    if fields["seeds"] > fields.get("budget", DEFAULT_BUDGET):
-        raise InputError(f"--seeds '{fields['seeds']}': expected no more than the budget of {fields.get('budget', DEFAULT_BUDGET)}")
+    if fields["seeds"] > budget:
+        raise InputError(f"--seeds '{fields['seeds']}': expected no more than the budget of {budget}")
     if fields.get("warm_start") and fields["seeds"] < 2:
         raise InputError(f"--warm-start: of {fields['seeds']} seeds none can be like an earlier study; type --seeds 8")
     cores = os.cpu_count() or 1

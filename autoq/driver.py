@@ -231,11 +231,12 @@ class StudySearcher(Searcher):
 
     def _budget(self) -> int:
         """How many trials may be asked for: no more than there are, once they have trained for all the steps allowed."""
-        spec, records = self.study.spec, self.study.records()
+        spec = self.study.spec
+        if spec.max_steps is None:
+            return spec.budget
         steps = {number: max(reached) for number, reached in self.reached.items()}
-        steps |= {record.number: record.steps for record in records if record.number is not None}
-        enough = spec.max_steps is not None and sum(steps.values()) >= spec.max_steps
-        return min(self.study.storage.count, spec.budget) if enough else spec.budget
+        steps |= {record.number: record.steps for record in self.study.records() if record.number is not None}
+        return min(self.study.storage.count, spec.budget) if sum(steps.values()) >= spec.max_steps else spec.budget
 
     def _cohort(self, number: int) -> range:
         return cohort(number, len(self.study.storage.seeds), self.rungs)

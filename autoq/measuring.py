@@ -23,7 +23,7 @@ HAND_RULE = "hand rule"
 BASELINE_QUANTIZER, BASELINE_CLIPPING = "lsq", "mse"
 
 
-def baselines(stages: Mapping[str, tuple[Role, ...]], hand_rule: bool = True) -> dict[str, Policy]:
+def baselines(stages: Mapping[str, tuple[Role, ...]], hand_rule: bool) -> dict[str, Policy]:
     """The policies every study measures besides its trials: float first, then uniform ones, and the rule of Liu et al. 2021
     (Super-Resolution Model Quantized in Multi-Precision): 16 bits for the first and the last stage, 8 between.
     """

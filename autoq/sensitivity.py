@@ -65,6 +65,11 @@ def measure(bench: Workbench, policies: Iterable[Policy], metrics: tuple[str, ..
     return found
 
 
+def all_float(stages: Iterable[str]) -> Policy:
+    """The float network."""
+    return Policy(tuple((stage, StageQuant()) for stage in stages))
+
+
 def alone(space_stages: Iterable[str], stage: str, quant: StageQuant) -> Policy:
     """One stage quantized, all others float."""
     return Policy(tuple((name, quant if name == stage else StageQuant()) for name in space_stages))
@@ -119,7 +124,7 @@ def find_seeds(
     names = [name for name in objectives if name in ADDITIVE] or ["size"]
     integer_bits = bench.execution.integer_bits
     options = additive.options(space, measured, costs_of, lambda quant: kind(quant, integer_bits))
-    float_policy = Policy(tuple((stage, StageQuant()) for stage in stages))
+    float_policy = all_float(stages)
     reference = [1.01 * cost for cost in costs_of(float_policy)]
     if "latency" in objectives and additive.can_enumerate(options):
         milliseconds = by_kinds(bench.traced, space, bench.execution, table)
@@ -182,7 +187,7 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
     }
     phase(f"quantizing {len(whole) + len(parts)} combinations of stages, roles and widths")
     metrics = (question.metric,)
-    float_policy = Policy(tuple((stage, StageQuant()) for stage in stages))
+    float_policy = all_float(stages)
     (exact,) = measure(bench, [float_policy], metrics)
     found = dict(zip([*whole, *parts], measure(bench, [*whole.values(), *parts.values()], metrics, question.steps), strict=True))
     phase(f"measuring the latency of {len(groups)} combinations of stages")
@@ -268,7 +273,7 @@ def _milliseconds_saved(
 
     float_samples, samples = latencies.measure(
         {" ".join(group): functools.partial(file, policy) for group, policy in policies.items()},
-        file(Policy(tuple((stage, StageQuant()) for stage, _ in next(iter(policies.values())).stages))),
+        file(all_float(stage for stage, _ in next(iter(policies.values())).stages)),
         lambda data: target.load(data, question.threads),
         question.frame,
     )

@@ -278,11 +278,6 @@ class Study:
         except ValidationError as error:
             raise StudyError(f"{self.sensitivity_path}: not a sensitivity file; remove it, it is made again") from error
 
-    @property
-    def seeds(self) -> int:
-        """How many of the first trials the stages' sensitivity proposed."""
-        return len(self._seeds())
-
     def _seeds(self) -> list[Policy]:
         found = self.sensitivity()
         return [] if found is None else [Policy.from_dict(seed) for seed in found.seeds]
