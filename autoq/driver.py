@@ -1,14 +1,11 @@
-"""The search: baselines and suggested policies through Ray Tune, one frozen latency table before them.
+"""The search from end to end: latency table, seeds, then Ray Tune and its worker processes.
 
-The only importer of ray. Seeds and Optuna decide what to try (study.py), `run_trial` what it is worth, halving.py what
-trains on; here is the traffic between them. A trial goes to Ray once for every rung it is trained to.
+With searcher.py, which says what runs next, the only importer of ray. `run_trial` says what a policy is worth.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import functools
 import io
 import logging
 import os
@@ -17,63 +14,30 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.search import Searcher
 
 from autoq import findings
 from autoq.errors import AutoqError, TrialFailed
 from autoq.events import Events
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph
 from autoq.files import write_whole
-from autoq.findings import FLOAT_NAME
-from autoq.halving import cohort, limit, promoted
 from autoq.limits import limits
 from autoq.measuring import baselines, check_table, measure_latencies
 from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy
-from autoq.quantize import place
+from autoq.searcher import Abort, Job, StudySearcher
 from autoq.sensitivity import find_seeds
-from autoq.spec import Rung, StudySpec, TrialResult
-from autoq.storage import Asked
+from autoq.spec import StudySpec, TrialResult
 from autoq.study import Study
 from autoq.trial import run_trial
 from autoq.workbench import prepare
-
-P = ParamSpec("P")
-R = TypeVar("R")
-
-MAX_ATTEMPTS = 3
-"""Times a trial is begun before it counts as failed, when the processes it runs in keep dying."""
-
-
-PAUSE = {"pause": 0.5}
-"""Seconds that a worker does nothing where it has to wait for others: without a trial Ray would end its process."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """A policy on its way through Ray: a trial, or a baseline (number is None). until: the training steps it stops at.
-
-    attempts: how often it was begun.
-    """
-
-    name: str
-    policy: Policy
-    until: int
-    number: int | None = None
-    attempts: int = 0
-
-    @classmethod
-    def of_trial(cls, asked: Asked, until: int) -> Job:
-        return cls(f"trial {asked.number}", asked.policy, until, asked.number, asked.attempts)
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -144,197 +108,6 @@ def _write_graph(study: Study) -> Graph:
 
 
 # ------------------------------------------------------------ Ray
-
-
-class Abort(BaseException):
-    """An error within Ray's loop, which would be logged and lost: carried past it as the cause of this."""
-
-
-def _fatal(method: Callable[P, R]) -> Callable[P, R]:
-    """Whatever a method raises ends the search."""
-
-    @functools.wraps(method)
-    def call(*arguments: P.args, **named: P.kwargs) -> R:
-        try:
-            return method(*arguments, **named)
-        except Exception as error:
-            raise Abort from error
-
-    return call
-
-
-class StudySearcher(Searcher):
-    """Ray asks here for the next policy and reports here how it ended: first `jobs`, then trials, cohort by cohort.
-
-    The trials of a cohort are asked for together, run to a rung, and are compared there; who goes on follows from what is
-    stored, so a search that was interrupted decides again what it had decided. Seeds are cohorts of one: all train fully.
-    """
-
-    def __init__(self, study: Study, jobs: Sequence[Job], events: Events) -> None:
-        super().__init__()
-        self.study, self.events = study, events
-        self.waiting = list(jobs)
-        self.running: dict[str, Job] = {}
-        self.rungs = study.spec.rungs or (study.spec.trial.steps,)
-        self.reached: dict[int, dict[int, TrialResult]] = {}
-        self.policies: dict[int, str] = {}
-        for rung in study.rungs():
-            self._note(rung)
-
-    @_fatal
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
-        if any(job.name == FLOAT_NAME for job in self.running.values()):
-            return dict(PAUSE)  # what others are worth is judged by it
-        while self.waiting or self._plan():
-            job = self._begin()
-            if job.attempts > MAX_ATTEMPTS:
-                self._end(job, TrialResult(state="failed", reason=f"interrupted {MAX_ATTEMPTS} times while it ran"))
-                continue
-            self.running[trial_id] = job
-            self.events.started(job.name, job.policy.label)
-            spent = self._spent(job.number)
-            return {"policy": job.policy.to_dict(), "until": job.until, "number": job.number, "spent": spent}
-        return dict(PAUSE) if self.running else Searcher.FINISHED  # what runs may have to run again
-
-    def _note(self, rung: Rung) -> None:
-        """What a trial reached; rungs of another policy under its number (the storage was lost) are forgotten."""
-        if self.policies.setdefault(rung.number, rung.policy) != rung.policy:
-            self.reached.pop(rung.number, None)
-            self.policies[rung.number] = rung.policy
-        self.reached.setdefault(rung.number, {})[rung.until] = rung.result
-
-    def _has(self, asked: Asked, rung: int) -> bool:
-        return self.policies.get(asked.number) == asked.policy.hash and rung in self.reached[asked.number]
-
-    def _begin(self) -> Job:
-        """The next job that waits, begun once more."""
-        job = self.waiting.pop(0)
-        job = dataclasses.replace(job, attempts=job.attempts + 1)
-        if job.number is not None:
-            self.study.storage.set_attempts(job.number, job.attempts)
-        return job
-
-    def _plan(self) -> bool:
-        """Fill `waiting` with what has to run next; False where there is nothing, or what runs must end first."""
-        storage, budget = self.study.storage, self._budget()
-        while not self.waiting:
-            at_work = {job.number for job in self.running.values()}
-            open_trials = [asked for asked in storage.running() if asked.number not in at_work]
-            number = open_trials[0].number if open_trials else storage.count
-            together = self._cohort(number)
-            if number >= budget or (len(together) > 1 and self.running):
-                return False
-            while storage.count < min(together.stop, budget):
-                open_trials.append(self.study.ask())
-            self.waiting = self._to_rung([asked for asked in open_trials if asked.number in together], together)
-        return True
-
-    def _budget(self) -> int:
-        """How many trials may be asked for: no more than there are, once they have trained for all the steps allowed."""
-        spec = self.study.spec
-        if spec.max_steps is None:
-            return spec.budget
-        steps = {number: max(reached) for number, reached in self.reached.items()}
-        steps |= {record.number: record.steps for record in self.study.records() if record.number is not None}
-        return min(self.study.storage.count, spec.budget) if sum(steps.values()) >= spec.max_steps else spec.budget
-
-    def _cohort(self, number: int) -> range:
-        return cohort(number, len(self.study.storage.seeds), self.rungs)
-
-    def _to_rung(self, trials: Sequence[Asked], together: range) -> list[Job]:
-        """The jobs that bring a cohort to the lowest rung it has not reached; who does not go on ends on the way."""
-        members = {asked.number: asked for asked in trials}
-        for rung in self.rungs:
-            missing = [asked for asked in members.values() if not self._has(asked, rung)]
-            if missing:
-                return [Job.of_trial(asked, rung) for asked in missing]
-            going = self._promoted(together, rung)
-            for number in [number for number in members if number not in going]:
-                self._stop(members.pop(number), rung)
-        return []
-
-    def _promoted(self, together: range, rung: int) -> Collection[int]:
-        """Which trials of a cohort go on from a rung; all that are alone, or where there is no float network.
-
-        Rivals are earlier trials that keep all bounds there and did not fail later. Places that no trial within the bounds
-        takes go to those that break bounds on quality least.
-        """
-        study, records = self.study, self.study.records()
-        reference = findings.reference_point(records, study.spec.objectives)
-        if reference is None or len(together) == 1:
-            return together
-        failed = {record.number for record in records if record.state == "failed"}
-        here = {number: reached[rung] for number, reached in self.reached.items() if rung in reached and number not in failed}
-        beyond = {number: max(study.violations(result).values(), default=0.0) for number, result in here.items()}
-        losses = {number: findings.losses(here[number].values, study.spec.objectives) for number in here if beyond[number] <= 0}
-        numbers = sorted(number for number in here if number in together)
-        within = [number for number in numbers if number in losses]
-        rivals = [losses[number] for number in sorted(losses) if number < together.start]
-        places = limit(len(numbers))
-        corner = findings.minimized(reference, study.spec.objectives)
-        going = [within[index] for index in promoted([losses[number] for number in within], rivals, corner, places)]
-        others = [number for number in numbers if number not in losses and study.affordable(here[number].values)]
-        return {*going, *sorted(others, key=beyond.__getitem__)[: places - len(going)]}
-
-    def _stop(self, asked: Asked, rung: int) -> None:
-        """A trial does not go on."""
-        values = self.reached[asked.number][rung].values
-        why = "others are better there" if self.study.affordable(values) else "it costs more than the bounds allow"
-        reason = f"stopped after {rung} of {self.study.spec.trial.steps} steps: {why}"
-        self._end(Job.of_trial(asked, rung), TrialResult(state="pruned", values=values, steps=rung, reason=reason))
-
-    @_fatal
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        job = self.running.pop(trial_id, None)
-        if job is None:  # a pause; or Ray, which reports some deaths twice
-            return
-        if result and "result" in result and not error:
-            self._end(job, TrialResult.model_validate_json(result["result"]))
-        elif job.attempts < MAX_ATTEMPTS:
-            self.events.note(f"{job.name}: its worker process died; it runs again")
-            self.waiting.insert(0, job)
-        else:
-            hung = ", or hung beyond --timeout" if self.study.spec.timeout else ""
-            reason = f"its worker process died {MAX_ATTEMPTS} times: killed, out of memory (fewer --workers need less){hung}"
-            self._end(job, TrialResult(state="failed", reason=reason))
-
-    def interrupted(self) -> None:
-        """The user stops the search: that is not the fault of the trials that run."""
-        for job in self.running.values():
-            if job.number is not None:
-                self.study.storage.set_attempts(job.number, job.attempts - 1)
-
-    def _end(self, job: Job, outcome: TrialResult) -> None:
-        if job.number is None:
-            structure = self._structure(job.policy)
-            self.events.finished(self.study.add_baseline(job.name, job.policy, outcome, structure))
-            return
-        if outcome.state == "complete" and job.until < self.rungs[-1]:
-            rung = Rung(number=job.number, policy=job.policy.hash, until=job.until, result=outcome)
-            self.study.add_rung(rung)
-            self.study.storage.set_attempts(job.number, 0)
-            self._note(rung)
-            self.events.paused(job.name)
-            return
-        outcome = outcome.model_copy(update={"seconds": round(outcome.seconds + self._spent(job.number), 3)})
-        record = self.study.tell(job.number, job.policy, outcome, self._structure(job.policy))
-        self.study.state_path(job.number, job.policy).unlink(missing_ok=True)
-        self.events.finished(record)
-
-    def _spent(self, number: int | None) -> float:
-        """Seconds of work on a trial up to the rung it stands at."""
-        return sum(result.seconds for result in self.reached.get(-1 if number is None else number, {}).values())
-
-    def _structure(self, policy: Policy) -> str:
-        bench = prepare(self.study.spec.trial)
-        return latencies.describe(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Ray asks for checkpoints of the searcher; the study's storage is the state."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles its whole configuration; nothing of the searcher is needed elsewhere."""
-        return {}
 
 
 class RayOutput(io.TextIOBase):

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from autoq import driver
 from autoq.events import Events
 from autoq.policy import Policy, uniform
+from autoq.searcher import PAUSE, Abort, Job, StudySearcher
 from autoq.space import bundled_space, load_space
 from autoq.spec import Record, Sensitivity, StudySpec, TrialResult, TrialSpec
 from autoq.study import Study, space_facts
@@ -26,7 +26,7 @@ class Killed(Exception):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver.StudySearcher, "_structure", lambda self, policy: "")
+    monkeypatch.setattr(StudySearcher, "_structure", lambda self, policy: "")
 
 
 def make(folder: Path, **changes: Any) -> Study:
@@ -57,28 +57,28 @@ def worth(config: dict[str, Any]) -> TrialResult:
 
 
 BASELINES = [
-    driver.Job("float", uniform("32/32/32", SPACE.facts.stages), STEPS),
-    driver.Job("8/8/8", next(SPACE.enumerate()), STEPS),
+    Job("float", uniform("32/32/32", SPACE.facts.stages), STEPS),
+    Job("8/8/8", next(SPACE.enumerate()), STEPS),
 ]
 
 
 def search(study: Study, workers: int = 1, order: random.Random | None = None, moment: Callable[[], None] = lambda: None) -> None:
     """What Ray does with a searcher: asks while a worker is free, reports whichever trial ends first."""
     done = {record.name for record in study.records()}
-    searcher = driver.StudySearcher(study, [job for job in BASELINES if job.name not in done], Events())
+    searcher = StudySearcher(study, [job for job in BASELINES if job.name not in done], Events())
     running: dict[str, dict[str, Any]] = {}
     count, over = 0, False
     while not over or running:
         while not over and len(running) < workers:
             config = searcher.suggest(f"t{count}")
             moment()
-            if config == driver.PAUSE:
+            if config == PAUSE:
                 break
             if isinstance(config, dict):
                 running[f"t{count}"] = config
                 count += 1
             else:
-                over = config == driver.Searcher.FINISHED
+                over = config == StudySearcher.FINISHED
                 break
         assert running or over, "nothing runs and nothing is suggested"
         if running:
@@ -100,7 +100,7 @@ def found(study: Study) -> list[Any]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver.StudySearcher, "_structure", lambda self, policy: "")
+        patch.setattr(StudySearcher, "_structure", lambda self, policy: "")
         study = make(tmp_path_factory.mktemp("whole") / "s")
         search(study)
         return found(study)
@@ -176,7 +176,7 @@ def test_a_kill_between_a_decision_and_the_word_about_it(whole: list[Any], tmp_p
         try:
             search(study)
             break
-        except driver.Abort:
+        except Abort:
             cuts += 1
             study.close()
             study = Study.resume(tmp_path / "s")
@@ -209,7 +209,7 @@ def test_no_trial_begins_after_the_last_step_allowed(tmp_path: Path, whole: list
 
 def test_a_worker_that_dies_at_every_rung_has_three_attempts_at_each(tmp_path: Path) -> None:
     study = make(tmp_path / "s", budget=1, seeds=1)
-    searcher = driver.StudySearcher(study, [], Events())
+    searcher = StudySearcher(study, [], Events())
     for until in RUNGS:
         for _ in range(2):
             config = searcher.suggest("t")
@@ -220,6 +220,6 @@ def test_a_worker_that_dies_at_every_rung_has_three_attempts_at_each(tmp_path: P
         assert isinstance(config, dict)
         result = TrialResult(state="complete", values={"size": 1, "latency": 1, "psnr": 1}, steps=until)
         searcher.on_trial_complete("t", {"result": result.model_dump_json()})
-    assert searcher.suggest("t") == driver.Searcher.FINISHED
+    assert searcher.suggest("t") == StudySearcher.FINISHED
     assert [record.state for record in study.records()] == ["complete"]
     study.close()
