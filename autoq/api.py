@@ -14,30 +14,30 @@ import re
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
-from autoq import findings, halving
-from autoq.constraints import parse_all
-from autoq.errors import InputError, StudyError, unknown
+from autoq import halving
+from autoq.errors import InputError, StudyError
 from autoq.events import Events
-from autoq.limits import can_bound_memory
-from autoq.models import bundled_record, is_custom, is_file, model_info
-from autoq.models.published import REQUEST, published_file
-from autoq.models.stages import StagePatterns
-from autoq.objectives import OBJECTIVES, check_objectives
-from autoq.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
-from autoq.spec import Device, SamplerName, Sampling, StudySpec, TrialSpec
-from autoq.storage import check_free, check_url
-from autoq.study import Study, space_facts, study_folder
-from autoq.targets import target_info
-
-SAMPLERS: tuple[str, ...] = get_args(SamplerName)
-SAMPLINGS: tuple[str, ...] = get_args(Sampling)
-DEVICES = ("auto", *get_args(Device))
-QUALITY_ORDER = ("pi", "niqe", "psnr")
-"""Which quality a search optimizes by default: the first this machine can measure; PSNR for PSNR-trained networks."""
+from autoq.models import bundled_record, is_custom, model_info
+from autoq.options import (
+    absolute,
+    check_measurable,
+    default_objectives,
+    default_scale,
+    fields_of,
+    model_name,
+    resolve_device,
+    space_by,
+    weights_path,
+    why_not_first_choice,
+)
+from autoq.space import space_layers
+from autoq.spec import StudySpec, TrialSpec
+from autoq.storage import check_free
+from autoq.study import Study, study_folder
 
 MAX_WORKERS = 4
 
@@ -45,7 +45,6 @@ ABOUT_MODEL = ("model", "scale", "weights", "target")
 TRIAL_OPTIONS = (*ABOUT_MODEL, "data", "eval_data", "steps", "seed", "threads", "device", "sampling")
 """Options that are fields of TrialSpec; the others are fields of StudySpec."""
 
-DEFAULT_SCALE = 4
 DEFAULT_BUDGET: int = StudySpec.model_fields["budget"].default
 DEFAULT_STEPS: int = TrialSpec.model_fields["steps"].default
 
@@ -57,6 +56,7 @@ def search(
     weights: str | Path | None = None,
     target: str | None = None,
     space: str | Path | None = None,
+    by: str | None = None,
     objectives: str | Iterable[str] | None = None,
     constraints: Iterable[str] | None = None,
     data: str | Path | None = None,
@@ -87,8 +87,8 @@ def search(
 
     model: a name of `autoq models`, `package.module:factory`, or a checkpoint that spandrel knows. scale: upscaling factor
     (4, or what weights are bundled for). weights: a checkpoint, or `published` for the authors' own; bundled ones if None.
-    target: where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if None.
-    objectives: two or more names; size, latency and the best quality this machine can measure if None. constraints: bounds
+    target: where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if None. by:
+    what gets a format of its own: stage, block or layer (stage). objectives: two or more names; size, latency and the best quality this machine can measure if None. constraints: bounds
     that points on the front keep, as `size<=400KiB`, `latency<=10ms` or `psnr_drop<=0.1` (worse than float). data, eval_data:
     image folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an absolute path; from
     model and time if None. storage: URL of a database for Optuna; a file in the study if None. sampler: auto, tpe, gp, nsga2,
@@ -110,7 +110,7 @@ def search(
     options = {
         name: value
         for name, value in {
-            "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space,
+            "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space, "by": by,
             "objectives": objectives, "constraints": constraints, "data": absolute(data), "eval_data": absolute(eval_data), "storage": storage,
             "sampler": sampler, "budget": budget, "max_steps": max_steps, "seeds": seeds, "warm_start": warm_start, "stopping": stopping, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
             "timeout": timeout, "device": device, "sampling": sampling, "seed": seed, "frame": frame,
@@ -152,7 +152,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         **{"scale": default_scale(options["model"]), **{name: options[name] for name in ABOUT_MODEL if name in options}}
     )
     model = trial.model
-    fields = {"scale": trial.scale, **_fields(options, trial)}
+    fields = {"scale": trial.scale, **fields_of(options, trial)}
     if name is None:
         plain = re.sub("[^A-Za-z0-9]+", "-", Path(model).stem if is_custom(model) else model).strip("-")
         name = f"{plain}-x{trial.scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
@@ -172,7 +172,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
     fields.setdefault("threads", max(1, cores // max(1, workers)))
     if "space" not in fields:
-        fields["space"] = search_space(trial).to_dict()
+        fields["space"] = space_by(trial).to_dict()
     settings = {name: fields.pop(name) for name in TRIAL_OPTIONS if name in fields}
     layers = tuple(space_layers(fields["space"], "space").items())
     try:
@@ -215,7 +215,7 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     if (stopping := options.pop("stopping", None)) is not None and stopping != bool(spec.rungs):
         was = "--stopping" if spec.rungs else "--no-stopping"
         raise StudyError(f"study '{name}' was started with {was}; leave it out to continue it, or give another --study")
-    for option, value in _fields(options, spec.trial).items():
+    for option, value in fields_of(options, spec.trial).items():
         if value != stored[option]:
             flag = "--constraint" if option == "constraints" else "--" + option.replace("_", "-")
             was, given = _difference(stored[option], value)
@@ -243,124 +243,6 @@ def _other_network(trial: TrialSpec) -> str | None:
     return name if name != trial.model else None
 
 
-def search_space(trial: TrialSpec, path: Path | None = None, layers: StagePatterns | None = None) -> SearchSpace:
-    """The space in `path`, or the bundled one, for a network on a target. layers: instead of those the file has.
-
-    A network in no table is built and traced to find its stages' roles, and so is one whose layers are given.
-    """
-    path = path or bundled_space(trial.model)
-    data = read_space(path, trial.model)
-    if layers:
-        data = {**data, "layers": {stage: list(patterns) for stage, patterns in layers.items()}}
-    layers = space_layers(data, str(path))
-    stages = None
-    if layers or is_custom(trial.model):
-        from autoq.trial import stages_of
-
-        stages = stages_of(trial.model, trial.scale, trial.weights, layers)
-    return parse_space(data, space_facts(trial.model, trial.target, stages), str(path))
-
-
-def default_scale(model: str) -> int:
-    """x4, or the nearest scale a network has: the one its bundled weights are for, if any."""
-    info = model_info(model)
-    return DEFAULT_SCALE if not info.scales or DEFAULT_SCALE in info.bundled or not info.bundled else next(iter(info.bundled))
-
-
-def _fields(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
-    """Options as fields of the specs, each checked. Raises InputError. trial: the study's network and target."""
-    fields = dict(options)
-    model_info(options.get("model", trial.model))
-    target_info(options.get("target", trial.target))
-    if "sampling" in fields:
-        check_sampling(fields["sampling"])
-    if "stopping" in fields:
-        fields["rungs"] = halving.rungs(fields.get("steps", trial.steps)) if fields.pop("stopping") else ()
-    if "warm_start" in fields:
-        earlier = open_study(fields["warm_start"])
-        front = findings.front(earlier.records(), earlier.spec.objectives)
-        fields["warm_start"] = tuple(record.policy for record in front if record.source == "trial")
-        if not fields["warm_start"]:
-            raise InputError(f"--warm-start '{earlier.name}': no trial of that study is on its front; give another study")
-    if "sampler" in fields and fields["sampler"] not in SAMPLERS:
-        raise InputError(unknown("sampler", fields["sampler"], SAMPLERS))
-    if "frame" in fields:
-        frame = fields["frame"]
-        fields["frame"] = parse_frame(frame if isinstance(frame, str) else "x".join(map(str, frame)))
-    if "space" in fields:
-        fields["space"] = search_space(trial, Path(fields["space"])).to_dict()
-    if "objectives" in fields:
-        given = fields["objectives"]
-        names = tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)
-        check_objectives(names)
-        check_measurable(names)
-        fields["objectives"] = names
-    if "constraints" in fields:
-        given_bounds = fields["constraints"]
-        bounds = parse_all([given_bounds] if isinstance(given_bounds, str) else given_bounds)
-        check_measurable({each.objective for each in bounds})
-        fields["constraints"] = tuple(each.text for each in bounds)
-    if "storage" in fields:
-        check_url(fields["storage"])
-    if "memory" in fields and not can_bound_memory():
-        raise InputError(f"--memory '{fields['memory']:g}': only Linux says how much a process holds; leave --memory out")
-    if "device" in fields:
-        fields["device"] = resolve_device(fields["device"])
-    return fields
-
-
-def default_objectives(model: str) -> tuple[str, ...]:
-    """size, latency and the best quality this machine can measure."""
-    from autoq.objectives.quality import why_unavailable
-
-    order = QUALITY_ORDER if model_info(model).perceptual else ("psnr",)
-    return ("size", "latency", next(name for name in order if why_unavailable(name) is None))
-
-
-def why_not_first_choice(model: str) -> str | None:
-    """Why `default_objectives` are not those with the quality that suits a model best; None where they are."""
-    from autoq.objectives.quality import why_unavailable
-
-    return why_unavailable(QUALITY_ORDER[0]) if model_info(model).perceptual else None
-
-
-def check_measurable(objectives: Iterable[str]) -> None:
-    """Raise InputError for a quality whose model files are not here."""
-    from autoq.objectives.quality import METRICS, why_unavailable
-
-    for name in objectives:
-        if OBJECTIVES[name].quality and name in METRICS and (reason := why_unavailable(name)):
-            raise InputError(reason)
-
-
-def check_sampling(name: str) -> None:
-    """Raise InputError for a sampling of patches that does not exist."""
-    if name not in SAMPLINGS:
-        raise InputError(unknown("sampling", name, SAMPLINGS))
-
-
-def resolve_device(name: str) -> str:
-    if name not in DEVICES:
-        raise InputError(unknown("device", name, DEVICES))
-    if name == "cpu":
-        return name
-    from autoq.device import has_gpu
-
-    if has_gpu():
-        return "cuda"
-    if name == "cuda":
-        raise InputError("device 'cuda': torch sees no GPU here; type --device cpu, or autoq doctor to see why")
-    return "cpu"
-
-
-def parse_frame(text: str, option: str = "frame") -> tuple[int, int]:
-    """`96x64` -> (96, 64). Raises InputError."""
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(re.fullmatch("[0-9]{2,4}", part) and 16 <= int(part) <= 8192 for part in parts):
-        raise InputError(f"{option} '{text}': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96")
-    return int(parts[0]), int(parts[1])
-
-
 def _difference(before: Any, after: Any, path: str = "") -> tuple[str, str]:
     """Both values as text; of nested ones the first place where they differ."""
     if isinstance(before, dict) and isinstance(after, dict):
@@ -382,22 +264,6 @@ def _first_problem(error: ValidationError) -> str:
     """The first complaint of pydantic in one line."""
     problem = error.errors()[0]
     return f"{'.'.join(map(str, problem['loc']))} '{problem['input']}': {problem['msg']}"
-
-
-def model_name(name: str) -> str:
-    """A model's name; where it is a file, from the root, as workers run in other folders."""
-    return str(Path(name).resolve()) if is_file(name) else name
-
-
-def weights_path(model: str | None, scale: int | None, weights: str | Path | None) -> Path | None:
-    """A checkpoint from the root; for `published` the authors', which is fetched where it is not there yet."""
-    if model is not None and str(weights) == REQUEST:
-        return published_file(model, scale or default_scale(model))
-    return absolute(weights)
-
-
-def absolute(path: str | Path | None) -> Path | None:
-    return Path(path).resolve() if path else None
 
 
 def _call(options: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from autoq.events import Events
 from autoq.export.onnx import Graph, write_qdq
 from autoq.findings import FLOAT_NAME
 from autoq.objectives import latency as latencies
+from autoq.objectives.latency_model import fit
 from autoq.policy import Policy, Role, uniform
 from autoq.quantize import Execution, place, quantize
 from autoq.space import SearchSpace, parse_space
@@ -33,8 +34,8 @@ def baselines(stages: Mapping[str, tuple[Role, ...]], hand_rule: bool) -> dict[s
     return {name: uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING) for name, bits in policies.items()}
 
 
-def _structures(spec: StudySpec, space: SearchSpace) -> dict[str, Policy]:
-    """Every structure a study's baselines and space can produce; the float network's comes first."""
+def _structures(spec: StudySpec, space: SearchSpace) -> latencies.Structures:
+    """The structures that a study's baselines and space can produce, or a sample; the float network's comes first."""
     bench = prepare(spec.trial)
     return latencies.structures(bench.traced, space, bench.execution, baselines(space.facts.stages, spec.hand_rule).values())
 
@@ -43,8 +44,10 @@ def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
     """Raise InputError if an earlier study's table does not serve this one."""
     table.check(spec.trial.model, spec.trial.target, spec.frame, spec.latency_threads)
     space = parse_space(spec.space, study_facts(spec), "space")
-    missing = [key for key in _structures(spec, space) if key not in table.entries]
-    if missing:
+    wanted = _structures(spec, space)
+    missing = [key for key in wanted.policies if key not in table.entries]
+    predicts = table.rest is not None and set(space.choices) <= table.rest.integers.keys()
+    if missing if wanted.complete else not predicts:
         what = f"lacks {len(missing)} structures of this network and space"
         raise InputError(f"latency table: {what}; measure again without --latency-table")
 
@@ -54,7 +57,7 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
     spec = study.spec
     bench = prepare(spec.trial)
     execution: Execution = bench.execution
-    policies = _structures(spec, study.space)
+    policies, complete = _structures(spec, study.space)
     events.phase(f"measuring the latency of {len(policies)} graph structures")
     target = load_target(spec.trial.target)
 
@@ -70,7 +73,7 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
         spec.frame,
         progress=lambda done, total: events.phase(f"measured {done} of {total} graph structures"),
     )
-    return latencies.table_document(
+    table = latencies.table_document(
         model=spec.trial.model,
         target=spec.trial.target,
         runtime=target.version(),
@@ -82,3 +85,9 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
             for key, values in {float_key: float_samples, **samples}.items()
         },
     )
+    if complete:
+        return table
+    float_ms = table.entries[float_key].ms
+    rest = fit([policies[key] for key in keys], [table.entries[key].ms for key in keys], float_ms, execution.integer_bits)
+    events.note(f"latency of other structures is predicted from these, within {rest.worst:.1%} for 95 % of them")
+    return table.model_copy(update={"rest": rest})

@@ -8,7 +8,11 @@ from typing import Any
 
 import yaml
 
-from autoq.api import (
+from autoq.errors import InputError, unknown
+from autoq.events import Events, TrainingEvents
+from autoq.models import MODELS, ModelInfo, bundled_record, is_custom, is_file, model_info, parameter_count, weights_file
+from autoq.objectives import OBJECTIVES
+from autoq.options import (
     absolute,
     check_measurable,
     check_sampling,
@@ -17,12 +21,9 @@ from autoq.api import (
     parse_frame,
     resolve_device,
     search_space,
+    space_by,
     weights_path,
 )
-from autoq.errors import InputError, unknown
-from autoq.events import Events, TrainingEvents
-from autoq.models import MODELS, ModelInfo, bundled_record, is_custom, is_file, model_info, parameter_count, weights_file
-from autoq.objectives import OBJECTIVES
 from autoq.policy import uniform
 from autoq.space import SearchSpace, bundled_space
 from autoq.spec import PretrainSpec, TrialSpec
@@ -81,8 +82,6 @@ def cost(
 MOST_IN_PAIRS = 16
 """Stages of which all twos and threes are looked at."""
 
-GRANULARITIES = ("stage", "block", "layer")
-
 
 def sensitivity(
     model: str,
@@ -106,8 +105,6 @@ def sensitivity(
     by: stage, block or layer. metric: psnr, ssim, niqe or pi. steps: of training after quantizing (0: none). pairs: two
     and three stages together, too. frame: what latency is measured at. Raises InputError.
     """
-    if by not in GRANULARITIES:
-        raise InputError(unknown("granularity", by, GRANULARITIES))
     measurable = [name for name, info in OBJECTIVES.items() if info.quality and not info.relative]
     if metric not in measurable:
         raise InputError(unknown("metric", metric, measurable))
@@ -118,12 +115,8 @@ def sensitivity(
         update={"data": absolute(data), "eval_data": absolute(eval_data), "seed": seed, "threads": cores}
     )
     from autoq.sensitivity import Question, analyse
-    from autoq.trial import regrouped
 
-    path = Path(space) if space else None
-    found = search_space(trial, path)
-    if by != "stage":
-        found = search_space(trial, path, regrouped(trial.model, trial.scale, trial.weights, found.layers, by))
+    found = space_by(trial, Path(space) if space else None, by)
     if pairs and len(found.choices) > MOST_IN_PAIRS:
         raise InputError(f"--pairs: {len(found.choices)} {by}s combine to too many; leave it out, or type --by stage")
     trial = trial.model_copy(update={"layers": tuple((stage, tuple(patterns)) for stage, patterns in found.layers.items())})

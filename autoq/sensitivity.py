@@ -100,9 +100,9 @@ def find_seeds(
 ) -> Sensitivity:
     """Quantize the stages one at a time, without training; the policies predicted to be the front, the most worth first.
 
-    Costs that add up over stages are exact; latency is the table's. Whatever the quality objective is, the error of the
-    output stands for it. Policies that break a bound on these costs are left out. Where stages combine to more than can be
-    enumerated, latency is left out. warm_start: policies of another study; the nearest of this space are up to half of the seeds.
+    Costs that add up over stages are exact; latency is the table's, or where that predicts, what adds up over stages of it.
+    Whatever the quality objective is, the error of the output stands for it. Policies that break a bound on these costs
+    are left out. warm_start: policies of another study; the nearest of this space are up to half of the seeds.
     """
     stages = list(space.choices)
     wanted = [(stage, quant) for stage in stages for quant in additive.probes(space, stage)]
@@ -116,21 +116,24 @@ def find_seeds(
         if "size_runtime" in names:
             placements = place(bench.traced, _at_least_8(policy), bench.execution)
             every["size_runtime"] = float(packed_bytes(bench.traced, placements, bench.execution))
-        if not {"size", "size_runtime"}.issuperset(names):
+        if not {"size", "size_runtime", "latency"}.issuperset(names):
             found = costs(bench.traced, policy, bench.execution, table.frame)
             every |= {"ops": found.ops, "bops": float(found.bops), "peak_memory": float(found.peak_memory)}
+        if table.rest is not None:
+            every["latency"] = table.rest.apart(policy)
         return [every[name] for name in names]
 
-    names = [name for name in objectives if name in ADDITIVE] or ["size"]
+    adding = ADDITIVE if table.rest is None else (*ADDITIVE, "latency")
+    names = [name for name in objectives if name in adding] or ["size"]
     integer_bits = bench.execution.integer_bits
     options = additive.options(space, measured, costs_of, lambda quant: kind(quant, integer_bits))
     float_policy = all_float(stages)
     reference = [1.01 * cost for cost in costs_of(float_policy)]
-    if "latency" in objectives and additive.can_enumerate(options):
+    if "latency" in objectives and "latency" not in names and additive.can_enumerate(options):
         milliseconds = by_kinds(bench.traced, space, bench.execution, table)
         front = additive.predicted_front(options, milliseconds.__getitem__)
         names.append("latency")
-        reference.append(1.01 * table.ms(structure_key(bench.traced, [], bench.execution)))
+        reference.append(1.01 * table.ms(structure_key(bench.traced, [], bench.execution), float_policy))
     else:
         front = additive.predicted_front(options)
     pairs = zip(bench.float_outputs, bench.pairs, strict=True)

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
 
-from autoq.api import default_scale, search_space
 from autoq.errors import TrialFailed
 from autoq.executed import as_executed
+from autoq.options import default_scale, search_space
 from autoq.policy import Policy
 from autoq.qat import Training
 from autoq.quantize import quantize

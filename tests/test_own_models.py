@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 import autoq
-from autoq.api import search_space
 from autoq.compat import allow_torchvision
 from autoq.errors import InputError, WeightsError
 from autoq.executed import as_executed
 from autoq.models import staged_model
 from autoq.networks import cost, space_file
+from autoq.options import search_space
 from autoq.policy import uniform
 from autoq.quantize import Execution, collect, quantize
 from autoq.spec import TrialSpec

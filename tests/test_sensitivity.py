@@ -51,7 +51,7 @@ def space() -> SearchSpace:
 def table(bench: Workbench, space: SearchSpace) -> LatencyTable:
     """Milliseconds that grow with the number of stages in float."""
     float_policy = Policy(tuple((stage, StageQuant()) for stage in space.choices))
-    structures = latencies.structures(bench.traced, space, bench.execution, [float_policy])
+    structures = latencies.structures(bench.traced, space, bench.execution, [float_policy]).policies
     words = {
         key: latencies.describe(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
         for key, policy in structures.items()

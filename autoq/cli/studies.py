@@ -28,6 +28,9 @@ def search(
     ] = None,
     target: Annotated[str | None, typer.Option(show_default="openvino-cpu", help="Where the result will run.")] = None,
     space: Annotated[Path | None, typer.Option(help="Search space (YAML); see `autoq space MODEL`.")] = None,
+    by: Annotated[
+        str | None, typer.Option(show_default="stage", help="What gets a format of its own: stage, block or layer.")
+    ] = None,
     objectives: Annotated[
         str | None,
         typer.Option(
@@ -164,7 +167,7 @@ def search(
     with terminal.progress(quiet) as events:
         try:
             found = run(
-                model, scale=scale, weights=weights, target=target, space=space, objectives=objectives,
+                model, scale=scale, weights=weights, target=target, space=space, by=by, objectives=objectives,
                 constraints=constraint or None, data=data, eval_data=eval_data, study=study, storage=storage, sampler=sampler,
                 budget=budget, max_steps=max_steps, warm_start=warm_start, seeds=seeds, stopping=stopping, steps=steps, workers=workers, threads=threads, memory=memory,
                 timeout=timeout, device=device, sampling=sampling, seed=seed, frame=frame, latency_table=latency_table,

@@ -3,7 +3,8 @@
 A table maps structures to latencies and is frozen before the first suggestion, so a repeated study sees
 identical latencies. A structure says which layers and sums run on integers and where a tensor changes its
 format; bit widths at or below 8, quantizers and clipping rules do not enter: they do not change the kernels. Nor does
-how a layer that runs in float stores its weights: they are constants, unpacked when the file is compiled.
+how a layer that runs in float stores its weights: they are constants, unpacked when the file is compiled. Where
+structures are too many to be measured, a sample is, and `latency_model.py` predicts the others.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import os
 import platform
+import random
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoq.errors import InputError
+from autoq.objectives.latency_model import AdditiveLatency, runs
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.quantize import Execution, Placement, integer_layers, place
 from autoq.space import SearchSpace
@@ -33,6 +37,14 @@ ROUNDS = 5
 GROUP = 8
 """Structures measured in turn within one round, with the float network among them; bounds the memory in use."""
 
+MOST_COMBINATIONS = 10_000
+"""Combinations of the stages' kinds that are looked through for different structures."""
+
+MOST_STRUCTURES = 256
+"""Structures that are all measured; of more only a sample is."""
+
+SAMPLED_PER_STAGE = 3
+"""Structures in a sample, for every stage."""
 
 Kind = tuple[bool, ...]
 
@@ -47,7 +59,10 @@ class Entry(BaseModel):
 
 
 class LatencyTable(BaseModel):
-    """Frozen latencies of one network on one target, frame size, thread count and machine."""
+    """Frozen latencies of one network on one target, frame size, thread count and machine.
+
+    rest: predicts the structures that are not among the entries, where those are a sample.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str
@@ -57,14 +72,17 @@ class LatencyTable(BaseModel):
     threads: int
     machine: str
     entries: dict[str, Entry]
+    rest: AdditiveLatency | None = None
 
-    def ms(self, key: str) -> float:
-        """Milliseconds of a structure. Raises InputError if the table lacks it."""
-        if key not in self.entries:
-            raise InputError(
-                f"latency table has no structure {key} (it has {len(self.entries)}); measure again without --latency-table"
-            )
-        return self.entries[key].ms
+    def ms(self, key: str, policy: Policy) -> float:
+        """Milliseconds of a policy's structure. Raises InputError if the table lacks it and predicts none."""
+        if key in self.entries:
+            return self.entries[key].ms
+        if self.rest is not None:
+            return self.rest.ms(policy)
+        raise InputError(
+            f"latency table has no structure {key} (it has {len(self.entries)}); measure again without --latency-table"
+        )
 
     def check(self, model: str, target: str, frame: tuple[int, int], threads: int) -> None:
         """Raise InputError if the table was measured for something else."""
@@ -118,12 +136,29 @@ def describe(traced: Traced, placements: list[Placement], execution: Execution) 
     )
 
 
-def structures(traced: Traced, space: SearchSpace, execution: Execution, more: Iterable[Policy] = ()) -> dict[str, Policy]:
-    """A representative policy for every structure the space can produce, and for `more`."""
-    found: dict[str, Policy] = {}
-    for policy in itertools.chain(more, _representatives(space, execution.integer_bits)):
-        found.setdefault(structure_key(traced, place(traced, policy, execution), execution), policy)
-    return found
+class Structures(NamedTuple):
+    """A representative policy of every structure, by key. complete: whether the space can produce no other."""
+
+    policies: dict[str, Policy]
+    complete: bool
+
+
+def structures(traced: Traced, space: SearchSpace, execution: Execution, more: Iterable[Policy] = ()) -> Structures:
+    """The structures of `more` and of a space: all of them, or a sample where they are too many to be measured."""
+    more = list(more)
+
+    def distinct(policies: Iterable[Policy]) -> dict[str, Policy]:
+        found: dict[str, Policy] = {}
+        for policy in itertools.chain(more, policies):
+            found.setdefault(structure_key(traced, place(traced, policy, execution), execution), policy)
+        return found
+
+    kinds = _kinds(space, execution.integer_bits)
+    if math.prod(len(quants) for quants in kinds.values()) <= MOST_COMBINATIONS:
+        found = distinct(_representatives(kinds))
+        if len(found) <= MOST_STRUCTURES + len(more):
+            return Structures(found, complete=True)
+    return Structures(distinct(_sample(kinds, SAMPLED_PER_STAGE * len(kinds), execution.integer_bits)), complete=False)
 
 
 def kind(quant: StageQuant, integer_bits: int) -> Kind:
@@ -137,22 +172,43 @@ def by_kinds(traced: Traced, space: SearchSpace, execution: Execution, table: La
     """Milliseconds of every combination of the stages' kinds."""
     return {
         tuple(kind(quant, execution.integer_bits) for _, quant in policy.stages): table.ms(
-            structure_key(traced, place(traced, policy, execution), execution)
+            structure_key(traced, place(traced, policy, execution), execution), policy
         )
-        for policy in _representatives(space, execution.integer_bits)
+        for policy in _representatives(_kinds(space, execution.integer_bits))
     }
 
 
-def _representatives(space: SearchSpace, integer_bits: int) -> Iterator[Policy]:
-    """One policy for every combination of the stages' kinds."""
-    stages = []
+def _kinds(space: SearchSpace, integer_bits: int) -> dict[str, list[StageQuant]]:
+    """stage -> one format for each of its kinds."""
+    found = {}
     for stage in space.choices:
         kinds: dict[Kind, StageQuant] = {}
         for quant in space.stage_quants(stage):
             kinds.setdefault(kind(quant, integer_bits), quant)
-        stages.append([(stage, quant) for quant in kinds.values()])
-    for combination in itertools.product(*stages):
-        yield Policy(combination)
+        found[stage] = list(kinds.values())
+    return found
+
+
+def _representatives(kinds: Mapping[str, Sequence[StageQuant]]) -> Iterator[Policy]:
+    """One policy for every combination of the stages' kinds."""
+    for combination in itertools.product(*kinds.values()):
+        yield Policy(tuple(zip(kinds, combination, strict=True)))
+
+
+def _sample(kinds: Mapping[str, Sequence[StageQuant]], count: int, integer_bits: int) -> Iterator[Policy]:
+    """Policies whose stages run on integers or in float at random; in every second one a run of neighbours is alike."""
+    draw = random.Random(0)
+    for number in range(count):
+        shares = (draw.random(), draw.random())
+        start, end = sorted(draw.choices(range(len(kinds) + 1), k=2)) if number % 2 else (0, 0)
+        alike = draw.random() < 0.5
+        chosen = []
+        for position, (stage, quants) in enumerate(kinds.items()):
+            wanted = (alike if start <= position < end else draw.random() < shares[0], draw.random() < shares[1])
+            agreement = [sum(a == b for a, b in zip(runs(quant, integer_bits), wanted, strict=True)) for quant in quants]
+            best = [quant for quant, found in zip(quants, agreement, strict=True) if found == max(agreement)]
+            chosen.append((stage, draw.choice(best)))
+        yield Policy(tuple(chosen))
 
 
 def measure(

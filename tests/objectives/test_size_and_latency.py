@@ -8,13 +8,14 @@ from autoq.errors import InputError
 from autoq.models import model_info
 from autoq.objectives import latency
 from autoq.objectives.size import packed_bytes
-from autoq.policy import uniform
+from autoq.policy import Policy, uniform
 from autoq.quantize import Execution, place
 from autoq.space import bundled_space, load_space, parse_space
 from autoq.study import space_facts
 from autoq.tracing import Traced
 
 INT8 = Execution(8, True)
+FLOAT_POLICY = Policy(())
 STAGES = model_info("srresnet").stages
 
 
@@ -46,7 +47,7 @@ def test_three_bit_weights_are_packed_tightly(tiny_traced: Traced) -> None:
 def test_the_space_has_forty_structures(tiny_traced: Traced) -> None:
     """2 (head) x 5 (body: float or int8, skip float or int8, its grid shared with the layers or not) x 2 x 2."""
     space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
-    found = latency.structures(tiny_traced, space, INT8)
+    found = latency.structures(tiny_traced, space, INT8).policies
     assert len(found) == 40
     words = {latency.describe(tiny_traced, place(tiny_traced, policy, INT8), INT8) for policy in found.values()}
     assert len(words) == 32
@@ -71,7 +72,7 @@ BUNDLED = {
 )
 def test_any_policy_of_a_space_has_a_measured_structure(tiny_traced: Traced, changes: dict) -> None:  # type: ignore[type-arg]
     space = parse_space({"roles": {**BUNDLED, **changes}}, space_facts("srresnet", "openvino-cpu"), "space")
-    known = latency.structures(tiny_traced, space, INT8)
+    known = latency.structures(tiny_traced, space, INT8).policies
     random = np.random.default_rng(0)
     options = {stage: list(space.stage_quants(stage)) for stage in space.choices}
     for _ in range(100):
@@ -122,9 +123,9 @@ def test_table_is_checked_and_read_back(tmp_path: Path) -> None:
         samples={"a": ("words", [3.0, 1.0, 2.0])},
     )
     (tmp_path / "latency.json").write_text(table.model_dump_json())
-    assert latency.read_table(tmp_path / "latency.json").ms("a") == 2.0
+    assert latency.read_table(tmp_path / "latency.json").ms("a", FLOAT_POLICY) == 2.0
     with pytest.raises(InputError, match="latency table has no structure b"):
-        table.ms("b")
+        table.ms("b", FLOAT_POLICY)
     with pytest.raises(InputError, match="measured for frame 96x96, this study has 64x64"):
         table.check("srgan", "openvino-cpu", (64, 64), 2)
     (tmp_path / "bad.json").write_text("{}")

@@ -1,0 +1,110 @@
+"""Latency of structures that nobody measured: what each stage adds, fitted to a sample of structures that were measured.
+
+Where a network is searched layer by layer its structures cannot all be measured (37 layers: 2^37 and more). Times of
+layers add up but for what is spent where a tensor changes between float and integers, which is a term of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from autoq.policy import Policy, StageQuant
+
+Matrix = NDArray[np.float64]
+
+PENALTIES = np.logspace(-3, 2, 11)
+"""Tried for the ridge; the one that predicts structures best that are left out is taken."""
+
+
+class AdditiveLatency(BaseModel):
+    """Milliseconds of a policy: the float network's, what every stage on integers and every stage with quantized skips adds
+    (less than nothing where it saves), and `boundary` wherever a stage on integers meets one in float.
+
+    integer_bits: the widest integer of the target. typical, worst: relative error for structures left out of the fit, its
+    median and its 95th percentile. sample: structures it was fitted to.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    float_ms: float = Field(gt=0, allow_inf_nan=False)
+    integers: dict[str, float]
+    skips: dict[str, float]
+    boundary: float
+    integer_bits: int
+    typical: float
+    worst: float
+    sample: int
+
+    def ms(self, policy: Policy) -> float:
+        """Milliseconds of a whole policy; never less than a hundredth of the float network's."""
+        changes = _changes(policy, self.integer_bits)
+        return max(self.float_ms / 100, self.apart(policy) + self.boundary * changes)
+
+    def apart(self, policy: Policy) -> float:
+        """The part of `ms` that adds up over stages."""
+        found = self.float_ms
+        for stage, quant in policy.stages:
+            integer, skip = runs(quant, self.integer_bits)
+            found += integer * self.integers[stage] + skip * self.skips[stage]
+        return found
+
+
+def fit(policies: Sequence[Policy], ms: Sequence[float], float_ms: float, integer_bits: int) -> AdditiveLatency:
+    """Least squares, in which stages are alike unless the measurements say otherwise (ridge).
+
+    policies: of the measured structures, with the same stages. float_ms: of the float network, which is kept as it is.
+    """
+    stages = [stage for stage, _ in policies[0].stages]
+    formats = np.array([[runs(quant, integer_bits) for _, quant in policy.stages] for policy in policies], float)
+    integers, skips = formats[:, :, 0], formats[:, :, 1]
+    changes = np.array([[_changes(policy, integer_bits)] for policy in policies], float)
+    alike = np.column_stack([integers.sum(1), skips.sum(1), changes[:, 0]])
+    columns = np.column_stack([integers, skips, alike])
+    apart = np.concatenate([np.ones(2 * len(stages)), np.full(alike.shape[1], 1e-9)])  # only what differs is held back
+    gains = np.array(ms) / float_ms - 1
+    errors = {penalty: np.abs(_left_out(columns, gains, penalty * apart)) for penalty in PENALTIES}
+    penalty = min(PENALTIES, key=lambda each: float(np.mean(errors[each] ** 2)))
+    relative = errors[penalty] / (gains + 1)
+    weights = _ridge(columns, penalty * apart) @ gains * float_ms
+    of_integers, of_skips = weights[: len(stages)] + weights[-3], weights[len(stages) : -3] + weights[-2]
+    return AdditiveLatency(
+        float_ms=float_ms,
+        integers=_rounded(stages, of_integers),
+        skips=_rounded(stages, of_skips),
+        boundary=round(float(weights[-1]), 6),
+        integer_bits=integer_bits,
+        typical=round(float(np.median(relative)), 4),
+        worst=round(float(np.percentile(relative, 95)), 4),
+        sample=len(policies),
+    )
+
+
+def runs(quant: StageQuant, integer_bits: int) -> tuple[bool, bool]:
+    """Whether a stage's layers run on integers, and whether its skips are integers."""
+    return max(quant.weight.bits, quant.activation.bits) <= integer_bits, quant.skip.bits <= integer_bits
+
+
+def _changes(policy: Policy, integer_bits: int) -> int:
+    """How often a stage on integers meets one in float."""
+    on_integers = [runs(quant, integer_bits)[0] for _, quant in policy.stages]
+    return sum(a != b for a, b in itertools.pairwise(on_integers))
+
+
+def _ridge(columns: Matrix, penalties: Matrix) -> Matrix:
+    """What gains are multiplied by to give the weights."""
+    return np.asarray(np.linalg.solve(columns.T @ columns + np.diag(penalties), columns.T), np.float64)
+
+
+def _left_out(columns: Matrix, gains: Matrix, penalties: Matrix) -> Matrix:
+    """Errors of the prediction of each row from all others."""
+    hat = columns @ _ridge(columns, penalties)
+    found: Matrix = (gains - hat @ gains) / np.maximum(1 - np.diag(hat), 1e-9)
+    return found
+
+
+def _rounded(stages: Sequence[str], values: Matrix) -> dict[str, float]:
+    return {stage: round(float(value), 6) for stage, value in zip(stages, values, strict=True)}

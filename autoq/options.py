@@ -1,0 +1,179 @@
+"""What is asked for: options of the commands checked and turned into fields of the specs, and their defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from autoq import findings, halving
+from autoq.constraints import parse_all
+from autoq.errors import InputError, unknown
+from autoq.limits import can_bound_memory
+from autoq.models import is_custom, is_file, model_info
+from autoq.models.published import REQUEST, published_file
+from autoq.models.stages import StagePatterns
+from autoq.objectives import OBJECTIVES, check_objectives
+from autoq.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
+from autoq.spec import Device, SamplerName, Sampling, TrialSpec
+from autoq.storage import check_url
+from autoq.study import Study, space_facts, study_folder
+from autoq.targets import target_info
+
+SAMPLERS: tuple[str, ...] = get_args(SamplerName)
+SAMPLINGS: tuple[str, ...] = get_args(Sampling)
+DEVICES = ("auto", *get_args(Device))
+QUALITY_ORDER = ("pi", "niqe", "psnr")
+"""Which quality a search optimizes by default: the first this machine can measure; PSNR for PSNR-trained networks."""
+
+DEFAULT_SCALE = 4
+GRANULARITIES = ("stage", "block", "layer")
+"""What may have a format of its own, the coarsest first."""
+
+
+def search_space(trial: TrialSpec, path: Path | None = None, layers: StagePatterns | None = None) -> SearchSpace:
+    """The space in `path`, or the bundled one, for a network on a target. layers: instead of those the file has.
+
+    A network in no table is built and traced to find its stages' roles, and so is one whose layers are given.
+    """
+    path = path or bundled_space(trial.model)
+    data = read_space(path, trial.model)
+    if layers:
+        data = {**data, "layers": {stage: list(patterns) for stage, patterns in layers.items()}}
+    layers = space_layers(data, str(path))
+    stages = None
+    if layers or is_custom(trial.model):
+        from autoq.trial import stages_of
+
+        stages = stages_of(trial.model, trial.scale, trial.weights, layers)
+    return parse_space(data, space_facts(trial.model, trial.target, stages), str(path))
+
+
+def space_by(trial: TrialSpec, path: Path | None = None, by: str = GRANULARITIES[0]) -> SearchSpace:
+    """`search_space` with the model's or the file's stages, or with blocks or single layers as stages. Raises InputError."""
+    if by not in GRANULARITIES:
+        raise InputError(unknown("granularity", by, GRANULARITIES))
+    found = search_space(trial, path)
+    if by == "stage":
+        return found
+    from autoq.trial import regrouped
+
+    return search_space(trial, path, regrouped(trial.model, trial.scale, trial.weights, found.layers, by))
+
+
+def default_scale(model: str) -> int:
+    """x4, or the nearest scale a network has: the one its bundled weights are for, if any."""
+    info = model_info(model)
+    return DEFAULT_SCALE if not info.scales or DEFAULT_SCALE in info.bundled or not info.bundled else next(iter(info.bundled))
+
+
+def fields_of(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
+    """Options as fields of the specs, each checked. Raises InputError. trial: the study's network and target."""
+    fields = dict(options)
+    model_info(options.get("model", trial.model))
+    target_info(options.get("target", trial.target))
+    if "sampling" in fields:
+        check_sampling(fields["sampling"])
+    if "stopping" in fields:
+        fields["rungs"] = halving.rungs(fields.get("steps", trial.steps)) if fields.pop("stopping") else ()
+    if "warm_start" in fields:
+        earlier = Study.open(study_folder(fields["warm_start"]))
+        front = findings.front(earlier.records(), earlier.spec.objectives)
+        fields["warm_start"] = tuple(record.policy for record in front if record.source == "trial")
+        if not fields["warm_start"]:
+            raise InputError(f"--warm-start '{earlier.name}': no trial of that study is on its front; give another study")
+    if "sampler" in fields and fields["sampler"] not in SAMPLERS:
+        raise InputError(unknown("sampler", fields["sampler"], SAMPLERS))
+    if "frame" in fields:
+        frame = fields["frame"]
+        fields["frame"] = parse_frame(frame if isinstance(frame, str) else "x".join(map(str, frame)))
+    if "space" in fields or "by" in fields:
+        path = Path(fields["space"]) if "space" in fields else None
+        fields["space"] = space_by(trial, path, fields.pop("by", GRANULARITIES[0])).to_dict()
+    if "objectives" in fields:
+        given = fields["objectives"]
+        names = tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)
+        check_objectives(names)
+        check_measurable(names)
+        fields["objectives"] = names
+    if "constraints" in fields:
+        given_bounds = fields["constraints"]
+        bounds = parse_all([given_bounds] if isinstance(given_bounds, str) else given_bounds)
+        check_measurable({each.objective for each in bounds})
+        fields["constraints"] = tuple(each.text for each in bounds)
+    if "storage" in fields:
+        check_url(fields["storage"])
+    if "memory" in fields and not can_bound_memory():
+        raise InputError(f"--memory '{fields['memory']:g}': only Linux says how much a process holds; leave --memory out")
+    if "device" in fields:
+        fields["device"] = resolve_device(fields["device"])
+    return fields
+
+
+def default_objectives(model: str) -> tuple[str, ...]:
+    """size, latency and the best quality this machine can measure."""
+    from autoq.objectives.quality import why_unavailable
+
+    order = QUALITY_ORDER if model_info(model).perceptual else ("psnr",)
+    return ("size", "latency", next(name for name in order if why_unavailable(name) is None))
+
+
+def why_not_first_choice(model: str) -> str | None:
+    """Why `default_objectives` are not those with the quality that suits a model best; None where they are."""
+    from autoq.objectives.quality import why_unavailable
+
+    return why_unavailable(QUALITY_ORDER[0]) if model_info(model).perceptual else None
+
+
+def check_measurable(objectives: Iterable[str]) -> None:
+    """Raise InputError for a quality whose model files are not here."""
+    from autoq.objectives.quality import METRICS, why_unavailable
+
+    for name in objectives:
+        if OBJECTIVES[name].quality and name in METRICS and (reason := why_unavailable(name)):
+            raise InputError(reason)
+
+
+def check_sampling(name: str) -> None:
+    """Raise InputError for a sampling of patches that does not exist."""
+    if name not in SAMPLINGS:
+        raise InputError(unknown("sampling", name, SAMPLINGS))
+
+
+def resolve_device(name: str) -> str:
+    if name not in DEVICES:
+        raise InputError(unknown("device", name, DEVICES))
+    if name == "cpu":
+        return name
+    from autoq.device import has_gpu
+
+    if has_gpu():
+        return "cuda"
+    if name == "cuda":
+        raise InputError("device 'cuda': torch sees no GPU here; type --device cpu, or autoq doctor to see why")
+    return "cpu"
+
+
+def parse_frame(text: str, option: str = "frame") -> tuple[int, int]:
+    """`96x64` -> (96, 64). Raises InputError."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(re.fullmatch("[0-9]{2,4}", part) and 16 <= int(part) <= 8192 for part in parts):
+        raise InputError(f"{option} '{text}': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96")
+    return int(parts[0]), int(parts[1])
+
+
+def model_name(name: str) -> str:
+    """A model's name; where it is a file, from the root, as workers run in other folders."""
+    return str(Path(name).resolve()) if is_file(name) else name
+
+
+def weights_path(model: str | None, scale: int | None, weights: str | Path | None) -> Path | None:
+    """A checkpoint from the root; for `published` the authors', which is fetched where it is not there yet."""
+    if model is not None and str(weights) == REQUEST:
+        return published_file(model, scale or default_scale(model))
+    return absolute(weights)
+
+
+def absolute(path: str | Path | None) -> Path | None:
+    return Path(path).resolve() if path else None

@@ -1,0 +1,80 @@
+"""Latencies that are predicted: held against additive and nearly additive truths."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from autoq.objectives import latency
+from autoq.objectives.latency_model import fit
+from autoq.policy import FLOAT, Policy, StageQuant, TensorQuant
+from autoq.quantize import Execution
+from autoq.space import bundled_space, load_space
+from autoq.study import space_facts
+from autoq.tracing import Traced
+
+STAGES = [f"layer_{number}" for number in range(20)]
+INT8 = TensorQuant(8)
+FLOAT_MS = 100.0
+SAVES = {stage: 1.0 + number / 4 for number, stage in enumerate(STAGES)}
+BOUNDARY, SKIP = 0.3, 0.8
+
+
+def policy(draw: random.Random) -> Policy:
+    share = draw.random()
+    stages = []
+    for stage in STAGES:
+        quant = INT8 if draw.random() < share else FLOAT
+        stages.append((stage, StageQuant(quant, quant, INT8 if draw.random() < 0.5 else FLOAT)))
+    return Policy(tuple(stages))
+
+
+def truth(found: Policy) -> float:
+    runs = [not quant.weight.is_float for _, quant in found.stages]
+    saved = sum(SAVES[stage] for (stage, _), run in zip(found.stages, runs, strict=True) if run)
+    skips = sum(not quant.skip.is_float for _, quant in found.stages)
+    return FLOAT_MS - saved + SKIP * skips + BOUNDARY * sum(a != b for a, b in itertools.pairwise(runs))
+
+
+def test_an_additive_truth_is_found_again() -> None:
+    draw = random.Random(0)
+    sample = [policy(draw) for _ in range(60)]
+    model = fit(sample, [truth(each) for each in sample], FLOAT_MS, 8)
+    assert model.worst < 0.01
+    assert model.boundary == pytest.approx(BOUNDARY, abs=0.1)
+    for each in (policy(draw) for _ in range(50)):
+        assert model.ms(each) == pytest.approx(truth(each), rel=0.01)
+    assert model.ms(Policy(tuple((stage, StageQuant()) for stage in STAGES))) == FLOAT_MS
+
+
+def test_the_stated_error_is_that_of_structures_left_out() -> None:
+    draw, noise = random.Random(1), random.Random(2)
+    sample = [policy(draw) for _ in range(60)]
+    model = fit(sample, [truth(each) * noise.gauss(1, 0.03) for each in sample], FLOAT_MS, 8)
+    fresh = [policy(draw) for _ in range(200)]
+    errors = sorted(abs(model.ms(each) / (truth(each) * noise.gauss(1, 0.03)) - 1) for each in fresh)
+    assert model.typical == pytest.approx(errors[100], rel=0.4)
+    assert model.worst == pytest.approx(errors[190], rel=0.4)
+
+
+def test_few_measurements_leave_stages_alike() -> None:
+    """Fewer structures than stages: the common saving is still found."""
+    draw = random.Random(0)
+    sample = [policy(draw) for _ in range(8)]
+    model = fit(sample, [truth(each) for each in sample], FLOAT_MS, 8)
+    assert sum(model.integers.values()) == pytest.approx(-sum(SAVES.values()), rel=0.2)
+
+
+def test_structures_that_are_too_many_are_sampled(tiny_traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
+    everything = latency.structures(tiny_traced, space, Execution(8, True))
+    assert everything.complete
+    monkeypatch.setattr(latency, "MOST_COMBINATIONS", 10)
+    some = latency.structures(tiny_traced, space, Execution(8, True))
+    assert not some.complete
+    assert set(some.policies) < set(everything.policies)
+    assert some.policies == latency.structures(tiny_traced, space, Execution(8, True)).policies
+    runs = {quant.weight.bits <= 8 for each in some.policies.values() for stage, quant in each.stages if stage == "body"}
+    assert runs == {True, False}
