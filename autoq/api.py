@@ -42,10 +42,11 @@ from autoq.study import Study, study_folder
 MAX_WORKERS = 4
 
 ABOUT_MODEL = ("model", "scale", "weights", "target")
-TRIAL_OPTIONS = (*ABOUT_MODEL, "data", "eval_data", "steps", "seed", "threads", "device", "sampling")
+TRIAL_OPTIONS = (*ABOUT_MODEL, "data", "eval_data", "test_data", "steps", "seed", "threads", "device", "sampling")
 """Options that are fields of TrialSpec; the others are fields of StudySpec."""
 
 DEFAULT_BUDGET: int = StudySpec.model_fields["budget"].default
+DEFAULT_CONFIRM = 3
 DEFAULT_STEPS: int = TrialSpec.model_fields["steps"].default
 
 
@@ -61,6 +62,7 @@ def search(
     constraints: Iterable[str] | None = None,
     data: str | Path | None = None,
     eval_data: str | Path | None = None,
+    test_data: str | Path | None = None,
     study: str | None = None,
     storage: str | None = None,
     sampler: str | None = None,
@@ -78,6 +80,7 @@ def search(
     sampling: str | None = None,
     seed: int | None = None,
     frame: str | tuple[int, int] | None = None,
+    confirm: int | None = None,
     latency_table: str | Path | None = None,
     resume: bool = False,
     command: str | None = None,
@@ -90,7 +93,8 @@ def search(
     target: where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if None. by:
     what gets a format of its own: stage, block or layer (stage). objectives: two or more names; size, latency and the best quality this machine can measure if None. constraints: bounds
     that points on the front keep, as `size<=400KiB`, `latency<=10ms` or `psnr_drop<=0.1` (worse than float). data, eval_data:
-    image folders; photographs inside scikit-image's wheel if None. study: a name under studies/ or an absolute path; from
+    image folders; photographs inside scikit-image's wheel if None. test_data: images that no trial is judged on, for the
+    confirmation of the front. study: a name under studies/ or an absolute path; from
     model and time if None. storage: URL of a database for Optuna; a file in the study if None. sampler: auto, tpe, gp, nsga2,
     nsga3 or random. budget: policies to try (50). max_steps: training steps of all trials after which no new one begins.
     seeds: of the budget, those that the sensitivity of the stages proposes, first (half, at most 16). warm_start: an earlier
@@ -98,7 +102,7 @@ def search(
     (yes). steps: training steps of a trial (16). workers: trials at once (one a core, at most 4). threads: of each trial
     (cores / workers). memory: GiB a worker may hold; timeout: seconds a trial may take (no limits). device: auto, cpu or
     cuda. sampling: where training patches are cut: uniform, proportional to their complexity, or above a threshold of it.
-    seed: of patches, training and sampler (0). frame: (width, height) or `96x96`, what latency is measured at. latency_table:
+    seed: of patches, training and sampler (0). frame: (width, height) or `96x96`, what latency is measured at. confirm: seeds that the front is trained again with at the end (3). latency_table:
     latency.json of an earlier study, instead of measuring. events: what to tell while it runs.
 
     With `resume` the study is taken up where it was left; every option but `study` may be left out, and must be
@@ -111,9 +115,9 @@ def search(
         name: value
         for name, value in {
             "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space, "by": by,
-            "objectives": objectives, "constraints": constraints, "data": absolute(data), "eval_data": absolute(eval_data), "storage": storage,
+            "objectives": objectives, "constraints": constraints, "data": absolute(data), "eval_data": absolute(eval_data), "test_data": absolute(test_data), "storage": storage,
             "sampler": sampler, "budget": budget, "max_steps": max_steps, "seeds": seeds, "warm_start": warm_start, "stopping": stopping, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
-            "timeout": timeout, "device": device, "sampling": sampling, "seed": seed, "frame": frame,
+            "timeout": timeout, "device": device, "sampling": sampling, "seed": seed, "frame": frame, "confirm": confirm,
         }.items()
         if value is not None
     }  # fmt: skip
@@ -161,6 +165,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         fields["objectives"] = default_objectives(model)
     fields.setdefault("device", resolve_device("auto"))
     fields["hand_rule"] = True
+    fields.setdefault("confirm", DEFAULT_CONFIRM)
     budget = fields.get("budget", DEFAULT_BUDGET)
     fields.setdefault("seeds", halving.seeds(budget))
     fields.setdefault("rungs", halving.rungs(fields.get("steps", DEFAULT_STEPS)))
@@ -183,10 +188,12 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     from autoq.driver import environment
     from autoq.measuring import check_table
     from autoq.objectives.latency import read_table
-    from autoq.workbench import input_hashes, prepare
+    from autoq.workbench import input_hashes, prepare, unseen
 
     table = read_table(table_path) if table_path else None
     prepare(spec.trial)  # bad weights and images end here, before a study exists
+    if spec.confirm:
+        unseen(spec.trial)
     spec = spec.model_copy(update={"inputs": input_hashes(spec.trial)})
     if table:
         check_table(table, spec)

@@ -23,7 +23,16 @@ SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
 
 BUNDLED_TRAIN = ("astronaut.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png")
 BUNDLED_EVAL = ("chelsea.png", "rocket.jpg", "ihc.png")
-"""Colour photographs inside scikit-image's wheel; no image is in both lists."""
+BUNDLED_TEST = ("camera.png", "coins.png", "grass.png", "hubble_deep_field.jpg", "retina.jpg")
+"""Photographs inside scikit-image's wheel; no image is in two lists."""
+
+Names = tuple[str, str]
+WHY: dict[Names, str] = {
+    ("training", "evaluation"): "a trial must not be judged on what it was trained on",
+    ("training", "test"): "nothing may be confirmed on what it was trained on",
+    ("evaluation", "test"): "nothing may be confirmed on what it was chosen by",
+}
+OPTION = {"evaluation": "eval-data", "test": "test-data"}
 
 CALIBRATION_PATCHES = 64
 
@@ -89,6 +98,11 @@ def eval_images(folder: Path | None) -> list[Image]:
     return read_folder(folder) if folder else [_bundled(name) for name in BUNDLED_EVAL]
 
 
+def test_images(folder: Path | None) -> list[Image]:
+    """Images that no trial is judged on: the folder's, or photographs inside scikit-image's wheel."""
+    return read_folder(folder) if folder else [_bundled(name) for name in BUNDLED_TEST]
+
+
 def centre(image: Image) -> Image:
     """The central square of EVAL_SIDE pixels."""
     top, left = ((size - EVAL_SIDE) // 2 for size in image.pixels.shape[:2])
@@ -99,16 +113,14 @@ def _bundled(name: str) -> Image:
     return read_image(Path(skimage.__file__).parent / "data" / name)
 
 
-def check_disjoint(train: Sequence[Image], evaluation: Sequence[Image]) -> None:
-    """Raise DataError if an evaluation image is among the training images, pixel for pixel."""
-    known = {(image.pixels.shape, image.pixels.tobytes()): image.name for image in train}
-    for image in evaluation:
+def check_disjoint(known_images: Sequence[Image], others: Sequence[Image], names: Names = ("training", "evaluation")) -> None:
+    """Raise DataError if one of the others is among the known images, pixel for pixel. names: what both are."""
+    known = {(image.pixels.shape, image.pixels.tobytes()): image.name for image in known_images}
+    for image in others:
         key = (image.pixels.shape, image.pixels.tobytes())
         if key in known:
-            raise DataError(
-                f"evaluation image '{image.name}' is training image '{known[key]}':"
-                " a trial must not be judged on what it was trained on; give another --eval-data"
-            )
+            same = f"{names[1]} image '{image.name}' is {names[0]} image '{known[key]}'"
+            raise DataError(f"{same}: {WHY[names]}; give another --{OPTION[names[1]]}")
 
 
 # ---------------------------------------------------------------- low resolution

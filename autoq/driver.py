@@ -14,10 +14,11 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 from ray import tune
@@ -27,17 +28,20 @@ from autoq.errors import AutoqError, TrialFailed
 from autoq.events import Events
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph
 from autoq.files import write_whole
+from autoq.findings import FLOAT_NAME
 from autoq.limits import limits
-from autoq.measuring import baselines, check_table, measure_latencies
+from autoq.measuring import baselines, check_table, measure_again, measure_latencies
 from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy
 from autoq.searcher import Abort, Job, StudySearcher
 from autoq.sensitivity import find_seeds
-from autoq.spec import StudySpec, TrialResult
+from autoq.spec import Confirmation, StudySpec, TrialResult
 from autoq.study import Study
-from autoq.trial import run_trial
+from autoq.trial import confirm, run_trial
 from autoq.workbench import prepare
+
+R = TypeVar("R")
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def environment(command: str) -> dict[str, Any]:
 
 
 def search(study: Study, events: Events | None = None) -> None:
-    """Run a study, new or taken up again, to the end of its budget: latency table, baselines, trials.
+    """Run a study, new or taken up again, to its end: latency table, baselines, trials; then the front once more.
 
     Latencies are the study's frozen ones where it has them, else measured now, alone on the machine. Trials that were
     running when the study was interrupted run again first. Raises AutoqError when every trial failed or no point keeps the
@@ -62,27 +66,8 @@ def search(study: Study, events: Events | None = None) -> None:
     spec = study.spec
     earlier = study.records()
     events.begin(study.folder, spec, earlier)
-    done = {record.name for record in earlier if record.state == "complete"}
-    jobs = [
-        Job(name, policy, spec.trial.steps)
-        for name, policy in baselines(study.space.facts.stages, spec.hand_rule).items()
-        if name not in done
-    ]
-    if jobs or study.storage.running() or study.storage.count < spec.budget:
-        events.phase("preparing the float network")
-        graph = _write_graph(study)
-        if study.latency_path.is_file():
-            table = latencies.read_table(study.latency_path)
-            check_table(table, spec)
-        else:
-            table = measure_latencies(study, graph, events)
-            write_whole(study.latency_path, table.model_dump_json(indent=1))
-        if spec.seeds and study.sensitivity() is None:
-            events.phase("quantizing the stages one at a time")
-            bench = prepare(spec.trial)
-            study.set_seeds(find_seeds(bench, study.space, spec.objectives, table, spec.seeds, study.constraints, study.warm_start))
-        run_jobs(StudySearcher(study, jobs, events), study, table)
-        shutil.rmtree(study.states_path, ignore_errors=True)
+    if _is_open(study):
+        _run(study, events)
     trials = [record for record in study.records() if record.source == "trial"]
     if all(record.state == "failed" for record in trials):
         raise AutoqError(
@@ -99,6 +84,45 @@ def search(study: Study, events: Events | None = None) -> None:
         raise AutoqError(
             f"study '{study.name}': no point keeps {bounds}; the closest, {findings.point_name(closest)}, reaches {reached}"
         )
+
+
+def _jobs(study: Study) -> list[Job]:
+    """The baselines that are not measured yet."""
+    done = {record.name for record in study.records() if record.state == "complete"}
+    wanted = baselines(study.space.facts.stages, study.spec.hand_rule)
+    return [Job(name, policy, study.spec.trial.steps) for name, policy in wanted.items() if name not in done]
+
+
+def _is_open(study: Study) -> bool:
+    """Whether anything is left to run or to measure."""
+    if _jobs(study) or study.storage.running() or study.storage.count < study.spec.budget:
+        return True
+    points = findings.front(study.records(), study.spec.objectives)
+    trained = Counter(each.policy for each in study.confirmations())
+    hashes = {Policy.from_dict(record.policy).hash: 1 if record.name == FLOAT_NAME else study.spec.confirm for record in points}
+    measured = study.remeasured().samples
+    return study.spec.confirm > 0 and any(trained[each] < count or each not in measured for each, count in hashes.items())
+
+
+def _run(study: Study, events: Events) -> None:
+    """Latency table, seeds, everything that trains, and the front's latencies again."""
+    spec = study.spec
+    events.phase("preparing the float network")
+    graph = _write_graph(study)
+    if study.latency_path.is_file():
+        table = latencies.read_table(study.latency_path)
+        check_table(table, spec)
+    else:
+        table = measure_latencies(study, graph, events)
+        write_whole(study.latency_path, table.model_dump_json(indent=1))
+    if spec.seeds and study.sensitivity() is None:
+        events.phase("quantizing the stages one at a time")
+        bench = prepare(spec.trial)
+        study.set_seeds(find_seeds(bench, study.space, spec.objectives, table, spec.seeds, study.constraints, study.warm_start))
+    run_jobs(StudySearcher(study, _jobs(study), events), study, table)
+    shutil.rmtree(study.states_path, ignore_errors=True)
+    if spec.confirm:
+        measure_again(study, graph, events)
 
 
 def _write_graph(study: Study) -> Graph:
@@ -146,19 +170,36 @@ class TrialActor(tune.Trainable):
         if "pause" in self.config:
             time.sleep(self.config["pause"])
             return {"done": True}
+        if self.config["seed"] is not None:
+            return {"confirmation": self._confirm(self.config["seed"]).model_dump_json(), "done": True}
         result = TrialResult(state="failed", reason=self.broken) if self.broken else self._run()
         return {"result": result.model_dump_json(), "done": True}  # as text: Ray flattens nested results
 
     def _run(self) -> TrialResult:
         policy, until, number = Policy.from_dict(self.config["policy"]), self.config["until"], self.config["number"]
         state = None if number is None else self.study.state_path(number, policy)
+        return self._bounded(lambda: run_trial(self.spec.trial, policy, self.table, self.graph, until, state), _as_it_is)
+
+    def _confirm(self, seed: int) -> Confirmation:
+        policy = Policy.from_dict(self.config["policy"])
+        return self._bounded(
+            lambda: confirm(self.spec.trial, policy, seed),
+            lambda failure: Confirmation(policy=policy.hash, seed=seed, result=failure),
+        )
+
+    def _bounded(self, work: Callable[[], R], failed: Callable[[TrialResult], R]) -> R:
+        """Work within the study's bounds on time and memory; where it breaks, its cause."""
         try:
             with limits(self.spec.timeout, self.spec.memory, self.config["spent"]):
-                return run_trial(self.spec.trial, policy, self.table, self.graph, until, state)
+                return work()
         except TrialFailed as error:
-            return TrialResult(state="failed", reason=str(error))
+            return failed(TrialResult(state="failed", reason=str(error)))
         except Exception as error:  # noqa: BLE001 - one broken trial must not end a study; its cause is recorded
-            return TrialResult(state="failed", reason=_in_one_line(error))
+            return failed(TrialResult(state="failed", reason=_in_one_line(error)))
+
+
+def _as_it_is(result: TrialResult) -> TrialResult:
+    return result
 
 
 def _in_one_line(error: Exception) -> str:

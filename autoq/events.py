@@ -33,6 +33,9 @@ class Events:
     def finished(self, record: Record) -> None:
         """A baseline or trial ended."""
 
+    def confirmed(self, name: str, done: int, total: int) -> None:
+        """A point of the front was trained again with another seed: `done` such trainings of `total` are over."""
+
 
 @dataclass(frozen=True)
 class Progress:

@@ -78,9 +78,14 @@ def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float |
 
 
 def document(
-    name: str, spec: StudySpec, records: Sequence[Record], seconds: float, sensitivity: Sensitivity | None = None
+    name: str,
+    spec: StudySpec,
+    records: Sequence[Record],
+    seconds: float,
+    sensitivity: Sensitivity | None = None,
+    confirmed: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """The JSON document of a search: definition, trials, front, baselines, hypervolume."""
+    """The JSON document of a search: definition, trials, front, baselines, hypervolume. confirmed: `confirmation.entries`."""
     objectives = spec.objectives
     of_seeds = seeds_alone(records, sensitivity)
     trials = sorted((record for record in records if record.source == "trial"), key=lambda record: record.number or 0)
@@ -101,6 +106,7 @@ def document(
         }
         if sensitivity is not None
         else None,
+        "confirmed": list(confirmed),
         "hypervolume": hypervolume(records, objectives),
         "reference_point": reference_point(records, objectives),
     }

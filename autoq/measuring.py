@@ -8,19 +8,23 @@ from collections.abc import Mapping
 from autoq.errors import InputError
 from autoq.events import Events
 from autoq.export.onnx import Graph, write_qdq
-from autoq.findings import FLOAT_NAME
+from autoq.findings import FLOAT_NAME, front
 from autoq.objectives import latency as latencies
+from autoq.objectives.latency import structure_key
 from autoq.objectives.latency_model import fit
 from autoq.policy import Policy, Role, uniform
 from autoq.quantize import Execution, place, quantize
 from autoq.space import SearchSpace, parse_space
-from autoq.spec import StudySpec
+from autoq.spec import Remeasured, StudySpec
 from autoq.study import Study, study_facts
 from autoq.targets import load_target
 from autoq.workbench import prepare
 
 UNIFORM = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
 HAND_RULE = "hand rule"
+AGAIN_ROUNDS = 15
+"""Times that every structure of the front is measured again."""
+
 BASELINE_QUANTIZER, BASELINE_CLIPPING = "lsq", "mse"
 
 
@@ -60,19 +64,8 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
     policies, complete = _structures(spec, study.space)
     events.phase(f"measuring the latency of {len(policies)} graph structures")
     target = load_target(spec.trial.target)
-
-    def file(policy: Policy) -> bytes:
-        model = write_qdq(graph, quantize(bench.traced, policy, bench.statistics, execution))
-        return bytes(model.SerializeToString())
-
     float_key, *keys = policies  # the float baseline comes first
-    float_samples, samples = latencies.measure(
-        {key: functools.partial(file, policies[key]) for key in keys},
-        file(policies[float_key]),
-        lambda data: target.load(data, spec.latency_threads),
-        spec.frame,
-        progress=lambda done, total: events.phase(f"measured {done} of {total} graph structures"),
-    )
+    float_samples, samples = _measure(study, graph, {key: policies[key] for key in keys}, policies[float_key], events)
     table = latencies.table_document(
         model=spec.trial.model,
         target=spec.trial.target,
@@ -91,3 +84,38 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
     rest = fit([policies[key] for key in keys], [table.entries[key].ms for key in keys], float_ms, execution.integer_bits)
     events.note(f"latency of other structures is predicted from these, within {rest.worst:.1%} for 95 % of them")
     return table.model_copy(update={"rest": rest})
+
+
+def measure_again(study: Study, graph: Graph, events: Events) -> None:
+    """Measure what stands on the front once more, alone, and store it; points of one structure share its samples."""
+    bench = prepare(study.spec.trial)
+    points = [Policy.from_dict(record.policy) for record in front(study.records(), study.spec.objectives)]
+    if study.remeasured().samples.keys() >= {policy.hash for policy in points}:
+        return
+    keys = {policy: structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution) for policy in points}
+    structures = {key: policy for policy, key in keys.items() if not policy.is_float}
+    events.phase(f"measuring the latency of the front again: {len(structures)} graph structures")
+    exact = baselines(study.space.facts.stages, hand_rule=False)[FLOAT_NAME]
+    float_samples, samples = _measure(study, graph, structures, exact, events, AGAIN_ROUNDS)
+    found = {policy.hash: tuple(samples.get(key, float_samples)) for policy, key in keys.items()}
+    study.set_remeasured(Remeasured(samples=found))
+
+
+def _measure(
+    study: Study, graph: Graph, policies: Mapping[str, Policy], exact: Policy, events: Events, rounds: int = latencies.ROUNDS
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Samples (ms) of the float network and of policies by the keys of their structures."""
+    bench, target = prepare(study.spec.trial), load_target(study.spec.trial.target)
+
+    def file(policy: Policy) -> bytes:
+        model = write_qdq(graph, quantize(bench.traced, policy, bench.statistics, bench.execution))
+        return bytes(model.SerializeToString())
+
+    return latencies.measure(
+        {key: functools.partial(file, policy) for key, policy in policies.items()},
+        file(exact),
+        lambda data: target.load(data, study.spec.latency_threads),
+        study.spec.frame,
+        rounds,
+        lambda done, total: events.phase(f"measured {done} of {total} graph structures"),
+    )

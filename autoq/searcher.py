@@ -20,7 +20,7 @@ from autoq.halving import cohort, limit, promoted
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy
 from autoq.quantize import place
-from autoq.spec import Rung, TrialResult
+from autoq.spec import Confirmation, Rung, TrialResult
 from autoq.storage import Asked
 from autoq.study import Study
 from autoq.workbench import prepare
@@ -38,9 +38,9 @@ PAUSE = {"pause": 0.5}
 
 @dataclass(frozen=True)
 class Job:
-    """A policy on its way through Ray: a trial, or a baseline (number is None). until: the training steps it stops at.
+    """A policy on its way through Ray: a trial, a baseline (number is None), or a point of the front with another seed.
 
-    attempts: how often it was begun.
+    until: the training steps it stops at. attempts: how often it was begun.
     """
 
     name: str
@@ -48,6 +48,7 @@ class Job:
     until: int
     number: int | None = None
     attempts: int = 0
+    seed: int | None = None
 
     @classmethod
     def of_trial(cls, asked: Asked, until: int) -> Job:
@@ -72,7 +73,8 @@ def _fatal(method: Callable[P, R]) -> Callable[P, R]:
 
 
 class StudySearcher(Searcher):
-    """Ray asks here for the next policy and reports here how it ended: first `jobs`, then trials, cohort by cohort.
+    """Ray asks here for the next policy and reports here how it ended: first `jobs`, then trials, cohort by cohort; at last
+    the front once more, with other seeds.
 
     The trials of a cohort are asked for together, run to a rung, and are compared there; who goes on follows from what is
     stored, so a search that was interrupted decides again what it had decided. Seeds are cohorts of one: all train fully.
@@ -86,6 +88,7 @@ class StudySearcher(Searcher):
         self.rungs = study.spec.rungs or (study.spec.trial.steps,)
         self.reached: dict[int, dict[int, TrialResult]] = {}
         self.policies: dict[int, str] = {}
+        self.confirming: list[tuple[Policy, str, int]] = []
         for rung in study.rungs():
             self._note(rung)
 
@@ -93,7 +96,7 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if any(job.name == FLOAT_NAME for job in self.running.values()):
             return dict(PAUSE)  # what others are worth is judged by it
-        while self.waiting or self._plan():
+        while self.waiting or self._plan() or self._plan_confirmations():
             job = self._begin()
             if job.attempts > MAX_ATTEMPTS:
                 self._end(job, TrialResult(state="failed", reason=f"interrupted {MAX_ATTEMPTS} times while it ran"))
@@ -101,7 +104,8 @@ class StudySearcher(Searcher):
             self.running[trial_id] = job
             self.events.started(job.name, job.policy.label)
             spent = self._spent(job.number)
-            return {"policy": job.policy.to_dict(), "until": job.until, "number": job.number, "spent": spent}
+            where = {"until": job.until, "number": job.number, "spent": spent, "seed": job.seed}
+            return {"policy": job.policy.to_dict(), **where}
         return dict(PAUSE) if self.running else Searcher.FINISHED  # what runs may have to run again
 
     def _note(self, rung: Rung) -> None:
@@ -136,6 +140,26 @@ class StudySearcher(Searcher):
                 open_trials.append(self.study.ask())
             self.waiting = self._to_rung([asked for asked in open_trials if asked.number in together], together)
         return True
+
+    def _plan_confirmations(self) -> bool:
+        """Fill `waiting` with what of the front was not trained again yet, seed by seed; False where there is nothing."""
+        spec = self.study.spec
+        if self.running or not spec.confirm:
+            return False
+        done = {(each.policy, each.seed) for each in self.study.confirmations()}
+        points = findings.front(self.study.records(), spec.objectives)
+        self.confirming = [
+            (Policy.from_dict(record.policy), findings.point_name(record), spec.trial.seed + 1 + number)
+            for number in range(spec.confirm)
+            for record in points
+            if number == 0 or record.name != FLOAT_NAME  # no seed changes the float network
+        ]
+        self.waiting = [
+            Job(f"{name} again", policy, spec.trial.steps, seed=seed)
+            for policy, name, seed in self.confirming
+            if (policy.hash, seed) not in done
+        ]
+        return bool(self.waiting)
 
     def _budget(self) -> int:
         """How many trials may be asked for: no more than there are, once they have trained for all the steps allowed."""
@@ -196,7 +220,9 @@ class StudySearcher(Searcher):
         job = self.running.pop(trial_id, None)
         if job is None:  # a pause; or Ray, which reports some deaths twice
             return
-        if result and "result" in result and not error:
+        if result and "confirmation" in result and not error:
+            self._confirm(job, Confirmation.model_validate_json(result["confirmation"]))
+        elif result and "result" in result and not error:
             self._end(job, TrialResult.model_validate_json(result["result"]))
         elif job.attempts < MAX_ATTEMPTS:
             self.events.note(f"{job.name}: its worker process died; it runs again")
@@ -212,7 +238,16 @@ class StudySearcher(Searcher):
             if job.number is not None:
                 self.study.storage.set_attempts(job.number, job.attempts - 1)
 
+    def _confirm(self, job: Job, found: Confirmation) -> None:
+        self.study.add_confirmation(found)
+        wanted = {(policy.hash, seed) for policy, _, seed in self.confirming}
+        done = sum((each.policy, each.seed) in wanted for each in self.study.confirmations())
+        self.events.confirmed(job.name, done, len(wanted))
+
     def _end(self, job: Job, outcome: TrialResult) -> None:
+        if job.seed is not None:
+            self._confirm(job, Confirmation(policy=job.policy.hash, seed=job.seed, result=outcome))
+            return
         if job.number is None:
             structure = self._structure(job.policy)
             self.events.finished(self.study.add_baseline(job.name, job.policy, outcome, structure))

@@ -17,9 +17,9 @@ class TrialSpec(BaseModel):
     """All a trial needs besides its policy: network, images, target, training. The same for every trial of a study.
 
     layers: stage -> patterns of module paths, where the space says them; else the model's own stages. steps: QAT steps
-    (0 = PTQ). threads: of this trial, not of the latency table. device: where it trains and is evaluated. sampling: where
-    patches are cut, see `data.PatchSampler`. patches: distinct training patches; batch: patches a step; patch:
-    low-resolution side in pixels.
+    (0 = PTQ). test_data: images that no trial is judged on, for the front's confirmation. threads: of this trial, not of the
+    latency table. device: where it trains and is evaluated. sampling: where patches are cut, see `data.PatchSampler`.
+    patches: distinct training patches; batch: patches a step; patch: low-resolution side in pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +31,7 @@ class TrialSpec(BaseModel):
     target: str = "openvino-cpu"
     data: Path | None = None
     eval_data: Path | None = None
+    test_data: Path | None = None
     steps: int = Field(default=16, ge=0)
     seed: int = Field(default=0, ge=0)
     threads: PositiveInt = 1
@@ -68,10 +69,10 @@ class StudySpec(BaseModel):
     first of the seeds. hand_rule: whether that baseline is measured, too. space: the search space with every default
     written out. seeds: trials that the stages' sensitivity proposes, first. rungs: training steps after which the trials of
     a cohort are compared and some stop; none: all train fully. constraints: as `size<=400KiB`, what points on the front
-    must keep. frame: (width, height) in low-resolution pixels that latency is measured at. latency_threads: of the runtime
-    while it is measured. timeout: seconds a trial may take; memory: GiB a worker may hold; None is no limit. storage: URL
-    of Optuna's storage, None for a file in the study's folder. inputs: hashes of the files that weights and images were
-    read from.
+    must keep. confirm: seeds that the front is trained again with at the end. frame: (width, height) in low-resolution
+    pixels that latency is measured at. latency_threads: of the runtime while it is measured. timeout: seconds a trial may
+    take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's storage, None for a file in the study's
+    folder. inputs: hashes of the files that weights and images were read from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -87,6 +88,7 @@ class StudySpec(BaseModel):
     rungs: tuple[NonNegativeInt, ...] = ()
     hand_rule: bool = False
     constraints: tuple[str, ...] = ()
+    confirm: int = Field(default=0, ge=0)
     workers: PositiveInt = 1
     frame: tuple[PositiveInt, PositiveInt] = (96, 96)
     latency_threads: PositiveInt = 1
@@ -137,6 +139,28 @@ class Rung(BaseModel):
     policy: str
     until: int
     result: TrialResult
+
+
+class Confirmation(BaseModel):
+    """One line of confirmed.jsonl: a point of the front trained again with a seed that the search did not use.
+
+    policy: a hash. result: judged on the search's own images. unseen: qualities on images that the search never saw.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    policy: str
+    seed: int
+    result: TrialResult
+    unseen: dict[str, float] = {}
+
+
+class Remeasured(BaseModel):
+    """Latencies (ms) of the front measured once more, alone, after all training: samples by policy hash."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: dict[str, tuple[float, ...]]
 
 
 class Probe(BaseModel):

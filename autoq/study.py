@@ -5,6 +5,8 @@ studies/<name>/study.yaml      definition and environment; locked while a search
                rungs.jsonl     what trials reached at rungs below full training, one a line
                latency.json    the frozen latency table
                sensitivity.json  the stages quantized one at a time, and the seeds that follow
+               confirmed.jsonl the front trained again with other seeds, one training a line
+               latency_again.json  the front's latencies measured once more, alone
                states/         trainings that stand at a rung
                study.db        Optuna's storage (SQLite), unless the study has another
                graph.onnx      the float network with its sites marked
@@ -25,6 +27,7 @@ import yaml
 from pydantic import ValidationError
 
 from autoq import findings
+from autoq.confirmation import Confirmed, confirmed
 from autoq.constraints import parse_all
 from autoq.errors import InputError, StudyError, suggest
 from autoq.files import append_line, cut_torn_line, read_lines, write_whole
@@ -33,7 +36,7 @@ from autoq.objectives import PSNR_TO_FLOAT, check_objectives
 from autoq.policy import Policy, Role
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.space import SearchSpace, SpaceFacts, parse_space, stored_stages
-from autoq.spec import Record, Rung, Sensitivity, StudyFile, StudySpec, TrialResult
+from autoq.spec import Confirmation, Record, Remeasured, Rung, Sensitivity, StudyFile, StudySpec, TrialResult
 from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.targets import target_info
 
@@ -158,6 +161,14 @@ class Study:
     def sensitivity_path(self) -> Path:
         return self.folder / "sensitivity.json"
 
+    @property
+    def confirmed_path(self) -> Path:
+        return self.folder / "confirmed.jsonl"
+
+    @property
+    def latency_again_path(self) -> Path:
+        return self.folder / "latency_again.json"
+
     def state_path(self, number: int, policy: Policy) -> Path:
         """Where the training of a trial that stands at a rung is kept."""
         return self.states_path / f"{number}-{policy.hash}.pt"
@@ -181,6 +192,7 @@ class Study:
             self._open.enter_context(_lock(self._yaml))
             cut_torn_line(self.trials_path, Record)
             cut_torn_line(self.rungs_path, Rung)
+            cut_torn_line(self.confirmed_path, Confirmation)
             with explained(self.storage_url):
                 self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space, self._seeds())
                 self._fill(self._storage)
@@ -264,6 +276,27 @@ class Study:
         """What trials reached below full training, in the order they did. Raises StudyError for a malformed line."""
         return read_lines(self.rungs_path, Rung)
 
+    def add_confirmation(self, confirmation: Confirmation) -> None:
+        """Store a training of a front point with another seed: a line in confirmed.jsonl."""
+        append_line(self.confirmed_path, confirmation)
+
+    def confirmations(self) -> list[Confirmation]:
+        """The front trained again with other seeds. Raises StudyError for a malformed line."""
+        return read_lines(self.confirmed_path, Confirmation)
+
+    def set_remeasured(self, found: Remeasured) -> None:
+        """Store latencies that were measured again."""
+        write_whole(self.latency_again_path, found.model_dump_json(indent=1))
+
+    def remeasured(self) -> Remeasured:
+        """The front's latencies measured again, as far as they were. Raises StudyError where the file is not whole."""
+        if not self.latency_again_path.is_file():
+            return Remeasured(samples={})
+        try:
+            return Remeasured.model_validate_json(self.latency_again_path.read_text())
+        except ValidationError as error:
+            raise StudyError(f"{self.latency_again_path}: not measured latencies; remove it, it is made again") from error
+
     def set_seeds(self, sensitivity: Sensitivity) -> None:
         """Store the stages' sensitivity; the first trials are its seeds."""
         write_whole(self.sensitivity_path, sensitivity.model_dump_json(indent=1))
@@ -301,6 +334,12 @@ class Study:
         needed = {*self.spec.objectives, *([PSNR_TO_FLOAT] if guarded(self.spec) else [])}
         if record.state == "complete" and not needed <= record.values.keys():
             raise ValueError("values are missing")
+
+    @property
+    def confirmed(self) -> list[Confirmed]:
+        """The points of the front with what became of them when they were trained and measured again."""
+        found = findings.front(self.records(), self.spec.objectives)
+        return confirmed(found, self.confirmations(), self.remeasured(), self.spec.objectives)
 
     @property
     def front(self) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from autoq import confirmation
 from autoq.events import Events, Progress, TrainingEvents
 from autoq.findings import baselines_alone, float_baseline, front, hypervolume, in_words, point_name, seeds_alone, shown
 from autoq.objectives import OBJECTIVES
@@ -84,6 +85,9 @@ class Lines(Events):
         assert self.spec is not None
         self._print(f"{point_name(record):>9}  {record.label:26} {in_words(record, self.spec.objectives)}")
 
+    def confirmed(self, name: str, done: int, total: int) -> None:
+        self._print(f"{name}, with another seed: {done} of {total}")
+
 
 class View(Events):
     """The state of a search, and its picture. Drawn from another thread: what is replaced is never changed in place."""
@@ -98,6 +102,7 @@ class View(Events):
         self.ends: list[float] = []
         self.started_at = time.monotonic()
         self.front: list[Record] = []
+        self.confirming: tuple[int, int] | None = None
 
     def phase(self, text: str) -> None:
         self.phase_text = text
@@ -126,6 +131,11 @@ class View(Events):
         self.ends = [*self.ends, time.monotonic()]
         self._add([*self.records, record])
 
+    def confirmed(self, name: str, done: int, total: int) -> None:
+        self.paused(name)
+        self.ends = [*self.ends, time.monotonic()]
+        self.confirming = (done, total)
+
     def _add(self, records: Sequence[Record]) -> None:
         assert self.spec is not None
         self.records = list(records)
@@ -140,7 +150,8 @@ class View(Events):
         if self.phase_text:
             lines.append(self.phase_text)
         elif self.running:
-            lines.append("running: " + ", ".join(f"{name} ({label})" for name, label in self.running.items()))
+            head = "running" if self.confirming is None else "front with other seeds, {} of {} done".format(*self.confirming)
+            lines.append(f"{head}: " + ", ".join(f"{name} ({label})" for name, label in self.running.items()))
         text = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines if line]
         return Group(*text, *([self._table(height)] if self.front else []))
 
@@ -152,7 +163,10 @@ class View(Events):
     def _counts(self, now: float) -> str:
         assert self.spec is not None
         states = Counter(record.state for record in self.records if record.source == "trial")
-        left = self.spec.budget - sum(states.values()) + sum(not name.startswith("trial") for name in self.running)
+        if self.confirming is not None:
+            left = self.confirming[1] - self.confirming[0]
+        else:
+            left = self.spec.budget - sum(states.values()) + sum(not name.startswith("trial") for name in self.running)
         counts = (
             f"{states['complete']} done  {len(self.running)} running  {states['pruned']} stopped  {states['failed']} failed"
             f"  of {self.spec.budget}   {clock(now - self.started_at)}"
@@ -237,6 +251,8 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
         seeds = hypervolume(seeds_alone(records, sensitivity), objectives)
         of_seeds = f"; seeds alone {seeds:.4f}" if sensitivity else ""
         console.print(f"hypervolume {volume:.4f}{of_seeds}; baselines alone {alone:.4f}")
+    if sentence := confirmation.in_words(study.confirmed, objectives):
+        console.print(sentence, soft_wrap=True)
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)
 

@@ -27,11 +27,11 @@ from autoq.objectives.quality import METRICS
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, Role
 from autoq.qat import Training
-from autoq.quantize import Execution, collect, quantize
-from autoq.spec import TrialResult, TrialSpec
+from autoq.quantize import Execution, Quantized, collect, quantize
+from autoq.spec import Confirmation, TrialResult, TrialSpec
 from autoq.targets import target_info
 from autoq.tracing import roles_by_stage, trace
-from autoq.workbench import Workbench, prepare, upscale
+from autoq.workbench import Workbench, prepare, unseen, upscale
 
 PSNR_CEILING = 100.0
 """Reported where two images are equal: an infinite dB is no JSON number."""
@@ -83,18 +83,10 @@ def run_trial(
     with a reason.
     """
     bench = prepare(spec)
-    torch.set_num_threads(spec.threads)
-    torch.manual_seed(spec.seed)
     start = time.perf_counter()
-    steps = 0 if policy.is_float else spec.steps if until is None else until
+    steps = _steps(spec, policy, until)
     try:
-        quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
-        quantized.module.to(spec.device)
-        training = Training(bench, quantized)
-        _restore(training, state, steps)
-        training.advance(steps)
-        if state is not None and steps < spec.steps:
-            _keep(training, state)
+        quantized = trained(bench, policy, steps, state)
         values = evaluate(bench, as_executed(quantized))
     except TrialFailed as failure:
         return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
@@ -106,6 +98,41 @@ def run_trial(
     values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
     values["score"] = score(values["psnr"], values["latency"])
     return TrialResult(state="complete", values=values, steps=steps, seconds=_since(start))
+
+
+def confirm(spec: TrialSpec, policy: Policy, seed: int) -> Confirmation:
+    """A policy trained fully with another seed (of patches, calibration and training), judged on both sets of images."""
+    spec = spec.model_copy(update={"seed": seed})
+    bench, other = prepare(spec), unseen(spec)
+    start = time.perf_counter()
+    steps = _steps(spec, policy)
+    try:
+        module = as_executed(trained(bench, policy, steps))
+        values, judged = evaluate(bench, module), evaluate(other, module)
+    except TrialFailed as failure:
+        result = TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
+        return Confirmation(policy=policy.hash, seed=seed, result=result)
+    result = TrialResult(state="complete", values=values, steps=steps, seconds=_since(start))
+    return Confirmation(policy=policy.hash, seed=seed, result=result, unseen=judged)
+
+
+def _steps(spec: TrialSpec, policy: Policy, until: int | None = None) -> int:
+    """Training steps of a policy; the float network needs none."""
+    return 0 if policy.is_float else spec.steps if until is None else until
+
+
+def trained(bench: Workbench, policy: Policy, steps: int, state: Path | None = None) -> Quantized:
+    """A policy's network after `steps` of the bench's training. state: as in `run_trial`. Raises TrialFailed."""
+    torch.set_num_threads(bench.spec.threads)
+    torch.manual_seed(bench.spec.seed)
+    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+    quantized.module.to(bench.spec.device)
+    training = Training(bench, quantized)
+    _restore(training, state, steps)
+    training.advance(steps)
+    if state is not None and steps < bench.spec.steps:
+        _keep(training, state)
+    return quantized
 
 
 def _restore(training: Training, state: Path | None, steps: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import hashlib
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from autoq.data import (
     eval_images,
     image_files,
     make_pair,
+    test_images,
     to_pixels,
     to_tensor,
     train_images,
@@ -92,6 +94,19 @@ def prepare(spec: TrialSpec) -> Workbench:
     )
 
 
+@functools.lru_cache(maxsize=1)
+def unseen(spec: TrialSpec) -> Workbench:
+    """The bench with the test images in the place of the evaluation images. Raises DataError where they overlap others."""
+    bench = prepare(spec)
+    test = test_images(spec.test_data)
+    check_disjoint(train_images(spec.data), test, ("training", "test"))
+    check_disjoint(eval_images(spec.eval_data), test, ("evaluation", "test"))
+    pairs = tuple(make_pair(image if spec.test_data else centre(image), spec.scale) for image in test)
+    network = channels_last(copy.deepcopy(bench.traced.module).to(spec.device))
+    outputs = tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs)
+    return dataclasses.replace(bench, pairs=pairs, float_outputs=outputs)
+
+
 def _finish_imports() -> None:
     """torch and scikit-image import parts of themselves when first used.
 
@@ -107,7 +122,12 @@ def _finish_imports() -> None:
 
 def input_hashes(spec: TrialSpec) -> dict[str, str]:
     """12 hexadecimal digits of the bytes of the checkpoint and of each image folder: a study must not change under way."""
-    named = {"weights": weights_file(spec.model, spec.scale, spec.weights), "data": spec.data, "eval-data": spec.eval_data}
+    named = {
+        "weights": weights_file(spec.model, spec.scale, spec.weights),
+        "data": spec.data,
+        "eval-data": spec.eval_data,
+        "test-data": spec.test_data,
+    }
     found = {}
     for name, path in named.items():
         if path is not None:

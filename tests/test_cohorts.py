@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from autoq.events import Events
+from autoq.findings import front
 from autoq.policy import Policy, uniform
 from autoq.searcher import PAUSE, Abort, Job, StudySearcher
 from autoq.space import bundled_space, load_space
-from autoq.spec import Record, Sensitivity, StudySpec, TrialResult, TrialSpec
+from autoq.spec import Confirmation, Record, Sensitivity, StudySpec, TrialResult, TrialSpec
 from autoq.study import Study, space_facts
 
 SPACE = load_space(bundled_space("srgan"), space_facts("srgan", "openvino-cpu"))
@@ -56,6 +57,15 @@ def worth(config: dict[str, Any]) -> TrialResult:
     return TrialResult(state="complete", values=values, steps=until, seconds=1.0)
 
 
+def reported(config: dict[str, Any]) -> dict[str, str]:
+    """What a worker reports: a trial's worth, or a training with another seed."""
+    if config["seed"] is None:
+        return {"result": worth(config).model_dump_json()}
+    result, policy = worth({**config, "number": 0}), Policy.from_dict(config["policy"])
+    again = Confirmation(policy=policy.hash, seed=config["seed"], result=result, unseen=result.values)
+    return {"confirmation": again.model_dump_json()}
+
+
 BASELINES = [
     Job("float", uniform("32/32/32", SPACE.facts.stages), STEPS),
     Job("8/8/8", next(SPACE.enumerate()), STEPS),
@@ -83,7 +93,7 @@ def search(study: Study, workers: int = 1, order: random.Random | None = None, m
         assert running or over, "nothing runs and nothing is suggested"
         if running:
             name = (order or random.Random(0)).choice(list(running)) if workers > 1 else next(iter(running))
-            searcher.on_trial_complete(name, {"result": worth(running.pop(name)).model_dump_json()})
+            searcher.on_trial_complete(name, reported(running.pop(name)))
             moment()
     study.close()
 
@@ -223,3 +233,32 @@ def test_a_worker_that_dies_at_every_rung_has_three_attempts_at_each(tmp_path: P
     assert searcher.suggest("t") == StudySearcher.FINISHED
     assert [record.state for record in study.records()] == ["complete"]
     study.close()
+
+
+def test_the_front_is_trained_again_with_other_seeds_once_each(tmp_path: Path) -> None:
+    """However often the search is cut off, every point of the front but float has every seed once, and float the first."""
+    study = make(tmp_path / "whole", confirm=3)
+    search(study)
+    points = {Policy.from_dict(record.policy).hash: record.name for record in front(study.records(), study.spec.objectives)}
+    trained = [(each.policy, each.seed) for each in study.confirmations()]
+    assert len(set(trained)) == len(trained)
+    expected = {(policy, seed) for policy, name in points.items() for seed in ((1,) if name == "float" else (1, 2, 3))}
+    assert set(trained) == expected
+    assert [seed for _, seed in trained] == sorted(seed for _, seed in trained)  # a worker prepares once for each seed
+    cut = make(tmp_path / "cut", confirm=3)
+    for kill in range(1, 200):
+        left = iter(range(20 + kill % 7))
+
+        def moment(left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise Killed
+
+        try:
+            search(cut, moment=moment)
+            break
+        except Killed:
+            cut.close()
+            cut = Study.resume(tmp_path / "cut")
+    assert found(cut) == found(study)
+    assert {(each.policy, each.seed) for each in cut.confirmations()} == expected
+    assert len(cut.confirmations()) == len(expected)

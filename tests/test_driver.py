@@ -27,7 +27,7 @@ BASELINES = {"float", "8/8/8", "6/6/8", "4/4/8", "hand rule"}
 
 OPTIONS = [
     "--model", "srresnet", "--scale", "2", "--space", "space.yaml", "--budget", "8", "--steps", "16", "--workers", "1", "--threads", "1",
-    "--frame", "32x24",
+    "--frame", "32x24", "--confirm", "1",
 ]  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def check_works(network: nn.Module, stages: Any) -> None:
 
 OPTIONS = [
     "--model", "mynet:make", "--scale", "2", "--space", "my.yaml", "--steps", "1", "--budget", "2", "--workers", "1",
-    "--threads", "1", "--frame", "32x24", "--data", "train", "--eval-data", "eval",
+    "--threads", "1", "--frame", "32x24", "--data", "train", "--eval-data", "eval", "--confirm", "0",
 ]  # fmt: skip
 Found = tuple[Path, subprocess.CompletedProcess[str]]
 

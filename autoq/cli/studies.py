@@ -49,6 +49,12 @@ def search(
         Path | None, typer.Option(help="Folder of training and calibration images; bundled photographs if absent.")
     ] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Folder of evaluation images; bundled photographs if absent.")] = None,
+    test_data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of images that no trial is judged on, for the front's confirmation; bundled photographs if absent."
+        ),
+    ] = None,
     study: Annotated[
         str | None, typer.Option(help="Name under studies/, or an absolute path; named after the model and the time if absent.")
     ] = None,
@@ -144,6 +150,15 @@ def search(
     frame: Annotated[
         str | None, typer.Option(metavar="WxH", show_default="96x96", help="Input size latency is measured at, WIDTHxHEIGHT.")
     ] = None,
+    confirm: Annotated[
+        int | None,
+        typer.Option(
+            parser=whole("--confirm", 0, MANY, 3),
+            metavar="N",
+            show_default="3",
+            help="Other seeds that the front is trained again with at the end; 0 for none.",
+        ),
+    ] = None,
     latency_table: Annotated[
         Path | None, typer.Option(help="Use the latency.json of an earlier study instead of measuring.")
     ] = None,
@@ -168,9 +183,9 @@ def search(
         try:
             found = run(
                 model, scale=scale, weights=weights, target=target, space=space, by=by, objectives=objectives,
-                constraints=constraint or None, data=data, eval_data=eval_data, study=study, storage=storage, sampler=sampler,
+                constraints=constraint or None, data=data, eval_data=eval_data, test_data=test_data, study=study, storage=storage, sampler=sampler,
                 budget=budget, max_steps=max_steps, warm_start=warm_start, seeds=seeds, stopping=stopping, steps=steps, workers=workers, threads=threads, memory=memory,
-                timeout=timeout, device=device, sampling=sampling, seed=seed, frame=frame, latency_table=latency_table,
+                timeout=timeout, device=device, sampling=sampling, seed=seed, frame=frame, confirm=confirm, latency_table=latency_table,
                 resume=resume, command=shlex.join(["autoq", *sys.argv[1:]]), events=events,
             )  # fmt: skip
             page, _ = write_report(found)
@@ -188,11 +203,14 @@ def search(
 
 def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
     from autoq import terminal
+    from autoq.confirmation import entries
     from autoq.findings import document, to_json
 
     seconds = time.perf_counter() - started
     if json:
-        typer.echo(to_json(document(study.name, study.spec, study.records(), seconds, study.sensitivity())))
+        typer.echo(
+            to_json(document(study.name, study.spec, study.records(), seconds, study.sensitivity(), entries(study.confirmed)))
+        )
     else:
         terminal.show_front(study, page, seconds)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import jinja2
 import plotly.io
 from markupsafe import Markup
 
+from autoq.confirmation import Interval, in_words
 from autoq.files import write_whole
 from autoq.findings import baselines_alone, float_baseline, front, hypervolume, point_name, prediction_agreement, seeds_alone
 from autoq.objectives import OBJECTIVES
@@ -53,6 +55,7 @@ def render(study: Study, records: Sequence[Record], found: Sequence[Record]) -> 
         sensitivity=Markup(stages),
         prediction=prediction_agreement(records, sensitivity),
         **page_data(study, records, found),
+        **_confirmed(study),
     )
 
 
@@ -84,6 +87,49 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "facts": _facts(study),
         "size_only": "Widths below 8 bits run as 8-bit integers on this target: they save size, not time." if narrow else "",
     }
+
+
+def _confirmed(study: Study) -> dict[str, Any]:
+    """The section on what became of the front's points when they were trained and measured again."""
+    points, objectives = study.confirmed, study.spec.objectives
+    if not points:
+        return {"confirmed": []}
+    qualities = list(points[0].unseen)
+    kinds = ("found", "other seeds", "other images")
+    heads = [f"{axis_label(name)}, {kind}" for name in qualities for kind in kinds]
+    rows = []
+    for point in points:
+        numbers = []
+        for name in qualities:
+            shown = _number(name, point.record.values[name])
+            numbers += [shown, _interval(name, point.again[name]), _interval(name, point.unseen[name])]
+        latency = [_number("latency", point.record.values["latency"]), _interval("latency", point.latency)]
+        changes = "" if point.stays else "leaves the front"
+        failed = f"{point.failed} failed" if point.failed else ""
+        rows.append(
+            {
+                "name": point_name(point.record),
+                "source": point.record.source,
+                "numbers": numbers + latency,
+                "ranks": ", ".join(map(str, point.ranks)) + (" *" if point.changes_rank else ""),
+                "then": ", ".join(filter(None, (changes, failed))),
+            }
+        )
+    return {
+        "confirmed": rows,
+        "confirmed_heads": [*heads, "latency (ms), found", "again"],
+        "confirmed_quality": qualities[0],
+        "confirmed_in_words": in_words(points, objectives),
+    }
+
+
+def _interval(name: str, interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    middle = _number(name, interval.middle)
+    if not math.isfinite(interval.low):
+        return middle
+    return middle if interval.low == interval.high else f"{middle} [{_number(name, interval.low)}, {_number(name, interval.high)}]"
 
 
 def _tiles(
