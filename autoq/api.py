@@ -142,11 +142,30 @@ def open_study(study: str) -> Study:
     return Study.open(study_folder(study))
 
 
-def write_report(study: Study, folder: str | Path = "reports") -> tuple[Path, Path]:
-    """Write a study's HTML page, one offline file, and its front as PNG, from its text files alone. Returns both paths."""
+def write_report(study: Study, folder: str | Path = "reports", compare: Study | None = None) -> tuple[Path, Path]:
+    """Write a study's HTML page, one offline file, and its front as PNG, from its text files alone. Returns both paths.
+
+    compare: another study of the network, whose front is drawn and weighed against this one's. Raises StudyError where the
+    two cannot be compared.
+    """
     from autoq.report.build import build_report
 
-    return build_report(study, Path(folder))
+    if compare is not None:
+        _check_comparable(study, compare)
+    return build_report(study, Path(folder), compare)
+
+
+def _check_comparable(study: Study, other: Study) -> None:
+    for what, found, wanted in (
+        ("model", other.spec.trial.model, study.spec.trial.model),
+        ("scale", other.spec.trial.scale, study.spec.trial.scale),
+        ("target", other.spec.trial.target, study.spec.trial.target),
+        ("objectives", ",".join(other.spec.objectives), ",".join(study.spec.objectives)),
+        ("frame", "{}x{}".format(*other.spec.frame), "{}x{}".format(*study.spec.frame)),
+        ("images", other.spec.inputs, study.spec.inputs),
+    ):
+        if found != wanted:
+            raise StudyError(f"study '{other.name}' cannot be compared with '{study.name}': its {what} {found}, here {wanted}")
 
 
 def _create(name: str | None, options: Mapping[str, Any], table_path: Path | None, events: Events, command: str) -> Study:

@@ -77,6 +77,25 @@ def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float |
     return pareto.hypervolume(values, [OBJECTIVES[name].direction for name in objectives], reference)
 
 
+def comparison(records: Sequence[Record], others: Sequence[Record], objectives: Sequence[str]) -> dict[str, float] | None:
+    """A front held against another of the same network: both hypervolumes, with one reference, and of each front the share
+    that some point of the other dominates. None where either study has no float baseline.
+    """
+    reference = reference_point(records, objectives)
+    if reference is None or float_baseline(others) is None:
+        return None
+    directions = [OBJECTIVES[name].direction for name in objectives]
+    own, other = ([[each.values[name] for name in objectives] for each in front(part, objectives)] for part in (records, others))
+    both = set(pareto.front([*own, *other], directions))
+    return {
+        "hypervolume": pareto.hypervolume(own, directions, reference),
+        "hypervolume_other": pareto.hypervolume(other, directions, reference),
+        "hypervolume_together": pareto.hypervolume([*own, *other], directions, reference),
+        "dominated": 1 - sum(index in both for index in range(len(own))) / max(1, len(own)),
+        "dominated_other": 1 - sum(len(own) + index in both for index in range(len(other))) / max(1, len(other)),
+    }
+
+
 def document(
     name: str,
     spec: StudySpec,

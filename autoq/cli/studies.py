@@ -255,6 +255,9 @@ def space(
 @app.command()
 def report(
     study: Annotated[str, typer.Argument(help="Name under studies/, or an absolute path.")],
+    compare: Annotated[
+        str | None, typer.Option(metavar="STUDY", help="Another study of the same network: both fronts in one report.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("reports"),
 ) -> None:
     """Write a study's HTML report and PNG again, from its text files alone.
@@ -264,8 +267,9 @@ def report(
     from autoq.api import open_study, write_report
 
     found = open_study(study)
+    other = open_study(compare) if compare else None
     try:
-        paths = write_report(found, output)
+        paths = write_report(found, output, other)
     except OSError as error:
         raise InputError(f"--output '{output}': {error.strerror}; type --output FOLDER, one that can be written") from error
     for path in paths:

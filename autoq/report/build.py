@@ -13,7 +13,16 @@ from markupsafe import Markup
 
 from autoq.confirmation import Interval, in_words
 from autoq.files import write_whole
-from autoq.findings import baselines_alone, float_baseline, front, hypervolume, point_name, prediction_agreement, seeds_alone
+from autoq.findings import (
+    baselines_alone,
+    comparison,
+    float_baseline,
+    front,
+    hypervolume,
+    point_name,
+    prediction_agreement,
+    seeds_alone,
+)
 from autoq.objectives import OBJECTIVES
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png, sensitivity_figure
@@ -23,13 +32,15 @@ from autoq.study import Study
 REPORTS = Path("reports")
 
 
-def build_report(study: Study, folder: Path = REPORTS) -> tuple[Path, Path]:
-    """Write `<folder>/<name>.html`, one offline file, and `<name>.png`, the front. Returns both paths."""
+def build_report(study: Study, folder: Path = REPORTS, other: Study | None = None) -> tuple[Path, Path]:
+    """Write `<folder>/<name>.html`, one offline file, and `<name>.png`, the front. Returns both paths. other: a study whose
+    front is shown beside it.
+    """
     records = study.records()
     found = front(records, study.spec.objectives)
     folder.mkdir(parents=True, exist_ok=True)
     page, picture = folder / f"{study.name}.html", folder / f"{study.name}.png"
-    write_whole(page, render(study, records, found))
+    write_whole(page, render(study, records, found, other))
     front_png(
         records,
         found,
@@ -40,12 +51,15 @@ def build_report(study: Study, folder: Path = REPORTS) -> tuple[Path, Path]:
     return page, picture
 
 
-def render(study: Study, records: Sequence[Record], found: Sequence[Record]) -> str:
+def render(study: Study, records: Sequence[Record], found: Sequence[Record], other: Study | None = None) -> str:
     """The page. Everything from the study is escaped; only the figure, made here, is markup."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("autoq.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    figure = plotly.io.to_html(front_figure(records, found, study.spec.objectives), include_plotlyjs=True, full_html=False)
+    objectives = study.spec.objectives
+    front_of_other = [] if other is None else front(other.records(), objectives)
+    shown = front_figure(records, found, objectives, other.name if other else "", front_of_other)
+    figure = plotly.io.to_html(shown, include_plotlyjs=True, full_html=False)
     sensitivity = study.sensitivity()
     stages = (
         "" if sensitivity is None else plotly.io.to_html(sensitivity_figure(sensitivity), include_plotlyjs=False, full_html=False)
@@ -56,6 +70,7 @@ def render(study: Study, records: Sequence[Record], found: Sequence[Record]) -> 
         prediction=prediction_agreement(records, sensitivity),
         **page_data(study, records, found),
         **_confirmed(study),
+        compared=_compared(study, records, other),
     )
 
 
@@ -87,6 +102,19 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "facts": _facts(study),
         "size_only": "Widths below 8 bits run as 8-bit integers on this target: they save size, not time." if narrow else "",
     }
+
+
+def _compared(study: Study, records: Sequence[Record], other: Study | None) -> str:
+    """How a front stands against another study's, in words."""
+    found = None if other is None else comparison(records, other.records(), study.spec.objectives)
+    if other is None or found is None:
+        return ""
+    return (
+        f"Against {other.name} ({len(other.space.choices)} parts with formats of their own, here {len(study.space.choices)}):"
+        f" hypervolume {found['hypervolume']:.4f} here, {found['hypervolume_other']:.4f} there, {found['hypervolume_together']:.4f}"
+        f" together; {found['dominated']:.0%} of the points here are dominated by points there,"
+        f" {found['dominated_other']:.0%} of those there by points here."
+    )
 
 
 def _confirmed(study: Study) -> dict[str, Any]:

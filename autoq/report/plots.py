@@ -43,18 +43,26 @@ def split_axes(objectives: Sequence[str]) -> tuple[str, str, str | None]:
     return ordered[0], ordered[1], ordered[2] if len(ordered) > 2 else None
 
 
-def front_figure(records: Sequence[Record], front: Sequence[Record], objectives: Sequence[str]) -> go.Figure:
-    """All trials, baselines and the front over the first cost and the first quality; the third objective is colour."""
+def front_figure(
+    records: Sequence[Record], front: Sequence[Record], objectives: Sequence[str], other: str = "", others: Sequence[Record] = ()
+) -> go.Figure:
+    """All trials, baselines and the front over the first cost and the first quality; the third objective is colour.
+
+    other: the name of a study; others: its front.
+    """
     x, y, colour = split_axes(objectives)
     on_front = {id(record) for record in front}
     groups = (
         ("trial", [r for r in records if r.source == "trial" and id(r) not in on_front], "circle", 8, 0.45),
         ("front", [r for r in front if r.source == "trial"], "circle", 13, 1.0),
         ("baseline", [r for r in records if r.source == "baseline"], "diamond", 13, 1.0),
+        (f"front of {html.escape(other)}", others, "cross", 11, 0.9),
     )
     figure = go.Figure()
     for name, group, symbol, size, opacity in groups:
         done = [record for record in group if record.state == "complete"]
+        if not done:
+            continue
         figure.add_scatter(
             x=[axis_value(x, record.values[x]) for record in done],
             y=[axis_value(y, record.values[y]) for record in done],

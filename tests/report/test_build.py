@@ -3,6 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from autoq.api import write_report
+from autoq.errors import StudyError
 from autoq.policy import uniform
 from autoq.report.build import build_report
 from autoq.space import bundled_space, load_space
@@ -68,3 +70,31 @@ def test_a_study_without_trials_has_a_report(tmp_path: Path) -> None:
     study = Study.create(tmp_path / "empty", spec, {"command": "", "python": "", "machine": "", "versions": {}})
     html, _ = build_report(study, tmp_path)
     assert "0 trials" in html.read_text()
+
+
+def test_two_studies_of_a_network_in_one_report(tmp_path: Path) -> None:
+    """Fronts of two and one points against float: the volumes by hand, and who dominates whom."""
+    facts = space_facts("srresnet", "openvino-cpu")
+    space = load_space(bundled_space("srresnet"), facts)
+    spec = StudySpec(trial=TrialSpec(model="srresnet", scale=4), space=space.to_dict(), objectives=("size", "psnr"))
+    studies = {}
+    for name, points in (("here", [(50.0, 30.0), (20.0, 28.0)]), ("<there>", [(60.0, 29.0), (10.0, 27.5)])):
+        study = Study.create(tmp_path / name, spec, {"command": "", "python": "", "machine": "", "versions": {}})
+        for number, (size, psnr) in enumerate([(100.0, 30.0), *points]):
+            policy = uniform("32/32/32" if number == 0 else f"{8 - number}/8/8", facts.stages)
+            values = {"size": size, "psnr": psnr, "latency": 1.0, "psnr_to_float": 50.0}
+            study.add_baseline("float" if number == 0 else f"b{number}", policy, TrialResult(state="complete", values=values), "")
+        studies[name] = study
+    write_report(studies["here"], tmp_path / "reports", studies["<there>"])
+    page = (tmp_path / "reports" / "here.html").read_text()
+    text = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    # within size 101 and 27 dB, axes divided by both; there, float is on the front, too
+    here, there = (51 * 3 + 30 * 1) / (101 * 27), (91 * 0.5 + 41 * 1.5 + 1 * 1) / (101 * 27)
+    assert f"hypervolume {here:.4f} here, {there:.4f} there" in text
+    assert "Against &lt;there&gt;" in text
+    assert "0% of the points here are dominated by points there, 67% of those there by points here" in text
+    assert "<there>" not in page
+    other = spec.model_copy(update={"objectives": ("size", "ssim")})
+    odd = Study.create(tmp_path / "odd", other, {"command": "", "python": "", "machine": "", "versions": {}})
+    with pytest.raises(StudyError, match="cannot be compared with 'here': its objectives size,ssim, here size,psnr"):
+        write_report(studies["here"], tmp_path / "reports", odd)
