@@ -1,6 +1,7 @@
 """Search strategies compared on the exhaustive table: hypervolume against seconds of trial work, over many seeds.
 
 python benchmarks/search.py             autoq's default, its parts, Optuna's samplers started cold, random, uniform
+python benchmarks/search.py --plot curves.png     also draws them: share of the hypervolume against seconds
 
 Every strategy pays for preparing (network, calibration); autoq also for looking at the stages one at a time. Objectives
 are size, bit operations and PSNR after full training; the reference point is that of a study.
@@ -19,6 +20,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
 import numpy as np
 import optuna
 
@@ -35,6 +41,12 @@ FULL = RUNGS[-1]
 RAY = "Ray's OptunaSearch"
 COLD = ("random", "tpe", "gp", "nsga2", RAY)
 SHARES = (0.90, 0.95, 0.99)
+MOMENTS = (1, 2, 5, 10, 20, 50, 100)
+"""Seconds of trial work after which the curves are printed."""
+
+LEAST_DRAWN = 60
+"""Percent of the hypervolume where the picture begins; all strategies leap there with their first few trials."""
+
 OBJECTIVES = ("size", "bops", "psnr")
 DIRECTIONS: list[pareto.Direction] = ["minimize", "minimize", "maximize"]
 
@@ -95,10 +107,18 @@ class Table:
     def hypervolume(self, indices: list[int]) -> float:
         return pareto.hypervolume(self.values(indices), DIRECTIONS, self.reference) if indices else 0.0
 
+    @functools.cached_property
+    def whole(self) -> float:
+        """Hypervolume of all policies: what a search can reach at most."""
+        return self.hypervolume(list(range(len(self.policies))))
+
 
 @dataclass
 class Run:
-    """A strategy at work on a table: what it spent, and what it has fully trained. curve: (seconds, hypervolume)."""
+    """A strategy at work on a table: what it spent, and what it has fully trained. curve: (seconds, hypervolume).
+
+    target: hypervolume with which it is done, once it has worked for all MOMENTS.
+    """
 
     table: Table
     seed: int
@@ -130,7 +150,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        return bool(self.curve) and self.curve[-1][1] >= self.target
+        return bool(self.curve) and self.curve[-1][1] >= self.target and self.seconds >= MOMENTS[-1]
 
 
 Strategy = Callable[[Run], None]
@@ -272,13 +292,53 @@ STRATEGIES: dict[str, Strategy] = {
 
 def seconds_until(run: Run, share: float) -> float:
     """Seconds of trial work until a share of the table's hypervolume was reached; infinite where it was not."""
-    wanted = share * run.table.hypervolume(list(range(len(run.table.policies))))
+    wanted = share * run.table.whole
     return next((seconds for seconds, volume in run.curve if volume >= wanted), math.inf)
 
 
 def volume_at(run: Run, seconds: float) -> float:
     """Hypervolume reached within so many seconds."""
     return max((volume for spent, volume in run.curve if spent <= seconds), default=0.0)
+
+
+def shares_at(runs: Sequence[Run], moments: Iterable[float]) -> np.ndarray:
+    """[runs, moments]: percent of the table's hypervolume reached by then; what a run ended with stays."""
+    moments = list(moments)
+    return np.array([[100 * volume_at(run, seconds) / run.table.whole for seconds in moments] for run in runs])
+
+
+def curves_of(runs: dict[str, list[Run]]) -> dict[str, list[list[float]]]:
+    """strategy -> [seconds, median over seeds of the percent reached] at MOMENTS."""
+    medians = {name: np.median(shares_at(found, MOMENTS), axis=0) for name, found in runs.items()}
+    return {
+        name: [[seconds, round(float(share), 1)] for seconds, share in zip(MOMENTS, median, strict=True)]
+        for name, median in medians.items()
+    }
+
+
+def curve_table(curves: dict[str, list[list[float]]]) -> str:
+    """The curves as text, one strategy a row."""
+    head = f"{'% of the hypervolume after':28}" + "".join(f"{f'{seconds} s':>8}" for seconds in MOMENTS)
+    return "\n".join([head, *(f"{name:28}" + "".join(f"{share:8.1f}" for _, share in curve) for name, curve in curves.items())])
+
+
+def draw(runs: dict[str, list[Run]], path: Path) -> None:
+    """The curves from LEAST_DRAWN up as a picture: a line for the median over seeds, a band from their 10th to 90th percentile."""
+    figure, axes = plt.subplots(figsize=(9, 5.5), dpi=150)
+    moments = np.geomspace(MOMENTS[0], MOMENTS[-1], 300)
+    for name, found in runs.items():
+        low, median, high = np.percentile(shares_at(found, moments), [10, 50, 90], axis=0)
+        (line,) = axes.plot(moments, median, label=name, linewidth=2.4 if name == "autoq" else 1.3, zorder=3 - (name != "autoq"))
+        axes.fill_between(moments, low, high, color=line.get_color(), alpha=0.08, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_xticks(MOMENTS, [str(seconds) for seconds in MOMENTS])
+    axes.set(xlabel="seconds of trial work", xlim=(MOMENTS[0], MOMENTS[-1]))
+    axes.set(ylabel="% of the table's hypervolume", ylim=(LEAST_DRAWN, 100.5))
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
 
 
 def compare(tables: Sequence[Table], names: Iterable[str], seeds: int, budget: int) -> dict[str, list[Run]]:
@@ -289,7 +349,7 @@ def compare(tables: Sequence[Table], names: Iterable[str], seeds: int, budget: i
             table = tables[seed % len(tables)]
             run = Run(table, seed, len(table.policies) if name == "random" else budget)
             if name in COLD:  # nothing more is asked of it
-                run.target = SHARES[-1] * table.hypervolume(list(range(len(table.policies))))
+                run.target = SHARES[-1] * table.whole
             STRATEGIES[name](run)
             runs.setdefault(name, []).append(run)
         print(f"{name}: done", file=sys.stderr)
@@ -329,15 +389,22 @@ def main() -> None:
     parser.add_argument("--budget", type=int, default=50)
     parser.add_argument("--strategies", nargs="+", default=list(STRATEGIES), choices=list(STRATEGIES))
     parser.add_argument("--tables", type=Path, default=TABLES)
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.plot and (options.plot.suffix != ".png" or not options.plot.parent.is_dir()):
+        parser.error(f"--plot '{options.plot}': expected a .png file in a folder that exists; type --plot curves.png")
     tables = [Table.read(seed, options.tables) for seed in (0, 1)]
-    figures = figures_of(compare(tables, options.strategies, options.seeds, options.budget))
+    runs = compare(tables, options.strategies, options.seeds, options.budget)
+    figures, curves = figures_of(runs), curves_of(runs)
+    if options.plot:
+        draw(runs, options.plot)
     if options.json:
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        print(json.dumps({"bench": "search", "figures": finite}, indent=2))
+        print(json.dumps({"bench": "search", "figures": finite, "curves": curves}, indent=2))
     else:
         print("\n".join(f"{name:40} {value}" for name, value in figures.items()))
+        print(f"\n{curve_table(curves)}")
 
 
 if __name__ == "__main__":

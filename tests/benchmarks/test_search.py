@@ -4,7 +4,13 @@ import csv
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
+
+import PIL.Image
+import pytest
+
+from benchmarks import search
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 
@@ -15,14 +21,49 @@ def run(script: str, *options: str) -> str:
     return done.stdout
 
 
-def test_the_default_beats_random_search_on_the_table() -> None:
+def test_the_default_beats_random_search_on_the_table(tmp_path: Path) -> None:
     strategies = ["autoq", "autoq, no stopping", "seeds alone", "random", "tpe", "uniform"]
-    figures = json.loads(run("search.py", "--seeds", "4", "--budget", "40", "--json", "--strategies", *strategies))["figures"]
+    options = ["--seeds", "4", "--budget", "40", "--plot", str(tmp_path / "curves.png"), "--json"]
+    found = json.loads(run("search.py", *options, "--strategies", *strategies))
+    figures, curves = found["figures"], found["curves"]
     assert figures["seconds_ratio_random_95"] < 0.3
     assert figures["seconds_ratio_best_cold_95"] < 0.5
     assert figures["worse_than_seeds_alone"] == 0
     assert figures["steps_saved_by_stopping"] > 0.4
     assert figures["hypervolume_lost_by_stopping"] < 0.01
+    assert list(curves) == strategies
+    for curve in curves.values():
+        seconds, shares = zip(*curve, strict=True)
+        assert seconds == (1, 2, 5, 10, 20, 50, 100)
+        assert list(shares) == sorted(shares)
+        assert shares[0] == 0, "nothing is trained within a second"
+        assert shares[-1] <= 100
+    assert curves["autoq"][2][1] > curves["random"][3][1] > 0
+    with PIL.Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (1350, 825)
+
+
+@pytest.mark.parametrize("file", ["curves.txt", "none/curves.png"])
+def test_a_picture_that_cannot_be_drawn_is_refused_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, file: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["search.py", "--plot", str(tmp_path / file)])
+    with pytest.raises(SystemExit) as ended:
+        search.main()
+    assert ended.value.code == 2
+    said = f"--plot '{tmp_path / file}': expected a .png file in a folder that exists; type --plot curves.png\n"
+    assert capsys.readouterr().err.endswith(said)
+
+
+def test_a_curve_is_the_median_over_seeds_of_what_was_reached() -> None:
+    table = types.SimpleNamespace(whole=4.0)
+    courses = ([(1.5, 1.0), (60.0, 3.0)], [(1.0, 2.0)], [(4.0, 4.0)])
+    runs = [types.SimpleNamespace(table=table, curve=course) for course in courses]
+    curves = search.curves_of({"some": runs})
+    assert curves == {"some": [[1, 0], [2, 25], [5, 50], [10, 50], [20, 50], [50, 50], [100, 75]]}
+    head, row = search.curve_table(curves).splitlines()
+    assert head.split()[-2:] == ["100", "s"]
+    assert row.split() == ["some", "0.0", "25.0", "50.0", "50.0", "50.0", "50.0", "75.0"]
 
 
 def test_a_table_is_gone_on_with(tmp_path: Path) -> None:
