@@ -234,22 +234,32 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     if table_path is not None:
         raise StudyError(f"study '{name}' has its own frozen latencies; leave out --latency-table {table_path}")
     spec = found.spec
-    stored = {**dict(spec), **dict(spec.trial)}
     options = {option: value for option, value in options.items() if (option, value) != ("device", "auto")}
     resolve_device(spec.trial.device)
     check_measurable(spec.objectives)
     if (stopping := options.pop("stopping", None)) is not None and stopping != bool(spec.rungs):
         was = "--stopping" if spec.rungs else "--no-stopping"
         raise StudyError(f"study '{name}' was started with {was}; leave it out to continue it, or give another --study")
+    check_options(name, spec, options, "to continue it")
+    check_inputs(name, spec)
+    return Study.resume(folder)
+
+
+def check_options(name: str, spec: StudySpec, options: Mapping[str, Any], purpose: str) -> None:
+    """Raise StudyError for an option that is not what a study was started with; purpose: of leaving it out."""
+    stored = {**dict(spec), **dict(spec.trial)}
     for option, value in fields_of(options, spec.trial).items():
         if value != stored[option]:
             flag = "--constraint" if option == "constraints" else "--" + option.replace("_", "-")
             was, given = _difference(stored[option], value)
             started = f"with {flag} {was}" if stored[option] not in (None, ()) else f"without {flag}"
             raise StudyError(
-                f"study '{name}' was started {started}, given {given}; leave {flag} out to continue it, or give another --study"
+                f"study '{name}' was started {started}, given {given}; leave {flag} out {purpose}, or give another --study"
             )
 
+
+def check_inputs(name: str, spec: StudySpec) -> None:
+    """Raise StudyError where weights or images are not what they were when a study began."""
     from autoq.workbench import input_hashes
 
     for what, digest in input_hashes(spec.trial).items():
@@ -257,7 +267,6 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
             raise StudyError(
                 f"study '{name}': --{what} is not what it was when the study began; put it back, or give another --study"
             )
-    return Study.resume(folder)
 
 
 def _other_network(trial: TrialSpec) -> str | None:

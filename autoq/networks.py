@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from autoq.api import check_inputs, check_options, open_study
 from autoq.errors import InputError, unknown
 from autoq.events import Events, TrainingEvents
 from autoq.models import MODELS, ModelInfo, bundled_record, is_custom, is_file, model_info, parameter_count, weights_file
 from autoq.objectives import OBJECTIVES
 from autoq.options import (
+    GRANULARITIES,
     absolute,
     check_measurable,
     check_sampling,
@@ -26,7 +30,8 @@ from autoq.options import (
 )
 from autoq.policy import uniform
 from autoq.space import SearchSpace, bundled_space
-from autoq.spec import PretrainSpec, TrialSpec
+from autoq.spec import Analysis, PretrainSpec, Question, TrialSpec
+from autoq.study import Study
 
 MIB = 2**20
 FLOAT_BYTES = 4
@@ -84,11 +89,12 @@ MOST_IN_PAIRS = 16
 
 
 def sensitivity(
-    model: str,
+    model: str | None = None,
     *,
+    study: str | None = None,
     scale: int | None = None,
     weights: str | Path | None = None,
-    target: str = "openvino-cpu",
+    target: str | None = None,
     space: str | Path | None = None,
     data: str | Path | None = None,
     eval_data: str | Path | None = None,
@@ -96,35 +102,115 @@ def sensitivity(
     metric: str = "psnr",
     steps: int = 0,
     pairs: bool = False,
-    seed: int = 0,
-    frame: str = "96x96",
+    seed: int | None = None,
+    frame: str | None = None,
     events: Events | None = None,
 ) -> dict[str, Any]:
     """How much each stage suffers from being quantized alone, what it saves, which suffers most, and how sure that is.
 
-    by: stage, block or layer. metric: psnr, ssim, niqe or pi. steps: of training after quantizing (0: none). pairs: two
-    and three stages together, too. frame: what latency is measured at. Raises InputError.
+    study: a study of `search`, which then says all that follows up to eval_data, seed and frame; the answer is kept in its
+    folder, and read from there when the same is asked again. by: stage, block or layer. metric: psnr, ssim, niqe or pi.
+    steps: of training after quantizing (0: none). pairs: two and three stages together, too. seed: of calibration (0).
+    frame: what latency is measured at (96x96). Raises InputError.
     """
     measurable = [name for name, info in OBJECTIVES.items() if info.quality and not info.relative]
     if metric not in measurable:
         raise InputError(unknown("metric", metric, measurable))
-    check_measurable((metric,))
-    size = parse_frame(frame)
-    cores = os.cpu_count() or 1
-    trial = _trial(model, scale, weights, target).model_copy(
-        update={"data": absolute(data), "eval_data": absolute(eval_data), "seed": seed, "threads": cores}
+    events = events or Events()
+    options = {
+        name: value
+        for name, value in {
+            "model": model, "scale": scale, "weights": weights, "target": target, "space": space, "data": absolute(data),
+            "eval_data": absolute(eval_data), "seed": seed, "frame": frame,
+        }.items()
+        if value is not None
+    }  # fmt: skip
+    opened = None if study is None else open_study(study)
+    subject = _described(options, by) if opened is None else _studied(opened, options, by)
+    if pairs and len(subject.space.choices) > MOST_IN_PAIRS:
+        coarser = "" if by == GRANULARITIES[0] else f", or type --by {GRANULARITIES[0]}"
+        raise InputError(f"--pairs: {len(subject.space.choices)} {by}s combine to too many; leave it out{coarser}")
+    question = Question(
+        metric=metric, steps=steps, widths=_widths(subject), pairs=pairs, by=by, frame=subject.frame, threads=subject.threads
     )
-    from autoq.sensitivity import Question, analyse
+    if opened is None:
+        return _measured(subject, question, events).to_json()
+    return _remembered(opened, subject, question, events).to_json()
 
-    found = space_by(trial, Path(space) if space else None, by)
-    if pairs and len(found.choices) > MOST_IN_PAIRS:
-        raise InputError(f"--pairs: {len(found.choices)} {by}s combine to too many; leave it out, or type --by stage")
+
+@dataclass(frozen=True)
+class _Subject:
+    """Whose stages are quantized. frame, threads: what latency is measured at."""
+
+    trial: TrialSpec
+    space: SearchSpace
+    frame: tuple[int, int]
+    threads: int
+
+
+def _described(options: Mapping[str, Any], by: str) -> _Subject:
+    """A network as options describe it."""
+    if "model" not in options:
+        raise InputError("no model given; type --model srgan, or --study NAME for that of a study")
+    size = parse_frame(options.get("frame", "96x96"))
+    cores = os.cpu_count() or 1
+    trial = _trial(options["model"], options.get("scale"), options.get("weights"), options.get("target", "openvino-cpu"))
+    trial = trial.model_copy(
+        update={**{name: options[name] for name in ("data", "eval_data", "seed") if name in options}, "threads": cores}
+    )
+    found = space_by(trial, Path(options["space"]) if options.get("space") else None, by)
     trial = trial.model_copy(update={"layers": tuple((stage, tuple(patterns)) for stage, patterns in found.layers.items())})
-    widths = sorted({bits for roles in found.choices.values() for bits in roles["weight"].bits if bits <= found.facts.integer_bits})
+    return _Subject(trial, found, size, cores)
+
+
+def _studied(study: Study, options: Mapping[str, Any], by: str) -> _Subject:
+    """The network of a study, on the CPU. Raises StudyError for an option that is not what the study has."""
+    trial = study.spec.trial
+    given = dict(options)
+    if "model" in given:
+        given["model"] = model_name(given["model"])
+    if "weights" in given:
+        given["weights"] = weights_path(trial.model, trial.scale, given["weights"])
+    check_options(study.name, study.spec, given, "to ask about it")
+    if by != GRANULARITIES[0]:
+        raise InputError(
+            f"--by {by}: study '{study.name}' has its own stages ({', '.join(study.space.choices)});"
+            f" leave --by out, or type --model {trial.model} instead of --study"
+        )
+    trial = trial.model_copy(update={"threads": os.cpu_count() or 1, "device": "cpu"})
+    return _Subject(trial, study.space, study.spec.frame, study.spec.latency_threads)
+
+
+def _widths(subject: _Subject) -> tuple[int, ...]:
+    """The widths of weights in a space that run on integers."""
+    space = subject.space
+    widths = {bits for roles in space.choices.values() for bits in roles["weight"].bits if bits <= space.facts.integer_bits}
     if not widths:
+        target = subject.trial.target
         raise InputError(f"space: no weight has a width that {target} runs on integers; list one, for example bits: [4, 8]")
-    question = Question(metric=metric, steps=steps, widths=tuple(widths), pairs=pairs, frame=size, threads=cores)
-    return {**analyse(trial, found, question, (events or Events()).phase), "by": by}
+    return tuple(sorted(widths))
+
+
+def _measured(subject: _Subject, question: Question, events: Events) -> Analysis:
+    check_measurable((question.metric,))
+    from autoq.sensitivity import analyse
+
+    return analyse(subject.trial, subject.space, question, events.phase)
+
+
+def _remembered(study: Study, subject: _Subject, question: Question, events: Events) -> Analysis:
+    """What a study knows of a question; what it does not know is measured and stored. One that cannot be stored is still shown."""
+    known = study.answer(question)
+    if known is not None:
+        events.note(f"from {study.answers_path}, where this was asked before; remove the file to measure again")
+        return known
+    check_inputs(study.name, study.spec)
+    found = _measured(subject, question, events)
+    try:
+        study.add_answer(question, found)
+    except OSError as error:
+        events.note(f"{study.answers_path}: cannot be written ({error.strerror}); it is measured again when it is asked again")
+    return found
 
 
 def _trial(model: str, scale: int | None, weights: str | Path | None, target: str) -> TrialSpec:

@@ -12,8 +12,6 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +29,7 @@ from autoq.policy import ROLES, Policy, Role, StageQuant, TensorQuant
 from autoq.qat import Training
 from autoq.quantize import place, quantize
 from autoq.space import SearchSpace
-from autoq.spec import Probe, Sensitivity, TrialSpec
+from autoq.spec import Analysis, Probe, Question, Sensitivity, TrialSpec
 from autoq.targets import load_target
 from autoq.trial import judge
 from autoq.workbench import Workbench, prepare, upscale
@@ -155,24 +153,8 @@ def find_seeds(
 # ------------------------------------------------------------ what a person asks
 
 
-@dataclass(frozen=True)
-class Question:
-    """What `analyse` looks at. metric: of quality. steps: of training (0: none). widths: bits of all roles of a stage.
-
-    pairs: also two and three stages together. seeds: calibrations that the ranking's stability is judged by.
-    """
-
-    metric: str = "psnr"
-    steps: int = 0
-    widths: tuple[int, ...] = (4, 6, 8)
-    pairs: bool = False
-    seeds: int = 3
-    frame: tuple[int, int] = (96, 96)
-    threads: int = 1
-
-
-def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Callable[[str], None]) -> dict[str, Any]:
-    """How much each stage suffers, what it saves, which suffers most, and how sure that is; as JSON data."""
+def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Callable[[str], None]) -> Analysis:
+    """How much each stage suffers, what it saves, which suffers most, and how sure that is."""
     start = time.perf_counter()
     spec = spec.model_copy(update={"steps": question.steps})
     bench = prepare(spec)
@@ -195,6 +177,10 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
     found = dict(zip([*whole, *parts], measure(bench, [*whole.values(), *parts.values()], metrics, question.steps), strict=True))
     phase(f"measuring the latency of {len(groups)} combinations of stages")
     float_ms, saved = _milliseconds_saved(bench, {group: whole[group, question.widths[-1]] for group in groups}, question)
+    suffering = {
+        stage: float(np.mean([np.log10(max(found[(stage,), bits].loss, 1e-12)) for bits in question.widths])) for stage in stages
+    }
+    ranked = sorted(stages, key=suffering.__getitem__, reverse=True)
     entries = [
         {
             "stages": list(group),
@@ -202,12 +188,9 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
             **_against(exact, found[group, bits], question.metric),
             "time_saved": saved[group],
         }
-        for group, bits in whole
+        for group in sorted(groups, key=lambda group: (len(group), [ranked.index(stage) for stage in group]))
+        for bits in question.widths
     ]
-    suffering = {
-        stage: float(np.mean([np.log10(max(found[(stage,), bits].loss, 1e-12)) for bits in question.widths])) for stage in stages
-    }
-    ranked = sorted(stages, key=suffering.__getitem__, reverse=True)
     images = np.array([found[(stage,), bits].mse for stage in stages for bits in question.widths]).T
     phase(f"calibrating with {question.seeds} seeds")
     seeds = [images.mean(0)]
@@ -215,7 +198,7 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
         other = prepare(spec.model_copy(update={"seed": seed}))
         again = measure(other, [whole[(stage,), bits] for stage in stages for bits in question.widths], (), question.steps)
         seeds.append(np.array([probe.loss for probe in again]))
-    return {
+    document = {
         "model": spec.model,
         "scale": spec.scale,
         "target": spec.target,
@@ -232,7 +215,9 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
         ],
         "stability": {"images": agreement(images), "seeds": agreement(np.array(seeds))},
         "seconds": round(time.perf_counter() - start, 1),
+        "by": question.by,
     }
+    return Analysis.model_validate(document)
 
 
 def _together(space: SearchSpace, group: Sequence[str], bits: int) -> Policy:

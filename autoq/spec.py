@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 Device = Literal["cpu", "cuda"]
 Sampling = Literal["uniform", "proportional", "threshold"]
@@ -193,6 +193,116 @@ class Sensitivity(BaseModel):
     probes: tuple[Probe, ...]
     seeds: tuple[dict[str, Any], ...]
     predicted: tuple[float, ...]
+
+
+class Question(BaseModel):
+    """What the stages are asked. metric: of quality. steps: of training (0: none). widths: bits of all roles of a stage.
+
+    pairs: also two and three stages together. by: stage, block or layer. seeds: calibrations that the ranking's stability
+    is judged by. frame, threads: what latency is measured at.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metric: str = "psnr"
+    steps: int = 0
+    widths: tuple[int, ...] = (4, 6, 8)
+    pairs: bool = False
+    by: str = "stage"
+    seeds: int = 3
+    frame: tuple[int, int] = (96, 96)
+    threads: int = 1
+
+
+class Change(BaseModel):
+    """Some stages at so many bits, the rest float. change: of the metric. size_saved: bytes; time_saved: ms a frame."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stages: tuple[str, ...]
+    bits: int
+    change: float
+    mse: float
+    size_saved: float
+    time_saved: float
+
+
+class RoleChange(BaseModel):
+    """`Change` of one role of a stage."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: str
+    role: str
+    bits: int
+    change: float
+    mse: float
+    size_saved: float
+
+
+class Agreement(BaseModel):
+    """A mean rank correlation and its 95 % interval."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    spearman: float
+    low: float
+    high: float
+
+
+class Analysis(BaseModel):
+    """What the stages answered. exact: the float network's values. ranking: the most sensitive stage first.
+
+    entries: single stages before twos and threes, in the order of the ranking, then by width. stability: of the ranking over
+    images and over seeds; None where it cannot be said.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    scale: int
+    target: str
+    metric: str
+    steps: int
+    exact: dict[str, float] = Field(alias="float")
+    ranking: tuple[str, ...]
+    most_sensitive: str
+    least_sensitive: str
+    entries: tuple[Change, ...]
+    roles: tuple[RoleChange, ...]
+    stability: dict[str, Agreement | None]
+    seconds: float
+    by: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class Answer(BaseModel):
+    """A question, and what came of it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    question: Question
+    analysis: Analysis
+
+    @model_validator(mode="after")
+    def _about_the_question(self) -> Answer:
+        found, widths = self.analysis, self.question.widths
+        known = {(entry.stages, entry.bits) for entry in found.entries}
+        alone = {((stage,), bits) for stage in (found.most_sensitive, found.least_sensitive) for bits in widths}
+        if not widths or not alone <= known or self.question.metric not in found.exact:
+            raise ValueError("the analysis does not answer the question")
+        return self
+
+
+class Answers(BaseModel):
+    """What stages.json holds: every question once, in the order they were asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    answers: tuple[Answer, ...] = ()
 
 
 class Record(BaseModel):

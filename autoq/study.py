@@ -7,6 +7,7 @@ studies/<name>/study.yaml      definition and environment; locked while a search
                sensitivity.json  the stages quantized one at a time, and the seeds that follow
                confirmed.jsonl the front trained again with other seeds, one training a line
                latency_again.json  the front's latencies measured once more, alone
+               stages.json     what `autoq sensitivity` was asked about the study, and its answers
                states/         trainings that stand at a rung
                study.db        Optuna's storage (SQLite), unless the study has another
                graph.onnx      the float network with its sites marked
@@ -36,7 +37,20 @@ from autoq.objectives import PSNR_TO_FLOAT, check_objectives
 from autoq.policy import Policy, Role
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.space import SearchSpace, SpaceFacts, parse_space, stored_stages
-from autoq.spec import Confirmation, Record, Remeasured, Rung, Sensitivity, StudyFile, StudySpec, TrialResult
+from autoq.spec import (
+    Analysis,
+    Answer,
+    Answers,
+    Confirmation,
+    Question,
+    Record,
+    Remeasured,
+    Rung,
+    Sensitivity,
+    StudyFile,
+    StudySpec,
+    TrialResult,
+)
 from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.targets import target_info
 
@@ -168,6 +182,10 @@ class Study:
     @property
     def latency_again_path(self) -> Path:
         return self.folder / "latency_again.json"
+
+    @property
+    def answers_path(self) -> Path:
+        return self.folder / "stages.json"
 
     def state_path(self, number: int, policy: Policy) -> Path:
         """Where the training of a trial that stands at a rung is kept."""
@@ -314,6 +332,27 @@ class Study:
     def _seeds(self) -> list[Policy]:
         found = self.sensitivity()
         return [] if found is None else [Policy.from_dict(seed) for seed in found.seeds]
+
+    # -------------------------------------------------------- what it was asked about its stages
+
+    def answers(self) -> tuple[Answer, ...]:
+        """The questions that `autoq sensitivity` answered, in their order. Raises StudyError where the file is not whole."""
+        if not self.answers_path.is_file():
+            return ()
+        try:
+            return Answers.model_validate_json(self.answers_path.read_text()).answers
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise StudyError(f"{self.answers_path}: not a file of answers; remove it, what is asked is measured again") from error
+
+    def answer(self, question: Question) -> Analysis | None:
+        """What is known of a question; None where it was not asked yet."""
+        return next((each.analysis for each in self.answers() if each.question == question), None)
+
+    def add_answer(self, question: Question, analysis: Analysis) -> None:
+        """Store what came of a question; the study may be running, or closed."""
+        others = (each for each in self.answers() if each.question != question)
+        answers = Answers(answers=(*others, Answer(question=question, analysis=analysis)))
+        write_whole(self.answers_path, answers.model_dump_json(indent=1, by_alias=True))
 
     # -------------------------------------------------------- what it found
 

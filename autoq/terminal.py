@@ -343,8 +343,7 @@ def show_sensitivity(found: Mapping[str, Any]) -> None:
     console.print(
         f"{metric} of {found['model']} x{found['scale']}: {found['float'][metric]:.2f} in float, and how it changes", soft_wrap=True
     )
-    ranks = {stage: rank for rank, stage in enumerate(found["ranking"])}
-    for group in sorted(groups, key=lambda group: (len(group), [ranks[stage] for stage in group])):
+    for group in groups:
         changes = [f"{known[group, bits]['change']:+.2f}" for bits in widths]
         saved = f"{known[group, widths[0]]['size_saved'] / 1024:.0f} KiB"
         table.add_row(" + ".join(group), *changes, saved, f"{known[group, widths[0]]['time_saved']:.1f} ms")

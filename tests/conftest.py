@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from autoq.models import model_info
 from autoq.models.srresnet import SRResNet
+from autoq.spec import Analysis, Question
 from autoq.tracing import Traced, trace
 
 SHARED = Path(os.environ.get("AUTOQ_SHARED") or Path(__file__).parents[2] / "shared")
@@ -80,6 +81,22 @@ def tiny_weights(tiny_model: SRResNet, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def tiny_traced(tiny_model: SRResNet) -> Traced:
     return trace(tiny_model, model_info("srresnet").patterns)
+
+
+def made_up(question: Question, stages: tuple[str, ...]) -> Analysis:
+    """An answer of plausible shape: the first stage suffers most, the last least."""
+    found = {
+        "model": "srresnet", "scale": 2, "target": "openvino-cpu", "metric": question.metric, "steps": question.steps,
+        "by": question.by, "float": {question.metric: 30.0, "size": 8192.0, "latency": 4.0}, "ranking": stages,
+        "most_sensitive": stages[0], "least_sensitive": stages[-1], "roles": [], "seconds": 1.0,
+        "entries": [
+            {"stages": [stage], "bits": bits, "change": round(-0.1 * (len(stages) - rank) * 8 / bits, 4), "mse": 1e-4,
+             "size_saved": 1024.0 * (9 - bits), "time_saved": 0.25}
+            for rank, stage in enumerate(stages) for bits in question.widths
+        ],
+        "stability": {"images": {"spearman": 0.9, "low": 0.5, "high": 1.0}, "seeds": None},
+    }  # fmt: skip
+    return Analysis.model_validate(found)
 
 
 def small_image(folder: Path, seed: int, side: int = 96) -> Path:

@@ -178,6 +178,7 @@ OPTIONS = [
         [*MODEL, "--storage", "postgresql://user@host/d?password=secret"],
         "storage 'postgresql://user@host/d': has a password in it, which a study would write down; set PGPASSWORD instead",
     ),
+    case("sensitivity-of-what", ["sensitivity"], "no model given; type --model srgan, or --study NAME for that of a study"),
     case("resume-what", ["search", "--resume"], "--resume: which study? type --study NAME, a folder in studies/"),
     case(
         "no-studies",
@@ -565,6 +566,14 @@ def changed(option: str, was: str, given: str, shown: str | None = None) -> Any:
     return case(option, [*RESUME, "mine", f"--{option}", given], message)
 
 
+def contradicted(option: str, was: str, given: str, shown: str | None = None) -> Any:
+    """A case: a question about a study with an option that is not what the study has."""
+    message = (
+        f"study 'mine' was started {was}, given {shown or given}; leave --{option} out to ask about it, or give another --study"
+    )
+    return case(f"sensitivity-{option}", ["sensitivity", "--study", "mine", f"--{option}", given], message)
+
+
 KNOWN = "studies here: mine."
 COMMANDS = [
     case("resume-near", [*RESUME, "mien"], f"study 'studies/mien': no study.yaml there; {KNOWN} Did you mean 'mine'?"),
@@ -588,6 +597,22 @@ COMMANDS = [
         [*RESUME, "mine", "--latency-table", "t.json"],
         "study 'mine' has its own frozen latencies; leave out --latency-table t.json",
     ),
+    case("sensitivity-near", ["sensitivity", "--study", "mien"],
+         f"study 'studies/mien': no study.yaml there; {KNOWN} Did you mean 'mine'?"),
+    *(contradicted(*each) for each in (
+        ("model", "with --model srgan", "espcn"),
+        ("scale", "with --scale 4", "2"),
+        ("seed", "with --seed 0", "1"),
+        ("frame", "with --frame 96x96", "32x24"),
+        ("weights", "without --weights", "/w.pth"),
+        ("data", "without --data", "/images"),
+        ("space", "with --space stages.feature_extraction.weight.bits: [4, 6, 8, 16]", "other.yaml",
+         "stages.feature_extraction.weight.bits: 8"),
+    )),
+    case("sensitivity-model", ["sensitivity", "--study", "mine", "--model", "sragn"],
+         f"unknown model 'sragn' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}"),
+    case("sensitivity-by", ["sensitivity", "--study", "mine", "--by", "block"],
+         "--by block: study 'mine' has its own stages (feature_extraction, body, upsampling, reconstruction); leave --by out, or type --model srgan instead of --study"),
     case("output-file", ["report", "mine", "-o", "other.yaml"],
          "--output 'other.yaml': File exists; type --output FOLDER, one that can be written"),
     case("output-below-a-file", ["report", "mine", "-o", "other.yaml/x"],
@@ -717,6 +742,13 @@ DAMAGES = [
     case("other-optuna", database_of_another_optuna, RESUMED,
          f"{DATABASE}The runtime optuna version {optuna.__version__} is no longer compatible with the table schema (set up by optuna"
          f" 99.0); {REMADE}"),
+    *(
+        case(f"answers-{name}", written("stages.json", content), command,
+             "studies/mine/stages.json: not a file of answers; remove it, what is asked is measured again")
+        for name, content in (("no-json", b"{half"), ("binary", b"\xff\xfe"), ("other-keys", b'{"questions": []}'),
+                              ("torn", b'{"answers": [{"question": {}}]}'))
+        for command in (REPORTED, ["sensitivity", "--study", "mine"])
+    ),
     case("line-lost", line_lost, RESUMED,
          "study 'mine': its storage has trial 2 as ended, trials.jsonl does not;"
          " restore trials.jsonl, or remove study.db to run that trial again"),

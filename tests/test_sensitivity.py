@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +20,13 @@ from autoq.objectives import latency as latencies
 from autoq.objectives.latency import LatencyTable, table_document
 from autoq.policy import Policy, StageQuant
 from autoq.quantize import place, quantize
-from autoq.sensitivity import Question, agreement, alone, analyse, find_seeds
+from autoq.sensitivity import agreement, alone, analyse, find_seeds
 from autoq.space import SearchSpace, parse_space
-from autoq.spec import TrialSpec
-from autoq.study import space_facts
-from autoq.workbench import Workbench, prepare, upscale
+from autoq.spec import Analysis, Answer, Answers, Question, StudySpec, TrialSpec
+from autoq.study import Study, space_facts
+from autoq.workbench import Workbench, input_hashes, prepare, upscale
+from tests.conftest import made_up
+from tests.test_cli import run
 
 SPACE = {
     "roles": {
@@ -75,7 +80,10 @@ def error(bench: Workbench, policy: Policy) -> float:
 def test_the_ranking_is_that_of_a_brute_force_evaluation(bench: Workbench, spec: TrialSpec, space: SearchSpace) -> None:
     question = Question(widths=(3, 8), pairs=True, seeds=2, frame=(16, 16))
     phases: list[str] = []
-    found = analyse(spec, space, question, phases.append)
+    analysis = analyse(spec, space, question, phases.append)
+    answers = Answers(answers=(Answer(question=question, analysis=analysis),))
+    assert Answers.model_validate_json(answers.model_dump_json(by_alias=True)) == answers
+    found = analysis.to_json()
     losses = {}
     for stage in space.choices:
         (narrow,) = [
@@ -90,6 +98,7 @@ def test_the_ranking_is_that_of_a_brute_force_evaluation(bench: Workbench, spec:
     assert found["ranking"] == sorted(losses, key=losses.__getitem__, reverse=True)
     assert (found["most_sensitive"], found["least_sensitive"]) == (found["ranking"][0], found["ranking"][-1])
     groups = [tuple(entry["stages"]) for entry in found["entries"]]
+    assert groups[:8:2] == [(stage,) for stage in found["ranking"]], "the most sensitive first"
     assert len(groups) == 2 * (4 + 6 + 4), "one, two and three stages at two widths"
     for entry in found["entries"]:
         assert entry["size_saved"] > 0
@@ -190,3 +199,111 @@ def test_layers_of_a_network_by_themselves(
     out = capsys.readouterr().out
     assert "most sensitive: " in out
     assert "rank correlation" in out
+
+
+# ------------------------------------------------------------ of a study
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_weights: Path) -> Study:
+    """A study of the tiny network in an own folder, without trials."""
+    monkeypatch.chdir(tmp_path)
+    trial = TrialSpec(model="srresnet", scale=2, weights=tiny_weights, seed=5)
+    space = parse_space(SPACE, space_facts("srresnet", "openvino-cpu"), "test")
+    inputs = input_hashes(trial)
+    study_spec = StudySpec(
+        trial=trial, space=space.to_dict(), objectives=("size", "psnr"), frame=(16, 16), latency_threads=1, inputs=inputs
+    )
+    environment = {"command": "autoq search", "python": "3", "machine": "m", "versions": {}}
+    made = Study.create(Path("studies") / "mine", study_spec, environment)
+    made.close()
+    return made
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrialSpec, Question]]:
+    """What `analyse` was called with; it answers with made-up numbers."""
+    calls: list[tuple[TrialSpec, Question]] = []
+
+    def counting(spec: TrialSpec, space: SearchSpace, question: Question, phase: Callable[[str], None]) -> Analysis:
+        calls.append((spec, question))
+        return made_up(question, tuple(space.choices))
+
+    monkeypatch.setattr("autoq.sensitivity.analyse", counting)
+    return calls
+
+
+def test_what_a_study_was_asked_is_not_measured_again(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    study: Study,
+    counted: list[tuple[TrialSpec, Question]],
+    tiny_weights: Path,
+) -> None:
+    asked = ["sensitivity", "--study", "mine", "--json"]
+    code, first, said = run(capsys, monkeypatch, *asked)
+    assert code == 0
+    assert "from studies/mine" not in said
+    ((spec, question),) = counted
+    assert (spec.model, spec.scale, spec.weights, spec.seed) == ("srresnet", 2, tiny_weights, 5)
+    assert question == Question(widths=(3, 8), frame=(16, 16), threads=1)
+    same = ["--model", "srresnet", "--scale", "2", "--seed", "5", "--frame", "16x16", "--weights", str(tiny_weights)]
+    code, again, said = run(capsys, monkeypatch, *asked, *same)
+    assert code == 0
+    assert again == first
+    assert said == "from studies/mine/stages.json, where this was asked before; remove the file to measure again\n"
+    assert len(counted) == 1, "it was measured again"
+    (kept,) = json.loads((study.folder / "stages.json").read_text())["answers"]
+    assert kept["question"] == question.model_dump(mode="json")
+    assert kept["analysis"] == json.loads(first)
+
+
+def test_another_question_is_measured_and_stored_beside_the_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, study: Study, counted: list[tuple[TrialSpec, Question]]
+) -> None:
+    for options in ([], ["--metric", "ssim"], ["--metric", "ssim", "--steps", "2", "--pairs"], []):
+        assert run(capsys, monkeypatch, "sensitivity", "--study", "mine", "--quiet", *options)[0] == 0
+    assert [(question.metric, question.steps, question.pairs) for _, question in counted] == [
+        ("psnr", 0, False),
+        ("ssim", 0, False),
+        ("ssim", 2, True),
+    ]
+    assert [answer.question for answer in study.answers()] == [question for _, question in counted]
+    assert [answer.analysis.metric for answer in study.answers()] == ["psnr", "ssim", "ssim"]
+
+
+def test_an_answer_that_cannot_be_stored_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, study: Study, counted: list[tuple[TrialSpec, Question]]
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("autoq.study.write_whole", full)
+    code, out, said = run(capsys, monkeypatch, "sensitivity", "--study", "mine")
+    assert code == 0
+    assert "most sensitive: " in out
+    assert "studies/mine/stages.json: cannot be written (No space left on device)" in said
+    assert study.answers() == ()
+
+
+def test_weights_that_changed_since_the_study(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, study: Study, counted: list[tuple[TrialSpec, Question]]
+) -> None:
+    file = study.folder / "study.yaml"
+    file.write_text(file.read_text().replace(study.spec.inputs["weights"], "another"))
+    message = "study 'mine': --weights is not what it was when the study began; put it back, or give another --study"
+    assert run(capsys, monkeypatch, "sensitivity", "--study", "mine") == (2, "", f"autoq: {message}\n")
+    assert counted == []
+
+
+def test_a_metric_whose_files_are_missing_is_asked_of_what_is_stored(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, study: Study, counted: list[tuple[TrialSpec, Question]]
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(study.folder / "no-metrics"))
+    code, _, said = run(capsys, monkeypatch, "sensitivity", "--study", "mine", "--metric", "niqe")
+    assert code == 2
+    assert "niqe" in said
+    question = Question(metric="niqe", widths=(3, 8), frame=(16, 16))
+    study.add_answer(question, made_up(question, tuple(study.space.choices)))
+    assert run(capsys, monkeypatch, "sensitivity", "--study", "mine", "--metric", "niqe")[0] == 0
+    assert counted == []

@@ -58,10 +58,14 @@ def cost(
 
 @app.command()
 def sensitivity(
-    model: Annotated[str, typer.Option(help="Network, see `autoq models`; package.module:factory; or a .pth file.")],
+    model: Annotated[str | None, typer.Option(help="Network, see `autoq models`; package.module:factory; or a .pth file.")] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(help="Instead: a study's name or absolute path. It says all but the question, and keeps the answer."),
+    ] = None,
     scale: SCALE = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint (.safetensors, .pth); bundled weights if absent.")] = None,
-    target: TARGET = "openvino-cpu",
+    target: Annotated[str | None, typer.Option(show_default="openvino-cpu", help="Where the result will run.")] = None,
     space: Annotated[Path | None, typer.Option(help="Search space (YAML) whose widths and formats are looked at.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of calibration images; bundled photographs if absent.")] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Folder of evaluation images; bundled photographs if absent.")] = None,
@@ -75,11 +79,15 @@ def sensitivity(
     seed: Annotated[
         int | None, typer.Option(parser=whole("--seed", 0, MOST_SEED, 0), metavar="N", show_default="0", help="Of calibration.")
     ] = None,
-    frame: Annotated[str, typer.Option(metavar="WxH", help="Input size latency is measured at, WIDTHxHEIGHT.")] = "96x96",
+    frame: Annotated[
+        str | None, typer.Option(metavar="WxH", show_default="96x96", help="Input size latency is measured at, WIDTHxHEIGHT.")
+    ] = None,
     quiet: QUIET = False,
     json: JSON = False,
 ) -> None:
     """Which stages suffer most from being quantized, and what each saves.
+
+    With --study the answer is kept in the study, shown at once when the same is asked again, and part of its report.
 
     Example: autoq sensitivity --model srgan
     """
@@ -89,8 +97,8 @@ def sensitivity(
 
     with terminal.progress(quiet) as events:
         found = run(
-            model, scale=scale, weights=weights, target=target, space=space, data=data, eval_data=eval_data, by=by, metric=metric,
-            steps=steps or 0, pairs=pairs, seed=seed or 0, frame=frame, events=events,
+            model, study=study, scale=scale, weights=weights, target=target, space=space, data=data, eval_data=eval_data, by=by, metric=metric,
+            steps=steps or 0, pairs=pairs, seed=seed, frame=frame, events=events,
         )  # fmt: skip
     if json:
         typer.echo(to_json(found))

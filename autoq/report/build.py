@@ -26,6 +26,7 @@ from autoq.findings import (
 from autoq.objectives import OBJECTIVES
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png, sensitivity_figure
+from autoq.report.stages import stage_table
 from autoq.spec import Record, Sensitivity
 from autoq.study import Study
 
@@ -38,9 +39,10 @@ def build_report(study: Study, folder: Path = REPORTS, other: Study | None = Non
     """
     records = study.records()
     found = front(records, study.spec.objectives)
+    text = render(study, records, found, other)  # a damaged study ends here, before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     page, picture = folder / f"{study.name}.html", folder / f"{study.name}.png"
-    write_whole(page, render(study, records, found, other))
+    write_whole(page, text)
     front_png(
         records,
         found,
@@ -95,6 +97,7 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "heads": [axis_label(name) for name in objectives],
         "all_heads": [axis_label(name) for name in columns],
         "stages": list(study.space.choices),
+        "stage_tables": [stage_table(answer) for answer in study.answers()],
         "front": [_row(record, objectives, columns, float_record) for record in found],
         "baselines": [_row(record, objectives, columns, float_record) for record in baselines],
         "baseline_seconds": f"{sum(record.seconds for record in baselines):.0f}",

@@ -8,8 +8,9 @@ from autoq.errors import StudyError
 from autoq.policy import uniform
 from autoq.report.build import build_report
 from autoq.space import bundled_space, load_space
-from autoq.spec import StudySpec, TrialResult, TrialSpec
+from autoq.spec import Question, StudySpec, TrialResult, TrialSpec
 from autoq.study import Study, space_facts
+from tests.conftest import made_up
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,28 @@ def test_two_studies_of_a_network_in_one_report(tmp_path: Path) -> None:
     odd = Study.create(tmp_path / "odd", other, {"command": "", "python": "", "machine": "", "versions": {}})
     with pytest.raises(StudyError, match="cannot be compared with 'here': its objectives size,ssim, here size,psnr"):
         write_report(studies["here"], tmp_path / "reports", odd)
+
+
+def test_what_a_study_was_asked_is_in_its_report(tmp_path: Path) -> None:
+    space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
+    spec = StudySpec(trial=TrialSpec(model="srresnet", scale=4), space=space.to_dict(), objectives=("size", "psnr"))
+    study = Study.create(tmp_path / "asked", spec, {"command": "", "python": "", "machine": "", "versions": {}})
+    assert "Stages one at a time" not in shown(build_report(study, tmp_path)[0])
+    for question in (Question(widths=(4, 8), threads=2), Question(metric="ssim", steps=3, widths=(8,))):
+        study.add_answer(question, made_up(question, ("<b>body</b>", "ends & all")))
+    page = shown(build_report(study, tmp_path)[0])
+    section = page.partition("<h2>Stages one at a time</h2>")[2].partition("<h2>")[0]
+    assert "<b>body" not in page
+    assert "<th>change in psnr (dB)</th>" in section
+    row = "<td>4</td><td>-0.400</td><td>5.0</td><td>0.25</td>"
+    assert f'<td class="t">&lt;b&gt;body&lt;/b&gt;</td>{row}' in section
+    assert "Most sensitive: &lt;b&gt;body&lt;/b&gt; (-0.400 at 4 bits); least: ends &amp; all (-0.200)." in section
+    assert "Rank correlation of the ranking over images 0.90, 95 % interval 0.50 to 1.00." in section
+    assert "without training, the rest float (30.000 with all in float); time: 96x96 pixels in, 2 threads." in section
+    assert section.count("<table>") == 2
+    assert "after 3 training steps" in section
+
+
+def shown(page: Path) -> str:
+    """A page without its scripts."""
+    return re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
