@@ -37,6 +37,7 @@ RUN_ELSEWHERE = {
     "python benchmarks/sampling.py --steps 16": ("tests/benchmarks/test_sampling.py", "sampling.py"),
     "python benchmarks/search.py": ("tests/benchmarks/test_search.py", "search.py"),
     "autoq sensitivity --model srgan": ("tests/test_sensitivity.py", '"sensitivity"'),
+    "autoq report layerwise --compare stagewise": ("tests/test_driver.py", '"--compare"'),
     "python benchmarks/esrgan.py": ("tests/benchmarks/test_esrgan.py", "esrgan.py"),
     "python benchmarks/weights.py Set5 Set14": ("tests/benchmarks/test_bundled_weights.py", "benchmarks.weights"),
     "python benchmarks/survival.py --driver-kills 20 --worker-kills 20": ("tests/benchmarks/test_survival.py", "survival.py"),

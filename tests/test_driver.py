@@ -88,10 +88,22 @@ def test_budget_baselines_and_front(first: dict) -> None:  # type: ignore[type-a
     assert sizes == sorted(sizes)
 
 
+def test_the_front_is_trained_again_on_images_the_search_never_saw(first: dict) -> None:  # type: ignore[type-arg]
+    points = {entry.get("name") or f"trial {entry['number']}": entry["values"] for entry in first["front"]}
+    again = {entry["point"]: entry for entry in first["confirmed"]}
+    assert again.keys() == points.keys()
+    for name, entry in again.items():
+        assert entry["failed"] == 0
+        assert entry["again"]["psnr"]["middle"] == pytest.approx(points[name]["psnr"], abs=1.0)
+        assert entry["unseen"]["psnr"]["middle"] != entry["again"]["psnr"]["middle"]
+        assert 0 < entry["latency"]["low"] <= entry["latency"]["middle"] <= entry["latency"]["high"]
+    assert sorted(entry["ranks"]["search"] for entry in again.values())[0] == 1
+
+
 def test_files_left_behind(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
     study = folder / "studies" / "first"
     assert sorted(path.name for path in study.iterdir()) == [
-        "graph.onnx", "latency.json", "rungs.jsonl", "sensitivity.json", "study.db", "study.yaml", "trials.jsonl",
+        "confirmed.jsonl", "graph.onnx", "latency.json", "latency_again.json", "rungs.jsonl", "sensitivity.json", "study.db", "study.yaml", "trials.jsonl",
     ]  # fmt: skip
     assert len((study / "trials.jsonl").read_text().splitlines()) == 13
     assert len((study / "rungs.jsonl").read_text().splitlines()) == 8
@@ -101,6 +113,7 @@ def test_files_left_behind(folder: Path, first: dict) -> None:  # type: ignore[t
     assert table["frame"] == [32, 24]
     report = (folder / "reports" / "first.html").read_text()
     assert "trial" in report
+    assert "Trained again" in report
     assert "Stages one at a time" in report
     assert "ranked the seeds as training did with a rank correlation of" in report
     assert "seeds alone reach a hypervolume of" in report or "did not get beyond its 4 seeds" in report
@@ -266,3 +279,7 @@ def test_a_report_is_rebuilt_from_text_files_without_torch(folder: Path, first: 
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["again/first.html", "again/first.png"]
+    done = autoq(folder, "report", "first", "--compare", "first", "-o", "both")
+    assert done.returncode == 0, done.stderr
+    page = (folder / "both" / "first.html").read_text()
+    assert "0% of the points here are dominated by points there, 0% of those there by points here" in page
