@@ -1,16 +1,4 @@
-"""A study's folder: its definition, its finished trials, its Optuna storage. The only reader and writer of all three.
-
-studies/<name>/study.yaml      definition and environment; locked while a search runs
-               trials.jsonl    one finished trial or baseline a line, as it ends: the truth about what was found
-               rungs.jsonl     what trials reached at rungs below full training, one a line
-               latency.json    the frozen latency table
-               sensitivity.json  the stages quantized one at a time, and the seeds that follow
-               confirmed.jsonl the front trained again with other seeds, one training a line
-               latency_again.json  the front's latencies measured once more, alone
-               stages.json     what `autoq sensitivity` was asked about the study, and its answers
-               states/         trainings that stand at a rung
-               study.db        Optuna's storage (SQLite), unless the study has another
-               graph.onnx      the float network with its sites marked
+"""A study: its definition, its finished trials, its Optuna storage. With folder.py the only reader and writer of its folder.
 
 Every file is written whole or not at all, and a line of trials.jsonl is on the disk before the storage hears of it. So
 a search that was killed at any moment continues from what is here.
@@ -31,26 +19,14 @@ from autoq import findings
 from autoq.confirmation import Confirmed, confirmed
 from autoq.constraints import parse_all
 from autoq.errors import InputError, StudyError, suggest
-from autoq.files import append_line, cut_torn_line, read_lines, write_whole
+from autoq.files import append_line, read_lines, write_whole
+from autoq.folder import StudyFolder
 from autoq.models import is_custom, model_info
 from autoq.objectives import PSNR_TO_FLOAT, check_objectives
 from autoq.policy import Policy, Role
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.space import SearchSpace, SpaceFacts, parse_space, stored_stages
-from autoq.spec import (
-    Analysis,
-    Answer,
-    Answers,
-    Confirmation,
-    Question,
-    Record,
-    Remeasured,
-    Rung,
-    Sensitivity,
-    StudyFile,
-    StudySpec,
-    TrialResult,
-)
+from autoq.spec import Record, Sensitivity, StudyFile, StudySpec, TrialResult
 from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.targets import target_info
 
@@ -88,19 +64,19 @@ def study_facts(spec: StudySpec) -> SpaceFacts:
     return space_facts(spec.trial.model, spec.trial.target, stored_stages(spec.space) if own else None)
 
 
-class Study:
+class Study(StudyFolder):
     """A study: `spec` is its definition, `environment` where and how it was started, `space` its search space.
 
     `open` reads it from its text files; `create` and `resume` also hold its lock and its Optuna storage, until `close`.
     """
 
     def __init__(self, folder: Path, spec: StudySpec, environment: Mapping[str, Any]) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.spec = spec
         check_objectives(spec.objectives)
         self.constraints = parse_all(spec.constraints)
         self.environment = dict(environment)
-        self.space: SearchSpace = parse_space(spec.space, study_facts(spec), str(self._yaml))
+        self.space: SearchSpace = parse_space(spec.space, study_facts(spec), str(self.definition_path))
         self._storage: TrialStorage | None = None
         self._open = contextlib.ExitStack()
 
@@ -120,7 +96,7 @@ class Study:
                 raise StudyError(f"study '{folder}': the folder holds other files; give another --study NAME, or an empty folder")
             if latencies is not None:
                 write_whole(study.latency_path, latencies)
-            write_whole(study._yaml, yaml.safe_dump(document, sort_keys=False))
+            write_whole(study.definition_path, yaml.safe_dump(document, sort_keys=False))
         except OSError as error:
             raise StudyError(f"study '{folder}': cannot be written ({error.strerror}); give another --study") from error
         study._begin()
@@ -148,58 +124,6 @@ class Study:
         raise StudyError(f"study '{folder}': study.yaml is not a study definition ({problem}); restore it, or give another study")
 
     @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def _yaml(self) -> Path:
-        return self.folder / "study.yaml"
-
-    @property
-    def latency_path(self) -> Path:
-        return self.folder / "latency.json"
-
-    @property
-    def graph_path(self) -> Path:
-        return self.folder / "graph.onnx"
-
-    @property
-    def trials_path(self) -> Path:
-        return self.folder / "trials.jsonl"
-
-    @property
-    def rungs_path(self) -> Path:
-        return self.folder / "rungs.jsonl"
-
-    @property
-    def sensitivity_path(self) -> Path:
-        return self.folder / "sensitivity.json"
-
-    @property
-    def confirmed_path(self) -> Path:
-        return self.folder / "confirmed.jsonl"
-
-    @property
-    def latency_again_path(self) -> Path:
-        return self.folder / "latency_again.json"
-
-    @property
-    def answers_path(self) -> Path:
-        return self.folder / "stages.json"
-
-    def state_path(self, number: int, policy: Policy) -> Path:
-        """Where the training of a trial that stands at a rung is kept."""
-        return self.states_path / f"{number}-{policy.hash}.pt"
-
-    @property
-    def states_path(self) -> Path:
-        return self.folder / "states"
-
-    @property
-    def database_path(self) -> Path:
-        return self.folder / "study.db"
-
-    @property
     def storage_url(self) -> str:
         return self.spec.storage or file_url(self.database_path)
 
@@ -207,10 +131,8 @@ class Study:
 
     def _begin(self) -> None:
         try:
-            self._open.enter_context(_lock(self._yaml))
-            cut_torn_line(self.trials_path, Record)
-            cut_torn_line(self.rungs_path, Rung)
-            cut_torn_line(self.confirmed_path, Confirmation)
+            self._open.enter_context(_lock(self.definition_path))
+            self.cut_torn_lines()
             with explained(self.storage_url):
                 self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space, self._seeds())
                 self._fill(self._storage)
@@ -286,73 +208,14 @@ class Study:
         """Whether values keep the bounds that training does not change."""
         return all(each.violation(values, values) <= 0 for each in self.constraints if each.exact)
 
-    def add_rung(self, rung: Rung) -> None:
-        """Store what a trial that is not at its end reached: a line in rungs.jsonl."""
-        append_line(self.rungs_path, rung)
-
-    def rungs(self) -> list[Rung]:
-        """What trials reached below full training, in the order they did. Raises StudyError for a malformed line."""
-        return read_lines(self.rungs_path, Rung)
-
-    def add_confirmation(self, confirmation: Confirmation) -> None:
-        """Store a training of a front point with another seed: a line in confirmed.jsonl."""
-        append_line(self.confirmed_path, confirmation)
-
-    def confirmations(self) -> list[Confirmation]:
-        """The front trained again with other seeds. Raises StudyError for a malformed line."""
-        return read_lines(self.confirmed_path, Confirmation)
-
-    def set_remeasured(self, found: Remeasured) -> None:
-        """Store latencies that were measured again."""
-        write_whole(self.latency_again_path, found.model_dump_json(indent=1))
-
-    def remeasured(self) -> Remeasured:
-        """The front's latencies measured again, as far as they were. Raises StudyError where the file is not whole."""
-        if not self.latency_again_path.is_file():
-            return Remeasured(samples={})
-        try:
-            return Remeasured.model_validate_json(self.latency_again_path.read_text())
-        except ValidationError as error:
-            raise StudyError(f"{self.latency_again_path}: not measured latencies; remove it, it is made again") from error
-
     def set_seeds(self, sensitivity: Sensitivity) -> None:
         """Store the stages' sensitivity; the first trials are its seeds."""
-        write_whole(self.sensitivity_path, sensitivity.model_dump_json(indent=1))
+        self.set_sensitivity(sensitivity)
         self.storage.seeds = self._seeds()
-
-    def sensitivity(self) -> Sensitivity | None:
-        """What the study knows of its stages one at a time. Raises StudyError where the file is not whole."""
-        if not self.sensitivity_path.is_file():
-            return None
-        try:
-            return Sensitivity.model_validate_json(self.sensitivity_path.read_text())
-        except ValidationError as error:
-            raise StudyError(f"{self.sensitivity_path}: not a sensitivity file; remove it, it is made again") from error
 
     def _seeds(self) -> list[Policy]:
         found = self.sensitivity()
         return [] if found is None else [Policy.from_dict(seed) for seed in found.seeds]
-
-    # -------------------------------------------------------- what it was asked about its stages
-
-    def answers(self) -> tuple[Answer, ...]:
-        """The questions that `autoq sensitivity` answered, in their order. Raises StudyError where the file is not whole."""
-        if not self.answers_path.is_file():
-            return ()
-        try:
-            return Answers.model_validate_json(self.answers_path.read_text()).answers
-        except (ValidationError, UnicodeDecodeError) as error:
-            raise StudyError(f"{self.answers_path}: not a file of answers; remove it, what is asked is measured again") from error
-
-    def answer(self, question: Question) -> Analysis | None:
-        """What is known of a question; None where it was not asked yet."""
-        return next((each.analysis for each in self.answers() if each.question == question), None)
-
-    def add_answer(self, question: Question, analysis: Analysis) -> None:
-        """Store what came of a question; the study may be running, or closed."""
-        others = (each for each in self.answers() if each.question != question)
-        answers = Answers(answers=(*others, Answer(question=question, analysis=analysis)))
-        write_whole(self.answers_path, answers.model_dump_json(indent=1, by_alias=True))
 
     # -------------------------------------------------------- what it found
 

@@ -744,7 +744,7 @@ DAMAGES = [
          f" 99.0); {REMADE}"),
     *(
         case(f"answers-{name}", written("stages.json", content), command,
-             "studies/mine/stages.json: not a file of answers; remove it, what is asked is measured again")
+             "studies/mine/stages.json: not a file of answers; remove it, it is made again")
         for name, content in (("no-json", b"{half"), ("binary", b"\xff\xfe"), ("other-keys", b'{"questions": []}'),
                               ("torn", b'{"answers": [{"question": {}}]}'))
         for command in (REPORTED, ["sensitivity", "--study", "mine"])

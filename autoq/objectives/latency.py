@@ -231,7 +231,7 @@ def measure(
     float_times: list[float] = []
     ratios: dict[str, list[float]] = {}
     keys = list(files)
-    for start in range(0, len(keys), GROUP):
+    for start in range(0, max(1, len(keys)), GROUP):  # without a file, too, the float network is measured
         group = keys[start : start + GROUP]
         runners = {key: load(files[key]()) for key in group}
         for number in range(rounds + 1):
