@@ -23,6 +23,7 @@ from autoq.errors import InputError, StudyError
 from autoq.events import Events
 from autoq.models import bundled_record, is_custom, model_info
 from autoq.options import (
+    GRANULARITIES,
     absolute,
     check_measurable,
     default_objectives,
@@ -162,7 +163,8 @@ def _check_comparable(study: Study, other: Study) -> None:
         ("target", other.spec.trial.target, study.spec.trial.target),
         ("objectives", ",".join(other.spec.objectives), ",".join(study.spec.objectives)),
         ("frame", "{}x{}".format(*other.spec.frame), "{}x{}".format(*study.spec.frame)),
-        ("images", other.spec.inputs, study.spec.inputs),
+        ("latency threads", other.spec.latency_threads, study.spec.latency_threads),
+        *((what, other.spec.inputs.get(what), study.spec.inputs.get(what)) for what in ("weights", "eval-data")),
     ):
         if found != wanted:
             raise StudyError(f"study '{other.name}' cannot be compared with '{study.name}': its {what} {found}, here {wanted}")
@@ -196,7 +198,8 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
     fields.setdefault("threads", max(1, cores // max(1, workers)))
     if "space" not in fields:
-        fields["space"] = space_by(trial).to_dict()
+        fields["space"] = space_by(trial, by=fields.get("by", GRANULARITIES[0])).to_dict()
+    _check_together(fields)
     settings = {name: fields.pop(name) for name in TRIAL_OPTIONS if name in fields}
     layers = tuple(space_layers(fields["space"], "space").items())
     try:
@@ -207,12 +210,12 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     from autoq.driver import environment
     from autoq.measuring import check_table
     from autoq.objectives.latency import read_table
-    from autoq.workbench import input_hashes, prepare, unseen
+    from autoq.workbench import check_unseen, input_hashes, prepare
 
     table = read_table(table_path) if table_path else None
     prepare(spec.trial)  # bad weights and images end here, before a study exists
     if spec.confirm:
-        unseen(spec.trial)
+        check_unseen(spec.trial)
     spec = spec.model_copy(update={"inputs": input_hashes(spec.trial)})
     if table:
         check_table(table, spec)
@@ -224,6 +227,17 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     if "objectives" not in options and (reason := why_not_first_choice(model)):
         events.note(f"quality is {spec.objectives[-1]}: {reason}")
     return study
+
+
+def _check_together(fields: Mapping[str, Any]) -> None:
+    """Raise InputError for options that do not go together."""
+    if fields.get("test_data") and not fields["confirm"]:
+        raise InputError("--test-data: with --confirm 0 nothing is judged on it; leave one of them out")
+    if fields.get("by", GRANULARITIES[0]) != GRANULARITIES[0] and "peak_memory" in fields["objectives"]:
+        raise InputError(f"--by {fields['by']}: peak_memory counts by the network's own stages; leave one of them out")
+    known = {stage for policy in fields.get("warm_start", ()) for stage in policy["stages"]}
+    if known and not known & fields["space"]["stages"].keys():
+        raise InputError("--warm-start: that study and this one share no stage; give one of the same --by")
 
 
 def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | None) -> Study:
@@ -248,7 +262,7 @@ def _resume(name: str | None, options: Mapping[str, Any], table_path: Path | Non
 def check_options(name: str, spec: StudySpec, options: Mapping[str, Any], purpose: str) -> None:
     """Raise StudyError for an option that is not what a study was started with; purpose: of leaving it out."""
     stored = {**dict(spec), **dict(spec.trial)}
-    for option, value in fields_of(options, spec.trial).items():
+    for option, value in fields_of(options, spec.trial, spec.by).items():
         if value != stored[option]:
             flag = "--constraint" if option == "constraints" else "--" + option.replace("_", "-")
             was, given = _difference(stored[option], value)

@@ -16,8 +16,9 @@ from typing import Any
 from scipy.special import stdtrit
 
 from autoq import pareto
+from autoq.constraints import Constraint
 from autoq.findings import FLOAT_NAME, losses, point_name
-from autoq.objectives import OBJECTIVES
+from autoq.objectives import OBJECTIVES, score
 from autoq.policy import Policy
 from autoq.spec import Confirmation, Record, Remeasured
 
@@ -38,80 +39,108 @@ class Confirmed:
     """A point of the front. again, unseen: qualities by name, on the search's images and on others; latency: ms.
 
     ranks: of the first quality among the points, best is 1, as the search found it, trained again, and on other images.
-    stays: whether no other point is better in everything, with the qualities on other images and the latency found again.
-    failed: trainings that failed.
+    dominated: whether another point is as good in everything and better in something, with the qualities on other images
+    and the latency found again. breaks: bounds that are broken with the qualities trained again and that latency. reason:
+    why a training failed. Where all of them did there are no qualities and no ranks.
     """
 
     record: Record
     again: Mapping[str, Interval]
     unseen: Mapping[str, Interval]
     latency: Interval | None
-    ranks: tuple[int, int, int]
-    stays: bool
-    failed: int
+    ranks: tuple[int, ...]
+    dominated: bool
+    breaks: tuple[str, ...]
+    reason: str | None
+
+    @property
+    def stays(self) -> bool:
+        return bool(self.ranks) and not self.dominated and not self.breaks
 
     @property
     def changes_rank(self) -> bool:
         return len(set(self.ranks)) > 1
 
 
+def confirmed_qualities(objectives: Sequence[str]) -> tuple[str, ...]:
+    """What is judged again: the objectives' qualities; PSNR where they have none but what follows from others."""
+    return tuple(name for name in objectives if OBJECTIVES[name].quality and not OBJECTIVES[name].relative) or ("psnr",)
+
+
 def confirmed(
-    front: Sequence[Record], confirmations: Sequence[Confirmation], remeasured: Remeasured, objectives: Sequence[str]
+    front: Sequence[Record],
+    confirmations: Sequence[Confirmation],
+    remeasured: Remeasured,
+    objectives: Sequence[str],
+    constraints: Sequence[Constraint] = (),
+    float_values: Mapping[str, float] | None = None,
 ) -> list[Confirmed]:
     """The points of a front that were trained again, in its order; the float network, which nothing changes, among them."""
-    trainings: dict[str, list[Confirmation]] = {}
+    qualities = confirmed_qualities(objectives)
+    runs: dict[str, list[Confirmation]] = {}
     for each in confirmations:
-        trainings.setdefault(each.policy, []).append(each)
-    points = [_Trained.of(record, trainings) for record in front]
-    points = [point for point in points if point.complete]
-    qualities = [name for name in objectives if OBJECTIVES[name].quality and not OBJECTIVES[name].relative]
-    if not points or not qualities:
-        return []
-    again = [{name: point.interval([e.result.values[name] for e in point.complete]) for name in qualities} for point in points]
-    unseen = [{name: point.interval([e.unseen[name] for e in point.complete]) for name in qualities} for point in points]
-    samples = [remeasured.samples.get(point.hash) for point in points]
-    latency = [median_interval(found) if found else None for found in samples]
+        runs.setdefault(each.policy, []).append(each)
+    hashed = [(record, Policy.from_dict(record.policy).hash) for record in front]
+    points = [_Trained(record, runs[name], remeasured.samples.get(name)) for record, name in hashed if name in runs]
+    known = [point for point in points if point.complete]
+    others = [losses(point.values(qualities, unseen=True), objectives) for point in known]
     first = qualities[0]
-    ranks = zip(
-        _ranks([point.record.values[first] for point in points], first),
-        _ranks([values[first].middle for values in again], first),
-        _ranks([values[first].middle for values in unseen], first),
-        strict=True,
-    )
-    found = [
-        {
-            **point.record.values,
-            **{name: interval.middle for name, interval in values.items()},
-            **({"latency": time.middle} if time else {}),
-        }
-        for point, values, time in zip(points, unseen, latency, strict=True)
+    ranks = [
+        _ranks([point.record.values[first] for point in known], first),
+        _ranks([point.quality(first).middle for point in known], first),
+        _ranks([point.quality(first, unseen=True).middle for point in known], first),
     ]
-    best = set(pareto.front([losses(values, objectives) for values in found], ["minimize"] * len(objectives)))
-    return [
-        Confirmed(point.record, seen, other, time, rank, stays=number in best, failed=point.failed)
-        for number, (point, seen, other, time, rank) in enumerate(zip(points, again, unseen, latency, ranks, strict=True))
-    ]
+    worse = pareto.dominated(others, others, ["minimize"] * len(objectives))
+    found = []
+    for point in points:
+        place = known.index(point) if point.complete else None
+        values = point.values(qualities)
+        found.append(
+            Confirmed(
+                point.record,
+                again={} if place is None else {name: point.quality(name) for name in qualities},
+                unseen={} if place is None else {name: point.quality(name, unseen=True) for name in qualities},
+                latency=point.latency,
+                ranks=() if place is None else tuple(column[place] for column in ranks),
+                dominated=False if place is None else bool(worse[place]),
+                breaks=tuple(each.text for each in constraints if each.violation(values, float_values or values) > 0),
+                reason=next((each.result.reason for each in point.runs if each.result.state != "complete"), None),
+            )
+        )
+    return found
 
 
 @dataclass(frozen=True)
 class _Trained:
-    """A point of the front and its trainings with other seeds, as far as they ended well."""
+    """A point of the front, its trainings with other seeds, and its latency measured again."""
 
     record: Record
-    hash: str
-    complete: list[Confirmation]
-    failed: int
+    runs: list[Confirmation]
+    samples: tuple[float, ...] | None
 
-    @classmethod
-    def of(cls, record: Record, trainings: Mapping[str, list[Confirmation]]) -> _Trained:
-        policy = Policy.from_dict(record.policy)
-        found = trainings.get(policy.hash, [])
-        complete = [each for each in found if each.result.state == "complete"]
-        return cls(record, policy.hash, complete, len(found) - len(complete))
+    @property
+    def complete(self) -> list[Confirmation]:
+        return [each for each in self.runs if each.result.state == "complete"]
 
-    def interval(self, values: Sequence[float]) -> Interval:
-        """Of the mean; no seed changes the float network."""
+    @property
+    def latency(self) -> Interval | None:
+        return median_interval(self.samples) if self.samples else None
+
+    def quality(self, name: str, unseen: bool = False) -> Interval:
+        """Mean over the trainings; no seed changes the float network."""
+        values = [(each.unseen if unseen else each.result.values)[name] for each in self.complete]
         return Interval(*[values[0]] * 3) if self.record.name == FLOAT_NAME else mean_interval(values)
+
+    def values(self, qualities: Sequence[str], unseen: bool = False) -> dict[str, float]:
+        """What the point is worth now, as far as it was found again."""
+        found = dict(self.record.values)
+        if self.complete:
+            found |= {name: self.quality(name, unseen).middle for name in qualities}
+        if self.latency is not None:
+            found["latency"] = self.latency.middle
+        if {"psnr", "latency"} <= found.keys():
+            found["score"] = score(found["psnr"], found["latency"])
+        return found
 
 
 def _ranks(values: Sequence[float], name: str) -> list[int]:
@@ -139,18 +168,21 @@ def median_interval(samples: Sequence[float]) -> Interval:
     return Interval(statistics.median(ordered), ordered[left_out], ordered[count - 1 - left_out])
 
 
-def in_words(points: Sequence[Confirmed], objectives: Sequence[str]) -> str:
+def in_words(points: Sequence[Confirmed]) -> str:
     """One sentence on what became of a front; empty where nothing was trained again."""
-    if not points:
-        return ""
-    name = next(name for name in objectives if name in points[0].unseen)
+    known = [point for point in points if point.ranks]
+    lost = [point for point in points if not point.ranks]
+    failed = f" {len(lost)} could not be trained again: {lost[0].reason}." if lost else ""
+    if not known:
+        return failed.strip()
+    name = next(iter(known[0].unseen))
     sign = 1 if OBJECTIVES[name].direction == "maximize" else -1
-    worst = min(points, key=lambda point: sign * (point.again[name].middle - point.record.values[name]))
+    worst = min(known, key=lambda point: sign * (point.again[name].middle - point.record.values[name]))
     change = f"{worst.again[name].middle - worst.record.values[name]:+.2f} {OBJECTIVES[name].unit}".strip()
     return (
-        f"Trained again with seeds the search did not use and judged on images it never saw, {sum(p.stays for p in points)} of"
-        f" {len(points)} points stay on the front and {sum(p.changes_rank for p in points)} change their rank in {name};"
-        f" with other seeds the one that loses most, {point_name(worst.record)}, changes by {change}."
+        f"Trained again with seeds the search did not use and judged on images it never saw, {sum(p.stays for p in known)} of"
+        f" {len(known)} points stay on the front and {sum(p.changes_rank for p in known)} change their rank in {name};"
+        f" with other seeds the one that loses most, {point_name(worst.record)}, changes by {change}.{failed}"
     )
 
 
@@ -162,9 +194,10 @@ def entries(points: Sequence[Confirmed]) -> list[dict[str, Any]]:
             "again": {name: _entry(interval) for name, interval in point.again.items()},
             "unseen": {name: _entry(interval) for name, interval in point.unseen.items()},
             "latency": _entry(point.latency) if point.latency else None,
-            "ranks": dict(zip(("search", "again", "unseen"), point.ranks, strict=True)),
+            "ranks": dict(zip(("search", "again", "unseen"), point.ranks, strict=False)),
             "stays": point.stays,
-            "failed": point.failed,
+            "breaks": list(point.breaks),
+            "reason": point.reason,
         }
         for point in points
     ]

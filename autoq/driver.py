@@ -39,7 +39,7 @@ from autoq.sensitivity import find_seeds
 from autoq.spec import Confirmation, StudySpec, TrialResult
 from autoq.study import Study
 from autoq.trial import confirm, run_trial
-from autoq.workbench import prepare
+from autoq.workbench import prepare, unseen, with_seed
 
 R = TypeVar("R")
 
@@ -178,28 +178,36 @@ class TrialActor(tune.Trainable):
     def _run(self) -> TrialResult:
         policy, until, number = Policy.from_dict(self.config["policy"]), self.config["until"], self.config["number"]
         state = None if number is None else self.study.state_path(number, policy)
-        return self._bounded(lambda: run_trial(self.spec.trial, policy, self.table, self.graph, until, state), _as_it_is)
+
+        def work() -> TrialResult:
+            with self._limits():
+                return run_trial(self.spec.trial, policy, self.table, self.graph, until, state)
+
+        return _tried(work)
 
     def _confirm(self, seed: int) -> Confirmation:
         policy = Policy.from_dict(self.config["policy"])
-        return self._bounded(
-            lambda: confirm(self.spec.trial, policy, seed),
-            lambda failure: Confirmation(policy=policy.hash, seed=seed, result=failure),
-        )
 
-    def _bounded(self, work: Callable[[], R], failed: Callable[[TrialResult], R]) -> R:
-        """Work within the study's bounds on time and memory; where it breaks, its cause."""
-        try:
-            with limits(self.spec.timeout, self.spec.memory, self.config["spent"]):
-                return work()
-        except TrialFailed as error:
-            return failed(TrialResult(state="failed", reason=str(error)))
-        except Exception as error:  # noqa: BLE001 - one broken trial must not end a study; its cause is recorded
-            return failed(TrialResult(state="failed", reason=_in_one_line(error)))
+        def work() -> Confirmation:
+            unseen(with_seed(self.spec.trial, seed))  # shared by all points, so no point's time limit pays for it
+            with self._limits():
+                return confirm(self.spec.trial, policy, seed)
+
+        found = _tried(work)
+        return found if isinstance(found, Confirmation) else Confirmation(policy=policy.hash, seed=seed, result=found)
+
+    def _limits(self) -> contextlib.AbstractContextManager[None]:
+        return limits(self.spec.timeout, self.spec.memory, self.config["spent"])
 
 
-def _as_it_is(result: TrialResult) -> TrialResult:
-    return result
+def _tried(work: Callable[[], R]) -> R | TrialResult:
+    """What work gives; where it breaks, a failed result with the cause."""
+    try:
+        return work()
+    except TrialFailed as error:
+        return TrialResult(state="failed", reason=str(error))
+    except Exception as error:  # noqa: BLE001 - one broken trial must not end a study; its cause is recorded
+        return TrialResult(state="failed", reason=_in_one_line(error))
 
 
 def _in_one_line(error: Exception) -> str:

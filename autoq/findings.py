@@ -86,13 +86,12 @@ def comparison(records: Sequence[Record], others: Sequence[Record], objectives: 
         return None
     directions = [OBJECTIVES[name].direction for name in objectives]
     own, other = ([[each.values[name] for name in objectives] for each in front(part, objectives)] for part in (records, others))
-    both = set(pareto.front([*own, *other], directions))
     return {
         "hypervolume": pareto.hypervolume(own, directions, reference),
         "hypervolume_other": pareto.hypervolume(other, directions, reference),
         "hypervolume_together": pareto.hypervolume([*own, *other], directions, reference),
-        "dominated": 1 - sum(index in both for index in range(len(own))) / max(1, len(own)),
-        "dominated_other": 1 - sum(len(own) + index in both for index in range(len(other))) / max(1, len(other)),
+        "dominated": float(pareto.dominated(own, other, directions).mean()),
+        "dominated_other": float(pareto.dominated(other, own, directions).mean()),
     }
 
 

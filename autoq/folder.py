@@ -105,10 +105,6 @@ class StudyFolder:
         """Store a training of a front point with another seed: a line in confirmed.jsonl."""
         append_line(self.confirmed_path, confirmation)
 
-    def confirmations(self) -> list[Confirmation]:
-        """The front trained again with other seeds. Raises StudyError for a malformed line."""
-        return read_lines(self.confirmed_path, Confirmation)
-
     def set_remeasured(self, found: Remeasured) -> None:
         """Store latencies that were measured again."""
         write_whole(self.latency_again_path, found.model_dump_json(indent=1))

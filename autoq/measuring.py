@@ -46,12 +46,12 @@ def _structures(spec: StudySpec, space: SearchSpace) -> latencies.Structures:
 
 def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
     """Raise InputError if an earlier study's table does not serve this one."""
-    table.check(spec.trial.model, spec.trial.target, spec.frame, spec.latency_threads)
+    table.check(spec.trial.model, spec.trial.scale, spec.trial.target, spec.frame, spec.latency_threads)
     space = parse_space(spec.space, study_facts(spec), "space")
     wanted = _structures(spec, space)
     missing = [key for key in wanted.policies if key not in table.entries]
-    predicts = table.rest is not None and set(space.choices) <= table.rest.integers.keys()
-    if missing if wanted.complete else not predicts:
+    predicted = not wanted.complete and table.rest is not None and table.rest.integers.keys() == space.choices.keys()
+    if missing and not predicted:
         what = f"lacks {len(missing)} structures of this network and space"
         raise InputError(f"latency table: {what}; measure again without --latency-table")
 
@@ -68,6 +68,7 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
     float_samples, samples = _measure(study, graph, {key: policies[key] for key in keys}, policies[float_key], events)
     table = latencies.table_document(
         model=spec.trial.model,
+        scale=spec.trial.scale,
         target=spec.trial.target,
         runtime=target.version(),
         frame=spec.frame,
@@ -80,8 +81,8 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
     )
     if complete:
         return table
-    float_ms = table.entries[float_key].ms
-    rest = fit([policies[key] for key in keys], [table.entries[key].ms for key in keys], float_ms, execution.integer_bits)
+    measured = [policies[key] for key in keys], [table.entries[key].ms for key in keys]
+    rest = fit(*measured, table.entries[float_key].ms, execution.integer_bits, latencies.of_images(study.space))
     events.note(f"latency of other structures is predicted from these, within {rest.worst:.1%} for 95 % of them")
     return table.model_copy(update={"rest": rest})
 

@@ -16,7 +16,7 @@ from autoq.models.published import REQUEST, published_file
 from autoq.models.stages import StagePatterns
 from autoq.objectives import OBJECTIVES, check_objectives
 from autoq.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
-from autoq.spec import Device, SamplerName, Sampling, TrialSpec
+from autoq.spec import Device, Granularity, SamplerName, Sampling, TrialSpec
 from autoq.storage import check_url
 from autoq.study import Study, space_facts, study_folder
 from autoq.targets import target_info
@@ -28,7 +28,7 @@ QUALITY_ORDER = ("pi", "niqe", "psnr")
 """Which quality a search optimizes by default: the first this machine can measure; PSNR for PSNR-trained networks."""
 
 DEFAULT_SCALE = 4
-GRANULARITIES = ("stage", "block", "layer")
+GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 """What may have a format of its own, the coarsest first."""
 
 
@@ -57,6 +57,8 @@ def space_by(trial: TrialSpec, path: Path | None = None, by: str = GRANULARITIES
     found = search_space(trial, path)
     if by == "stage":
         return found
+    if path is not None and read_space(path, trial.model).get("stages"):
+        raise InputError(f"{path}: stages: --by {by} takes their place; leave them out, or leave --by out")
     from autoq.trial import regrouped
 
     return search_space(trial, path, regrouped(trial.model, trial.scale, trial.weights, found.layers, by))
@@ -68,8 +70,8 @@ def default_scale(model: str) -> int:
     return DEFAULT_SCALE if not info.scales or DEFAULT_SCALE in info.bundled or not info.bundled else next(iter(info.bundled))
 
 
-def fields_of(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
-    """Options as fields of the specs, each checked. Raises InputError. trial: the study's network and target."""
+def fields_of(options: Mapping[str, Any], trial: TrialSpec, by: str = GRANULARITIES[0]) -> dict[str, Any]:
+    """Options as fields of the specs, each checked. Raises InputError. trial, by: of the study, where it is one already."""
     fields = dict(options)
     model_info(options.get("model", trial.model))
     target_info(options.get("target", trial.target))
@@ -88,9 +90,10 @@ def fields_of(options: Mapping[str, Any], trial: TrialSpec) -> dict[str, Any]:
     if "frame" in fields:
         frame = fields["frame"]
         fields["frame"] = parse_frame(frame if isinstance(frame, str) else "x".join(map(str, frame)))
-    if "space" in fields or "by" in fields:
-        path = Path(fields["space"]) if "space" in fields else None
-        fields["space"] = space_by(trial, path, fields.pop("by", GRANULARITIES[0])).to_dict()
+    if "by" in fields and fields["by"] not in GRANULARITIES:
+        raise InputError(unknown("granularity", fields["by"], GRANULARITIES))
+    if "space" in fields:
+        fields["space"] = space_by(trial, Path(fields["space"]), fields.get("by", by)).to_dict()
     if "objectives" in fields:
         given = fields["objectives"]
         names = tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)

@@ -37,3 +37,10 @@ def hypervolume(values: ArrayLike, directions: Sequence[Direction], reference: S
         return 0.0
     scale = np.abs(corner)
     return float(moocore.hypervolume(inside / scale, ref=corner / scale))
+
+
+def dominated(values: ArrayLike, others: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.bool_]:
+    """Of every point, whether one of `others` is as good in everything and better in something."""
+    points, rivals = losses(values, directions)[:, None], losses(others, directions)[None]
+    better = np.all(rivals <= points, axis=2) & np.any(rivals < points, axis=2)
+    return np.asarray(np.any(better, axis=1), np.bool_)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, 
 Device = Literal["cpu", "cuda"]
 Sampling = Literal["uniform", "proportional", "threshold"]
 SamplerName = Literal["auto", "tpe", "gp", "nsga2", "nsga3", "random"]
+Granularity = Literal["stage", "block", "layer"]
 State = Literal["complete", "pruned", "failed"]
 
 
@@ -67,18 +68,19 @@ class StudySpec(BaseModel):
 
     max_steps: training steps of all trials after which no new one begins. warm_start: policies of an earlier study, the
     first of the seeds. hand_rule: whether that baseline is measured, too. space: the search space with every default
-    written out. seeds: trials that the stages' sensitivity proposes, first. rungs: training steps after which the trials of
-    a cohort are compared and some stop; none: all train fully. constraints: as `size<=400KiB`, what points on the front
-    must keep. confirm: seeds that the front is trained again with at the end. frame: (width, height) in low-resolution
-    pixels that latency is measured at. latency_threads: of the runtime while it is measured. timeout: seconds a trial may
-    take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's storage, None for a file in the study's
-    folder. inputs: hashes of the files that weights and images were read from.
+    written out. by: what has formats of its own. seeds: trials that the stages' sensitivity proposes, first. rungs:
+    training steps after which the trials of a cohort are compared and some stop; none: all train fully. constraints: as
+    `size<=400KiB`, what points on the front must keep. confirm: seeds that the front is trained again with at the end.
+    frame: (width, height) in low-resolution pixels that latency is measured at. latency_threads: of the runtime while it is
+    measured. timeout: seconds a trial may take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's
+    storage, None for a file in the study's folder. inputs: hashes of the files that weights and images were read from.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     trial: TrialSpec
     space: dict[str, Any]
+    by: Granularity = "stage"
     objectives: tuple[str, ...]
     sampler: SamplerName = "auto"
     budget: PositiveInt = 50

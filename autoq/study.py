@@ -16,7 +16,7 @@ import yaml
 from pydantic import ValidationError
 
 from autoq import findings
-from autoq.confirmation import Confirmed, confirmed
+from autoq.confirmation import Confirmed, confirmed, confirmed_qualities
 from autoq.constraints import parse_all
 from autoq.errors import InputError, StudyError, suggest
 from autoq.files import append_line, read_lines, write_whole
@@ -26,7 +26,7 @@ from autoq.objectives import PSNR_TO_FLOAT, check_objectives
 from autoq.policy import Policy, Role
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.space import SearchSpace, SpaceFacts, parse_space, stored_stages
-from autoq.spec import Record, Sensitivity, StudyFile, StudySpec, TrialResult
+from autoq.spec import Confirmation, Record, Sensitivity, StudyFile, StudySpec, TrialResult
 from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.targets import target_info
 
@@ -226,6 +226,16 @@ class Study(StudyFolder):
         """
         return read_lines(self.trials_path, Record, self._check)
 
+    def confirmations(self) -> list[Confirmation]:
+        """The front trained again with other seeds. Raises StudyError for a malformed line."""
+        needed = confirmed_qualities(self.spec.objectives)
+
+        def check(found: Confirmation) -> None:
+            if found.result.state == "complete" and not {*needed} <= found.result.values.keys() & found.unseen.keys():
+                raise ValueError("values are missing")
+
+        return read_lines(self.confirmed_path, Confirmation, check)
+
     def _check(self, record: Record) -> None:
         """Raise ValueError, or what reading its policy raises, for a record that this study cannot have written."""
         policy = Policy.from_dict(record.policy)
@@ -241,7 +251,8 @@ class Study(StudyFolder):
     def confirmed(self) -> list[Confirmed]:
         """The points of the front with what became of them when they were trained and measured again."""
         found = findings.front(self.records(), self.spec.objectives)
-        return confirmed(found, self.confirmations(), self.remeasured(), self.spec.objectives)
+        trained, measured = self.confirmations(), self.remeasured()
+        return confirmed(found, trained, measured, self.spec.objectives, self.constraints, self.float_values)
 
     @property
     def front(self) -> pd.DataFrame:

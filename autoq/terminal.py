@@ -251,7 +251,7 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
         seeds = hypervolume(seeds_alone(records, sensitivity), objectives)
         of_seeds = f"; seeds alone {seeds:.4f}" if sensitivity else ""
         console.print(f"hypervolume {volume:.4f}{of_seeds}; baselines alone {alone:.4f}")
-    if sentence := confirmation.in_words(study.confirmed, objectives):
+    if sentence := confirmation.in_words(study.confirmed):
         console.print(sentence, soft_wrap=True)
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)

@@ -31,7 +31,7 @@ from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.spec import Confirmation, TrialResult, TrialSpec
 from autoq.targets import target_info
 from autoq.tracing import roles_by_stage, trace
-from autoq.workbench import Workbench, prepare, unseen, upscale
+from autoq.workbench import Workbench, prepare, unseen, upscale, with_seed
 
 PSNR_CEILING = 100.0
 """Reported where two images are equal: an infinite dB is no JSON number."""
@@ -102,7 +102,7 @@ def run_trial(
 
 def confirm(spec: TrialSpec, policy: Policy, seed: int) -> Confirmation:
     """A policy trained fully with another seed (of patches, calibration and training), judged on both sets of images."""
-    spec = spec.model_copy(update={"seed": seed})
+    spec = with_seed(spec, seed)
     bench, other = prepare(spec), unseen(spec)
     start = time.perf_counter()
     steps = _steps(spec, policy)

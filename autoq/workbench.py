@@ -96,15 +96,25 @@ def prepare(spec: TrialSpec) -> Workbench:
 
 @functools.lru_cache(maxsize=1)
 def unseen(spec: TrialSpec) -> Workbench:
-    """The bench with the test images in the place of the evaluation images. Raises DataError where they overlap others."""
-    bench = prepare(spec)
-    test = test_images(spec.test_data)
-    check_disjoint(train_images(spec.data), test, ("training", "test"))
-    check_disjoint(eval_images(spec.eval_data), test, ("evaluation", "test"))
+    """The bench with the test images in the place of the evaluation images."""
+    bench, test = prepare(spec), test_images(spec.test_data)
     pairs = tuple(make_pair(image if spec.test_data else centre(image), spec.scale) for image in test)
     network = channels_last(copy.deepcopy(bench.traced.module).to(spec.device))
     outputs = tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs)
     return dataclasses.replace(bench, pairs=pairs, float_outputs=outputs)
+
+
+def check_unseen(spec: TrialSpec) -> None:
+    """Raise DataError where test images are no images, too small, or among those that trials are trained or judged on."""
+    unseen(spec)
+    test = test_images(spec.test_data)
+    check_disjoint(train_images(spec.data), test, ("training", "test"))
+    check_disjoint(eval_images(spec.eval_data), test, ("evaluation", "test"))
+
+
+def with_seed(spec: TrialSpec, seed: int) -> TrialSpec:
+    """The same trial with other patches, calibration and luck."""
+    return spec.model_copy(update={"seed": seed})
 
 
 def _finish_imports() -> None:

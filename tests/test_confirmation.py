@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from autoq.confirmation import confirmed, entries, in_words, mean_interval, median_interval
+from autoq.constraints import parse_all
 from autoq.findings import to_json
 from autoq.policy import Policy, uniform
 from autoq.spec import Confirmation, Record, Remeasured, TrialResult
@@ -55,9 +56,9 @@ def test_ranks_and_who_leaves_the_front() -> None:
     assert [each.ranks for each in (exact, eight, six, four)] == [(1, 1, 1), (2, 3, 3), (3, 2, 2), (4, 4, 4)]
     assert [each.changes_rank for each in (exact, eight, six, four)] == [False, True, True, False]
     assert [each.stays for each in (exact, eight, six, four)] == [True, False, True, True]  # six is smaller and better
-    assert four.failed == 1
+    assert four.reason == "diverged"
     assert (exact.unseen["psnr"].low, exact.unseen["psnr"].high) == (28.0, 28.0)
-    sentence = in_words([exact, eight, six, four], OBJECTIVES)
+    sentence = in_words([exact, eight, six, four])
     assert "3 of 4 points stay on the front and 2 change their rank in psnr" in sentence
     assert "trial 8, changes by -0.20 dB" in sentence
 
@@ -73,8 +74,30 @@ def test_a_point_that_is_slower_than_it_was_leaves() -> None:
 
 def test_nothing_trained_again_is_nothing_said() -> None:
     assert confirmed(FRONT, [], AGAIN, OBJECTIVES) == []
-    assert in_words([], OBJECTIVES) == ""
-    assert confirmed(FRONT, [FAILED], AGAIN, OBJECTIVES) == []
+    assert in_words([]) == ""
+    (lost,) = confirmed(FRONT, [FAILED], AGAIN, OBJECTIVES)
+    assert not lost.stays
+    assert in_words([lost]) == "1 could not be trained again: diverged."
+
+
+def test_equal_points_stay_and_bounds_are_judged_again() -> None:
+    front = [point(8, 50, 5, 29.8), point(6, 50, 5, 29.8)]
+    runs = [*trainings(8, [29.7, 29.7], [27.0, 27.0]), *trainings(6, [29.7, 29.7], [27.0, 27.0])]
+    again = Remeasured(samples={policy(8).hash: (5.0,) * 15, policy(6).hash: (5.0,) * 15})
+    assert [each.stays for each in confirmed(front, runs, again, OBJECTIVES)] == [True, True]
+    bounds = parse_all(["latency<=4.9ms", "psnr_drop<=0.25", "size<=60B"])
+    for each in confirmed(front, runs, again, OBJECTIVES, bounds, {"psnr": 30.0}):
+        assert each.breaks == ("latency<=4.9ms", "psnr_drop<=0.25")
+        assert not each.stays
+
+
+def test_without_a_quality_of_its_own_psnr_is_judged_and_the_score_follows() -> None:
+    front = [point(8, 50, 5, 29.8), point(6, 40, 5, 29.7)]
+    runs = [*trainings(8, [29.8, 29.8], [27.0, 27.0]), *trainings(6, [29.9, 29.9], [27.5, 27.5])]
+    eight, six = confirmed(front, runs, Remeasured(samples={}), ("size", "score"))
+    assert eight.dominated  # larger, and of lower PSNR at the same latency: a lower score
+    assert not six.dominated
+    assert six.ranks == (2, 1, 1)
 
 
 def test_one_training_has_no_interval_and_json_stays_strict() -> None:

@@ -46,6 +46,9 @@ MOST_STRUCTURES = 256
 SAMPLED_PER_STAGE = 3
 """Structures in a sample, for every stage."""
 
+LEAST_SAMPLED = 64
+"""Structures in a sample, at least."""
+
 Kind = tuple[bool, ...]
 
 
@@ -66,6 +69,7 @@ class LatencyTable(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     model: str
+    scale: int | None = None
     target: str
     runtime: str
     frame: tuple[int, int]
@@ -84,10 +88,11 @@ class LatencyTable(BaseModel):
             f"latency table has no structure {key} (it has {len(self.entries)}); measure again without --latency-table"
         )
 
-    def check(self, model: str, target: str, frame: tuple[int, int], threads: int) -> None:
-        """Raise InputError if the table was measured for something else."""
+    def check(self, model: str, scale: int, target: str, frame: tuple[int, int], threads: int) -> None:
+        """Raise InputError if the table was measured for something else. Older tables do not say their scale."""
         for name, found, wanted in (
             ("model", self.model, model),
+            ("scale", self.scale or scale, scale),
             ("target", self.target, target),
             ("frame", "{}x{}".format(*self.frame), "{}x{}".format(*frame)),
             ("threads", self.threads, threads),
@@ -158,7 +163,13 @@ def structures(traced: Traced, space: SearchSpace, execution: Execution, more: I
         found = distinct(_representatives(kinds))
         if len(found) <= MOST_STRUCTURES + len(more):
             return Structures(found, complete=True)
-    return Structures(distinct(_sample(kinds, SAMPLED_PER_STAGE * len(kinds), execution.integer_bits)), complete=False)
+    count = max(LEAST_SAMPLED, SAMPLED_PER_STAGE * len(kinds))
+    return Structures(distinct(_sample(kinds, count, execution.integer_bits, of_images(space))), complete=False)
+
+
+def of_images(space: SearchSpace) -> tuple[str, ...]:
+    """The stages that read the image alone: they have no activation of their own."""
+    return tuple(stage for stage, roles in space.choices.items() if "activation" not in roles)
 
 
 def kind(quant: StageQuant, integer_bits: int) -> Kind:
@@ -195,7 +206,7 @@ def _representatives(kinds: Mapping[str, Sequence[StageQuant]]) -> Iterator[Poli
         yield Policy(tuple(zip(kinds, combination, strict=True)))
 
 
-def _sample(kinds: Mapping[str, Sequence[StageQuant]], count: int, integer_bits: int) -> Iterator[Policy]:
+def _sample(kinds: Mapping[str, Sequence[StageQuant]], count: int, integer_bits: int, images: Sequence[str]) -> Iterator[Policy]:
     """Policies whose stages run on integers or in float at random; in every second one a run of neighbours is alike."""
     draw = random.Random(0)
     for number in range(count):
@@ -205,7 +216,8 @@ def _sample(kinds: Mapping[str, Sequence[StageQuant]], count: int, integer_bits:
         chosen = []
         for position, (stage, quants) in enumerate(kinds.items()):
             wanted = (alike if start <= position < end else draw.random() < shares[0], draw.random() < shares[1])
-            agreement = [sum(a == b for a, b in zip(runs(quant, integer_bits), wanted, strict=True)) for quant in quants]
+            how = [runs(Policy(((stage, quant),)), integer_bits, images)[0] for quant in quants]
+            agreement = [sum(a == b for a, b in zip(each, wanted, strict=True)) for each in how]
             best = [quant for quant, found in zip(quants, agreement, strict=True) if found == max(agreement)]
             chosen.append((stage, draw.choice(best)))
         yield Policy(tuple(chosen))

@@ -7,13 +7,13 @@ layers add up but for what is spent where a tensor changes between float and int
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoq.policy import Policy, StageQuant
+from autoq.policy import Policy
 
 Matrix = NDArray[np.float64]
 
@@ -25,7 +25,8 @@ class AdditiveLatency(BaseModel):
     """Milliseconds of a policy: the float network's, what every stage on integers and every stage with quantized skips adds
     (less than nothing where it saves), and `boundary` wherever a stage on integers meets one in float.
 
-    integer_bits: the widest integer of the target. typical, worst: relative error for structures left out of the fit, its
+    integer_bits: the widest integer of the target. images: stages that read the image alone, whose activations are none of
+    the policy's. typical, worst: relative error for structures left out of the fit, its
     median and its 95th percentile. sample: structures it was fitted to.
     """
 
@@ -35,33 +36,36 @@ class AdditiveLatency(BaseModel):
     skips: dict[str, float]
     boundary: float
     integer_bits: int
+    images: tuple[str, ...] = ()
     typical: float
     worst: float
     sample: int
 
     def ms(self, policy: Policy) -> float:
         """Milliseconds of a whole policy; never less than a hundredth of the float network's."""
-        changes = _changes(policy, self.integer_bits)
+        changes = _changes(runs(policy, self.integer_bits, self.images))
         return max(self.float_ms / 100, self.apart(policy) + self.boundary * changes)
 
     def apart(self, policy: Policy) -> float:
         """The part of `ms` that adds up over stages."""
         found = self.float_ms
-        for stage, quant in policy.stages:
-            integer, skip = runs(quant, self.integer_bits)
+        for (stage, _), (integer, skip) in zip(policy.stages, runs(policy, self.integer_bits, self.images), strict=True):
             found += integer * self.integers[stage] + skip * self.skips[stage]
         return found
 
 
-def fit(policies: Sequence[Policy], ms: Sequence[float], float_ms: float, integer_bits: int) -> AdditiveLatency:
+def fit(
+    policies: Sequence[Policy], ms: Sequence[float], float_ms: float, integer_bits: int, images: Sequence[str] = ()
+) -> AdditiveLatency:
     """Least squares, in which stages are alike unless the measurements say otherwise (ridge).
 
     policies: of the measured structures, with the same stages. float_ms: of the float network, which is kept as it is.
     """
     stages = [stage for stage, _ in policies[0].stages]
-    formats = np.array([[runs(quant, integer_bits) for _, quant in policy.stages] for policy in policies], float)
+    how = [runs(policy, integer_bits, images) for policy in policies]
+    formats = np.array(how, float)
     integers, skips = formats[:, :, 0], formats[:, :, 1]
-    changes = np.array([[_changes(policy, integer_bits)] for policy in policies], float)
+    changes = np.array([[_changes(each)] for each in how], float)
     alike = np.column_stack([integers.sum(1), skips.sum(1), changes[:, 0]])
     columns = np.column_stack([integers, skips, alike])
     apart = np.concatenate([np.ones(2 * len(stages)), np.full(alike.shape[1], 1e-9)])  # only what differs is held back
@@ -77,21 +81,27 @@ def fit(policies: Sequence[Policy], ms: Sequence[float], float_ms: float, intege
         skips=_rounded(stages, of_skips),
         boundary=round(float(weights[-1]), 6),
         integer_bits=integer_bits,
+        images=tuple(images),
         typical=round(float(np.median(relative)), 4),
         worst=round(float(np.percentile(relative, 95)), 4),
         sample=len(policies),
     )
 
 
-def runs(quant: StageQuant, integer_bits: int) -> tuple[bool, bool]:
-    """Whether a stage's layers run on integers, and whether its skips are integers."""
-    return max(quant.weight.bits, quant.activation.bits) <= integer_bits, quant.skip.bits <= integer_bits
+def runs(policy: Policy, integer_bits: int, images: Collection[str]) -> list[tuple[bool, bool]]:
+    """Of every stage, whether its layers run on integers, and whether its skips are integers.
+
+    images: stages that read the image alone, which always is one of integers.
+    """
+    return [
+        (max(quant.weight.bits, 0 if stage in images else quant.activation.bits) <= integer_bits, quant.skip.bits <= integer_bits)
+        for stage, quant in policy.stages
+    ]
 
 
-def _changes(policy: Policy, integer_bits: int) -> int:
+def _changes(how: Sequence[tuple[bool, bool]]) -> int:
     """How often a stage on integers meets one in float."""
-    on_integers = [runs(quant, integer_bits)[0] for _, quant in policy.stages]
-    return sum(a != b for a, b in itertools.pairwise(on_integers))
+    return sum(a != b for (a, _), (b, _) in itertools.pairwise(how))
 
 
 def _ridge(columns: Matrix, penalties: Matrix) -> Matrix:

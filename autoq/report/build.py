@@ -11,7 +11,7 @@ import jinja2
 import plotly.io
 from markupsafe import Markup
 
-from autoq.confirmation import Interval, in_words
+from autoq.confirmation import Interval, confirmed_qualities, in_words
 from autoq.files import write_whole
 from autoq.findings import (
     baselines_alone,
@@ -112,20 +112,22 @@ def _compared(study: Study, records: Sequence[Record], other: Study | None) -> s
     found = None if other is None else comparison(records, other.records(), study.spec.objectives)
     if other is None or found is None:
         return ""
+    same = study.environment["machine"] == other.environment["machine"]
+    machines = "" if same else f" (latencies there are of another machine, {other.environment['machine']})"
     return (
         f"Against {other.name} ({len(other.space.choices)} parts with formats of their own, here {len(study.space.choices)}):"
         f" hypervolume {found['hypervolume']:.4f} here, {found['hypervolume_other']:.4f} there, {found['hypervolume_together']:.4f}"
-        f" together; {found['dominated']:.0%} of the points here are dominated by points there,"
+        f" together{machines}; {found['dominated']:.0%} of the points here are dominated by points there,"
         f" {found['dominated_other']:.0%} of those there by points here."
     )
 
 
 def _confirmed(study: Study) -> dict[str, Any]:
     """The section on what became of the front's points when they were trained and measured again."""
-    points, objectives = study.confirmed, study.spec.objectives
+    points = study.confirmed
     if not points:
         return {"confirmed": []}
-    qualities = list(points[0].unseen)
+    qualities = confirmed_qualities(study.spec.objectives)
     kinds = ("found", "other seeds", "other images")
     heads = [f"{axis_label(name)}, {kind}" for name in qualities for kind in kinds]
     rows = []
@@ -133,24 +135,24 @@ def _confirmed(study: Study) -> dict[str, Any]:
         numbers = []
         for name in qualities:
             shown = _number(name, point.record.values[name])
-            numbers += [shown, _interval(name, point.again[name]), _interval(name, point.unseen[name])]
+            numbers += [shown, _interval(name, point.again.get(name)), _interval(name, point.unseen.get(name))]
         latency = [_number("latency", point.record.values["latency"]), _interval("latency", point.latency)]
-        changes = "" if point.stays else "leaves the front"
-        failed = f"{point.failed} failed" if point.failed else ""
+        notes = ["dominated"] * point.dominated + [f"breaks {bound}" for bound in point.breaks]
+        notes += [f"failed: {point.reason}"] * (point.reason is not None)
         rows.append(
             {
                 "name": point_name(point.record),
                 "source": point.record.source,
                 "numbers": numbers + latency,
                 "ranks": ", ".join(map(str, point.ranks)) + (" *" if point.changes_rank else ""),
-                "then": ", ".join(filter(None, (changes, failed))),
+                "then": ", ".join(notes),
             }
         )
     return {
         "confirmed": rows,
         "confirmed_heads": [*heads, "latency (ms), found", "again"],
         "confirmed_quality": qualities[0],
-        "confirmed_in_words": in_words(points, objectives),
+        "confirmed_in_words": in_words(points),
     }
 
 

@@ -49,6 +49,21 @@ def test_an_additive_truth_is_found_again() -> None:
     assert model.ms(Policy(tuple((stage, StageQuant()) for stage in STAGES))) == FLOAT_MS
 
 
+def test_a_stage_that_reads_the_image_runs_on_integers_with_its_weights_alone() -> None:
+    """Its policy has no activation; that must not count as float."""
+    draw = random.Random(0)
+
+    def changed(found: Policy) -> Policy:
+        (stage, quant), *rest = found.stages
+        return Policy(((stage, StageQuant(quant.weight, FLOAT, quant.skip)), *rest))
+
+    sample = [policy(draw) for _ in range(60)]
+    model = fit([changed(each) for each in sample], [truth(each) for each in sample], FLOAT_MS, 8, images=STAGES[:1])
+    assert model.worst < 0.01
+    for each in (policy(draw) for _ in range(20)):
+        assert model.ms(changed(each)) == pytest.approx(truth(each), rel=0.01)
+
+
 def test_the_stated_error_is_that_of_structures_left_out() -> None:
     draw, noise = random.Random(1), random.Random(2)
     sample = [policy(draw) for _ in range(60)]

@@ -127,7 +127,7 @@ def test_table_is_checked_and_read_back(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="latency table has no structure b"):
         table.ms("b", FLOAT_POLICY)
     with pytest.raises(InputError, match="measured for frame 96x96, this study has 64x64"):
-        table.check("srgan", "openvino-cpu", (64, 64), 2)
+        table.check("srgan", 4, "openvino-cpu", (64, 64), 2)
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(InputError, match="not a latency table; give a study's latency.json"):
         latency.read_table(tmp_path / "bad.json")
