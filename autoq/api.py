@@ -100,7 +100,7 @@ def search(
     nsga3 or random. budget: policies to try (50). max_steps: training steps of all trials after which no new one begins.
     seeds: of the budget, those that the sensitivity of the stages proposes, first (half, at most 16). warm_start: an earlier
     study, whose front up to half of the seeds are like. stopping: whether trials that others beat on the way stop there
-    (yes). steps: training steps of a trial (16). workers: trials at once (one a core, at most 4). threads: of each trial
+    (yes). steps: training steps of a trial (100). workers: trials at once (one a core, at most 4). threads: of each trial
     (cores / workers). memory: GiB a worker may hold; timeout: seconds a trial may take (no limits). device: auto, cpu or
     cuda. sampling: where training patches are cut: uniform, proportional to their complexity, or above a threshold of it.
     seed: of patches, training and sampler (0). frame: (width, height) or `96x96`, what latency is measured at. confirm: seeds that the front is trained again with at the end (3). latency_table:

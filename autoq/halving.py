@@ -17,8 +17,11 @@ Losses = Sequence[float]
 RUNG_FACTOR = 4
 """Steps of a rung over those of the one below."""
 
-FIRST_RUNG = 4
-"""Steps of the lowest rung at least: fewer say no more than none."""
+ONLY_RUNG = 4
+"""Steps of a rung, at least, where it is the only one."""
+
+TELLING_RUNG = 16
+"""Steps of the lowest of several rungs, at least: after fewer SRGAN's policies are ranked little better than by chance."""
 
 COHORT = 8
 """Trials that are compared with each other."""
@@ -41,9 +44,9 @@ def cohort(number: int, seeds: int, rungs: Sequence[int]) -> range:
 
 
 def rungs(steps: int) -> tuple[int, ...]:
-    """Training steps after which trials are compared, geometric, and the full number last: 64 -> (4, 16, 64)."""
+    """Training steps after which trials are compared, geometric, and the full number last: 100 -> (25, 100)."""
     found = [steps]
-    while found[0] // RUNG_FACTOR >= FIRST_RUNG:
+    while found[0] // RUNG_FACTOR >= (ONLY_RUNG if len(found) == 1 else TELLING_RUNG):
         found.insert(0, found[0] // RUNG_FACTOR)
     return tuple(found)
 

@@ -305,6 +305,10 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="of the supernets (tables/supernet-xlsr-x3-seedN.csv)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.table and options.seed is None:
+        parser.error("--table is of one seed; add --seed 0")
+    if min(options.lengths) > halving.rungs(FULL)[0] * TRIALS:
+        parser.error(f"--lengths: one of {halving.rungs(FULL)[0] * TRIALS} steps at most is needed for the verdict")
     tables = {seed: Table.read(seed, TABLES) for seed in SEEDS}
     every: dict[int, dict[str, float | bool | str]] = {}
     for seed in SEEDS if options.seed is None else (options.seed,):

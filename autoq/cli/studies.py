@@ -92,9 +92,9 @@ def search(
     steps: Annotated[
         int | None,
         typer.Option(
-            parser=whole("--steps", 0, MANY, 16),
+            parser=whole("--steps", 0, MANY, 100),
             metavar="N",
-            show_default="16",
+            show_default="100",
             help="Training steps of a trial; 0 is post-training quantization.",
         ),
     ] = None,
