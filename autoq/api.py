@@ -91,20 +91,21 @@ def search(
 
     model: a name of `autoq models`, `package.module:factory`, or a checkpoint that spandrel knows. scale: upscaling factor
     (4, or what weights are bundled for). weights: a checkpoint, or `published` for the authors' own; bundled ones if None.
-    target: where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if None. by:
-    what gets a format of its own: stage, block or layer (stage). objectives: two or more names; size, latency and the best quality this machine can measure if None. constraints: bounds
-    that points on the front keep, as `size<=400KiB`, `latency<=10ms` or `psnr_drop<=0.1` (worse than float). data, eval_data:
-    image folders; photographs inside scikit-image's wheel if None. test_data: images that no trial is judged on, for the
-    confirmation of the front. study: a name under studies/ or an absolute path; from
-    model and time if None. storage: URL of a database for Optuna; a file in the study if None. sampler: auto, tpe, gp, nsga2,
-    nsga3 or random. budget: policies to try (50). max_steps: training steps of all trials after which no new one begins.
-    seeds: of the budget, those that the sensitivity of the stages proposes, first (half, at most 16). warm_start: an earlier
-    study, whose front up to half of the seeds are like. stopping: whether trials that others beat on the way stop there
-    (yes). steps: training steps of a trial (100). workers: trials at once (one a core, at most 4). threads: of each trial
-    (cores / workers). memory: GiB a worker may hold; timeout: seconds a trial may take (no limits). device: auto, cpu or
-    cuda. sampling: where training patches are cut: uniform, proportional to their complexity, or above a threshold of it.
-    seed: of patches, training and sampler (0). frame: (width, height) or `96x96`, what latency is measured at. confirm: seeds that the front is trained again with at the end (3). latency_table:
-    latency.json of an earlier study, instead of measuring. events: what to tell while it runs.
+    target: where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if
+    None. by: what gets formats of its own: stage, block or layer (stage). objectives: two or more names; size, latency and
+    the best quality this machine can measure if None. constraints: bounds that points on the front keep, as `size<=400KiB`,
+    `latency<=10ms` or `psnr_drop<=0.1` (worse than float). data, eval_data: image folders; photographs inside
+    scikit-image's wheel if None. test_data: images that no trial is judged on, for the confirmation of the front. study: a
+    name under studies/ or an absolute path; from model and time if None. storage: URL of a database for Optuna; a file in
+    the study if None. sampler: auto, tpe, gp, nsga2, nsga3 or random. budget: policies to try (50). max_steps: training
+    steps of all trials after which no new one begins. seeds: of the budget, those that the sensitivity of the stages
+    proposes, first (half, at most 16). warm_start: an earlier study, whose front up to half of the seeds are like.
+    stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a trial (100). workers:
+    trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may hold;
+    timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training patches are cut:
+    uniform, proportional to their complexity, or above a threshold of it. seed: of patches, training and sampler (0).
+    frame: (width, height) or `96x96`, what latency is measured at. confirm: seeds that the front is trained again with at
+    the end (3). latency_table: latency.json of an earlier study, instead of measuring. events: what to tell while it runs.
 
     With `resume` the study is taken up where it was left; every option but `study` may be left out, and must be
     what it was otherwise.

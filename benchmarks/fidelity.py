@@ -1,6 +1,7 @@
 """Do short trials tell the truth? Policies of SRGAN after a few training steps, ranked against 2,000 steps.
 
-python benchmarks/fidelity.py --measure      hours; goes on where it was stopped; writes tables/fidelity-srgan-x4.csv
+python benchmarks/fidelity.py --measure --steps 2000 --batch 4     hours; goes on where it was stopped
+python benchmarks/fidelity.py --measure      the short ones; both write tables/fidelity-srgan-x4.csv
 python benchmarks/fidelity.py                rank correlations with 95 % intervals, from the table
 """
 
@@ -29,10 +30,10 @@ from autoq.spec import TrialSpec
 from autoq.trial import evaluate
 from autoq.workbench import prepare
 
-STEPS = (0, 16, 25, 50, 100, 200, 2000)
+STEPS = (0, 25, 50, 100, 200)
 POLICIES = 24
 TABLE = Path(__file__).parent / "tables" / "fidelity-srgan-x4.csv"
-COLUMNS = ("number", "label", "hash", "steps", "psnr", "psnr_to_float", "seconds")
+COLUMNS = ("number", "label", "hash", "steps", "batch", "psnr", "psnr_to_float", "seconds")
 RESAMPLES = 2000
 GROUP = 3
 """Policies that are taken through all numbers of steps before the next ones: preparing is done once for each number."""
@@ -54,12 +55,12 @@ def policies(model: str, count: int) -> list[Policy]:
     return [drawn[index] for index in chosen]
 
 
-def measure(path: Path, model: str, steps: tuple[int, ...], count: int, part: int, parts: int) -> None:
+def measure(path: Path, model: str, steps: tuple[int, ...], batch: int, count: int, part: int, parts: int) -> None:
     """Add to the table what it lacks: every policy after every number of steps, each a training of its own."""
-    done: set[tuple[str, str]] = set()
+    done: set[tuple[str, ...]] = set()
     if path.is_file():
         with path.open() as file:
-            done = {(line["number"], line["steps"]) for line in csv.DictReader(file)}
+            done = {(line["number"], line["steps"], line["batch"]) for line in csv.DictReader(file)}
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS)
         if not done and file.tell() == 0:
@@ -67,9 +68,9 @@ def measure(path: Path, model: str, steps: tuple[int, ...], count: int, part: in
         own = list(enumerate(policies(model, count)))[part::parts]
         for start, until in itertools.product(range(0, len(own), GROUP), steps):
             for number, policy in own[start : start + GROUP]:
-                if (str(number), str(until)) in done:
+                if (str(number), str(until), str(batch)) in done:
                     continue
-                bench = prepare(TrialSpec(model=model, scale=default_scale(model), steps=until))
+                bench = prepare(TrialSpec(model=model, scale=default_scale(model), steps=until, batch=batch))
                 begun = time.process_time()
                 torch.manual_seed(0)
                 training = Training(bench, quantize(bench.traced, policy, bench.statistics, bench.execution))
@@ -85,6 +86,7 @@ def measure(path: Path, model: str, steps: tuple[int, ...], count: int, part: in
                         "label": policy.label,
                         "hash": policy.hash,
                         "steps": until,
+                        "batch": batch,
                         "psnr": round(values["psnr"], 4),
                         "psnr_to_float": round(values["psnr_to_float"], 4),
                         "seconds": seconds,
@@ -95,19 +97,24 @@ def measure(path: Path, model: str, steps: tuple[int, ...], count: int, part: in
 
 
 def correlations(path: Path) -> dict[str, float]:
-    """Rank correlations of every number of steps with the largest, over the policies that have both."""
+    """Rank correlations of every length of training with the longest, over the policies that have both.
+
+    A length is its steps, with the patches a step behind them where they are not those of a trial: `100`, `100x4`.
+    """
     with path.open() as file:
         lines = list(csv.DictReader(file))
-    found: dict[int, dict[str, float]] = {}
+    default = TrialSpec(model="srgan")
+    found: dict[tuple[int, int], dict[str, float]] = {}
     for line in lines:
-        found.setdefault(int(line["steps"]), {})[line["number"]] = float(line["psnr"])
+        found.setdefault((int(line["steps"]), int(line["batch"])), {})[line["number"]] = float(line["psnr"])
     longest = max(found)
     resample = np.random.default_rng(0)
     figures: dict[str, float] = {}
-    for steps, values in sorted(found.items()):
+    for (steps, batch), values in sorted(found.items()):
         both = [number for number in values if number in found[longest]]
-        if steps == longest or len(both) < 3:
+        if (steps, batch) == longest or len(both) < 3:
             continue
+        length = str(steps) if steps == 0 or batch == default.batch else f"{steps}x{batch}"
         short = np.array([values[number] for number in both])
         long = np.array([found[longest][number] for number in both])
         for name, measure_of in (("spearman", spearmanr), ("kendall", kendalltau)):
@@ -115,15 +122,14 @@ def correlations(path: Path) -> dict[str, float]:
             spread = [measure_of(short[draw], long[draw])[0] for draw in draws if len(set(short[draw])) > 1]
             low, high = np.percentile(spread, [2.5, 97.5])
             figures |= {
-                f"{name}_{steps}": round(float(measure_of(short, long)[0]), 3),
-                f"{name}_{steps}_low": round(float(low), 3),
-                f"{name}_{steps}_high": round(float(high), 3),
+                f"{name}_{length}": round(float(measure_of(short, long)[0]), 3),
+                f"{name}_{length}_low": round(float(low), 3),
+                f"{name}_{length}_high": round(float(high), 3),
             }
-        figures[f"policies_{steps}"] = len(both)
-    default = TrialSpec(model="srgan").steps
+        figures[f"policies_{length}"] = len(both)
     figures["spearman_ptq"] = figures.get("spearman_0", float("nan"))
-    if f"spearman_{default}" in figures:
-        figures["spearman_default"] = figures[f"spearman_{default}"]
+    if f"spearman_{default.steps}" in figures:
+        figures["spearman_default"] = figures[f"spearman_{default.steps}"]
     return figures
 
 
@@ -133,23 +139,24 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--model", default="srgan")
     parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS))
+    parser.add_argument("--batch", type=int, default=TrialSpec(model="srgan").batch, help="patches a step")
     parser.add_argument("--policies", type=int, default=POLICIES)
     parser.add_argument("--part", default="0/1", help="which share of the policies this process measures, as 0/2 and 1/2")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.measure:
         part, parts = map(int, options.part.split("/"))
-        measure(options.table, options.model, tuple(options.steps), options.policies, part, parts)
+        measure(options.table, options.model, tuple(options.steps), options.batch, options.policies, part, parts)
     figures = correlations(options.table)
     if options.json:
         print(json.dumps({"bench": "fidelity", "figures": figures}, indent=2))
         return
-    for steps in sorted(int(key.removeprefix("policies_")) for key in figures if key.startswith("policies_")):
-        words = [
-            f"{name} {figures[f'{name}_{steps}']:.3f} [{figures[f'{name}_{steps}_low']:.3f}, {figures[f'{name}_{steps}_high']:.3f}]"
-            for name in ("spearman", "kendall")
-        ]
-        print(f"{steps:5} steps: {', '.join(words)} ({figures[f'policies_{steps}']:.0f} policies)")
+    for length in [key.removeprefix("policies_") for key in figures if key.startswith("policies_")]:
+        words = []
+        for name in ("spearman", "kendall"):
+            value, low, high = (figures[f"{name}_{length}{end}"] for end in ("", "_low", "_high"))
+            words.append(f"{name} {value:.3f} [{low:.3f}, {high:.3f}]")
+        print(f"{length:>6} steps: {', '.join(words)} ({figures[f'policies_{length}']:.0f} policies)")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ RUN_ELSEWHERE = {
     "autoq search --model mypackage.networks:make --scale 2 --space mine.yaml": ("tests/test_own_models.py", "mynet:make"),
     "autoq search --model RealESRGAN_x4plus.pth": ("tests/test_own_models.py", "def test_a_checkpoint"),
     "python benchmarks/sampling.py --steps 16": ("tests/benchmarks/test_sampling.py", "sampling.py"),
+    "python benchmarks/fidelity.py": ("tests/benchmarks/test_search.py", "fidelity.py"),
     "python benchmarks/supernet.py": ("tests/benchmarks/test_supernet.py", "supernet"),
     "python benchmarks/search.py": ("tests/benchmarks/test_search.py", "search.py"),
     "autoq sensitivity --model srgan": ("tests/test_sensitivity.py", '"sensitivity"'),

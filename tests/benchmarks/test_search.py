@@ -29,7 +29,7 @@ def test_the_default_beats_random_search_on_the_table(tmp_path: Path) -> None:
     assert figures["seconds_ratio_random_95"] < 0.3
     assert figures["seconds_ratio_best_cold_95"] < 0.5
     assert figures["worse_than_seeds_alone"] == 0
-    assert figures["steps_saved_by_stopping"] > 0.4
+    assert figures["steps_saved_by_stopping"] > 0.25
     assert figures["hypervolume_lost_by_stopping"] < 0.01
     assert list(curves) == strategies
     for curve in curves.values():
