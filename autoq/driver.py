@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
+import torch
 from ray import tune
 
 from autoq import findings
@@ -118,6 +119,7 @@ def _run(study: Study, events: Events) -> None:
     if spec.seeds and study.sensitivity() is None:
         events.phase("quantizing the stages one at a time")
         bench = prepare(spec.trial)
+        torch.set_num_threads(spec.latency_threads)  # nothing else runs yet
         study.set_seeds(find_seeds(bench, study.space, spec.objectives, table, spec.seeds, study.constraints, study.warm_start))
     run_jobs(StudySearcher(study, _jobs(study), events), study, table)
     shutil.rmtree(study.states_path, ignore_errors=True)

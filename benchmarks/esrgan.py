@@ -83,7 +83,7 @@ def main() -> None:
         command = [
             sys.executable, "-c", "from autoq.cli import main; main()", "search", "--model", "esrgan", "--quiet", "--json",
             "--weights", str(authors_file(work / "RRDB.pth", options.blocks)), "--study", str(work / "study"),
-            "--budget", str(options.budget), "--steps", str(options.steps), "--workers", str(options.workers),
+            "--budget", str(options.budget), "--steps", str(options.steps), "--confirm", "0", "--workers", str(options.workers),
             "--threads", str(max(1, (os.cpu_count() or 1) // options.workers)), "--frame", options.frame,
         ]  # fmt: skip
         for name, value in (("--data", options.data), ("--eval-data", options.eval_data)):

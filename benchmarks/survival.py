@@ -61,7 +61,7 @@ class Trouble:
         else:
             arguments = [
                 "--model", "srresnet", "--scale", "2", "--weights", "tiny.safetensors", "--space", "space.yaml", "--frame", "32x24",
-                "--objectives", "size,latency,psnr", "--budget", str(self.budget), "--steps", str(self.steps),
+                "--objectives", "size,latency,psnr", "--budget", str(self.budget), "--steps", str(self.steps), "--confirm", "0",
                 "--workers", str(self.workers),
             ]  # fmt: skip
         command = [

@@ -93,7 +93,7 @@ def test_the_front_is_trained_again_on_images_the_search_never_saw(first: dict) 
     again = {entry["point"]: entry for entry in first["confirmed"]}
     assert again.keys() == points.keys()
     for name, entry in again.items():
-        assert entry["failed"] == 0
+        assert entry["reason"] is None
         assert entry["again"]["psnr"]["middle"] == pytest.approx(points[name]["psnr"], abs=1.0)
         assert entry["unseen"]["psnr"]["middle"] != entry["again"]["psnr"]["middle"]
         assert 0 < entry["latency"]["low"] <= entry["latency"]["middle"] <= entry["latency"]["high"]

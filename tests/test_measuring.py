@@ -1,0 +1,88 @@
+"""The latency table of a study whose structures are too many to be measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autoq.errors import InputError
+from autoq.events import Events
+from autoq.export.onnx import export_graph
+from autoq.measuring import check_table, measure_again, measure_latencies
+from autoq.objectives import latency
+from autoq.options import space_by
+from autoq.policy import Policy
+from autoq.quantize import place
+from autoq.sensitivity import all_float, find_seeds
+from autoq.spec import StudySpec, TrialResult, TrialSpec
+from autoq.study import Study
+from autoq.workbench import prepare
+
+SPACE = """
+roles:
+  weight: {bits: [4, 8, 16], quantizer: lsq, clipping: minmax}
+  activation: {bits: [8, 16], quantizer: lsq, clipping: minmax}
+  skip: {bits: [8, 32], quantizer: lsq, clipping: minmax}
+"""
+
+
+@pytest.fixture
+def study(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A study of single layers of a tiny network, in a world where few structures are too many."""
+    monkeypatch.setattr(latency, "MOST_COMBINATIONS", 10)
+    monkeypatch.setattr(latency, "LEAST_SAMPLED", 8)
+    (tmp_path / "space.yaml").write_text(SPACE)
+    trial = TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=1, patches=4)
+    space = space_by(trial, tmp_path / "space.yaml", "layer")
+    spec = StudySpec(
+        trial=trial.model_copy(update={"layers": tuple(space.layers.items())}),
+        space=space.to_dict(),
+        by="layer",
+        objectives=("size", "latency", "psnr"),
+        frame=(32, 24),
+    )
+    return Study.create(tmp_path / "study", spec, {"command": "", "python": "", "machine": "", "versions": {}})
+
+
+def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Study) -> None:
+    notes: list[str] = []
+    events = Events()
+    events.note = notes.append  # type: ignore[method-assign]
+    bench = prepare(study.spec.trial)
+    graph = export_graph(bench.traced)
+    table = measure_latencies(study, graph, events)
+    assert table.rest is not None
+    assert table.rest.images == ("head_0",)
+    assert len(notes) == 1
+    assert "is predicted from these" in notes[0]
+    check_table(table, study.spec)
+
+    def key(policy: Policy) -> str:
+        return latency.structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
+
+    new = next(policy for policy in study.space.enumerate() if key(policy) not in table.entries)
+    assert table.ms(key(new), new) == table.rest.ms(new) > 0
+    found = find_seeds(bench, study.space, study.spec.objectives, table, 4)
+    seeds = [Policy.from_dict(seed) for seed in found.seeds]
+    assert len(seeds) == 4
+    for seed in seeds:
+        study.space.parameters(seed)
+    values = {"size": 1.0, "latency": 1.0, "psnr": 30.0, "psnr_to_float": 50.0}
+    exact = all_float(study.space.choices)
+    study.add_baseline("float", exact, TrialResult(state="complete", values=values), "")
+    study.add_baseline("other", new, TrialResult(state="complete", values={**values, "size": 0.5, "psnr": 29.0}), "")
+    measure_again(study, graph, events)
+    samples = study.remeasured().samples
+    assert samples.keys() == {new.hash, exact.hash}
+    assert all(len(each) >= 15 and min(each) > 0 for each in samples.values())
+
+
+def test_a_table_of_another_network_does_not_serve(study: Study) -> None:
+    table = measure_latencies(study, export_graph(prepare(study.spec.trial).traced), Events())
+    assert table.rest is not None
+    fewer = table.rest.model_copy(update={"integers": dict(list(table.rest.integers.items())[1:])})
+    with pytest.raises(InputError, match="lacks .* structures of this network and space"):
+        check_table(table.model_copy(update={"rest": fewer, "entries": {}}), study.spec)
+    with pytest.raises(InputError, match="measured for scale 4, this study has 2"):
+        check_table(table.model_copy(update={"scale": 4}), study.spec)
