@@ -57,7 +57,7 @@ class AdditiveLatency(BaseModel):
 def fit(
     policies: Sequence[Policy], ms: Sequence[float], float_ms: float, integer_bits: int, images: Sequence[str] = ()
 ) -> AdditiveLatency:
-    """Least squares, in which stages are alike unless the measurements say otherwise (ridge).
+    """Least squares of relative errors, in which stages are alike unless the measurements say otherwise (ridge).
 
     policies: of the measured structures, with the same stages. float_ms: of the float network, which is kept as it is.
     """
@@ -69,10 +69,10 @@ def fit(
     alike = np.column_stack([integers.sum(1), skips.sum(1), changes[:, 0]])
     columns = np.column_stack([integers, skips, alike])
     apart = np.concatenate([np.ones(2 * len(stages)), np.full(alike.shape[1], 1e-9)])  # only what differs is held back
-    gains = np.array(ms) / float_ms - 1
+    shares = np.array(ms) / float_ms
+    columns, gains = columns / shares[:, None], (shares - 1) / shares
     errors = {penalty: np.abs(_left_out(columns, gains, penalty * apart)) for penalty in PENALTIES}
     penalty = min(PENALTIES, key=lambda each: float(np.mean(errors[each] ** 2)))
-    relative = errors[penalty] / (gains + 1)
     weights = _ridge(columns, penalty * apart) @ gains * float_ms
     of_integers, of_skips = weights[: len(stages)] + weights[-3], weights[len(stages) : -3] + weights[-2]
     return AdditiveLatency(
@@ -82,8 +82,8 @@ def fit(
         boundary=round(float(weights[-1]), 6),
         integer_bits=integer_bits,
         images=tuple(images),
-        typical=round(float(np.median(relative)), 4),
-        worst=round(float(np.percentile(relative, 95)), 4),
+        typical=round(float(np.median(errors[penalty])), 4),
+        worst=round(float(np.percentile(errors[penalty], 95)), 4),
         sample=len(policies),
     )
 

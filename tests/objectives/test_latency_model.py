@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 
+import numpy as np
 import pytest
 
 from autoq.objectives import latency
@@ -65,13 +66,17 @@ def test_a_stage_that_reads_the_image_runs_on_integers_with_its_weights_alone() 
 
 
 def test_the_stated_error_is_that_of_structures_left_out() -> None:
-    draw, noise = random.Random(1), random.Random(2)
-    sample = [policy(draw) for _ in range(60)]
-    model = fit(sample, [truth(each) * noise.gauss(1, 0.03) for each in sample], FLOAT_MS, 8)
-    fresh = [policy(draw) for _ in range(200)]
-    errors = sorted(abs(model.ms(each) / (truth(each) * noise.gauss(1, 0.03)) - 1) for each in fresh)
-    assert model.typical == pytest.approx(errors[100], rel=0.4)
-    assert model.worst == pytest.approx(errors[190], rel=0.4)
+    """On average over samples; measurements scatter by 3 %."""
+    stated, actual = [], []
+    for seed in range(8):
+        draw, noise = random.Random(seed), random.Random(seed + 50)
+        sample = [policy(draw) for _ in range(80)]
+        model = fit(sample, [truth(each) * noise.gauss(1, 0.03) for each in sample], FLOAT_MS, 8)
+        fresh = [policy(draw) for _ in range(200)]
+        errors = sorted(abs(model.ms(each) / (truth(each) * noise.gauss(1, 0.03)) - 1) for each in fresh)
+        stated.append((model.typical, model.worst))
+        actual.append((errors[100], errors[190]))
+    assert np.mean(stated, axis=0) == pytest.approx(np.mean(actual, axis=0), rel=0.2)
 
 
 def test_few_measurements_leave_stages_alike() -> None:
