@@ -120,7 +120,8 @@ def _run(study: Study, events: Events) -> None:
         events.phase("quantizing the stages one at a time")
         bench = prepare(spec.trial)
         torch.set_num_threads(spec.latency_threads)  # nothing else runs yet
-        study.set_seeds(find_seeds(bench, study.space, spec.objectives, table, spec.seeds, study.constraints, study.warm_start))
+        bounds, known = study.constraints, study.warm_start
+        study.set_seeds(find_seeds(bench, study.space, spec.objectives, table, spec.seeds, bounds, known, events.phase))
     run_jobs(StudySearcher(study, _jobs(study), events), study, table)
     shutil.rmtree(study.states_path, ignore_errors=True)
     if spec.confirm:

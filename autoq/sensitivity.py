@@ -34,13 +34,25 @@ from autoq.targets import load_target
 from autoq.trial import judge
 from autoq.workbench import Workbench, prepare, upscale
 
+NEWS_EVERY = 100
+"""Formats after which a search says how many are looked at."""
 
-def measure(bench: Workbench, policies: Iterable[Policy], metrics: tuple[str, ...], steps: int = 0) -> list[Probe]:
+
+def measure(
+    bench: Workbench,
+    policies: Iterable[Policy],
+    metrics: tuple[str, ...],
+    steps: int = 0,
+    phase: Callable[[str], None] | None = None,
+) -> list[Probe]:
     """Quantize, train for `steps` of the bench's (none: post-training quantization), and look at the output."""
+    policies = list(policies)
     bench = dataclasses.replace(bench, metrics=metrics)
     expected = [upscale(bench.traced.module, pair.low, "cpu").clamp(0, 1) for pair in bench.pairs]
     found = []
-    for policy in policies:
+    for number, policy in enumerate(policies):
+        if phase is not None and number and number % NEWS_EVERY == 0:
+            phase(f"quantized {number} of {len(policies)} formats of single stages")
         start = time.perf_counter()
         torch.manual_seed(bench.spec.seed)
         quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
@@ -95,6 +107,7 @@ def find_seeds(
     count: int,
     constraints: Sequence[Constraint] = (),
     warm_start: Sequence[Policy] = (),
+    phase: Callable[[str], None] | None = None,
 ) -> Sensitivity:
     """Quantize the stages one at a time, without training; the policies predicted to be the front, the most worth first.
 
@@ -104,7 +117,7 @@ def find_seeds(
     """
     stages = list(space.choices)
     wanted = [(stage, quant) for stage in stages for quant in additive.probes(space, stage)]
-    probes = measure(bench, (alone(stages, stage, quant) for stage, quant in wanted), ())
+    probes = measure(bench, (alone(stages, stage, quant) for stage, quant in wanted), (), phase=phase)
     measured: dict[str, dict[StageQuant, float]] = {stage: {} for stage in stages}
     for (stage, quant), probe in zip(wanted, probes, strict=True):
         measured[stage][quant] = probe.loss
