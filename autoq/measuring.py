@@ -7,18 +7,18 @@ from collections.abc import Mapping
 
 from autoq.errors import InputError
 from autoq.events import Events
-from autoq.export.onnx import Graph, write_qdq
+from autoq.export.onnx import Graph
 from autoq.findings import FLOAT_NAME, front
 from autoq.objectives import latency as latencies
-from autoq.objectives.latency import structure_key
+from autoq.objectives.latency import policy_key
 from autoq.objectives.latency_model import fit
 from autoq.policy import Policy, Role, uniform
-from autoq.quantize import Execution, place, quantize
+from autoq.quantize import Execution, place
 from autoq.space import SearchSpace, parse_space
 from autoq.spec import Remeasured, StudySpec
 from autoq.study import Study, study_facts
 from autoq.targets import load_target
-from autoq.workbench import prepare
+from autoq.workbench import prepare, runtime_file
 
 UNIFORM = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
 HAND_RULE = "hand rule"
@@ -93,7 +93,7 @@ def measure_again(study: Study, graph: Graph, events: Events) -> None:
     points = [Policy.from_dict(record.policy) for record in front(study.records(), study.spec.objectives)]
     if study.remeasured().samples.keys() >= {policy.hash for policy in points}:
         return
-    keys = {policy: structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution) for policy in points}
+    keys = {policy: policy_key(bench.traced, policy, bench.execution) for policy in points}
     structures = {key: policy for policy, key in keys.items() if not policy.is_float}
     events.phase(f"measuring the latency of the front again: {len(structures)} graph structures")
     exact = baselines(study.space.facts.stages, hand_rule=False)[FLOAT_NAME]
@@ -107,14 +107,9 @@ def _measure(
 ) -> tuple[list[float], dict[str, list[float]]]:
     """Samples (ms) of the float network and of policies by the keys of their structures."""
     bench, target = prepare(study.spec.trial), load_target(study.spec.trial.target)
-
-    def file(policy: Policy) -> bytes:
-        model = write_qdq(graph, quantize(bench.traced, policy, bench.statistics, bench.execution))
-        return bytes(model.SerializeToString())
-
     return latencies.measure(
-        {key: functools.partial(file, policy) for key, policy in policies.items()},
-        file(exact),
+        {key: functools.partial(runtime_file, bench, graph, policy) for key, policy in policies.items()},
+        runtime_file(bench, graph, exact),
         lambda data: target.load(data, study.spec.latency_threads),
         study.spec.frame,
         rounds,

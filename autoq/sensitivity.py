@@ -20,7 +20,7 @@ from scipy.stats import rankdata
 from autoq import additive
 from autoq.constraints import Constraint
 from autoq.executed import as_executed
-from autoq.export.onnx import export_graph, write_qdq
+from autoq.export.onnx import export_graph
 from autoq.objectives import latency as latencies
 from autoq.objectives.cost import costs
 from autoq.objectives.latency import LatencyTable, by_kinds, kind, structure_key
@@ -32,7 +32,7 @@ from autoq.space import SearchSpace
 from autoq.spec import Analysis, Probe, Question, Sensitivity, TrialSpec
 from autoq.targets import load_target
 from autoq.trial import judge
-from autoq.workbench import Workbench, prepare, upscale
+from autoq.workbench import Workbench, prepare, runtime_file, upscale
 
 NEWS_EVERY = 100
 """Formats after which a search says how many are looked at."""
@@ -268,13 +268,9 @@ def _milliseconds_saved(
     """Milliseconds a frame of the float network, and what each policy saves of them."""
     graph, target = export_graph(bench.traced), load_target(bench.spec.target)
 
-    def file(policy: Policy) -> bytes:
-        model = write_qdq(graph, quantize(bench.traced, policy, bench.statistics, bench.execution))
-        return bytes(model.SerializeToString())
-
     float_samples, samples = latencies.measure(
-        {" ".join(group): functools.partial(file, policy) for group, policy in policies.items()},
-        file(all_float(stage for stage, _ in next(iter(policies.values())).stages)),
+        {" ".join(group): functools.partial(runtime_file, bench, graph, policy) for group, policy in policies.items()},
+        runtime_file(bench, graph, all_float(stage for stage, _ in next(iter(policies.values())).stages)),
         lambda data: target.load(data, question.threads),
         question.frame,
     )

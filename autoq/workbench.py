@@ -28,9 +28,11 @@ from autoq.data import (
     training_patches,
 )
 from autoq.device import channels_last, make_cuda_repeatable
+from autoq.export.onnx import Graph, write_qdq
 from autoq.models import staged_model, weights_file
 from autoq.objectives.quality import METRICS, available_metrics, load_models
-from autoq.quantize import Execution, collect
+from autoq.policy import Policy
+from autoq.quantize import Execution, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialSpec
 from autoq.targets import target_info
@@ -92,6 +94,12 @@ def prepare(spec: TrialSpec) -> Workbench:
         float_outputs=tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs),
         metrics=metrics,
     )
+
+
+def runtime_file(bench: Workbench, graph: Graph, policy: Policy) -> bytes:
+    """A policy as the target's runtime loads it, untrained: what is measured depends on formats alone."""
+    model = write_qdq(graph, quantize(bench.traced, policy, bench.statistics, bench.execution))
+    return bytes(model.SerializeToString())
 
 
 @functools.lru_cache(maxsize=1)

@@ -124,6 +124,11 @@ def structure_key(traced: Traced, placements: list[Placement], execution: Execut
     return hashlib.sha256(json.dumps([tensors, layers]).encode()).hexdigest()[:12]
 
 
+def policy_key(traced: Traced, policy: Policy, execution: Execution) -> str:
+    """`structure_key` of a policy."""
+    return structure_key(traced, place(traced, policy, execution), execution)
+
+
 def describe(traced: Traced, placements: list[Placement], execution: Execution) -> str:
     """The structure in words, stage by stage: `int8`, `int8+skip`, `float`."""
     on_integers = set(integer_layers(traced, placements, execution))
@@ -155,7 +160,7 @@ def structures(traced: Traced, space: SearchSpace, execution: Execution, more: I
     def distinct(policies: Iterable[Policy]) -> dict[str, Policy]:
         found: dict[str, Policy] = {}
         for policy in itertools.chain(more, policies):
-            found.setdefault(structure_key(traced, place(traced, policy, execution), execution), policy)
+            found.setdefault(policy_key(traced, policy, execution), policy)
         return found
 
     kinds = _kinds(space, execution.integer_bits)
@@ -181,12 +186,9 @@ def kind(quant: StageQuant, integer_bits: int) -> Kind:
 
 def by_kinds(traced: Traced, space: SearchSpace, execution: Execution, table: LatencyTable) -> dict[tuple[Kind, ...], float]:
     """Milliseconds of every combination of the stages' kinds."""
-    return {
-        tuple(kind(quant, execution.integer_bits) for _, quant in policy.stages): table.ms(
-            structure_key(traced, place(traced, policy, execution), execution), policy
-        )
-        for policy in _representatives(_kinds(space, execution.integer_bits))
-    }
+    policies = list(_representatives(_kinds(space, execution.integer_bits)))
+    kinds = [tuple(kind(quant, execution.integer_bits) for _, quant in policy.stages) for policy in policies]
+    return {of: table.ms(policy_key(traced, policy, execution), policy) for of, policy in zip(kinds, policies, strict=True)}
 
 
 def _kinds(space: SearchSpace, integer_bits: int) -> dict[str, list[StageQuant]]:
