@@ -32,7 +32,7 @@ def test_who_is_dominated_stops() -> None:
     assert promoted([[5, 5]], [[1, 1]], REFERENCE, 4) == []
 
 
-def test_at_most_half_goes_on_those_that_add_most() -> None:
+def test_at_most_as_many_go_on_as_there_are_places() -> None:
     front = [[1, 9], [2, 7], [4, 4], [7, 2], [9, 1], [3, 6], [6, 3], [5, 3.5]]
     going = promoted(front, [], REFERENCE, 4)
     assert len(going) == 4
