@@ -237,7 +237,7 @@ def _check_together(fields: Mapping[str, Any]) -> None:
     if fields.get("by", GRANULARITIES[0]) != GRANULARITIES[0] and "peak_memory" in fields["objectives"]:
         raise InputError(f"--by {fields['by']}: peak_memory counts by the network's own stages; leave one of them out")
     known = {stage for policy in fields.get("warm_start", ()) for stage in policy["stages"]}
-    if known and not known & fields["space"]["stages"].keys():
+    if known and not known & {*fields["space"]["stages"], *model_info(fields["model"]).patterns}:
         raise InputError("--warm-start: that study and this one share no stage; give one of the same --by")
 
 

@@ -31,18 +31,21 @@ from autoq.export.onnx import Graph, export_graph, load_graph, save_graph
 from autoq.files import write_whole
 from autoq.findings import FLOAT_NAME
 from autoq.limits import limits
-from autoq.measuring import baselines, check_table, measure_again, measure_latencies
+from autoq.measuring import baselines, check_table, measure_again, measure_latencies, measure_more
 from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy
 from autoq.searcher import Abort, Job, StudySearcher
-from autoq.sensitivity import find_seeds
+from autoq.seeding import find_seeds, probe
 from autoq.spec import Confirmation, StudySpec, TrialResult
 from autoq.study import Study
 from autoq.trial import confirm, run_trial
 from autoq.workbench import prepare, unseen, with_seed
 
 R = TypeVar("R")
+
+CHOICES = 4
+"""Times that seeds are chosen, at most, where latency is predicted: what is chosen is measured before the next time."""
 
 
 def environment(command: str) -> dict[str, Any]:
@@ -117,15 +120,33 @@ def _run(study: Study, events: Events) -> None:
         table = measure_latencies(study, graph, events)
         write_whole(study.latency_path, table.model_dump_json(indent=1))
     if spec.seeds and study.sensitivity() is None:
-        events.phase("quantizing the stages one at a time")
-        bench = prepare(spec.trial)
-        torch.set_num_threads(spec.latency_threads)  # nothing else runs yet
-        bounds, known = study.constraints, study.warm_start
-        study.set_seeds(find_seeds(bench, study.space, spec.objectives, table, spec.seeds, bounds, known, events.phase))
+        table = _seed(study, graph, table, events)
     run_jobs(StudySearcher(study, _jobs(study), events), study, table)
     shutil.rmtree(study.states_path, ignore_errors=True)
     if spec.confirm:
         measure_again(study, graph, events)
+
+
+def _seed(study: Study, graph: Graph, table: latencies.LatencyTable, events: Events) -> latencies.LatencyTable:
+    """Find and store the seeds. Returns the table, with the latencies of all of them measured.
+
+    Who is chosen by a predicted latency is often one whose latency is predicted too low: where the table predicts, what is
+    chosen is measured, the prediction fitted again, and the choice made again.
+    """
+    spec = study.spec
+    events.phase("quantizing the stages one at a time")
+    bench = prepare(spec.trial)
+    torch.set_num_threads(spec.latency_threads)  # nothing else runs yet
+    probes = probe(bench, study.space, events.phase)
+    for _ in range(CHOICES):
+        seeds = find_seeds(bench, study.space, spec.objectives, table, spec.seeds, probes, study.constraints, study.warm_start)
+        fuller = measure_more(study, graph, table, [Policy.from_dict(seed) for seed in seeds.seeds], events)
+        if fuller is table:
+            break
+        table = fuller
+        write_whole(study.latency_path, table.model_dump_json(indent=1))
+    study.set_seeds(seeds)
+    return table
 
 
 def _write_graph(study: Study) -> Graph:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 
 from autoq.errors import InputError
 from autoq.events import Events
@@ -11,14 +12,13 @@ from autoq.export.onnx import Graph
 from autoq.findings import FLOAT_NAME, front
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency import policy_key
-from autoq.objectives.latency_model import fit
-from autoq.policy import Policy, Role, uniform
-from autoq.quantize import Execution, place
+from autoq.policy import Policy, Role, all_float, uniform
+from autoq.quantize import place
 from autoq.space import SearchSpace, parse_space
 from autoq.spec import Remeasured, StudySpec
 from autoq.study import Study, study_facts
 from autoq.targets import load_target
-from autoq.workbench import prepare, runtime_file
+from autoq.workbench import Workbench, prepare, runtime_file
 
 UNIFORM = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
 HAND_RULE = "hand rule"
@@ -60,13 +60,12 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
     """Measure every structure the study can produce, alone, before anything else runs."""
     spec = study.spec
     bench = prepare(spec.trial)
-    execution: Execution = bench.execution
     policies, complete = _structures(spec, study.space)
     events.phase(f"measuring the latency of {len(policies)} graph structures")
     target = load_target(spec.trial.target)
     float_key, *keys = policies  # the float baseline comes first
     float_samples, samples = _measure(study, graph, {key: policies[key] for key in keys}, policies[float_key], events)
-    table = latencies.table_document(
+    table = latencies.LatencyTable(
         model=spec.trial.model,
         scale=spec.trial.scale,
         target=spec.trial.target,
@@ -74,17 +73,45 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
         frame=spec.frame,
         threads=spec.latency_threads,
         machine=latencies.machine(),
-        samples={
-            key: (latencies.describe(bench.traced, place(bench.traced, policies[key], execution), execution), values)
-            for key, values in {float_key: float_samples, **samples}.items()
-        },
+        entries=_entries(bench, policies, {float_key: float_samples, **samples}),
     )
-    if complete:
+    return table if complete else _predicting(table, float_key, study, events)
+
+
+def measure_more(
+    study: Study, graph: Graph, table: latencies.LatencyTable, policies: Sequence[Policy], events: Events
+) -> latencies.LatencyTable:
+    """A table with the structures of policies measured, and with its prediction fitted to them, too."""
+    bench = prepare(study.spec.trial)
+    wanted = {policy_key(bench.traced, policy, bench.execution): policy for policy in policies}
+    missing = {key: policy for key, policy in wanted.items() if key not in table.entries}
+    if not missing:
         return table
-    measured = [policies[key] for key in keys], [table.entries[key].ms for key in keys]
-    rest = fit(*measured, table.entries[float_key].ms, execution.integer_bits, latencies.of_images(study.space))
-    events.note(f"latency of other structures is predicted from these, within {rest.worst:.1%} for 95 % of them")
-    return table.model_copy(update={"rest": rest})
+    events.phase(f"measuring the latency of {len(missing)} more graph structures")
+    exact = all_float(study.space.choices)
+    float_key = policy_key(bench.traced, exact, bench.execution)
+    float_samples, samples = _measure(study, graph, missing, exact, events)
+    drift = table.entries[float_key].ms / statistics.median(float_samples)
+    samples = {key: [drift * value for value in values] for key, values in samples.items()}
+    table = table.model_copy(update={"entries": {**table.entries, **_entries(bench, missing, samples)}})
+    return _predicting(table, float_key, study, events)
+
+
+def _entries(
+    bench: Workbench, policies: Mapping[str, Policy], samples: Mapping[str, Sequence[float]]
+) -> dict[str, latencies.Entry]:
+    def words(policy: Policy) -> str:
+        return latencies.describe(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
+
+    return latencies.entries({key: (words(policies[key]), values) for key, values in samples.items()})
+
+
+def _predicting(table: latencies.LatencyTable, float_key: str, study: Study, events: Events) -> latencies.LatencyTable:
+    found = latencies.with_prediction(table, float_key, study.space, prepare(study.spec.trial).execution.integer_bits)
+    assert found.rest is not None
+    what = f"predicted from {found.rest.sample} that are measured, within {found.rest.worst:.1%} for 95 % of them"
+    events.note(f"latency of other structures is {what}")
+    return found
 
 
 def measure_again(study: Study, graph: Graph, events: Events) -> None:
@@ -96,7 +123,7 @@ def measure_again(study: Study, graph: Graph, events: Events) -> None:
     keys = {policy: policy_key(bench.traced, policy, bench.execution) for policy in points}
     structures = {key: policy for policy, key in keys.items() if not policy.is_float}
     events.phase(f"measuring the latency of the front again: {len(structures)} graph structures")
-    exact = baselines(study.space.facts.stages, hand_rule=False)[FLOAT_NAME]
+    exact = all_float(study.space.choices)
     float_samples, samples = _measure(study, graph, structures, exact, events, AGAIN_ROUNDS)
     found = {policy.hash: tuple(samples.get(key, float_samples)) for policy, key in keys.items()}
     study.set_remeasured(Remeasured(samples=found))

@@ -129,6 +129,11 @@ class Policy:
         return cls(tuple(stages), data.get("output", "float"))
 
 
+def all_float(stages: Iterable[str]) -> Policy:
+    """The float network."""
+    return Policy(tuple((stage, StageQuant()) for stage in stages))
+
+
 def uniform(shorthand: str, stages: Mapping[str, Iterable[Role]], quantizer: str = "minmax", clipping: str = "minmax") -> Policy:
     """A policy from `w/a/s` (or `w/a`, skip float), or per stage from `stage=w/a/s,stage=w/a/s`.
 

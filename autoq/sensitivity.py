@@ -18,18 +18,15 @@ import torch
 from scipy.stats import rankdata
 
 from autoq import additive
-from autoq.constraints import Constraint
 from autoq.executed import as_executed
 from autoq.export.onnx import export_graph
 from autoq.objectives import latency as latencies
-from autoq.objectives.cost import costs
-from autoq.objectives.latency import LatencyTable, by_kinds, kind, structure_key
 from autoq.objectives.size import packed_bytes
-from autoq.policy import ROLES, Policy, Role, StageQuant, TensorQuant
+from autoq.policy import Policy, Role, StageQuant, all_float
 from autoq.qat import Training
-from autoq.quantize import place, quantize
+from autoq.quantize import quantize
 from autoq.space import SearchSpace
-from autoq.spec import Analysis, Probe, Question, Sensitivity, TrialSpec
+from autoq.spec import Analysis, Probe, Question, TrialSpec
 from autoq.targets import load_target
 from autoq.trial import judge
 from autoq.workbench import Workbench, prepare, runtime_file, upscale
@@ -75,92 +72,9 @@ def measure(
     return found
 
 
-def all_float(stages: Iterable[str]) -> Policy:
-    """The float network."""
-    return Policy(tuple((stage, StageQuant()) for stage in stages))
-
-
 def alone(space_stages: Iterable[str], stage: str, quant: StageQuant) -> Policy:
     """One stage quantized, all others float."""
     return Policy(tuple((name, quant if name == stage else StageQuant()) for name in space_stages))
-
-
-def _at_least_8(policy: Policy) -> Policy:
-    """What a runtime file holds: narrower integers are widened to 8 bits."""
-
-    def widened(quant: TensorQuant) -> TensorQuant:
-        return dataclasses.replace(quant, bits=max(8, quant.bits))
-
-    stages = ((stage, StageQuant(*(widened(quant.role(role)) for role in ROLES))) for stage, quant in policy.stages)
-    return Policy(tuple(stages))
-
-
-ADDITIVE = ("size", "size_runtime", "ops", "bops", "peak_memory")
-"""Costs that add up over stages, peak_memory roughly."""
-
-
-def find_seeds(
-    bench: Workbench,
-    space: SearchSpace,
-    objectives: Sequence[str],
-    table: LatencyTable,
-    count: int,
-    constraints: Sequence[Constraint] = (),
-    warm_start: Sequence[Policy] = (),
-    phase: Callable[[str], None] | None = None,
-) -> Sensitivity:
-    """Quantize the stages one at a time, without training; the policies predicted to be the front, the most worth first.
-
-    Costs that add up over stages are exact; latency is the table's, or where that predicts, what adds up over stages of it.
-    Whatever the quality objective is, the error of the output stands for it. Policies that break a bound on these costs
-    are left out. warm_start: policies of another study; the nearest of this space are up to half of the seeds.
-    """
-    stages = list(space.choices)
-    wanted = [(stage, quant) for stage in stages for quant in additive.probes(space, stage)]
-    probes = measure(bench, (alone(stages, stage, quant) for stage, quant in wanted), (), phase=phase)
-    measured: dict[str, dict[StageQuant, float]] = {stage: {} for stage in stages}
-    for (stage, quant), probe in zip(wanted, probes, strict=True):
-        measured[stage][quant] = probe.loss
-
-    def costs_of(policy: Policy) -> list[float]:
-        every = {"size": float(packed_bytes(bench.traced, place(bench.traced, policy, bench.execution), bench.execution))}
-        if "size_runtime" in names:
-            placements = place(bench.traced, _at_least_8(policy), bench.execution)
-            every["size_runtime"] = float(packed_bytes(bench.traced, placements, bench.execution))
-        if not {"size", "size_runtime", "latency"}.issuperset(names):
-            found = costs(bench.traced, policy, bench.execution, table.frame)
-            every |= {"ops": found.ops, "bops": float(found.bops), "peak_memory": float(found.peak_memory)}
-        if table.rest is not None:
-            every["latency"] = table.rest.apart(policy)
-        return [every[name] for name in names]
-
-    adding = ADDITIVE if table.rest is None else (*ADDITIVE, "latency")
-    names = [name for name in objectives if name in adding] or ["size"]
-    integer_bits = bench.execution.integer_bits
-    options = additive.options(space, measured, costs_of, lambda quant: kind(quant, integer_bits))
-    float_policy = all_float(stages)
-    reference = [1.01 * cost for cost in costs_of(float_policy)]
-    if "latency" in objectives and "latency" not in names and additive.can_enumerate(options):
-        milliseconds = by_kinds(bench.traced, space, bench.execution, table)
-        front = additive.predicted_front(options, milliseconds.__getitem__)
-        names.append("latency")
-        reference.append(1.01 * table.ms(structure_key(bench.traced, [], bench.execution), float_policy))
-    else:
-        front = additive.predicted_front(options)
-    pairs = zip(bench.float_outputs, bench.pairs, strict=True)
-    float_mse = float(np.mean([np.mean((output.astype(float) - pair.high) ** 2) / 255**2 for output, pair in pairs]))
-    bounds = [each for each in constraints if each.exact and each.name in names]
-    front = [each for each in front if all(bound.violation(dict(zip(names, each.costs, strict=True)), {}) <= 0 for bound in bounds)]
-    known = list(dict.fromkeys(additive.nearest(space, policy) for policy in warm_start))[: count // 2]
-    chosen = [
-        policy for policy in (each.policy for each in additive.by_worth(front, float_mse, reference, count)) if policy not in known
-    ]
-    seeds = [*known, *chosen][:count]
-    return Sensitivity(
-        probes=tuple(probes),
-        seeds=tuple(policy.to_dict() for policy in seeds),
-        predicted=tuple(additive.policy_loss(space, measured, policy) for policy in seeds),
-    )
 
 
 # ------------------------------------------------------------ what a person asks

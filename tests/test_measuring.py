@@ -9,12 +9,13 @@ import pytest
 from autoq.errors import InputError
 from autoq.events import Events
 from autoq.export.onnx import export_graph
-from autoq.measuring import check_table, measure_again, measure_latencies
+from autoq.measuring import check_table, measure_again, measure_latencies, measure_more
+from autoq.models import model_info
 from autoq.objectives import latency
 from autoq.options import space_by
-from autoq.policy import Policy
+from autoq.policy import Policy, all_float, uniform
 from autoq.quantize import place
-from autoq.sensitivity import all_float, find_seeds
+from autoq.seeding import find_seeds, probe
 from autoq.spec import StudySpec, TrialResult, TrialSpec
 from autoq.study import Study
 from autoq.workbench import prepare
@@ -25,6 +26,8 @@ roles:
   activation: {bits: [8, 16], quantizer: lsq, clipping: minmax}
   skip: {bits: [8, 32], quantizer: lsq, clipping: minmax}
 """
+
+STAGES = model_info("srresnet").stages
 
 
 @pytest.fixture
@@ -55,7 +58,7 @@ def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Stu
     assert table.rest is not None
     assert table.rest.images == ("head_0",)
     assert len(notes) == 1
-    assert "is predicted from these" in notes[0]
+    assert f"is predicted from {table.rest.sample} that are measured" in notes[0]
     check_table(table, study.spec)
 
     def key(policy: Policy) -> str:
@@ -63,11 +66,18 @@ def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Stu
 
     new = next(policy for policy in study.space.enumerate() if key(policy) not in table.entries)
     assert table.ms(key(new), new) == table.rest.ms(new) > 0
-    found = find_seeds(bench, study.space, study.spec.objectives, table, 4)
+    probes = probe(bench, study.space)
+    found = find_seeds(bench, study.space, study.spec.objectives, table, 4, probes)
     seeds = [Policy.from_dict(seed) for seed in found.seeds]
     assert len(seeds) == 4
     for seed in seeds:
         study.space.parameters(seed)
+    fuller = measure_more(study, graph, table, seeds, events)
+    assert fuller.rest is not None
+    assert fuller.rest.sample == len(fuller.entries) - 1 > table.rest.sample
+    assert all(fuller.ms(key(seed), seed) == fuller.entries[key(seed)].ms for seed in seeds)
+    assert fuller.entries.items() >= table.entries.items(), "what was measured stays"
+    assert measure_more(study, graph, fuller, seeds, events) is fuller
     values = {"size": 1.0, "latency": 1.0, "psnr": 30.0, "psnr_to_float": 50.0}
     exact = all_float(study.space.choices)
     study.add_baseline("float", exact, TrialResult(state="complete", values=values), "")
@@ -86,3 +96,20 @@ def test_a_table_of_another_network_does_not_serve(study: Study) -> None:
         check_table(table.model_copy(update={"rest": fewer, "entries": {}}), study.spec)
     with pytest.raises(InputError, match="measured for scale 4, this study has 2"):
         check_table(table.model_copy(update={"scale": 4}), study.spec)
+
+
+def test_a_search_of_layers_begins_like_an_earlier_one_of_stages(study: Study) -> None:
+    """A layer is taken to be like the stage of the network that it is a part of."""
+    bench = prepare(study.spec.trial)
+    table = measure_latencies(study, export_graph(bench.traced), Events())
+    earlier = uniform("body=4/16/32,feature_extraction=8/8/8,upsampling=16/16/16,reconstruction=8/8/8", STAGES, "lsq", "minmax")
+    found = find_seeds(bench, study.space, ("size", "psnr"), table, 4, probe(bench, study.space), (), [earlier])
+    seed = Policy.from_dict(found.seeds[0])
+    own = {layer.stage: layer.path for layer in bench.traced.layers}
+    assert len(own) == len(seed.stages) > len(STAGES)
+    for stage, quant in seed.stages:
+        whole = own[stage].split(".")[0]
+        bits = {"head": 8, "body": 4, "fuse": 4, "up": 16, "tail": 8}[whole]
+        assert quant.weight.bits == bits, stage
+        if whole == "body":
+            assert quant.activation.bits == 16, stage

@@ -17,12 +17,13 @@ from scipy.stats import spearmanr
 from autoq.cli import main
 from autoq.executed import as_executed
 from autoq.objectives import latency as latencies
-from autoq.objectives.latency import LatencyTable, table_document
+from autoq.objectives.latency import LatencyTable, entries
 from autoq.policy import Policy, StageQuant
 from autoq.quantize import place, quantize
-from autoq.sensitivity import agreement, alone, analyse, find_seeds
+from autoq.seeding import find_seeds, probe
+from autoq.sensitivity import agreement, alone, analyse
 from autoq.space import SearchSpace, parse_space
-from autoq.spec import Analysis, Answer, Answers, Question, StudySpec, TrialSpec
+from autoq.spec import Analysis, Answer, Answers, Probe, Question, StudySpec, TrialSpec
 from autoq.study import Study, space_facts
 from autoq.workbench import Workbench, input_hashes, prepare, upscale
 from tests.conftest import made_up
@@ -62,9 +63,14 @@ def table(bench: Workbench, space: SearchSpace) -> LatencyTable:
         for key, policy in structures.items()
     }
     samples = {key: (text, [10.0 + text.count("float")]) for key, text in words.items()}
-    return table_document(
-        model="srresnet", target="openvino-cpu", runtime="", frame=(32, 24), threads=1, machine="", samples=samples
+    return LatencyTable(
+        model="srresnet", target="openvino-cpu", runtime="", frame=(32, 24), threads=1, machine="", entries=entries(samples)
     )
+
+
+@pytest.fixture(scope="module")
+def probes(bench: Workbench, space: SearchSpace) -> tuple[Probe, ...]:
+    return probe(bench, space)
 
 
 def error(bench: Workbench, policy: Policy) -> float:
@@ -119,8 +125,10 @@ def test_the_ranking_is_that_of_a_brute_force_evaluation(bench: Workbench, spec:
     json.dumps(found)
 
 
-def test_seeds_are_the_front_that_single_stages_predict(bench: Workbench, space: SearchSpace, table: LatencyTable) -> None:
-    found = find_seeds(bench, space, ("size", "latency", "psnr"), table, 6)
+def test_seeds_are_the_front_that_single_stages_predict(
+    bench: Workbench, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
+) -> None:
+    found = find_seeds(bench, space, ("size", "latency", "psnr"), table, 6, probes)
     seeds = [Policy.from_dict(seed) for seed in found.seeds]
     assert len(seeds) == len(set(seeds)) == len(found.predicted) == 6
     for seed in seeds:
@@ -135,18 +143,22 @@ def test_seeds_are_the_front_that_single_stages_predict(bench: Workbench, space:
     assert all(probe.seconds >= 0 and probe.size > 0 for probe in found.probes)
 
 
-def test_seeds_like_an_earlier_study_come_first(bench: Workbench, space: SearchSpace, table: LatencyTable) -> None:
+def test_seeds_like_an_earlier_study_come_first(
+    bench: Workbench, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
+) -> None:
     earlier = list(space.enumerate())[5:9]
-    found = find_seeds(bench, space, ("size", "psnr"), table, 6, (), earlier)
+    found = find_seeds(bench, space, ("size", "psnr"), table, 6, probes, (), earlier)
     seeds = [Policy.from_dict(seed) for seed in found.seeds]
     assert seeds[:3] == earlier[:3]
     assert len(set(seeds)) == len(found.predicted) == 6
-    plain = find_seeds(bench, space, ("size", "psnr"), table, 6)
+    plain = find_seeds(bench, space, ("size", "psnr"), table, 6, probes)
     assert found.seeds[3] in plain.seeds
 
 
-def test_seeds_without_latency_and_with_operations(bench: Workbench, space: SearchSpace, table: LatencyTable) -> None:
-    found = find_seeds(bench, space, ("bops", "psnr"), table, 3)
+def test_seeds_without_latency_and_with_operations(
+    bench: Workbench, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
+) -> None:
+    found = find_seeds(bench, space, ("bops", "psnr"), table, 3, probes)
     labels = [Policy.from_dict(seed).label for seed in found.seeds]
     assert len(labels) == 3
     assert any("4" in label for label in labels), "fewer bits of activations save operations"

@@ -8,7 +8,7 @@ from autoq import qat, trial
 from autoq.errors import DataError
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
 from autoq.models import model_info
-from autoq.objectives.latency import LatencyTable, structure_key, table_document
+from autoq.objectives.latency import LatencyTable, entries, structure_key
 from autoq.policy import uniform
 from autoq.quantize import place, quantize
 from autoq.spec import TrialSpec
@@ -35,8 +35,8 @@ def latency(spec: TrialSpec) -> LatencyTable:
         structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution) for policy in POLICIES.values()
     ]
     samples = {key: ("", [float(number)]) for number, key in enumerate(dict.fromkeys(keys), 1)}
-    return table_document(
-        model="srresnet", target="openvino-cpu", runtime="", frame=(96, 96), threads=1, machine="", samples=samples
+    return LatencyTable(
+        model="srresnet", target="openvino-cpu", runtime="", frame=(96, 96), threads=1, machine="", entries=entries(samples)
     )
 
 

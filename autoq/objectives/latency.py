@@ -20,13 +20,13 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoq.errors import InputError
-from autoq.objectives.latency_model import AdditiveLatency, runs
+from autoq.objectives.latency_model import AdditiveLatency, Run, fit, runs
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.quantize import Execution, Placement, integer_layers, place
 from autoq.space import SearchSpace
@@ -144,6 +144,15 @@ def describe(traced: Traced, placements: list[Placement], execution: Execution) 
     return ", ".join(
         f"{stage} {'int8' if integer else 'float'}{'+skip' if stage in skips else ''}" for stage, integer in stages.items()
     )
+
+
+def runs_of(words: str) -> dict[str, Run]:
+    """stage -> how it runs, from a structure in words: the inverse of `describe`."""
+    found = {}
+    for part in words.split(", "):
+        stage, how = part.split(" ")
+        found[stage] = (how.startswith("int8"), how.endswith("+skip"))
+    return found
 
 
 class Structures(NamedTuple):
@@ -276,11 +285,25 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def table_document(**facts: Any) -> LatencyTable:
-    """Build a table from measured samples: `samples` maps structure -> (description, ms list)."""
-    samples = facts.pop("samples")
-    entries = {
+def entries(samples: Mapping[str, tuple[str, Sequence[float]]]) -> dict[str, Entry]:
+    """Entries of a table. samples: structure -> (description, milliseconds)."""
+    return {
         key: Entry(structure=words, ms=round(statistics.median(values), 3), samples=tuple(round(value, 3) for value in values))
         for key, (words, values) in samples.items()
     }
-    return LatencyTable(entries=entries, **facts)
+
+
+def with_prediction(table: LatencyTable, float_key: str, space: SearchSpace, integer_bits: int) -> LatencyTable:
+    """A table that predicts from its entries what is not among them. float_key: the entry of the float network."""
+    stages = list(space.choices)
+    measured = [entry for key, entry in table.entries.items() if key != float_key]
+    how = [runs_of(entry.structure) for entry in measured]
+    rest = fit(
+        stages,
+        [[each[stage] for stage in stages] for each in how],
+        [entry.ms for entry in measured],
+        table.entries[float_key].ms,
+        integer_bits,
+        of_images(space),
+    )
+    return table.model_copy(update={"rest": rest})

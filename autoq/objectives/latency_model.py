@@ -17,6 +17,9 @@ from autoq.policy import Policy
 
 Matrix = NDArray[np.float64]
 
+Run = tuple[bool, bool]
+"""Of a stage, whether its layers run on integers, and whether its skips are integers."""
+
 PENALTIES = np.logspace(-3, 2, 11)
 """Tried for the ridge; the one that predicts structures best that are left out is taken."""
 
@@ -56,14 +59,18 @@ class AdditiveLatency(BaseModel):
 
 
 def fit(
-    policies: Sequence[Policy], ms: Sequence[float], float_ms: float, integer_bits: int, images: Sequence[str] = ()
+    stages: Sequence[str],
+    how: Sequence[Sequence[Run]],
+    ms: Sequence[float],
+    float_ms: float,
+    integer_bits: int,
+    images: Sequence[str] = (),
 ) -> AdditiveLatency:
     """Least squares of relative errors, in which stages are alike unless the measurements say otherwise (ridge).
 
-    policies: of the measured structures, with the same stages. float_ms: of the float network, which is kept as it is.
+    how: of every measured structure, how each stage runs. ms: of every measured structure. float_ms: of the float network,
+    which is kept as it is.
     """
-    stages = [stage for stage, _ in policies[0].stages]
-    how = [runs(policy, integer_bits, images) for policy in policies]
     formats = np.array(how, float)
     integers, skips = formats[:, :, 0], formats[:, :, 1]
     changes = np.array([[_changes(each)] for each in how], float)
@@ -86,12 +93,12 @@ def fit(
         images=tuple(images),
         typical=round(float(np.median(errors[penalty])), 4),
         worst=round(float(np.percentile(errors[penalty], 95)), 4),
-        sample=len(policies),
+        sample=len(how),
     )
 
 
-def runs(policy: Policy, integer_bits: int, images: Collection[str]) -> list[tuple[bool, bool]]:
-    """Of every stage, whether its layers run on integers, and whether its skips are integers.
+def runs(policy: Policy, integer_bits: int, images: Collection[str]) -> list[Run]:
+    """How every stage runs.
 
     images: stages that read the image alone, which always is one of integers.
     """
@@ -101,7 +108,7 @@ def runs(policy: Policy, integer_bits: int, images: Collection[str]) -> list[tup
     ]
 
 
-def _changes(how: Sequence[tuple[bool, bool]]) -> int:
+def _changes(how: Sequence[Run]) -> int:
     """How often a stage on integers meets one in float."""
     return sum(a != b for (a, _), (b, _) in itertools.pairwise(how))
 

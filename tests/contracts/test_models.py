@@ -12,7 +12,7 @@ from torch import nn
 from autoq.executed import as_executed
 from autoq.export.onnx import Graph, export_graph, write_qdq
 from autoq.models import MODELS, fresh_model
-from autoq.objectives.latency import structure_key, table_document
+from autoq.objectives.latency import LatencyTable, entries, structure_key
 from autoq.policy import Policy, uniform
 from autoq.quantize import place, quantize
 from autoq.space import bundled_space, load_space
@@ -88,8 +88,8 @@ def test_8_bit_files_agree_and_trials_of_8_6_and_4_bits_complete(name: str, tmp_
     for bits in ("8/8/8", "6/6/8", "4/4/8"):
         policy = uniform(bits, info.stages, "lsq", "minmax")
         key = structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
-        table = table_document(
-            model=name, target=spec.target, runtime="", frame=(16, 16), threads=1, machine="", samples={key: ("", [1.0])}
+        table = LatencyTable(
+            model=name, target=spec.target, runtime="", frame=(16, 16), threads=1, machine="", entries=entries({key: ("", [1.0])})
         )
         result = run_trial(spec, policy, table, graph)
         assert result.state == "complete", result.reason

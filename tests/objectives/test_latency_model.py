@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from autoq.objectives import latency
-from autoq.objectives.latency_model import fit
+from autoq.objectives.latency_model import AdditiveLatency, runs
+from autoq.objectives.latency_model import fit as fit_runs
 from autoq.policy import FLOAT, Policy, StageQuant, TensorQuant
-from autoq.quantize import Execution
+from autoq.quantize import Execution, place
 from autoq.space import bundled_space, load_space
 from autoq.study import space_facts
 from autoq.tracing import Traced
@@ -39,10 +41,14 @@ def truth(found: Policy) -> float:
     return FLOAT_MS - saved + SKIP * skips + BOUNDARY * sum(a != b for a, b in itertools.pairwise(runs))
 
 
+def fit(sample: Sequence[Policy], ms: Sequence[float], images: Sequence[str] = ()) -> AdditiveLatency:
+    return fit_runs(STAGES, [runs(each, 8, images) for each in sample], ms, FLOAT_MS, 8, images)
+
+
 def test_an_additive_truth_is_found_again() -> None:
     draw = random.Random(0)
     sample = [policy(draw) for _ in range(60)]
-    model = fit(sample, [truth(each) for each in sample], FLOAT_MS, 8)
+    model = fit(sample, [truth(each) for each in sample])
     assert model.worst < 0.01
     assert model.boundary == pytest.approx(BOUNDARY, abs=0.1)
     for each in (policy(draw) for _ in range(50)):
@@ -59,7 +65,7 @@ def test_a_stage_that_reads_the_image_runs_on_integers_with_its_weights_alone() 
         return Policy(((stage, StageQuant(quant.weight, FLOAT, quant.skip)), *rest))
 
     sample = [policy(draw) for _ in range(60)]
-    model = fit([changed(each) for each in sample], [truth(each) for each in sample], FLOAT_MS, 8, images=STAGES[:1])
+    model = fit([changed(each) for each in sample], [truth(each) for each in sample], images=STAGES[:1])
     assert model.worst < 0.01
     for each in (policy(draw) for _ in range(20)):
         assert model.ms(changed(each)) == pytest.approx(truth(each), rel=0.01)
@@ -71,7 +77,7 @@ def test_the_stated_error_is_that_of_structures_left_out() -> None:
     for seed in range(8):
         draw, noise = random.Random(seed), random.Random(seed + 50)
         sample = [policy(draw) for _ in range(80)]
-        model = fit(sample, [truth(each) * noise.gauss(1, 0.03) for each in sample], FLOAT_MS, 8)
+        model = fit(sample, [truth(each) * noise.gauss(1, 0.03) for each in sample])
         fresh = [policy(draw) for _ in range(200)]
         errors = sorted(abs(model.ms(each) / (truth(each) * noise.gauss(1, 0.03)) - 1) for each in fresh)
         stated.append((model.typical, model.worst))
@@ -83,7 +89,7 @@ def test_few_measurements_leave_stages_alike() -> None:
     """Fewer structures than stages: the common saving is still found."""
     draw = random.Random(0)
     sample = [policy(draw) for _ in range(8)]
-    model = fit(sample, [truth(each) for each in sample], FLOAT_MS, 8)
+    model = fit(sample, [truth(each) for each in sample])
     assert sum(model.integers.values()) == pytest.approx(-sum(SAVES.values()), rel=0.2)
 
 
@@ -98,3 +104,15 @@ def test_structures_that_are_too_many_are_sampled(tiny_traced: Traced, monkeypat
     assert some.policies == latency.structures(tiny_traced, space, Execution(8, True)).policies
     runs = {quant.weight.bits <= 8 for each in some.policies.values() for stage, quant in each.stages if stage == "body"}
     assert runs == {True, False}
+
+
+def test_a_structure_in_words_says_how_every_stage_runs(tiny_traced: Traced) -> None:
+    space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
+    execution = Execution(8, True)
+    found = set()
+    for each in latency.structures(tiny_traced, space, execution).policies.values():
+        words = latency.describe(tiny_traced, place(tiny_traced, each, execution), execution)
+        how = runs(each, 8, latency.of_images(space))
+        assert latency.runs_of(words) == dict(zip(space.choices, how, strict=True))
+        found |= set(how)
+    assert len(found) == 4

@@ -113,14 +113,14 @@ def test_measurement_corrects_for_a_machine_that_slows_down(monkeypatch: pytest.
 
 
 def test_table_is_checked_and_read_back(tmp_path: Path) -> None:
-    table = latency.table_document(
+    table = latency.LatencyTable(
         model="srgan",
         target="openvino-cpu",
         runtime="x",
         frame=(96, 96),
         threads=2,
         machine="m",
-        samples={"a": ("words", [3.0, 1.0, 2.0])},
+        entries=latency.entries({"a": ("words", [3.0, 1.0, 2.0])}),
     )
     (tmp_path / "latency.json").write_text(table.model_dump_json())
     assert latency.read_table(tmp_path / "latency.json").ms("a", FLOAT_POLICY) == 2.0
