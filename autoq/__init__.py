@@ -4,6 +4,7 @@ study = autoq.search("srgan", budget=50)
 study.front                     # a pandas DataFrame
 autoq.write_report(study)       # reports/<name>.html
 autoq.open_study("srgan-x4")    # a study of earlier, to be read
+autoq.export_point(study, "knee", pick="knee")      # a point as files that run
 """
 
 from __future__ import annotations
@@ -14,15 +15,27 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from autoq.api import open_study, search, write_report
+    from autoq.deployment import export_point, unpack
     from autoq.errors import AutoqError, InputError
     from autoq.events import Events
     from autoq.study import Study
 
-__all__ = ["AutoqError", "Events", "InputError", "Study", "__version__", "open_study", "search", "write_report"]
+__all__ = [
+    "AutoqError",
+    "Events",
+    "InputError",
+    "Study",
+    "__version__",
+    "export_point",
+    "open_study",
+    "search",
+    "unpack",
+    "write_report",
+]
 
 _HOMES = {
     "AutoqError": "errors", "Events": "events", "InputError": "errors", "Study": "study",
-    "open_study": "api", "search": "api", "write_report": "api",
+    "export_point": "deployment", "open_study": "api", "search": "api", "unpack": "deployment", "write_report": "api",
 }  # fmt: skip
 
 

@@ -28,6 +28,8 @@ def test_the_wheel_holds_spaces_weights_and_the_template(wheel: Path) -> None:
     assert {
         "autoq/search_spaces/default.yaml",
         "autoq/report/template.html.j2",
+        "autoq/export/card.md.j2",
+        "autoq/export/run.py.j2",
         *(f"autoq/weights/{file}" for info in MODELS.values() for file in info.bundled.values()),
     } <= names
 

@@ -1,7 +1,9 @@
 """ONNX files with integers in them.
 
     export_graph(traced)             the float network with every quantization site marked, once per model
-    write_qdq(graph, quantized)      the marks become QuantizeLinear / DequantizeLinear pairs, or nothing
+    write_plain(graph, quantized)    the marks become QuantizeLinear / DequantizeLinear pairs, or nothing
+    for_runtime(model)               the same model, rewritten to run fast
+    write_qdq(graph, quantized)      both
 
 torch writes the float graph; the integers are ours: weights and biases are integer initializers behind a
 DequantizeLinear, tensors pass QuantizeLinear and DequantizeLinear, and widths below 8 bits get a Clip in
@@ -15,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -37,6 +39,8 @@ OPSET = 20
 MARK = "Site"
 MARK_DOMAIN = "autoq"
 INPUT, OUTPUT = "input", "output"
+INTEGER = ".integer"
+"""Behind a parameter's name: the initializer that holds its integers."""
 
 
 class _Mark(nn.Module):
@@ -133,7 +137,7 @@ class _Writer:
 
     def dequantize(self, name: str, integers: np.ndarray, scale: Tensor, axis: int = 0) -> str:
         """A constant stored as symmetric integers; an absent zero point is zero."""
-        stored = self.constant(f"{name}.integer", integers)
+        stored = self.constant(f"{name}{INTEGER}", integers)
         scales = self.constant(f"{name}.scale", _numpy(scale if scale.numel() > 1 else scale.reshape(())))
         return self.add("DequantizeLinear", [stored, scales], name, **({"axis": axis} if scale.numel() > 1 else {}))
 
@@ -154,7 +158,36 @@ class _Writer:
 
 
 def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
-    """The policy's ONNX file: `graph` (from `export_graph`) with the trained tensors and integers of `quantized`.
+    """The policy's ONNX file, as a runtime loads it. Raises PolicyError as `write_plain`."""
+    return for_runtime(write_plain(graph, quantized))
+
+
+def for_runtime(model: ModelProto) -> ModelProto:
+    """A Q/DQ model, changed in place where the same sums run faster in another order."""
+    move_before_shuffle(model)
+    onnx.checker.check_model(model)
+    return model
+
+
+class Width(NamedTuple):
+    """How an integer tensor is stored: bits a value, and whether negative values are among them."""
+
+    bits: int
+    signed: bool
+
+
+def weight_widths(quantized: Quantized) -> dict[str, Width]:
+    """Widths of the integer weights that `write_plain` writes, by the names of their initializers."""
+    constants = {node.name: str(node.target) for node in quantized.module.graph.nodes if node.op == "get_attr"}
+    return {
+        f"{constants[placed.placement.source]}{INTEGER}": Width(placed.placement.quant.bits, placed.placement.quant.signed)
+        for placed in quantized.placed
+        if placed.placement.source in constants and isinstance(quantized.module.get_submodule(placed.quantizer), Quantizer)
+    }
+
+
+def write_plain(graph: ModelProto, quantized: Quantized) -> ModelProto:
+    """The policy in ONNX: `graph` (from `export_graph`) with the trained tensors and integers of `quantized`.
 
     Raises PolicyError for integers wider than 8 bits, which this format's runtimes do not execute.
     """
@@ -190,8 +223,6 @@ def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
         ir_version=min(graph.ir_version, 10),
         producer_name="autoq",
     )
-    move_before_shuffle(result)
-    onnx.checker.check_model(result)
     return result
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from autoq.errors import InputError, unknown
@@ -25,7 +26,7 @@ class Runner(Protocol):
 class Target(Protocol):
     """A runtime: loads the bytes of its file and says what it is."""
 
-    def load(self, file: bytes, threads: int) -> Runner: ...
+    def load(self, file: bytes | Path, threads: int) -> Runner: ...
 
     def version(self) -> str: ...
 

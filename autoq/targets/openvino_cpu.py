@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import openvino
 
@@ -9,12 +11,12 @@ from autoq.targets import Runner
 
 
 class OpenVINOCPU:
-    """Loads ONNX files. Float layers run in float32 (not bfloat16), so latencies compare like with like."""
+    """Loads ONNX, and paths of its own format. Float layers run in float32 (not bfloat16), so latencies compare like with like."""
 
     def __init__(self) -> None:
         self.core = openvino.Core()
 
-    def load(self, file: bytes, threads: int) -> Runner:
+    def load(self, file: bytes | Path, threads: int) -> Runner:
         compiled = self.core.compile_model(
             self.core.read_model(file),
             "CPU",

@@ -1,0 +1,65 @@
+"""Commands that take a point of a study to where it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoq.cli.frame import app
+from autoq.cli.options import JSON, MANY, QUIET, whole
+
+OUTPUT = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New folder to write to.")]
+
+
+@app.command()
+def export(
+    study: Annotated[str, typer.Argument(help="Name under studies/, or an absolute path.")],
+    output: OUTPUT,
+    trial: Annotated[
+        int | None, typer.Option(parser=whole("--trial", 0, MANY, 7), metavar="N", help="A trial, by its number.")
+    ] = None,
+    pick: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="knee, an objective (its best), 'psnr_drop<=0.1 then size' (the best within bounds), or a name (8/8/8).",
+        ),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="onnx (what the target's runtime loads), openvino, or packed (every weight at its own width)."
+        ),
+    ] = "onnx",
+    quiet: QUIET = False,
+    json: JSON = False,
+) -> None:
+    """Write a point of a study as files that run, checked against what the study promised. Exit code 1 where they differ.
+
+    Example: autoq export srgan-x4 --pick knee -o knee
+    """
+    from autoq import terminal
+    from autoq.deployment import export_point
+    from autoq.findings import to_json
+
+    with terminal.progress(quiet) as events:
+        found = export_point(study, output, trial, pick, format, events)
+    if json:
+        typer.echo(to_json(found.document()))
+    else:
+        terminal.show_delivered(found.file, found.in_words())
+
+
+@app.command()
+def unpack(
+    file: Annotated[Path, typer.Argument(help="A package: the file that autoq export --format packed wrote.")], output: OUTPUT
+) -> None:
+    """Make the file that the target's runtime loads of a package.
+
+    Example: autoq unpack knee/model.safetensors -o runtime
+    """
+    from autoq.deployment import unpack as unpacked
+
+    typer.echo(str(unpacked(file, output)))

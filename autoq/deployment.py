@@ -1,0 +1,52 @@
+"""Points of a study as files: what `autoq export` and `autoq unpack` do, as functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoq import pick as picking
+from autoq.api import check_inputs, open_study
+from autoq.errors import InputError
+from autoq.events import Events
+from autoq.study import Study
+
+if TYPE_CHECKING:
+    from autoq.delivery import Delivered
+
+
+def export_point(
+    study: str | Study,
+    folder: str | Path,
+    trial: int | None = None,
+    pick: str | None = None,
+    format: str = "onnx",
+    events: Events | None = None,
+) -> Delivered:
+    """Write a point of a study as files that run: model, policy.json, README.md (model card) and run.py.
+
+    study: its name under studies/, an absolute path, or what `search` returned. folder: a new one. trial: a number, or
+    pick: a rule, `knee`, an objective, `psnr_drop<=0.1 then size`, or a point's name. format: onnx (what the target's
+    runtime loads), openvino, or packed (every weight at its own width; `unpack` makes the runtime's file of it).
+
+    The policy trains again, to the same weights. The file is then reloaded in the target's runtime and held against the
+    study's figures: qualities, bytes, latency. Raises InputError for a point or folder that cannot be, AutoqError where
+    the file does not do what was promised; then no folder is left.
+    """
+    found = open_study(study) if isinstance(study, str) else study
+    events = events or Events()
+    if (trial is None) == (pick is None):
+        raise InputError("export: which point? type --trial N or --pick RULE, for example --pick knee")
+    records = found.records()
+    record = picking.by_number(records, trial) if trial is not None else picking.by_rule(records, found.spec.objectives, str(pick))
+    check_inputs(found.name, found.spec)
+    from autoq.delivery import deliver
+
+    return deliver(found, record, format, Path(folder), events.phase)
+
+
+def unpack(file: str | Path, folder: str | Path) -> Path:
+    """Make the runtime's file of a package, in a new folder. Returns its path. Raises InputError where it is no package."""
+    from autoq.delivery import unpack_to
+
+    return unpack_to(Path(file), Path(folder))

@@ -1,0 +1,181 @@
+"""The packed package: every weight at its own bit width, in one safetensors file.
+
+    pack(model, widths, policy)     a Q/DQ model, before any rewriting for speed, as bytes
+    unpack(file)                    the same model again, bit by bit, and the policy
+
+What the file holds as tensors is exactly a trial's `size`: integers packed to their widths, scales and zero points,
+biases, and what stays in float. What follows from these is computed when it is unpacked: scales of biases, bounds of
+narrow activations, zero points of symmetric tensors. The graph without its tensors, the policy and the widths are in
+the file's header.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto, numpy_helper
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from autoq.errors import InputError, PolicyError
+from autoq.export.onnx import Width
+from autoq.policy import Policy
+
+FORMAT = "autoq packed 1"
+GIVE = "give one that autoq export --format packed wrote"
+HEADER_LENGTH_BYTES = 8
+
+
+class Packed(NamedTuple):
+    """What a package holds."""
+
+    model: ModelProto
+    policy: Policy
+
+
+def pack(model: ModelProto, widths: Mapping[str, Width], policy: Policy) -> bytes:
+    """A Q/DQ model as a package. widths: of its integer weights, by the names of their initializers."""
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    derived = dict(_derived(model, values))
+    for name, recipe in derived.items():
+        if not np.array_equal(_derive(recipe, values, values[name].dtype), values[name]):
+            raise PolicyError(f"tensor '{name}' does not follow from its {recipe['as']}: the package cannot be exact")
+    graph = ModelProto()
+    graph.CopyFrom(model)
+    stored: dict[str, np.ndarray] = {}
+    for tensor in graph.graph.initializer:
+        name = tensor.name
+        if tensor.data_type == onnx.TensorProto.INT64:
+            continue  # shapes: part of the graph
+        if name not in derived:
+            stored[name] = pack_bits(values[name], widths[name].bits) if name in widths else np.atleast_1d(values[name])
+        tensor.ClearField("raw_data")
+    header = {
+        "format": FORMAT,
+        "policy": json.dumps(policy.to_dict()),
+        "widths": json.dumps(widths),
+        "derived": json.dumps(derived),
+        "graph": base64.b64encode(zlib.compress(graph.SerializeToString(), 9)).decode(),
+    }
+    return save(stored, header)
+
+
+def unpack(file: Path) -> Packed:
+    """The model and policy of a package. Raises InputError if the file is none."""
+    try:
+        content = file.read_bytes()
+        header, stored = _header(content), load(content)
+        if header.get("format") != FORMAT:
+            raise InputError(
+                f"'{file}': a safetensors file, but no package of autoq; give one that autoq export --format packed wrote"
+            )
+        model = ModelProto.FromString(zlib.decompress(base64.b64decode(header["graph"])))
+        _fill(model, stored, json.loads(header["widths"]), json.loads(header["derived"]))
+        return Packed(model, Policy.from_dict(json.loads(header["policy"])))
+    except OSError as error:
+        raise InputError(f"'{file}': {error.strerror or error}; {GIVE}") from error
+    except (SafetensorError, ValueError, KeyError, zlib.error) as error:
+        raise InputError(
+            f"'{file}': no package of autoq, or a torn one; give one that autoq export --format packed wrote"
+        ) from error
+
+
+def payload_bytes(content: bytes) -> int:
+    """Bytes of the tensors in a package: all of it but the header."""
+    return len(content) - HEADER_LENGTH_BYTES - int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
+
+
+def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
+    """Integers as uint8, `bits` each (two's complement), the lowest bit first, without gaps; the last byte filled with zeros."""
+    flat = values.reshape(-1).astype(np.int64) & (2**bits - 1)
+    return np.packbits(((flat[:, None] >> np.arange(bits)) & 1).astype(np.uint8).reshape(-1), bitorder="little")
+
+
+def unpack_bits(packed: np.ndarray, bits: int, count: int, signed: bool) -> np.ndarray:
+    """Inverse of `pack_bits`: `count` integers, int64."""
+    ones = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits).astype(np.int64)
+    values = ones @ (1 << np.arange(bits))
+    return np.where(values >= 2 ** (bits - 1), values - 2**bits, values) if signed else values
+
+
+# ---------------------------------------------------------------- what follows from what is stored
+
+
+def _derived(model: ModelProto, values: Mapping[str, np.ndarray]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Initializers that follow from others, each with how."""
+    read_by: dict[str, list[NodeProto]] = {}
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        for name in node.input:
+            read_by.setdefault(name, []).append(node)
+    for node in model.graph.node:
+        if node.op_type == "Clip" and (behind := _quantize_linear(read_by[node.output[0]])):
+            scale, zero_point = behind.input[1], behind.input[2]
+            for name in node.input[1:]:
+                steps = np.round(values[name] / values[scale]) + values[zero_point].astype(np.float32)
+                yield name, {"as": "bound", "scale": scale, "zero_point": zero_point, "level": int(steps)}
+        quantizing = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+        if quantizing and len(node.input) > 2 and values[node.input[2]].dtype == np.int8:
+            yield node.input[2], {"as": "zero"}
+        if node.op_type == "DequantizeLinear" and node.input[0] in values and values[node.input[0]].dtype == np.int32:
+            (layer,) = read_by[node.output[0]]
+            yield node.input[1], {"as": "product", "of": [_scale_of(name, made_by) for name in layer.input[:2]]}
+
+
+def _scale_of(name: str, made_by: Mapping[str, NodeProto]) -> str:
+    """The scale of a quantized tensor, or of one whose values only moved since (a pixel shuffle)."""
+    node = made_by[name]
+    while node.op_type != "DequantizeLinear":
+        node = made_by[node.input[0]]
+    return str(node.input[1])
+
+
+def _quantize_linear(readers: list[NodeProto]) -> NodeProto | None:
+    return next((node for node in readers if node.op_type == "QuantizeLinear"), None)
+
+
+def _derive(recipe: Mapping[str, Any], values: Mapping[str, np.ndarray], kind: np.dtype[Any]) -> np.ndarray:
+    if recipe["as"] == "zero":
+        return np.zeros((), kind)
+    if recipe["as"] == "product":
+        first, second = (values[name] for name in recipe["of"])
+        return np.asarray(first * second, kind)
+    steps = np.float32(recipe["level"]) - values[recipe["zero_point"]].astype(np.float32)
+    return np.asarray(steps * values[recipe["scale"]], kind)
+
+
+# ---------------------------------------------------------------- reading
+
+
+def _header(content: bytes) -> dict[str, str]:
+    length = int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
+    found = json.loads(content[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length]).get("__metadata__", {})
+    return found if isinstance(found, dict) else {}
+
+
+def _fill(
+    model: ModelProto, stored: Mapping[str, np.ndarray], widths: Mapping[str, Any], derived: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Give a graph its tensors back, in place."""
+    values: dict[str, np.ndarray] = {}
+    for tensor in model.graph.initializer:
+        kind, shape = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
+        if tensor.name in widths:
+            width = Width(*widths[tensor.name])
+            count = int(np.prod(shape, dtype=np.int64))
+            values[tensor.name] = unpack_bits(stored[tensor.name], *(width.bits, count, width.signed)).astype(kind).reshape(shape)
+        elif tensor.name in stored:
+            values[tensor.name] = stored[tensor.name].reshape(shape)
+    for tensor in model.graph.initializer:
+        name, kind = tensor.name, onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if name in derived:
+            values[name] = _derive(derived[name], values, kind)
+        if name in values:
+            tensor.CopyFrom(numpy_helper.from_array(values[name], name))

@@ -1,0 +1,159 @@
+"""What a study promised of a point against what its file does: reloaded in the target's runtime, run on the study's
+images, measured again.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from autoq.confirmation import Interval, median_interval
+from autoq.data import Pair, to_tensor
+from autoq.executed import as_executed
+from autoq.export.onnx import Graph
+from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
+from autoq.objectives import latency as latencies
+from autoq.objectives.latency import LatencyTable
+from autoq.objectives.quality import METRICS
+from autoq.policy import Policy, all_float
+from autoq.quantize import Quantized
+from autoq.spec import StudySpec
+from autoq.targets import Runner, load_target
+from autoq.trial import judge, upscale_all
+from autoq.workbench import Workbench, runtime_file
+
+QUALITY_TOLERANCE = 0.05
+"""dB, or points of a perceptual metric, that a file's quality may differ from its trial's."""
+
+LEAST_AGREEMENT = 40.0
+"""dB between a file's outputs and those of the network that the trial judged, at least."""
+
+LATENCY_TOLERANCE = 0.10
+"""Share of the promised latency that a file's may differ, on the machine where it was promised."""
+
+OVERHEAD = 64 * 1024
+"""Bytes that a packed package may hold besides its tensors."""
+
+ROUNDS = 25
+"""Times that the file is run beside the float network."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One thing promised and found, in the unit of its name. tolerance: in words. holds: None where it cannot be judged."""
+
+    name: str
+    promised: float | None
+    found: float
+    tolerance: str
+    holds: bool | None
+    low: float | None = None
+    high: float | None = None
+
+
+def qualities(bench: Workbench, run: Runner, promised: Mapping[str, float]) -> list[Line]:
+    """Every quality that the trial measured and this machine can, of the file on the study's evaluation images."""
+    outputs = [torch.from_numpy(np.array(run(_image(pair)))) for pair in bench.pairs]
+    found = judge(bench, outputs)
+    lines = []
+    for name, value in found.items():
+        if name in promised and name in (*METRICS, PSNR_TO_FLOAT):
+            tolerance = QUALITY_TOLERANCE if name != PSNR_TO_FLOAT else None
+            holds = None if tolerance is None else abs(value - promised[name]) <= tolerance
+            lines.append(Line(name, promised[name], value, f"within {tolerance:g}" if tolerance else "", holds))
+    return lines
+
+
+def agreement(bench: Workbench, run: Runner, quantized: Quantized) -> list[Line]:
+    """The file's outputs against those of the network that a trial judges, over all evaluation images: PSNR (dB) and the
+    largest difference (1 is full scale).
+    """
+    expected = upscale_all(bench, as_executed(quantized))
+    errors: list[float] = []
+    largest = 0.0
+    for pair, output in zip(bench.pairs, expected, strict=True):
+        difference = np.clip(run(_image(pair)), 0, 1) - output.clamp(0, 1).numpy()
+        errors.append(float(np.mean(difference.astype(float) ** 2)))
+        largest = max(largest, float(np.abs(difference).max()))
+    decibels = -10 * math.log10(max(statistics.mean(errors), 1e-12))
+    return [
+        Line("agreement", None, decibels, f"{LEAST_AGREEMENT:g} dB or more", decibels >= LEAST_AGREEMENT),
+        Line("largest_difference", None, largest, "", None),
+    ]
+
+
+def latency(
+    bench: Workbench, graph: Graph, spec: StudySpec, table: LatencyTable, file: bytes, policy: Policy, promised: float
+) -> list[Line]:
+    """Milliseconds a frame, alone on this machine, in turn with the float network.
+
+    What is compared is the file's time over the float network's, times that of the study: the machine may be faster or
+    slower today. It must be within a share of what was promised, or the intervals of both medians must meet. On another
+    machine, or with another runtime, nothing is promised.
+    """
+    target = load_target(spec.trial.target)
+    exact = all_float(dict.fromkeys(layer.stage for layer in bench.traced.layers))
+    float_ms, samples = latencies.measure(
+        {"file": lambda: file},
+        runtime_file(bench, graph, exact),
+        lambda data: target.load(data, spec.latency_threads),
+        spec.frame,
+        ROUNDS,
+    )
+    promised_float = table.ms(latencies.policy_key(bench.traced, exact, bench.execution), exact)
+    drift = promised_float / statistics.median(float_ms)
+    interval = median_interval([drift * sample for sample in samples["file"]])
+    same = (table.machine, table.runtime) == (latencies.machine(), target.version())
+    measured = table.entries.get(latencies.policy_key(bench.traced, policy, bench.execution))
+    then = median_interval(measured.samples) if measured else Interval(promised, promised, promised)
+    near = abs(interval.middle / promised - 1) <= LATENCY_TOLERANCE or (interval.low <= then.high and then.low <= interval.high)
+    words = f"within {LATENCY_TOLERANCE:.0%}, or intervals meet" if same else "promised on another machine or runtime"
+    ratio = promised_float / interval.middle
+    return [
+        Line("latency", promised, interval.middle, words, near if same else None, interval.low, interval.high),
+        Line("speedup", promised_float / promised, ratio, "", None),
+    ]
+
+
+def exact(name: str, promised: float, found: float) -> Line:
+    """Bytes that must be what was promised."""
+    return Line(name, promised, found, "exactly", found == promised)
+
+
+def overhead(found: int) -> Line:
+    """Bytes of a package that are no tensors."""
+    return Line("overhead", None, found, f"{OVERHEAD:,} bytes or less", found <= OVERHEAD)
+
+
+def broken(lines: Sequence[Line]) -> dict[str, str]:
+    """What does not hold, each in a few words, by name."""
+    found = {}
+    for line in lines:
+        if line.holds is False:
+            wanted = "" if line.promised is None else f"{in_unit(line.name, line.promised)} was promised, "
+            found[line.name] = f"{line.name} {in_unit(line.name, line.found)} where {wanted}{line.tolerance}"
+    return found
+
+
+def in_unit(name: str, value: float) -> str:
+    """A value with its unit; bytes exactly."""
+    shown: dict[str, Callable[[float], str]] = {
+        "largest_difference": lambda found: f"{found:.4f}",
+        "speedup": lambda found: f"{found:.2f}x",
+        "agreement": lambda found: f"{found:.1f} dB",
+        "overhead": lambda found: f"{found:,.0f} bytes",
+    }
+    if name in shown:
+        return shown[name](value)
+    unit = OBJECTIVES[name].unit if name in OBJECTIVES else "dB"
+    return f"{value:,.0f} bytes" if unit == "bytes" else f"{value:.3f} {unit}".strip()
+
+
+def _image(pair: Pair) -> np.ndarray:
+    """What a file is given for a pair."""
+    return to_tensor(pair.low).numpy()

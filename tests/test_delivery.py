@@ -1,0 +1,217 @@
+"""A point of a study as files: what they hold, that they do what was promised, and that nothing is left where they do not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from autoq import delivery, export_point, unpack, verify
+from autoq.cli import main
+from autoq.errors import AutoqError, InputError
+from autoq.events import Events
+from autoq.export.onnx import export_graph
+from autoq.measuring import measure_latencies
+from autoq.options import search_space
+from autoq.policy import Policy, uniform
+from autoq.spec import StudySpec, TrialSpec
+from autoq.study import Study
+from autoq.targets import load_target
+from autoq.trial import run_trial
+from autoq.workbench import input_hashes, prepare
+
+SPACE = """
+roles:
+  weight: {bits: [4, 8, 16], quantizer: lsq, clipping: minmax}
+  activation: {bits: [6, 8, 16], quantizer: lsq, clipping: minmax}
+  skip: {bits: [8, 32], quantizer: lsq, clipping: minmax}
+"""
+NAMES = {"float": "32/32/32", "8/8/8": "8/8/8", "4/6/8": "4/6/8"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
+    """A study of a tiny network with three baselines, trained for two steps."""
+    folder = tmp_path_factory.mktemp("studies")
+    (folder / "space.yaml").write_text(SPACE)
+    trial = TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=2, batch=2, patches=4)
+    space = search_space(trial, folder / "space.yaml")
+    spec = StudySpec(
+        trial=trial, space=space.to_dict(), objectives=("size", "latency", "psnr"), frame=(32, 24), inputs=input_hashes(trial)
+    )
+    study = Study.create(folder / "study", spec, {"command": "", "python": "", "machine": "a", "versions": {"torch": "2"}})
+    graph = export_graph(prepare(trial).traced)
+    table = measure_latencies(study, graph, Events())
+    study.latency_path.write_text(table.model_dump_json())
+    for name, bits in NAMES.items():
+        policy = uniform(bits, space.facts.stages, "lsq", "minmax")
+        study.add_baseline(name, policy, run_trial(trial, policy, table, graph), "")
+    study.close()
+    return folder / "study"
+
+
+@pytest.fixture
+def study(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Latencies of a network this small are noise."""
+    monkeypatch.setattr(verify, "LATENCY_TOLERANCE", 1e9)
+    return Study.open(finished)
+
+
+def promised(study: Study, name: str) -> dict[str, float]:
+    return next(record.values for record in study.records() if record.name == name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_point_exports_as_promised(study: Study, name: str, tmp_path: Path) -> None:
+    found = export_point(study, tmp_path / "out", pick=name)
+    values = promised(study, name)
+    lines = {line.name: line for line in found.lines}
+    assert lines["size"].found == values["size"]
+    assert lines["size_runtime"].found == values["size_runtime"]
+    assert lines["overhead"].found <= 64 * 1024
+    assert lines["psnr"].found == pytest.approx(values["psnr"], abs=0.05)
+    assert lines["agreement"].found >= 50
+    assert lines["latency"].low is not None
+    assert lines["latency"].low <= lines["latency"].found
+    assert all(line.holds is not False for line in found.lines)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "policy.json", "README.md", "run.py"}
+    document = json.loads((tmp_path / "out" / "policy.json").read_text())
+    assert Policy.from_dict(document["policy"]) == uniform(NAMES[name], study.space.facts.stages, "lsq", "minmax")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| size | {values['size']:,.0f} bytes | {values['size']:,.0f} bytes | exactly | yes |" in card
+    assert "| body |" in card
+
+
+def test_the_snippet_upscales_an_image(study: Study, tmp_path: Path) -> None:
+    export_point(study, tmp_path / "out", pick="8/8/8")
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    PIL.Image.fromarray(pixels).save(tmp_path / "in.png")
+    subprocess.run([sys.executable, "out/run.py", "in.png", "out.png"], cwd=tmp_path, check=True, timeout=120)
+    with PIL.Image.open(tmp_path / "out.png") as image:
+        found = np.asarray(image)
+    run = load_target("openvino-cpu").load(tmp_path / "out" / "model.onnx", 1)
+    expected = run(torch.from_numpy(pixels).permute(2, 0, 1)[None].numpy().astype(np.float32) / 255)[0].transpose(1, 2, 0)
+    np.testing.assert_array_equal(found, (expected.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def test_a_package_unpacks_to_the_same_runtime_file(study: Study, tmp_path: Path) -> None:
+    packed = export_point(study, tmp_path / "packed", pick="4/6/8", format="packed")
+    plain = export_point(study, tmp_path / "plain", pick="4/6/8")
+    assert packed.document()["payload_bytes"] == promised(study, "4/6/8")["size"]
+    assert packed.bytes == packed.file.stat().st_size
+    assert "autoq unpack model.safetensors" in (tmp_path / "packed" / "README.md").read_text()
+    path = unpack(packed.file, tmp_path / "unpacked")
+    assert path.read_bytes() == plain.file.read_bytes()
+    assert json.loads((tmp_path / "unpacked" / "policy.json").read_text())["policy"]["stages"]["body"]["weight"]["bits"] == 4
+
+
+def test_openvino_s_own_format_runs(study: Study, tmp_path: Path) -> None:
+    found = export_point(study, tmp_path / "out", pick="8/8/8", format="openvino")
+    assert found.file.name == "model.xml"
+    assert found.bytes == sum((tmp_path / "out" / name).stat().st_size for name in ("model.xml", "model.bin"))
+    assert next(line for line in found.lines if line.name == "agreement").found >= 50
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "message"),
+    [
+        ("size", 1, "size .* bytes where .* bytes was promised, exactly"),
+        ("psnr", 0.06, "psnr .* dB where .* dB was promised, within 0.05"),
+    ],
+)
+def test_what_does_not_hold_fails_and_leaves_nothing(study: Study, tmp_path: Path, name: str, more: float, message: str) -> None:
+    record = next(each for each in study.records() if each.name == "8/8/8")
+    wrong = record.model_copy(update={"values": {**record.values, name: record.values[name] + more}})
+    with pytest.raises(AutoqError, match=message):
+        delivery.deliver(study, wrong, "onnx", tmp_path / "out", lambda text: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_latency_that_is_not_found_again_fails(finished: Path, tmp_path: Path) -> None:
+    """Of a study whose table says ten times as much for all but the float network."""
+    folder = shutil.copytree(finished, tmp_path / "study")
+    table = json.loads((folder / "latency.json").read_text())
+    for entry in list(table["entries"].values())[1:]:
+        entry["ms"] *= 10
+        entry["samples"] = [10 * sample for sample in entry["samples"]]
+    (folder / "latency.json").write_text(json.dumps(table))
+    study = Study.open(folder)
+    record = next(each for each in study.records() if each.name == "8/8/8")
+    record = record.model_copy(update={"values": {**record.values, "latency": 10 * record.values["latency"]}})
+    with pytest.raises(AutoqError, match="latency .* ms where .* ms was promised, within 10%.*when nothing else runs"):
+        delivery.deliver(study, record, "onnx", tmp_path / "out", lambda text: None)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--pick", "knee", "--format", "onxx"], "unknown format 'onxx'"),
+        (["--pick", "4/4/4"], "unknown objective '4/4/4'"),
+        (["--trial", "7"], "the study has no 'trial 7'; type one of: float, 8/8/8, 4/6/8"),
+        ([], "which point? type --trial N or --pick RULE"),
+        (["--pick", "knee", "--trial", "1"], "which point? type --trial N or --pick RULE"),
+        (["--pick", "knee", "-o", "used"], "--output 'used': it holds other files; give a new folder"),
+        (["--pick", "knee", "-o", "no/such"], "there is no folder"),
+    ],
+)
+def test_bad_input_is_one_line(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    monkeypatch.setattr("sys.argv", ["autoq", "export", str(finished), *(["-o", "new"] if "-o" not in options else []), *options])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_prints_what_was_found(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, options in (("a", []), ("b", ["--json"])):
+        monkeypatch.setattr(
+            "sys.argv", ["autoq", "export", str(study.folder), "--pick", "knee", "-o", str(tmp_path / name), *options]
+        )
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        out = capsys.readouterr().out
+        if options:
+            found = json.loads(out)
+            assert found["found"]["size"] == found["promised"]["size"]
+            assert found["agreement_db"] >= 50
+        else:
+            assert "as promised" in out
+            assert "exactly" in out
+
+
+def test_weights_that_changed_are_refused(finished: Path, tmp_path: Path, tiny_weights: Path) -> None:
+    study = Study.open(finished)
+    changed = study.spec.model_copy(update={"inputs": {**study.spec.inputs, "weights": "0" * 12}})
+    study.spec = changed
+    with pytest.raises(AutoqError, match="--weights is not what it was when the study began"):
+        export_point(study, tmp_path / "out", pick="8/8/8")
+
+
+def test_no_package_no_file(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="no package of autoq"):
+        unpack(tmp_path / "x.safetensors", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
