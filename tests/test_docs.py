@@ -40,6 +40,7 @@ RUN_ELSEWHERE = {
     "python benchmarks/search.py": ("tests/benchmarks/test_search.py", "search.py"),
     "autoq sensitivity --model srgan": ("tests/test_sensitivity.py", '"sensitivity"'),
     "autoq report layerwise --compare stagewise": ("tests/test_driver.py", '"--compare"'),
+    "autoq report srgan-x4 --compare srgan-x4-no-stopping": ("tests/test_driver.py", '"--compare"'),
     "autoq export srgan-x4 --pick knee -o knee": ("tests/test_delivery.py", '"export"'),
     "autoq export mine --pick knee -o knee": ("tests/test_delivery.py", '"export"'),
     "autoq export mine --pick knee --format packed -o small": ("tests/test_delivery.py", 'format="packed"'),
