@@ -4,6 +4,8 @@ study = autoq.search("srgan", budget=50)
 study.front                     # a pandas DataFrame
 autoq.write_report(study)       # reports/<name>.html
 autoq.open_study("srgan-x4")    # a study of earlier, to be read
+autoq.upscale("srgan.onnx", "photo.png", "large.png")
+autoq.evaluate("srgan.onnx", data="Set5")
 """
 
 from __future__ import annotations
@@ -15,14 +17,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from autoq.api import open_study, search, write_report
     from autoq.errors import AutoqError, InputError
+    from autoq.evaluating import evaluate
     from autoq.events import Events
     from autoq.study import Study
+    from autoq.upscaling import upscale
 
-__all__ = ["AutoqError", "Events", "InputError", "Study", "__version__", "open_study", "search", "write_report"]
+__all__ = [
+    "AutoqError", "Events", "InputError", "Study", "__version__",
+    "evaluate", "open_study", "search", "upscale", "write_report",
+]  # fmt: skip
 
 _HOMES = {
     "AutoqError": "errors", "Events": "events", "InputError": "errors", "Study": "study",
-    "open_study": "api", "search": "api", "write_report": "api",
+    "evaluate": "evaluating", "open_study": "api", "search": "api", "upscale": "upscaling", "write_report": "api",
 }  # fmt: skip
 
 
