@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import re
 import time
@@ -146,12 +147,10 @@ def _restore(training: Training, state: Path | None, steps: int) -> None:
 
 def _keep(training: Training, state: Path) -> None:
     """Keep a training for later. A full disk only means that it begins anew; what a study must write says so itself."""
-    try:
+    with contextlib.suppress(OSError, RuntimeError):
         state.parent.mkdir(exist_ok=True)
         with whole(state) as partial:
             torch.save(training.state(), partial)
-    except (OSError, RuntimeError):
-        state.with_name(f".{state.name}.partial").unlink(missing_ok=True)
 
 
 def _since(start: float) -> float:

@@ -2,8 +2,9 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
-from autoq import tiles
+from autoq import data, tiles
 from autoq.errors import AutoqError
 from autoq.tiles import Tiling, cuts
 
@@ -57,6 +58,14 @@ def test_tiles_that_overlap_by_the_reach_are_the_whole_and_by_less_are_not() -> 
 def test_levels_are_clipped_and_rounded() -> None:
     output = np.array([-1, 0.4 / 255, 0.6 / 255, 2], np.float32).reshape(1, 2, 2).repeat(3, 0)
     assert tiles.to_pixels(output)[..., 0].tolist() == [[0, 0], [1, 255]]
+
+
+def test_pixels_become_the_numbers_that_trials_are_judged_on() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    assert (tiles.to_input(pixels) == data.to_tensor(pixels).numpy()).all()
+    output = np.random.default_rng(1).uniform(-0.1, 1.1, (3, 40, 50)).astype(np.float32)
+    output.ravel()[:255] = (np.arange(255, dtype=np.float32) + np.float32(0.5)) / 255
+    assert (tiles.to_pixels(output) == data.to_pixels(torch.from_numpy(output)[None])).all()
 
 
 def test_an_output_that_is_no_number_is_an_error() -> None:

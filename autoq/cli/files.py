@@ -44,16 +44,16 @@ def upscale(
 
     Example: autoq upscale srgan.onnx photo.png large.png
     """
-    from autoq import terminal
+    from autoq import display
     from autoq.findings import to_json
     from autoq.upscaling import upscale as run
 
-    with terminal.counted("tiles", quiet) as progress:
+    with display.counted("tiles", quiet) as progress:
         found = run(file, image, output, target=target, tile=tile, threads=threads, progress=progress)
     if json:
         typer.echo(to_json(found))
     else:
-        terminal.show_upscaled(found)
+        display.show_upscaled(found)
 
 
 @app.command()
@@ -87,11 +87,11 @@ def evaluate(
 
     Example: autoq evaluate srgan.onnx --data Set5 --metrics psnr,ssim
     """
-    from autoq import terminal
+    from autoq import display
     from autoq.evaluating import evaluate as run
     from autoq.findings import to_json
 
-    with terminal.counted("images", quiet) as progress:
+    with display.counted("images", quiet) as progress:
         found = run(
             file, model=model, weights=weights, data=data, metrics=metrics, scale=scale, target=target, border=border,
             threads=threads, progress=progress,
@@ -99,4 +99,4 @@ def evaluate(
     if json:
         typer.echo(to_json({key: value for key, value in found.items() if key != "each"}))
     else:
-        terminal.show_evaluation(found)
+        display.show_evaluation(found)
