@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,9 @@ class Network:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of what a runtime says."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+    """The last line of what a runtime says that is neither a place in its source nor a page to read."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if not re.match("Exception from|Check |$", line)]
+    return next((line for line in reversed(lines) if "http" not in line), type(error).__name__)
 
 
 def tiling(found: Geometry, tile: int | None = None) -> Tiling:
