@@ -5,6 +5,8 @@ study.front                     # a pandas DataFrame
 autoq.write_report(study)       # reports/<name>.html
 autoq.open_study("srgan-x4")    # a study of earlier, to be read
 autoq.export_point(study, "knee", pick="knee")      # a point as files that run
+autoq.upscale("knee/model.onnx", "photo.png", "large.png")
+autoq.evaluate("knee/model.onnx", data="Set5")
 """
 
 from __future__ import annotations
@@ -17,25 +19,20 @@ if TYPE_CHECKING:
     from autoq.api import open_study, search, write_report
     from autoq.deployment import export_point, unpack
     from autoq.errors import AutoqError, InputError
+    from autoq.evaluating import evaluate
     from autoq.events import Events
     from autoq.study import Study
+    from autoq.upscaling import upscale
 
 __all__ = [
-    "AutoqError",
-    "Events",
-    "InputError",
-    "Study",
-    "__version__",
-    "export_point",
-    "open_study",
-    "search",
-    "unpack",
-    "write_report",
-]
+    "AutoqError", "Events", "InputError", "Study", "__version__",
+    "evaluate", "export_point", "open_study", "search", "unpack", "upscale", "write_report",
+]  # fmt: skip
 
 _HOMES = {
     "AutoqError": "errors", "Events": "events", "InputError": "errors", "Study": "study",
-    "export_point": "deployment", "open_study": "api", "search": "api", "unpack": "deployment", "write_report": "api",
+    "evaluate": "evaluating", "export_point": "deployment", "open_study": "api", "search": "api",
+    "unpack": "deployment", "upscale": "upscaling", "write_report": "api",
 }  # fmt: skip
 
 

@@ -17,10 +17,14 @@ M = TypeVar("M", bound=BaseModel)
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` at the end."""
+    """A path to write to that becomes `path` at the end, or is removed where an exception ends the writing."""
     partial = path.with_name(f".{path.name}.partial")
-    yield partial
-    partial.replace(path)
+    try:
+        yield partial
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_whole(path: Path, text: str) -> None:

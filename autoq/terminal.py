@@ -357,17 +357,3 @@ def show_sensitivity(found: Mapping[str, Any]) -> None:
             interval = f"[{agreement['low']:.2f}, {agreement['high']:.2f}]"
             console.print(f"the ranking over {over}: rank correlation {agreement['spearman']:.2f} {interval}")
     console.print(f"{found['seconds']:.0f} s")
-
-
-def show_delivered(file: Path, lines: Sequence[Mapping[str, str]]) -> None:
-    """A point's file on standard output, with what was promised of it and what was found."""
-    console = Console(highlight=False)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
-    for column in ("promised", "found"):
-        table.add_column(column, justify="right")
-    table.add_column("must be")
-    for line in lines:
-        table.add_row(line["name"], line["promised"], line["found"], line["tolerance"])
-    console.print(table)
-    console.print(f"{file}; as promised", soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import re
 import time
@@ -23,7 +24,7 @@ from autoq.models.stages import StagePatterns
 from autoq.objectives import PSNR_TO_FLOAT, score
 from autoq.objectives.cost import costs
 from autoq.objectives.latency import LatencyTable, structure_key
-from autoq.objectives.quality import METRICS
+from autoq.objectives.quality import PSNR_CEILING, averaged, judged
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, Role
 from autoq.qat import Training
@@ -32,9 +33,6 @@ from autoq.spec import Confirmation, TrialResult, TrialSpec
 from autoq.targets import target_info
 from autoq.tracing import roles_by_stage, trace
 from autoq.workbench import Workbench, prepare, unseen, upscale, with_seed
-
-PSNR_CEILING = 100.0
-"""Reported where two images are equal: an infinite dB is no JSON number."""
 
 
 def stages_of(model: str, scale: int, weights: Path | None, layers: StagePatterns) -> dict[str, tuple[Role, ...]]:
@@ -149,12 +147,10 @@ def _restore(training: Training, state: Path | None, steps: int) -> None:
 
 def _keep(training: Training, state: Path) -> None:
     """Keep a training for later. A full disk only means that it begins anew; what a study must write says so itself."""
-    try:
+    with contextlib.suppress(OSError, RuntimeError):
         state.parent.mkdir(exist_ok=True)
         with whole(state) as partial:
             torch.save(training.state(), partial)
-    except (OSError, RuntimeError):
-        state.with_name(f".{state.name}.partial").unlink(missing_ok=True)
 
 
 def _since(start: float) -> float:
@@ -186,14 +182,8 @@ def judge(bench: Workbench, outputs: Sequence[Tensor]) -> dict[str, float]:
     Raises TrialFailed where a metric is not a finite number.
     """
     found = [to_pixels(output) for output in outputs]
-    scale = bench.spec.scale
-    values = {
-        name: float(
-            np.mean([METRICS[name].function(image, pair.high, scale) for image, pair in zip(found, bench.pairs, strict=True)])
-        )
-        for name in bench.metrics
-    }
-    values = {name: min(value, PSNR_CEILING) if name == "psnr" else value for name, value in values.items()}
+    border = bench.spec.scale
+    values = averaged([judged(bench.metrics, image, pair.high, border) for image, pair in zip(found, bench.pairs, strict=True)])
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
         raise TrialFailed(f"{', '.join(broken)} of the output is not a finite number", bench.spec.steps)

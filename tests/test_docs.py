@@ -39,6 +39,18 @@ RUN_ELSEWHERE = {
     "python benchmarks/supernet.py": ("tests/benchmarks/test_supernet.py", "supernet"),
     "python benchmarks/search.py": ("tests/benchmarks/test_search.py", "search.py"),
     "autoq sensitivity --model srgan": ("tests/test_sensitivity.py", '"sensitivity"'),
+    "autoq upscale knee/model.onnx photo.png large.png": ("tests/test_upscaling.py", '"upscale", "doubling.onnx", "photo.png"'),
+    "autoq upscale knee/model.onnx photo.png large.png --tile 128 --threads 1": (
+        "tests/test_upscaling.py",
+        '"--tile", "64", "--threads"',
+    ),
+    "autoq evaluate knee/model.onnx --data Set5/ --metrics psnr,ssim": (
+        "tests/test_evaluating.py",
+        '"evaluate", str(network), "--data"',
+    ),
+    "autoq evaluate knee/model.onnx --data Set5/ --metrics psnr,ssim,niqe --border 4 --json": ("tests/test_evaluating.py", '"--json"'),
+    "autoq evaluate --model srgan --data Set5/": ("tests/test_evaluating.py", "autoq.evaluate(model="),
+    "autoq evaluate --model srgan --weights generator.pth --data Set5/": ("tests/test_evaluating.py", "weights=spec.weights"),
     "autoq report layerwise --compare stagewise": ("tests/test_driver.py", '"--compare"'),
     "autoq report srgan-x4 --compare srgan-x4-no-stopping": ("tests/test_driver.py", '"--compare"'),
     "autoq export srgan-x4 --pick knee -o knee": ("tests/test_delivery.py", '"export"'),

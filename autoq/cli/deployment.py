@@ -40,7 +40,7 @@ def export(
 
     Example: autoq export srgan-x4 --pick knee -o knee
     """
-    from autoq import terminal
+    from autoq import display, terminal
     from autoq.deployment import export_point
     from autoq.findings import to_json
 
@@ -49,7 +49,7 @@ def export(
     if json:
         typer.echo(to_json(found.document()))
     else:
-        terminal.show_delivered(found.file, found.in_words())
+        display.show_delivered(found.file, found.in_words())
 
 
 @app.command()

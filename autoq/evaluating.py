@@ -1,0 +1,148 @@
+"""How good a network is on a folder of images, judged as a trial judges: an exported file, or a float checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoq.data import Pair, centre, eval_images, make_pair
+from autoq.errors import AutoqError, DataError, InputError, unknown
+from autoq.models import is_file
+from autoq.objectives.quality import METRICS, PSNR_CEILING, averaged, judged, load_models
+from autoq.options import absolute, check_measurable, default_scale, model_name, weights_path
+from autoq.targets import Runner, target_info
+from autoq.tiles import to_input, to_pixels
+from autoq.upscaling import Network, Progress
+
+DEFAULT_METRICS = ("psnr", "ssim")
+DEFAULT_TARGET = "openvino-cpu"
+
+
+def evaluate(
+    file: str | Path | None = None,
+    *,
+    model: str | None = None,
+    weights: str | Path | None = None,
+    data: str | Path | None = None,
+    metrics: str | Iterable[str] = DEFAULT_METRICS,
+    scale: int | None = None,
+    target: str | None = None,
+    border: int | None = None,
+    threads: int | None = None,
+    progress: Progress = lambda done, total: None,
+) -> dict[str, Any]:
+    """Reduce images by bicubic, upscale them again, each as a whole, and compare: the protocol of a trial's evaluation.
+
+    file: an .onnx file of a search, run on `target` (openvino-cpu); or, instead, model and weights of a float network as
+    `search` takes them. data: image folder; the photographs that trials are judged on if None. metrics: psnr, ssim,
+    niqe, pi. scale: checked against the file's. border: pixels that are not looked at (scale). threads: all cores if None.
+    progress: called with the images done and their number.
+
+    Returns file, data, images (their number), metrics (name -> mean) and each: a dict an image, `image` its name.
+    Raises InputError, also for a metric whose model file is not here, and AutoqError for an output that is no number.
+    """
+    names = _metrics(metrics)
+    images = eval_images(absolute(data))
+    subject, run, factor = _network(file, model, weights, scale, target, threads)
+    pairs = [make_pair(image if data else centre(image), factor) for image in images]
+    border = factor if border is None else border
+    for pair in pairs:
+        _check_large(pair, names, border)
+    load_models(names)
+    values = []
+    progress(0, len(pairs))
+    for done, pair in enumerate(pairs, 1):
+        values.append(_judged(pair, to_pixels(run(to_input(pair.low))[0]), names, border))
+        progress(done, len(pairs))
+    return {
+        "file": subject,
+        "data": str(data) if data else None,
+        "images": len(pairs),
+        "metrics": averaged(values),
+        "each": [
+            {"image": pair.name, **{name: min(value, PSNR_CEILING) if name == "psnr" else value for name, value in found.items()}}
+            for pair, found in zip(pairs, values, strict=True)
+        ],
+    }
+
+
+def _metrics(given: str | Iterable[str]) -> tuple[str, ...]:
+    names = tuple(dict.fromkeys(name.strip() for name in (given.split(",") if isinstance(given, str) else given)))
+    if not names:
+        raise InputError("no metric given; type --metrics psnr,ssim")
+    for name in names:
+        if name not in METRICS:
+            raise InputError(unknown("metric", name, METRICS))
+    check_measurable(names)
+    return names
+
+
+def _network(
+    file: str | Path | None,
+    model: str | None,
+    weights: str | Path | None,
+    scale: int | None,
+    target: str | None,
+    threads: int | None,
+) -> tuple[str, Runner, int]:
+    """(what it is called, the network, its scale) of a file on a target, or of a float network in torch."""
+    if (file is None) == (model is None):
+        raise InputError("expected an .onnx file, or --model NAME for a float network; type autoq evaluate FILE, or --model srgan")
+    if model is not None:
+        if target is not None:
+            raise InputError(f"--target {target}: a float checkpoint runs in torch; leave it out, or give an .onnx file")
+        return _float_network(model, weights, scale, threads)
+    assert file is not None
+    if weights is not None:
+        raise InputError(f"--weights '{weights}': '{file}' holds its own; leave one of them out")
+    if is_file(str(file)):
+        raise InputError(f"'{file}': a checkpoint, expected an .onnx file; type --model NAME --weights {file}")
+    target_info(target or DEFAULT_TARGET)
+    network = Network(Path(file), target or DEFAULT_TARGET, threads)
+    if scale not in (None, network.scale):
+        raise InputError(f"'{file}': a x{network.scale} network, asked for x{scale}; type --scale {network.scale}")
+    return str(file), network, network.scale
+
+
+def _float_network(model: str, weights: str | Path | None, scale: int | None, threads: int | None) -> tuple[str, Runner, int]:
+    import torch
+
+    from autoq.device import channels_last
+    from autoq.models import staged_model, weights_file
+
+    name, path = model_name(model), weights_path(model, scale, weights)
+    factor = scale or default_scale(name)
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    # stages play no part here: any will do for a network of which nobody says them
+    network = channels_last(staged_model(name, factor, path, {"body": ("*",)})[0])
+
+    def run(image: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            output: np.ndarray = network(torch.from_numpy(image).contiguous(memory_format=torch.channels_last)).numpy()
+        return output
+
+    return str(weights or weights_file(name, factor, path) or name), run, factor
+
+
+def _check_large(pair: Pair, names: Sequence[str], border: int) -> None:
+    """Raise DataError for an image that leaves a metric too little to look at."""
+    for name in names:
+        least = METRICS[name].least + 2 * border
+        height, width = pair.high.shape[:2]
+        if min(height, width) < least:
+            raise DataError(
+                f"image '{pair.name}': {width}x{height} is too small for {name} without a border of {border};"
+                f" give images of {least}x{least} or more"
+            )
+
+
+def _judged(pair: Pair, found: np.ndarray, names: Sequence[str], border: int) -> dict[str, float]:
+    values = judged(names, found, pair.high, border)
+    broken = [name for name, value in values.items() if np.isnan(value)]
+    if broken:
+        raise AutoqError(f"image '{pair.name}': {', '.join(broken)} is not a number; leave it out of --metrics")
+    return values

@@ -1,0 +1,166 @@
+"""An exported file or a float network on a folder of images: the numbers of a trial's evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+from skimage.metrics import peak_signal_noise_ratio
+
+import autoq
+from autoq import trial
+from autoq.data import make_pair, read_folder
+from autoq.errors import DataError, InputError
+from autoq.executed import as_executed
+from autoq.export.onnx import export_graph
+from autoq.models import model_info
+from autoq.objectives import quality
+from autoq.policy import uniform
+from autoq.quantize import quantize
+from autoq.spec import TrialSpec
+from autoq.workbench import prepare, runtime_file
+from tests.conftest import small_image
+from tests.test_cli import run
+
+STAGES = model_info("srresnet").stages
+
+
+@pytest.fixture(scope="module")
+def spec(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> TrialSpec:
+    folder = tmp_path_factory.mktemp("images")
+    data, evaluation = small_image(folder / "train", 1), small_image(folder / "set", 2)
+    (small_image(folder / "more", 3, side=120) / "3.png").rename(evaluation / "3.png")
+    return TrialSpec(model="srresnet", scale=2, weights=tiny_weights, data=data, eval_data=evaluation, steps=0, threads=1)
+
+
+@pytest.fixture(scope="module")
+def network(spec: TrialSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """8/8/8, as the target loads it."""
+    path, bench = tmp_path_factory.mktemp("networks") / "tiny.onnx", prepare(spec)
+    path.write_bytes(runtime_file(bench, export_graph(bench.traced), uniform("8/8/8", STAGES)))
+    return path
+
+
+def test_a_file_gets_what_its_trial_got(spec: TrialSpec, network: Path) -> None:
+    bench = prepare(spec)
+    policy = uniform("8/8/8", STAGES)
+    executed = as_executed(quantize(bench.traced, policy, bench.statistics, bench.execution))
+    expected = trial.evaluate(bench, executed)
+    found = autoq.evaluate(network, data=spec.eval_data, threads=1)
+    assert (found["file"], found["data"], found["images"]) == (str(network), str(spec.eval_data), 2)
+    assert found["metrics"] == {name: pytest.approx(expected[name], abs=1e-3) for name in ("psnr", "ssim")}
+    for name, mean in found["metrics"].items():
+        assert mean == pytest.approx(np.mean([image[name] for image in found["each"]]))
+
+
+def test_a_float_network_gets_what_its_trial_got(spec: TrialSpec) -> None:
+    bench = prepare(spec)
+    expected = trial.evaluate(bench, bench.traced.module)
+    found = autoq.evaluate(model="srresnet", scale=2, weights=spec.weights, data=spec.eval_data, threads=1)
+    assert found["file"] == str(spec.weights)
+    assert found["metrics"] == {name: pytest.approx(expected[name], abs=1e-3) for name in ("psnr", "ssim")}
+    assert [image["image"] for image in found["each"]] == ["2", "3"]
+
+
+def test_the_border_is_what_is_not_looked_at(spec: TrialSpec, network: Path) -> None:
+    """Luma and PSNR by another library, of what the command that upscales writes."""
+    image = read_folder(spec.eval_data)[0]  # type: ignore[arg-type]
+    pair = make_pair(image, 2)
+    folder = network.parent
+    PIL.Image.fromarray(pair.low).save(folder / "low.png")
+    autoq.upscale(network, folder / "low.png", folder / "high.png", threads=1)
+    with PIL.Image.open(folder / "high.png") as file:
+        high = np.asarray(file)
+    for border in (0, 2, 9):
+        found = autoq.evaluate(network, data=spec.eval_data, metrics="psnr", border=border, threads=1)
+        inside = slice(border, 96 - border)
+        lumas = [pixels[inside, inside].astype(float) @ [65.481, 128.553, 24.966] / 255 for pixels in (high, pair.high)]
+        assert found["each"][0]["psnr"] == pytest.approx(peak_signal_noise_ratio(*lumas, data_range=255), abs=1e-6)
+    assert (
+        autoq.evaluate(network, data=spec.eval_data, metrics=["psnr"], threads=1)["each"]
+        == (autoq.evaluate(network, data=spec.eval_data, metrics="psnr", border=2, threads=1)["each"])
+    )
+
+
+def test_equal_images_get_the_ceiling(spec: TrialSpec, tmp_path: Path) -> None:
+    grey = np.full((64, 64, 3), 100, np.uint8)
+    assert quality.averaged([quality.judged(["psnr"], grey, grey, 0)]) == {"psnr": quality.PSNR_CEILING}
+    assert quality.psnr(grey, grey + np.uint8(10), 0) == pytest.approx(20 * np.log10(255 / (219 / 255 * 10)))
+
+
+def test_niqe_of_a_file(shared: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(shared / "metrics"))
+    quality._pyiqa_metric.cache_clear()
+    folder = small_image(tmp_path / "set", 4, side=112)
+    PIL.Image.fromarray(make_pair(read_folder(folder)[0], 2).low).save(tmp_path / "low.png")
+    autoq.upscale(network, tmp_path / "low.png", tmp_path / "high.png", threads=1)
+    with PIL.Image.open(tmp_path / "high.png") as file:
+        high = np.asarray(file)
+    found = autoq.evaluate(network, data=folder, metrics="niqe", threads=1)
+    assert found["metrics"] == {"niqe": pytest.approx(quality.niqe(high, high, 2))}
+    with pytest.raises(DataError, match="112x112 is too small for niqe without a border of 10; give images of 116x116 or more"):
+        autoq.evaluate(network, data=folder, metrics="psnr,niqe", border=10)
+    quality._pyiqa_metric.cache_clear()
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, spec: TrialSpec, network: Path) -> None:
+    arguments = ["evaluate", str(network), "--data", str(spec.eval_data), "--threads", "1"]
+    code, out, err = run(capsys, monkeypatch, *arguments, "--metrics", "ssim,psnr", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert set(found) == {"file", "data", "images", "metrics"}
+    assert list(found["metrics"]) == ["ssim", "psnr"]
+    code, out, err = run(capsys, monkeypatch, *arguments)
+    assert (code, err) == (0, "")
+    rows = [line.split() for line in out.splitlines()]
+    assert [row[0] for row in rows if row and row[0] in ("2", "3", "mean")] == ["2", "3", "mean"]
+    mean = next(row for row in rows if row[:1] == ["mean"])
+    assert [float(value) for value in mean[-2:]] == pytest.approx([found["metrics"]["psnr"], found["metrics"]["ssim"]], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected an .onnx file, or --model NAME for a float network; type autoq evaluate FILE, or --model srgan"),
+        (["NET", "--model", "srgan"], "expected an .onnx file, or --model NAME for a float network; type autoq evaluate FILE, or --model srgan"),
+        (["NET", "--metrics", "psnr,niqe"], "niqe needs niqe_modelparameters.mat in HERE/hub/pyiqa; on a machine with internet, python -c \"import pyiqa; pyiqa.create_metric('niqe')\" fetches it"),
+        (["NET", "--metrics", "psrn"], "unknown metric 'psrn' (known: niqe, pi, psnr, ssim). Did you mean 'psnr'?"),
+        (["NET", "--metrics", ""], "unknown metric '' (known: niqe, pi, psnr, ssim)."),
+        (["NET", "--scale", "4"], "'NET': a x2 network, asked for x4; type --scale 2"),
+        (["NET", "--weights", "w.pth"], "--weights 'w.pth': 'NET' holds its own; leave one of them out"),
+        (["NET", "--data", "HERE/none"], "image folder 'HERE/none': no such folder; give a folder of .bmp, .jpeg, .jpg, .png, .tif, .tiff files"),
+        (["NET", "--data", "HERE/set", "--border", "43"], "image '5': 96x96 is too small for ssim without a border of 43; give images of 97x97 or more"),
+        (["w.pth"], "'w.pth': a checkpoint, expected an .onnx file; type --model NAME --weights w.pth"),
+        (["none.onnx"], "'none.onnx': No such file or directory; give an .onnx file as autoq exports it"),
+        (["--model", "srgan", "--target", "openvino-cpu"], "--target openvino-cpu: a float checkpoint runs in torch; leave it out, or give an .onnx file"),
+        (["--model", "srgna"], "unknown model 'srgna' (known: "),
+        (["--model", "edsr", "--scale", "3"], "no weights for edsr x3 are bundled (bundled: none); give --weights FILE"),
+        (["NET", "--border", "-1"], "--border '-1': expected a whole number from 0 to 256; type --border 4"),
+    ],
+)  # fmt: skip
+def test_bad_input(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    network: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    small_image(tmp_path / "set", 5)
+    real = {"NET": str(network), "HERE": str(tmp_path)}
+    for name, value in real.items():
+        arguments = [argument.replace(name, value) for argument in arguments]
+        message = message.replace(name, value)
+    code, out, err = run(capsys, monkeypatch, "evaluate", *arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"autoq: {message}")
+    assert err.count("\n") == 1
+
+
+def test_metrics_of_nothing_are_refused(network: Path) -> None:
+    with pytest.raises(InputError, match="no metric given"):
+        autoq.evaluate(network, metrics=[])
