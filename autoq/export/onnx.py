@@ -159,7 +159,7 @@ def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
     Raises PolicyError for integers wider than 8 bits, which this format's runtimes do not execute.
     """
     quantizers = [quantized.module.get_submodule(placed.quantizer) for placed in quantized.placed]
-    wide = [quantizer for quantizer in quantizers if isinstance(quantizer, Quantizer) and quantizer.quant.bits > 8]
+    wide = [quantizer for quantizer in quantizers if isinstance(quantizer, Quantizer) and not _fits(quantizer)]
     if wide:
         raise PolicyError(f"ONNX Q/DQ holds integers of 8 bits or less; {len(wide)} tensors of this policy are wider")
     writer = _Writer(quantized.module, {site.name: placed for placed in quantized.placed for site in placed.placement.sites})
@@ -231,6 +231,12 @@ def _biases(quantized: Quantized) -> Iterator[tuple[str, BiasQuantizer]]:
 def _container(quantizer: Quantizer) -> np.dtype[Any]:
     """The integer type that holds a quantizer's levels."""
     return np.dtype(np.int8 if quantizer.quant.signed else np.uint8)
+
+
+def _fits(quantizer: Quantizer) -> bool:
+    """Whether that type holds them all."""
+    limits = np.iinfo(_container(quantizer))
+    return bool(limits.min <= quantizer.qmin and quantizer.qmax <= limits.max)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
