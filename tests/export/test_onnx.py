@@ -104,8 +104,8 @@ def test_every_quantizer_is_executed_as_its_integers(
     """After some training, so that what is learned, fixed or follows the weights has moved."""
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     weight = TensorQuant(weights[1], weights[0], "minmax", granularity, signed=True)
-    feature = TensorQuant(maps[1], maps[0], "minmax", "tensor", signed=False)
-    quantized = quantize(tiny_traced, mixed(weight, feature, feature), collect(tiny_traced, [images]), INT8)
+    activation, skip = (TensorQuant(bits, maps[0], "minmax", "tensor", signed=False) for bits in (maps[1], 8))
+    quantized = quantize(tiny_traced, mixed(weight, activation, skip), collect(tiny_traced, [images]), INT8)
     optimizer = torch.optim.Adam(quantized.module.parameters(), 1e-3)
     for _ in range(22):
         optimizer.zero_grad()
