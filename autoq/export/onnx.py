@@ -4,7 +4,7 @@
     write_qdq(graph, quantized)      the marks become QuantizeLinear / DequantizeLinear pairs, or nothing
 
 torch writes the float graph; the integers are ours: weights and biases are integer initializers behind a
-DequantizeLinear, tensors pass QuantizeLinear and DequantizeLinear, and widths below 8 bits get a Clip in
+DequantizeLinear, tensors pass QuantizeLinear and DequantizeLinear, and widths below 8 bits get a Clip (or Min) in
 front, so any ONNX runtime executes the policy exactly.
 """
 
@@ -90,7 +90,10 @@ def export_graph(traced: Traced) -> ModelProto:
 
 @dataclass
 class _Writer:
-    """Rewrites one marked graph; `alias` maps the outputs of removed marks to what they stand for."""
+    """Rewrites one marked graph; `alias` maps the outputs of removed marks to what they stand for.
+
+    written: what each quantizer's output is named. clipped: those of them that are narrower than their integers.
+    """
 
     module: fx.GraphModule
     of_site: dict[str, Placed]
@@ -98,6 +101,7 @@ class _Writer:
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     alias: dict[str, str] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
+    clipped: set[str] = field(default_factory=set)
 
     def constant(self, name: str, values: np.ndarray) -> str:
         if name not in self.initializers:
@@ -141,16 +145,24 @@ class _Writer:
         quantizer = cast(Quantizer, self.module.get_submodule(placed.quantizer))
         container = _container(quantizer)
         name = placed.quantizer.removeprefix("quantizers.")
-        scale_value = quantizer.scale.detach().reshape(())
-        scale = self.constant(f"{name}.scale", _numpy(scale_value))
-        zero_point = self.constant(f"{name}.zero_point", _numpy(quantizer.zero_point.reshape(())).astype(container))
-        limits = np.iinfo(container)
+        scale = self.constant(f"{name}.scale", _numpy(quantizer.scale.reshape(())))
+        limits, shift, value = np.iinfo(container), 0, f"{name}.value"
         if quantizer.qmin > limits.min or quantizer.qmax < limits.max:
-            ends = [(end - quantizer.zero_point.reshape(())) * scale_value for end in (quantizer.qmin, quantizer.qmax)]
-            low, high = (self.constant(f"{name}.{end}", _numpy(value)) for end, value in zip(("low", "high"), ends, strict=True))
-            source = self.add("Clip", [source, low, high], f"{name}.clip")
+            low, high = (
+                self.constant(f"{name}.{end}", _numpy((integer - quantizer.zero_point.reshape(())) * quantizer.scale.reshape(())))
+                for end, integer in (("low", quantizer.qmin), ("high", quantizer.qmax))
+            )
+            if source in self.clipped:
+                # OpenVINO would move a Clip behind a clipped tensor into that one's integers, and round its ends to them
+                del self.initializers[low]
+                shift = limits.min - quantizer.qmin  # QuantizeLinear itself cuts off below
+                source = self.add("Min", [source, high], f"{name}.clip")
+            else:
+                source = self.add("Clip", [source, low, high], f"{name}.clip")
+            self.clipped.add(value)
+        zero_point = self.constant(f"{name}.zero_point", _numpy(quantizer.zero_point.reshape(()) + shift).astype(container))
         integers = self.add("QuantizeLinear", [source, scale, zero_point], f"{name}.integer")
-        return self.add("DequantizeLinear", [integers, scale, zero_point], f"{name}.value")
+        return self.add("DequantizeLinear", [integers, scale, zero_point], value)
 
 
 def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:

@@ -63,10 +63,10 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int, signed: bool) -> tup
 
 
 def symmetric_grid(low: Tensor, high: Tensor, bits: int, signed: bool) -> Grid:
-    """A grid with as many levels below zero as above, 2^(bits - 1) - 1: around zero point 0, or 2^(bits - 1) when unsigned."""
+    """A grid with 2^(bits - 1) - 1 levels below zero and as many above: around zero point 0, or from 0 when unsigned."""
     qmin, qmax = integer_range(bits, signed=True)
     scale, zero_point = affine_parameters(low, high, bits, signed=True)
-    shift = 0 if signed else 2 ** (bits - 1)
+    shift = 0 if signed else qmax
     return qmin + shift, qmax + shift, scale, zero_point + shift
 
 
@@ -92,8 +92,6 @@ def fake_quantize_learned(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: in
     d(output)/d(scale) = round(x/scale) - x/scale inside the range, qmin - zero_point below it and
     qmax - zero_point above it; summed over the scale's elements and multiplied by `gradient_factor`.
     """
-    if qmin > 0:  # torch wants zero among the integers; only differences to the zero point matter
-        zero_point, qmin, qmax = zero_point - qmin, 0, qmax - qmin
     zero_point = zero_point.to(scale.dtype)
     if scale.numel() == 1:
         return torch._fake_quantize_learnable_per_tensor_affine(

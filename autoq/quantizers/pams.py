@@ -12,7 +12,7 @@ class PAMS(LearnedScale):
     """The largest magnitude alpha is trained: PAMS (Li et al. 2020), its equations of activations.
 
     x_q = round(clip(x, -alpha, alpha) / s) * s with s = alpha / (2^(b-1) - 1), for data of either sign: in unsigned formats
-    the zero point is 2^(b-1). Gradient of alpha, all but the rounding differentiated: the sign of x where x is clipped,
+    the zero point is 2^(b-1) - 1. Gradient of alpha, all but the rounding differentiated: the sign of x where x is clipped,
     else (x_q - x) / alpha. alpha starts at the clipping rule's range; `moving_minmax` is the paper's.
     The paper's weights are symmetric with alpha = max |w|, not trained: `minmax`.
     """

@@ -104,8 +104,8 @@ def test_every_quantizer_is_executed_as_its_integers(
     """After some training, so that what is learned, fixed or follows the weights has moved."""
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     weight = TensorQuant(weights[1], weights[0], "minmax", granularity, signed=True)
-    activation, skip = (TensorQuant(bits, maps[0], "minmax", "tensor", signed=False) for bits in (maps[1], 8))
-    quantized = quantize(tiny_traced, mixed(weight, activation, skip), collect(tiny_traced, [images]), INT8)
+    feature = TensorQuant(maps[1], maps[0], "minmax", "tensor", signed=False)
+    quantized = quantize(tiny_traced, mixed(weight, feature, feature), collect(tiny_traced, [images]), INT8)
     optimizer = torch.optim.Adam(quantized.module.parameters(), 1e-3)
     for _ in range(22):
         optimizer.zero_grad()
@@ -124,6 +124,25 @@ def test_every_quantizer_is_executed_as_its_integers(
         expected = as_executed(quantized)(images[:1]).numpy()
     for found in (session.run(None, {"input": images[:1].numpy()})[0], openvino(images[:1].numpy())):
         assert -10 * np.log10(np.mean((found - expected) ** 2) / np.mean(expected**2) + 1e-20) >= 40
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 6])
+def test_a_narrow_tensor_read_as_another_narrow_one(tiny_traced: Traced, graph: Graph, bits: int, signed: bool) -> None:
+    """A sum's quantized output is a layer's input: two clipped tensors in a row, with scales that do not divide each other."""
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    weight, feature = TensorQuant(8, "lsq", granularity="channel", signed=True), TensorQuant(bits, "lsq", signed=signed)
+    quantized = quantize(tiny_traced, mixed(weight, feature, feature), collect(tiny_traced, [image]), INT8)
+    random = torch.Generator().manual_seed(2)
+    for name, parameter in quantized.module.named_parameters():
+        if name.endswith("log_gain"):
+            parameter.data.normal_(0, 0.3, generator=random)
+    file = write_qdq(graph, quantized)
+    assert [node.op_type for node in file.graph.node].count("Min") > 0
+    found = load_target("openvino-cpu").load(file.SerializeToString(), threads=1)(image.numpy())
+    with torch.no_grad():
+        expected = as_executed(quantized)(image).numpy()
+    assert -10 * np.log10(np.mean((found - expected) ** 2) / np.mean(expected**2) + 1e-20) >= 50
 
 
 def test_weights_whose_integers_are_too_wide_are_refused(tiny_traced: Traced, graph: Graph) -> None:
