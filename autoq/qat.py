@@ -13,12 +13,14 @@ from autoq.data import batches
 from autoq.device import channels_last, native_bfloat16
 from autoq.errors import TrialFailed
 from autoq.quantize import Quantized
+from autoq.quantizers.base import Quantizer
 from autoq.workbench import Workbench
 
 LEARNING_RATE = 1e-4
-LEARNING_RATES = {"log_gain": 5e-3, "bias": 1e-3}
-"""By the last part of a parameter's name, where it is not LEARNING_RATE. LSQ's log_gain: a step changes a scale by about
-0.5 %. Biases: coarse weights shift whole areas by up to 0.03, which 64 steps at LEARNING_RATE could not take back."""
+LEARNING_RATES = {"log_gain": 5e-3, "offset": 5e-3, "bias": 1e-3}
+"""By the last part of a parameter's name, where it is not LEARNING_RATE. log_gain of learned scales: a step changes a scale
+by about 0.5 %; offset of LSQ+: it moves the range by as much of itself. Biases: coarse weights shift whole areas by up to
+0.03, which 64 steps at LEARNING_RATE could not take back."""
 
 FULL_RATE_LOSS = 0.03
 """First loss from which on the full rates apply; below it they shrink in proportion. Adam moves every weight by
@@ -42,12 +44,15 @@ class Training:
             parameters.setdefault(rate, []).append(parameter)
         self.rates = list(parameters)
         self.optimizer = torch.optim.Adam([{"params": group} for group in parameters.values()])
+        self.quantizers = [module for module in self.module.modules() if isinstance(module, Quantizer)]
         self.step, self.damping = 0, 1.0
 
     def advance(self, until: int) -> None:
         """Train on to step `until`. Raises TrialFailed when the loss is not finite."""
         self.module.train()
         for indices in itertools.islice(batches(self.bench.plan, until), self.step, None):
+            for quantizer in self.quantizers:
+                quantizer.progress = self.step / self.steps
             loss = self._loss(torch.from_numpy(indices).to(self.bench.spec.device))
             if not torch.isfinite(loss):
                 raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {self.step} of {self.steps}", self.step)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from autoq.errors import PolicyError
+from autoq.errors import InputError, PolicyError
 from autoq.policy import FLOAT, Policy, TensorQuant
 from autoq.quantizers import make_quantizer
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
@@ -98,6 +98,7 @@ class _Recorder(fx.Interpreter):
         if n.name in self.wanted:
             assert isinstance(result, Tensor)
             flat = result.flatten().float()
+            _check_finite(flat, f"tensor '{n.name}'")
             # drawn at random: a fixed stride would be a multiple of the width and see a single column
             kept = flat[torch.randint(flat.numel(), (self.values,), generator=self.random)]
             self.found.setdefault(n.name, []).append(Statistics(flat.amin()[None], flat.amax()[None], kept[None]))
@@ -109,6 +110,7 @@ def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
     """Statistics of every float tensor a site reads, by fx node name, over calibration images [n, 3, h, w].
 
     They depend on the float network and the images alone, so one collection serves every policy.
+    Raises InputError that names the tensor where one is not finite.
     """
     images = list(images)
     sources = {site: producer(traced.module, site) for site in traced.sites}
@@ -121,6 +123,7 @@ def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
             torch.stack([part.low for part in parts]).amin(0),
             torch.stack([part.high for part in parts]).amax(0),
             torch.cat([part.sample for part in parts], 1),
+            (torch.stack([part.low for part in parts], 1), torch.stack([part.high for part in parts], 1)),
         )
         for name, parts in recorder.found.items()
     }
@@ -129,8 +132,15 @@ def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
         if site.role == "weight":
             weight = sources[site]
             values = parameters[str(weight.target)].transpose(0, channel_axis(weight))
+            _check_finite(values, f"weight '{weight.target}'")
             statistics[weight.name] = Statistics.of_tensor(values, per_channel=True)
     return statistics
+
+
+def _check_finite(values: Tensor, name: str) -> None:
+    """Raise InputError where a tensor has no range."""
+    if not torch.isfinite(values).all():
+        raise InputError(f"calibration: {name} of the float network holds values that are not finite numbers; give other weights")
 
 
 def _is_plain_image(site: Site, source: fx.Node) -> bool:
@@ -171,7 +181,7 @@ def integer_layers(traced: Traced, placements: list[Placement], execution: Execu
 def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics], execution: Execution) -> Quantized:
     """Put the policy's quantizers into a copy of the float network; its parameters become trainable.
 
-    Raises PolicyError for a stage the policy lacks.
+    Raises PolicyError for a stage the policy lacks, and for a quantizer that is not for a tensor's role or width.
     """
     module = copy.deepcopy(traced.module)
     module.requires_grad_(True)
@@ -233,7 +243,7 @@ def _build(source: fx.Node, placement: Placement, statistics: Mapping[str, Stati
         return image_quantizer()
     if placement.source not in statistics:
         raise PolicyError(f"no statistics of tensor '{placement.source}': calibrate before quantizing")
-    quantizer = make_quantizer(quant, _per(statistics[placement.source], quant))
+    quantizer = make_quantizer(quant, _per(statistics[placement.source], quant), placement.sites[0].role, integer_bits)
     quantizer.axis = channel_axis(source)
     return quantizer
 

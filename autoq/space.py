@@ -54,17 +54,25 @@ class Suggester(Protocol):
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...
 
 
+class QuantizerFacts(Protocol):
+    """What a space must know of a quantizer: why it is not for a tensor or a width, in words, or an empty string."""
+
+    def unfit(self, role: str | None, signed: bool) -> str: ...
+
+    def no_width(self, bits: int, role: str | None, integer_bits: int | None) -> str: ...
+
+
 @dataclass(frozen=True)
 class SpaceFacts:
     """What a space is checked against.
 
-    stages: the model's stages and the roles each has a site for. quantizers: name -> bit widths.
+    stages: the model's stages and the roles each has a site for. quantizers: name -> what it is for.
     integer_bits: the widest integer the target executes; above it a quantizer and a clipping rule mean nothing.
     """
 
     model: str
     stages: Mapping[str, tuple[Role, ...]]
-    quantizers: Mapping[str, range]
+    quantizers: Mapping[str, QuantizerFacts]
     clippings: tuple[str, ...]
     integer_bits: int
     target: str
@@ -330,8 +338,14 @@ def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str)
                 f"{where}.{field}: {facts.target} executes {' or '.join(names)} only, found '{_shown(data[field])}';"
                 f" type {field}: {names[0]}"
             )
+    signed = lists["signed"][0]
+    for name in lists["quantizer"]:
+        reason = facts.quantizers[name].unfit(role, signed)
+        if reason:
+            others = ", ".join(other for other, known in facts.quantizers.items() if not known.unfit(role, signed))
+            raise SpaceError(f"{where}.quantizer: '{name}' {reason}; give some of {others}")
     for bits in lists["bits"]:
-        _check_bits(bits, lists["quantizer"], facts, f"{where}.bits")
+        _check_bits(bits, role, lists["quantizer"], facts, f"{where}.bits")
     for field, values in lists.items():
         for value in values:
             if values.count(value) > 1:
@@ -345,7 +359,7 @@ def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str)
     )
 
 
-def _check_bits(bits: Any, quantizers: list[str], facts: SpaceFacts, where: str) -> None:
+def _check_bits(bits: Any, role: Role, quantizers: list[str], facts: SpaceFacts, where: str) -> None:
     if not isinstance(bits, int) or isinstance(bits, bool):
         raise SpaceError(f"{where}: '{_shown(bits)}': expected whole numbers, 1 to 16, or 32 for float")
     try:
@@ -353,9 +367,9 @@ def _check_bits(bits: Any, quantizers: list[str], facts: SpaceFacts, where: str)
     except PolicyError as error:
         raise SpaceError(f"{where}: {error}") from error
     for name in quantizers:
-        if bits <= facts.integer_bits and bits not in facts.quantizers[name]:
-            widths = facts.quantizers[name]
-            raise SpaceError(f"{where}: {bits}: quantizer '{name}' has {widths[0]} to {widths[-1]} bits")
+        reason = facts.quantizers[name].no_width(bits, role, facts.integer_bits) if bits <= facts.integer_bits else ""
+        if reason:
+            raise SpaceError(f"{where}: {bits}: quantizer '{name}' {reason}")
 
 
 def _shown(value: Any) -> str:

@@ -51,7 +51,7 @@ def space_facts(model: str, target: str, stages: Mapping[str, tuple[Role, ...]] 
     return SpaceFacts(
         model=model,
         stages=stages or model_info(model).stages,
-        quantizers={name: info.bits for name, info in QUANTIZERS.items()},
+        quantizers=QUANTIZERS,
         clippings=CLIPPING_NAMES,
         integer_bits=target_info(target).integer_bits,
         target=target,

@@ -18,6 +18,7 @@ import yaml
 
 from autoq.models.srresnet import SRResNet
 from autoq.policy import TensorQuant
+from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.space import parse_space
 from autoq.study import space_facts
 from tests.contracts import test_quantizers as contracts
@@ -142,8 +143,6 @@ def test_the_quantizer_that_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("autoq.quantizers.power_of_two")
     exec(implementation, module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    from autoq.quantizers import QUANTIZERS
-
     monkeypatch.delitem(QUANTIZERS, "power_of_two", raising=False)
     exec(line, {})
     try:
@@ -155,6 +154,23 @@ def test_the_quantizer_that_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
         assert parsed.choices["body"]["weight"].quantizer == ("lsq", "power_of_two")
     finally:
         del QUANTIZERS["power_of_two"]
+
+
+def test_every_quantizer_and_clipping_rule_is_in_the_table() -> None:
+    lines = (ROOT / "docs" / "quantizers.md").read_text().splitlines()
+    tables: dict[int, dict[str, list[str]]] = {}
+    for cells in (line.split("|") for line in lines if line.startswith("| `")):
+        tables.setdefault(len(cells), {})[cells[1].strip(" `")] = cells
+    clippings, rows = (tables[width] for width in sorted(tables))
+    assert set(clippings) == set(CLIPPING_NAMES)
+    assert set(rows) == set(QUANTIZERS)
+    for name, info in QUANTIZERS.items():
+        first, last = info.bits[0], info.bits[-1]
+        assert rows[name][-2].strip() == (f"{first}-{last}" if first < last else f"{first}")
+        assert info.source.split(",")[0] in rows[name][2]
+        assert ("nothing" not in rows[name][4]) is info.learned
+        assert ("everything" in rows[name][5]) is (len(info.serves) == 3)
+        assert "everything" in rows[name][5] or ("weights" in rows[name][5]) is ("weight" in info.serves)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,8 +1,10 @@
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from autoq.errors import InputError
+from autoq.errors import InputError, PolicyError
 from autoq.executed import as_executed
 from autoq.models import build_model, model_info
 from autoq.models.srresnet import SRResNet
@@ -152,6 +154,23 @@ def test_quantizers_of_one_network_do_not_leak_into_another(tiny_traced: Traced)
 
 def test_x2_has_one_pixel_shuffle() -> None:
     assert SRResNet(scale=2, blocks=1)(torch.rand(1, 3, 8, 8)).shape == (1, 3, 16, 16)
+
+
+def test_a_quantizer_that_is_not_for_a_role_is_an_error(tiny_traced: Traced) -> None:
+    with pytest.raises(PolicyError, match="quantizer 'pact' is for unsigned activations and skips, not for weights; give one of"):
+        quantized(tiny_traced, "8/8/8", quantizer="pact")
+    with pytest.raises(PolicyError, match="quantizer 'dorefa' has weights of up to 7 bits where integers have 8, given 8"):
+        quantized(tiny_traced, "8/8/8", quantizer="dorefa")
+
+
+def test_calibration_names_the_tensor_that_is_not_finite(tiny_traced: Traced) -> None:
+    image = torch.rand(1, 3, 16, 16)
+    with pytest.raises(InputError, match="calibration: tensor 'head_1' of the float network holds values that are not finite"):
+        collect(tiny_traced, [image, torch.where(image > 0.9, torch.nan, image)])
+    broken = copy.deepcopy(tiny_traced)
+    broken.module.get_parameter("up.0.weight").data[0, 0, 0, 0] = torch.nan
+    with pytest.raises(InputError, match=r"calibration: .* of the float network holds values that are not finite"):
+        collect(broken, [image])
 
 
 def test_samples_come_from_all_over_a_tensor(tiny_traced: Traced) -> None:

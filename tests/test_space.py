@@ -75,7 +75,11 @@ def test_bundled_space_is_valid_and_writes_itself_back(model: str) -> None:
         ("roles: {weight: {bits: 8}}", "body.activation: no bits; give bits: [4, 8] or bits: 8"),
         ("roles: {weight: {bits: eight}}", "feature_extraction.weight.bits: 'eight': expected whole numbers, 1 to 16, or 32 for float"),
         ("roles: {weight: {bits: 1}}", "feature_extraction.weight.bits: 1: quantizer 'minmax' has 2 to 16 bits"),
-        ("roles: {weight: {bits: 8, quantizer: lqs}}", "feature_extraction.weight.quantizer: unknown quantizer 'lqs' (known: lsq, minmax). Did you mean 'lsq'?"),
+        ("roles: {weight: {bits: 8, quantizer: lqs}}", "feature_extraction.weight.quantizer: unknown quantizer 'lqs' (known: binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary). Did you mean 'lsq'?"),
+        ("roles: {weight: {bits: 8, quantizer: [lsq, pact]}}", "feature_extraction.weight.quantizer: 'pact' is for unsigned activations and skips, not for weights;"
+         " give some of minmax, lsq, lsq+, fqsr, dorefa, binary, ternary, inq"),
+        ("roles: {weight: {bits: [4, 8], quantizer: dorefa}}", "feature_extraction.weight.bits: 8: quantizer 'dorefa' has weights of up to 7 bits where integers have 8"),
+        ("roles: {weight: {bits: [2, 4], quantizer: ternary}}", "feature_extraction.weight.bits: 4: quantizer 'ternary' has 2 bits only"),
         ("roles: {weight: {bits: []}}", "feature_extraction.weight.bits: an empty list allows nothing; give at least one value"),
         ("model: edsr", "model: this space is for 'edsr', the search is for 'srgan'; give --space FILE"),
         ("roles: {weight: {bits: 8, signed: false}}", "feature_extraction.weight.signed: openvino-cpu executes true only, found 'False'; type signed: true"),
@@ -92,6 +96,17 @@ def test_malformed_space(text: str, message: str) -> None:
     with pytest.raises(SpaceError) as error:
         parse_space(data, FACTS, "my.yaml")
     assert str(error.value) == f"my.yaml: {message}"
+
+
+def test_a_quantizer_is_checked_against_the_role_s_signedness() -> None:
+    def space(quantizer: str, signed: bool) -> dict[str, object]:
+        format = {"bits": 8, "quantizer": quantizer, "signed": signed}
+        return {"roles": {"weight": {"bits": 1, "quantizer": "binary"}, "activation": format, "skip": {"bits": 8}}}
+
+    found = parse_space(space("pact", False), FACTS, "my.yaml")
+    assert next(found.enumerate()).stage("body").activation.quantizer == "pact"
+    with pytest.raises(SpaceError, match="body.activation.quantizer: 'pact' is for unsigned activations and skips, not for signed"):
+        parse_space(space("pact", True), FACTS, "my.yaml")
 
 
 def test_a_missing_or_broken_file_says_so(tmp_path: Path) -> None:

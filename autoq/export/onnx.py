@@ -6,7 +6,7 @@
     write_qdq(graph, quantized)      both
 
 torch writes the float graph; the integers are ours: weights and biases are integer initializers behind a
-DequantizeLinear, tensors pass QuantizeLinear and DequantizeLinear, and widths below 8 bits get a Clip in
+DequantizeLinear, tensors pass QuantizeLinear and DequantizeLinear, and widths below 8 bits get a Clip (or Min) in
 front, so any ONNX runtime executes the policy exactly.
 """
 
@@ -94,7 +94,10 @@ def export_graph(traced: Traced) -> ModelProto:
 
 @dataclass
 class _Writer:
-    """Rewrites one marked graph; `alias` maps the outputs of removed marks to what they stand for."""
+    """Rewrites one marked graph; `alias` maps the outputs of removed marks to what they stand for.
+
+    written: what each quantizer's output is named. clipped: those of them that are narrower than their integers.
+    """
 
     module: fx.GraphModule
     of_site: dict[str, Placed]
@@ -102,6 +105,7 @@ class _Writer:
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     alias: dict[str, str] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
+    clipped: set[str] = field(default_factory=set)
 
     def constant(self, name: str, values: np.ndarray) -> str:
         if name not in self.initializers:
@@ -145,16 +149,24 @@ class _Writer:
         quantizer = cast(Quantizer, self.module.get_submodule(placed.quantizer))
         container = _container(quantizer)
         name = placed.quantizer.removeprefix("quantizers.")
-        scale_value = quantizer.scale.detach().reshape(())
-        scale = self.constant(f"{name}.scale", _numpy(scale_value))
-        zero_point = self.constant(f"{name}.zero_point", _numpy(quantizer.zero_point.reshape(())).astype(container))
-        limits = np.iinfo(container)
+        scale = self.constant(f"{name}.scale", _numpy(quantizer.scale.reshape(())))
+        limits, shift, value = np.iinfo(container), 0, f"{name}.value"
         if quantizer.qmin > limits.min or quantizer.qmax < limits.max:
-            ends = [(end - quantizer.zero_point.reshape(())) * scale_value for end in (quantizer.qmin, quantizer.qmax)]
-            low, high = (self.constant(f"{name}.{end}", _numpy(value)) for end, value in zip(("low", "high"), ends, strict=True))
-            source = self.add("Clip", [source, low, high], f"{name}.clip")
+            low, high = (
+                self.constant(f"{name}.{end}", _numpy((integer - quantizer.zero_point.reshape(())) * quantizer.scale.reshape(())))
+                for end, integer in (("low", quantizer.qmin), ("high", quantizer.qmax))
+            )
+            if source in self.clipped:
+                # OpenVINO would move a Clip behind a clipped tensor into that one's integers, and round its ends to them
+                del self.initializers[low]
+                shift = limits.min - quantizer.qmin  # QuantizeLinear itself cuts off below
+                source = self.add("Min", [source, high], f"{name}.clip")
+            else:
+                source = self.add("Clip", [source, low, high], f"{name}.clip")
+            self.clipped.add(value)
+        zero_point = self.constant(f"{name}.zero_point", _numpy(quantizer.zero_point.reshape(()) + shift).astype(container))
         integers = self.add("QuantizeLinear", [source, scale, zero_point], f"{name}.integer")
-        return self.add("DequantizeLinear", [integers, scale, zero_point], f"{name}.value")
+        return self.add("DequantizeLinear", [integers, scale, zero_point], value)
 
 
 def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
@@ -192,7 +204,7 @@ def write_plain(graph: ModelProto, quantized: Quantized) -> ModelProto:
     Raises PolicyError for integers wider than 8 bits, which this format's runtimes do not execute.
     """
     quantizers = [quantized.module.get_submodule(placed.quantizer) for placed in quantized.placed]
-    wide = [quantizer for quantizer in quantizers if isinstance(quantizer, Quantizer) and quantizer.quant.bits > 8]
+    wide = [quantizer for quantizer in quantizers if isinstance(quantizer, Quantizer) and not _fits(quantizer)]
     if wide:
         raise PolicyError(f"ONNX Q/DQ holds integers of 8 bits or less; {len(wide)} tensors of this policy are wider")
     writer = _Writer(quantized.module, {site.name: placed for placed in quantized.placed for site in placed.placement.sites})
@@ -262,6 +274,12 @@ def _biases(quantized: Quantized) -> Iterator[tuple[str, BiasQuantizer]]:
 def _container(quantizer: Quantizer) -> np.dtype[Any]:
     """The integer type that holds a quantizer's levels."""
     return np.dtype(np.int8 if quantizer.quant.signed else np.uint8)
+
+
+def _fits(quantizer: Quantizer) -> bool:
+    """Whether that type holds them all."""
+    limits = np.iinfo(_container(quantizer))
+    return bool(limits.min <= quantizer.qmin and quantizer.qmax <= limits.max)
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

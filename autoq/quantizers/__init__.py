@@ -7,8 +7,9 @@ This table knows no torch; the implementation is imported when a quantizer is bu
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from autoq.errors import PolicyError, unknown
 from autoq.policy import TensorQuant
@@ -18,40 +19,121 @@ if TYPE_CHECKING:
     from autoq.quantizers.clipping import Statistics
 
 
+Kind = Literal["weight", "signed", "unsigned"]
+"""What a quantizer may be for: weights, which are symmetric, and feature maps (activations and skips) of either format."""
+
+KINDS: dict[Kind, str] = {
+    "weight": "weights",
+    "signed": "signed activations and skips",
+    "unsigned": "unsigned activations and skips",
+}
+
+
+def _same(bits: int) -> int:
+    return bits
+
+
 @dataclass(frozen=True)
 class QuantizerInfo:
-    """Facts about a quantizer: where it is, what it learns, which widths it has, and its source."""
+    """Facts about a quantizer: where it is, what it learns, which widths it has, its source, and what it is for.
+
+    weight_integers: bits of the integers that weights of so many bits are executed as; more than the weights' own where the
+    levels are not evenly spaced around zero.
+    """
 
     location: str
     learned: bool
     bits: range
     source: str
+    serves: tuple[Kind, ...] = tuple(KINDS)
+    weight_integers: Callable[[int], int] = _same
 
+    def unfit(self, role: str | None, signed: bool) -> str:
+        """Why this is not for tensors of a role and signedness; empty where it is. role: None where it is not known."""
+        wanted: Kind = "weight" if role == "weight" else "signed" if signed else "unsigned"
+        enough = {wanted, "weight"} if role is None and signed else {wanted}
+        asymmetric_weight = role == "weight" and not signed
+        if set(KINDS) <= set(self.serves) or (enough.intersection(self.serves) and not asymmetric_weight):
+            return ""
+        which = "asymmetric weights" if asymmetric_weight else "signed data" if role is None and signed else KINDS[wanted]
+        return f"is for {' and '.join(KINDS[kind] for kind in self.serves)}, not for {which}"
+
+    def no_width(self, bits: int, role: str | None, integer_bits: int | None) -> str:
+        """Why there is no such width, on a target that executes integers of so many bits; empty where there is."""
+        first, last = self.bits[0], self.bits[-1]
+        if bits not in self.bits:
+            return f"has {first} to {last} bits" if first < last else f"has {first} bit{'s' * (first > 1)} only"
+        if role != "weight" or integer_bits is None or self.weight_integers(bits) <= integer_bits:
+            return ""
+        most = max((width for width in self.bits if self.weight_integers(width) <= integer_bits), default=0)
+        return f"has weights of up to {most} bits where integers have {integer_bits}"
+
+
+EVERY = range(2, 17)
+WEIGHT: tuple[Kind, ...] = ("weight",)
+UNSIGNED: tuple[Kind, ...] = ("unsigned",)
 
 QUANTIZERS: dict[str, QuantizerInfo] = {
-    "minmax": QuantizerInfo("autoq.quantizers.minmax:MinMax", False, range(2, 17), "Liu et al. 2021, equations 1-2"),
-    "lsq": QuantizerInfo("autoq.quantizers.lsq:LSQ", True, range(2, 17), "Esser et al. 2020, equations 1-3"),
+    "minmax": QuantizerInfo("autoq.quantizers.minmax:MinMax", False, EVERY, "Liu et al. 2021, equations 1-2"),
+    "lsq": QuantizerInfo("autoq.quantizers.lsq:LSQ", True, EVERY, "Esser et al. 2020, equations 1-3"),
+    "lsq+": QuantizerInfo("autoq.quantizers.lsq_plus:LSQPlus", True, EVERY, "Bhalgat et al. 2020, equations 1-3"),
+    "fqsr": QuantizerInfo("autoq.quantizers.fqsr:FQSR", True, EVERY, "Wang et al. 2021, equations 3-4"),
+    "pams": QuantizerInfo("autoq.quantizers.pams:PAMS", True, EVERY, "Li et al. 2020, section 3", ("signed", "unsigned")),
+    "pact": QuantizerInfo("autoq.quantizers.pact:PACT", True, range(1, 17), "Choi et al. 2018, equations 1-3", UNSIGNED),
+    "dorefa": QuantizerInfo(
+        "autoq.quantizers.dorefa:dorefa",
+        False,
+        range(1, 17),
+        "Zhou et al. 2016, equations 7-11",
+        ("weight", "unsigned"),
+        lambda bits: bits + 1,
+    ),
+    "binary": QuantizerInfo(
+        "autoq.quantizers.binary:Binary", False, range(1, 2), "Rastegari et al. 2016, equations 4 and 6", WEIGHT, lambda bits: 2
+    ),
+    "ternary": QuantizerInfo("autoq.quantizers.ternary:Ternary", False, range(2, 3), "Li et al. 2016, equations 3-6", WEIGHT),
+    "inq": QuantizerInfo(
+        "autoq.quantizers.inq:INQ",
+        False,
+        range(2, 6),
+        "Zhou et al. 2017, equations 1-4",
+        WEIGHT,
+        lambda bits: 2 ** (bits - 2) + 1,
+    ),
 }
 
-CLIPPING_NAMES = ("minmax", "percentile", "mse")
+CLIPPING_NAMES = ("minmax", "percentile", "mse", "moving_minmax", "entropy", "clipped_relu")
 
 
-def check(quant: TensorQuant) -> None:
-    """Raise PolicyError if no quantizer or clipping rule of that name, or not at that width."""
+def check(quant: TensorQuant, role: str | None = None, integer_bits: int | None = None) -> None:
+    """Raise PolicyError if no quantizer or clipping rule of that name, or none for that role, signedness and width.
+
+    integer_bits: the widest integer the target executes; None where that is not known.
+    """
     if quant.is_float:
         return
     if quant.quantizer not in QUANTIZERS:
         raise PolicyError(unknown("quantizer", quant.quantizer, QUANTIZERS))
     if quant.clipping not in CLIPPING_NAMES:
         raise PolicyError(unknown("clipping", quant.clipping, CLIPPING_NAMES))
-    widths = QUANTIZERS[quant.quantizer].bits
-    if quant.bits not in widths:
-        raise PolicyError(f"quantizer '{quant.quantizer}' has {widths[0]} to {widths[-1]} bits, given {quant.bits}")
+    info = QUANTIZERS[quant.quantizer]
+    reason = info.unfit(role, quant.signed)
+    if reason:
+        others = ", ".join(name for name, other in QUANTIZERS.items() if not other.unfit(role, quant.signed))
+        raise PolicyError(f"quantizer '{quant.quantizer}' {reason}; give one of {others}")
+    reason = info.no_width(quant.bits, role, integer_bits)
+    if reason:
+        raise PolicyError(f"quantizer '{quant.quantizer}' {reason}, given {quant.bits}")
 
 
-def make_quantizer(quant: TensorQuant, statistics: Statistics) -> Quantizer:
-    """Build the quantizer a TensorQuant names, its range set by its clipping rule from `statistics`."""
-    check(quant)
+def make_quantizer(
+    quant: TensorQuant, statistics: Statistics, role: str | None = None, integer_bits: int | None = None
+) -> Quantizer:
+    """Build the quantizer a TensorQuant names, its range set by its clipping rule from `statistics`.
+
+    role, integer_bits, and what is raised: as in `check`.
+    """
+    check(quant, role, integer_bits)
     module, _, name = QUANTIZERS[quant.quantizer].location.partition(":")
     low, high = statistics.range(quant.clipping, quant.bits, quant.signed)
     quantizer: Quantizer = getattr(importlib.import_module(module), name)(quant, low, high)

@@ -15,33 +15,48 @@ class Quantizer(nn.Module, ABC):
     """Fake quantization of one tensor.
 
     scale: float32, one entry (or one per channel); zero_point: int32, same shape; integers in [qmin, qmax]. axis: the
-    dimension of the channels. Subclasses define `simulate`, which sees the channels in dimension 0, and, where the scale
-    is learned, `scale`.
+    dimension of the channels. progress: the share of the training that is done; the training sets it. Subclasses define
+    `simulate`, which sees the channels in dimension 0, and where they differ: `start`, the grid before training; `scale`
+    and `zero_point`, where learned; `observe`, where the grid follows the tensor; `_integers`, where levels are not uniform.
     """
 
     initial_scale: Tensor
-    zero_point: Tensor
+    initial_zero_point: Tensor
 
     def __init__(self, quant: TensorQuant, low: Tensor, high: Tensor) -> None:
         super().__init__()
-        self.quant, self.axis = quant, 0
-        self.qmin, self.qmax = functional.integer_range(quant.bits, quant.signed)
-        scale, zero_point = functional.affine_parameters(low, high, quant.bits, quant.signed)
+        self.quant, self.axis, self.progress = quant, 0, 0.0
+        self.qmin, self.qmax, scale, zero_point = self.start(low, high)
         self.register_buffer("initial_scale", scale)
-        self.register_buffer("zero_point", zero_point)
+        self.register_buffer("initial_zero_point", zero_point)
+
+    def start(self, low: Tensor, high: Tensor) -> functional.Grid:
+        """The grid that covers [low, high]: symmetric when signed, else affine."""
+        quant = self.quant
+        return *functional.integer_range(quant.bits, quant.signed), *functional.affine_parameters(
+            low, high, quant.bits, quant.signed
+        )
 
     @property
     def scale(self) -> Tensor:
         return self.initial_scale
 
+    @property
+    def zero_point(self) -> Tensor:
+        return self.initial_zero_point
+
     def forward(self, x: Tensor) -> Tensor:
         """Fake-quantized `x`, float32, same shape: with gradients in training mode, as integer runtimes round in eval mode."""
         x = x.float().transpose(0, self.axis)
+        self.observe(x)
         found = self.simulate(x) if self.training else self._as_executed(x)
         return found.transpose(0, self.axis)
 
     def _as_executed(self, x: Tensor) -> Tensor:
         return functional.dequantize_affine(self._integers(x), self.scale, self.zero_point)
+
+    def observe(self, x: Tensor) -> None:
+        """Set the grid by the tensor about to be quantized, where the method says so; else nothing."""
 
     @abstractmethod
     def simulate(self, x: Tensor) -> Tensor:
@@ -49,7 +64,9 @@ class Quantizer(nn.Module, ABC):
 
     def to_integer(self, x: Tensor) -> Tensor:
         """The integers of `x`, int32, same shape."""
-        return self._integers(x.transpose(0, self.axis)).transpose(0, self.axis).to(torch.int32)
+        x = x.float().transpose(0, self.axis)
+        self.observe(x)
+        return self._integers(x).transpose(0, self.axis).to(torch.int32)
 
     def steps(self, x: Tensor) -> Tensor:
         """Quantized values `x` in units of the scale, the zero point being zero: float32 that holds integers."""
@@ -61,6 +78,22 @@ class Quantizer(nn.Module, ABC):
 
     def extra_repr(self) -> str:
         return f"{self.quant.bits} bits, {self.quant.clipping}, per {self.quant.granularity}"
+
+
+class LearnedScale(Quantizer):
+    """A quantizer whose scale is trained with the network.
+
+    The scale is kept as initial_scale * exp(log_gain): one learning rate suits scales of any magnitude, and it stays
+    positive.
+    """
+
+    def __init__(self, quant: TensorQuant, low: Tensor, high: Tensor) -> None:
+        super().__init__(quant, low, high)
+        self.log_gain = nn.Parameter(torch.zeros_like(self.initial_scale))
+
+    @property
+    def scale(self) -> Tensor:
+        return functional.shorten(self.initial_scale * self.log_gain.exp())
 
 
 class Float16(nn.Module):

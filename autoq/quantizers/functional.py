@@ -6,11 +6,19 @@ entry per slice along dimension 0.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import torch
 from torch import Tensor
 
 SMALLEST_SCALE = 1e-9
 """A constant-zero tensor still needs a positive scale."""
+
+LARGEST_SCALE = 1e33
+"""A range of nearly all of float32 still needs a finite scale, and 2^16 of its steps a finite sum."""
+
+Grid: TypeAlias = tuple[int, int, Tensor, Tensor]
+"""(qmin, qmax, scale, zero_point)."""
 
 
 def integer_range(bits: int, signed: bool) -> tuple[int, int]:
@@ -25,7 +33,7 @@ def integer_range(bits: int, signed: bool) -> tuple[int, int]:
 
 
 def shorten(scale: Tensor) -> Tensor:
-    """Round positive float32 scales to 12 significant bits (relative change below 1.3e-4); straight-through gradient.
+    """Round positive float32 scales to 12 significant bits (relative change below 2.5e-4); straight-through gradient.
 
     255 * scale and the product of two scales are then exact in float32, so a runtime that rebuilds a scale
     from its range, or folds two scales into one, gets the same number and rounds the same way.
@@ -33,6 +41,11 @@ def shorten(scale: Tensor) -> Tensor:
     bits = scale.detach().float().view(torch.int32)
     short = ((bits + 0x800) & ~0xFFF).view(torch.float32)
     return scale + (short - scale.detach()) if scale.requires_grad else short
+
+
+def positive(scale: Tensor) -> Tensor:
+    """A scale as it is used: float32, positive, finite, shortened."""
+    return shorten(scale.clamp(SMALLEST_SCALE, LARGEST_SCALE).float())
 
 
 def affine_parameters(low: Tensor, high: Tensor, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
@@ -44,9 +57,22 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int, signed: bool) -> tup
     qmin, qmax = integer_range(bits, signed)
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
     span = torch.maximum(-low, high) / qmax if signed else (high - low) / (qmax - qmin)
-    scale = shorten(span.clamp(min=SMALLEST_SCALE).float())
+    scale = positive(span)
     zero_point = torch.zeros_like(scale) if signed else (-low / scale).round().clamp(qmin, qmax)
     return scale, zero_point.to(torch.int32)
+
+
+def symmetric_grid(low: Tensor, high: Tensor, bits: int, signed: bool) -> Grid:
+    """A grid with 2^(bits - 1) - 1 levels below zero and as many above: around zero point 0, or from 0 when unsigned."""
+    qmin, qmax = integer_range(bits, signed=True)
+    scale, zero_point = affine_parameters(low, high, bits, signed=True)
+    shift = 0 if signed else qmax
+    return qmin + shift, qmax + shift, scale, zero_point + shift
+
+
+def positive_grid(high: Tensor, bits: int) -> Grid:
+    """The grid of [0, high] with zero point 0: what is negative becomes 0."""
+    return *integer_range(bits, signed=False), *affine_parameters(torch.zeros_like(high), high, bits, signed=False)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
@@ -121,6 +147,11 @@ def dequantize_affine(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 def per_slice(parameter: Tensor, x: Tensor) -> Tensor:
     """A scalar, or one entry per slice of dimension 0, shaped to broadcast over `x`."""
     return parameter.reshape((-1,) + (1,) * (x.dim() - 1)) if parameter.numel() > 1 else parameter.reshape(())
+
+
+def straight_through(value: Tensor, x: Tensor) -> Tensor:
+    """`value`, exactly, with the gradient of `x` (Bengio et al. 2013)."""
+    return value.detach() + (x - x.detach())
 
 
 def round_ste(x: Tensor) -> Tensor:

@@ -8,14 +8,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from onnx import TensorProto
+from onnx import TensorProto, numpy_helper
 
 from autoq import data
 from autoq.errors import PolicyError
 from autoq.executed import as_executed
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
 from autoq.models import build_model, model_info
-from autoq.policy import uniform
+from autoq.policy import Granularity, Policy, StageQuant, TensorQuant, uniform
 from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.targets import load_target
 from autoq.tracing import Traced, trace
@@ -76,6 +76,81 @@ def test_onnxruntime_agrees_at_any_size(tiny_traced: Traced, graph: Graph, bits:
         (found,) = session.run(None, {"input": image.numpy()})
         assert found.shape == (1, 3, 2 * height, 2 * width)
         assert np.mean((found - expected) ** 2) < 1e-6
+
+
+def mixed(weight: TensorQuant, activation: TensorQuant, skip: TensorQuant) -> Policy:
+    given = {"weight": weight, "activation": activation, "skip": skip}
+    return Policy(tuple((stage, StageQuant(**{role: given[role] for role in roles})) for stage, roles in INFO.stages.items()))
+
+
+@pytest.mark.parametrize(
+    ("weights", "maps"),
+    [
+        (("lsq+", 4), ("lsq+", 8)),
+        (("fqsr", 4), ("fqsr", 4)),
+        (("lsq", 8), ("pams", 4)),
+        (("dorefa", 7), ("dorefa", 2)),
+        (("dorefa", 1), ("pact", 1)),
+        (("binary", 1), ("pact", 8)),
+        (("ternary", 2), ("pams", 8)),
+        (("inq", 4), ("lsq+", 2)),
+    ],
+    ids=lambda given: "".join(map(str, given)),
+)
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_every_quantizer_is_executed_as_its_integers(
+    tiny_traced: Traced, graph: Graph, weights: tuple[str, int], maps: tuple[str, int], granularity: Granularity
+) -> None:
+    """After some training, so that what is learned, fixed or follows the weights has moved."""
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    weight = TensorQuant(weights[1], weights[0], "minmax", granularity, signed=True)
+    feature = TensorQuant(maps[1], maps[0], "minmax", "tensor", signed=False)
+    quantized = quantize(tiny_traced, mixed(weight, feature, feature), collect(tiny_traced, [images]), INT8)
+    optimizer = torch.optim.Adam(quantized.module.parameters(), 1e-3)
+    for _ in range(22):
+        optimizer.zero_grad()
+        quantized.module.train()(images).square().mean().backward()
+        optimizer.step()
+    file = write_qdq(graph, quantized)
+    stored = [numpy_helper.to_array(tensor) for tensor in file.graph.initializer if tensor.name.endswith("weight.integer")]
+    assert len(stored) == len(quantized.integer_layers) == 6
+    # zeros apart: the last kernel, moved before the shuffle, is padded with them
+    assert all(len(np.unique(integers[integers != 0])) <= 2 ** weights[1] for integers in stored)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(file.SerializeToString(), options)
+    openvino = load_target("openvino-cpu").load(file.SerializeToString(), threads=1)
+    with torch.no_grad():
+        expected = as_executed(quantized)(images[:1]).numpy()
+    for found in (session.run(None, {"input": images[:1].numpy()})[0], openvino(images[:1].numpy())):
+        assert -10 * np.log10(np.mean((found - expected) ** 2) / np.mean(expected**2) + 1e-20) >= 40
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("bits", [2, 4, 6])
+def test_a_narrow_tensor_read_as_another_narrow_one(tiny_traced: Traced, graph: Graph, bits: int, signed: bool) -> None:
+    """A sum's quantized output is a layer's input: two clipped tensors in a row, with scales that do not divide each other."""
+    image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    weight, feature = TensorQuant(8, "lsq", granularity="channel", signed=True), TensorQuant(bits, "lsq", signed=signed)
+    quantized = quantize(tiny_traced, mixed(weight, feature, feature), collect(tiny_traced, [image]), INT8)
+    random = torch.Generator().manual_seed(2)
+    for name, parameter in quantized.module.named_parameters():
+        if name.endswith("log_gain"):
+            parameter.data.normal_(0, 0.3, generator=random)
+    file = write_qdq(graph, quantized)
+    assert [node.op_type for node in file.graph.node].count("Min") > 0
+    found = load_target("openvino-cpu").load(file.SerializeToString(), threads=1)(image.numpy())
+    with torch.no_grad():
+        expected = as_executed(quantized)(image).numpy()
+    assert -10 * np.log10(np.mean((found - expected) ** 2) / np.mean(expected**2) + 1e-20) >= 50
+
+
+def test_weights_whose_integers_are_too_wide_are_refused(tiny_traced: Traced, graph: Graph) -> None:
+    statistics = collect(tiny_traced, [torch.rand(1, 3, 16, 16)])
+    weight = TensorQuant(8, "dorefa", granularity="channel", signed=True)
+    wide = quantize(tiny_traced, mixed(weight, TensorQuant(8), TensorQuant(8)), statistics, Execution(16, False))
+    with pytest.raises(PolicyError, match="holds integers of 8 bits or less; 6 tensors of this policy are wider"):
+        write_qdq(graph, wide)
 
 
 def test_stored_types_follow_the_policy(tiny_traced: Traced, graph: Graph) -> None:
