@@ -5,7 +5,7 @@
 
 torch writes the float graph; the integers are ours: weights and biases are integer initializers behind a
 DequantizeLinear, tensors pass QuantizeLinear and DequantizeLinear, and widths below 8 bits get a Clip in
-front, so any ONNX runtime executes the policy exactly.
+front or between, so any ONNX runtime executes the policy exactly.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ class _Writer:
 
     module: fx.GraphModule
     of_site: dict[str, Placed]
+    clip_integers: bool = False
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     alias: dict[str, str] = field(default_factory=dict)
@@ -145,24 +146,31 @@ class _Writer:
         scale = self.constant(f"{name}.scale", _numpy(scale_value))
         zero_point = self.constant(f"{name}.zero_point", _numpy(quantizer.zero_point.reshape(())).astype(container))
         limits = np.iinfo(container)
-        if quantizer.qmin > limits.min or quantizer.qmax < limits.max:
-            ends = [(end - quantizer.zero_point.reshape(())) * scale_value for end in (quantizer.qmin, quantizer.qmax)]
-            low, high = (self.constant(f"{name}.{end}", _numpy(value)) for end, value in zip(("low", "high"), ends, strict=True))
+        narrow = quantizer.qmin > limits.min or quantizer.qmax < limits.max
+        bounds = {"low": quantizer.qmin, "high": quantizer.qmax}
+        if narrow and not self.clip_integers:
+            reals = {end: (value - quantizer.zero_point.reshape(())) * scale_value for end, value in bounds.items()}
+            low, high = (self.constant(f"{name}.{end}", _numpy(value)) for end, value in reals.items())
             source = self.add("Clip", [source, low, high], f"{name}.clip")
         integers = self.add("QuantizeLinear", [source, scale, zero_point], f"{name}.integer")
+        if narrow and self.clip_integers:
+            low, high = (self.constant(f"{name}.{end}", np.array(value, container)) for end, value in bounds.items())
+            integers = self.add("Clip", [integers, low, high], f"{name}.clip")
         return self.add("DequantizeLinear", [integers, scale, zero_point], f"{name}.value")
 
 
-def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
+def write_qdq(graph: ModelProto, quantized: Quantized, clip_integers: bool = False) -> ModelProto:
     """The policy's ONNX file: `graph` (from `export_graph`) with the trained tensors and integers of `quantized`.
 
-    Raises PolicyError for integers wider than 8 bits, which this format's runtimes do not execute.
+    clip_integers: narrow widths are clipped behind QuantizeLinear instead of in front of it. Raises PolicyError for
+    integers wider than 8 bits, which this format's runtimes do not execute.
     """
     quantizers = [quantized.module.get_submodule(placed.quantizer) for placed in quantized.placed]
     wide = [quantizer for quantizer in quantizers if isinstance(quantizer, Quantizer) and quantizer.quant.bits > 8]
     if wide:
         raise PolicyError(f"ONNX Q/DQ holds integers of 8 bits or less; {len(wide)} tensors of this policy are wider")
-    writer = _Writer(quantized.module, {site.name: placed for placed in quantized.placed for site in placed.placement.sites})
+    of_site = {site.name: placed for placed in quantized.placed for site in placed.placement.sites}
+    writer = _Writer(quantized.module, of_site, clip_integers)
     trained = dict(quantized.module.named_parameters())
     for initializer in graph.graph.initializer:
         name = initializer.name
