@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -89,8 +89,8 @@ def export_graph(traced: Traced) -> ModelProto:
 
 
 @dataclass
-class _Writer:
-    """Rewrites one marked graph; `alias` maps the outputs of removed marks to what they stand for."""
+class Writer:
+    """Rewrites one marked graph with Q/DQ; `alias` maps the outputs of removed marks to what they stand for."""
 
     module: fx.GraphModule
     of_site: dict[str, Placed]
@@ -126,16 +126,19 @@ class _Writer:
         del self.initializers[source]
         quantizer = self.module.get_submodule(placed.quantizer)
         if isinstance(quantizer, Float16):
-            half = self.constant(f"{source}.float16", _numpy(values.half()))
+            half = self.constant(f"{source}.float16", as_numpy(values.half()))
             return self.add("Cast", [half], source, to=TensorProto.FLOAT)
         assert isinstance(quantizer, Quantizer)
-        integers = _numpy(quantizer.to_integer(values)).astype(_container(quantizer))
+        integers = as_numpy(quantizer.to_integer(values)).astype(_container(quantizer))
         return self.dequantize(source, integers, quantizer.scale, quantizer.axis)
+
+    def bias(self, name: str, values: Tensor, quantizer: BiasQuantizer) -> None:
+        self.dequantize(name, as_numpy(quantizer.to_integer(values)), quantizer.scale)
 
     def dequantize(self, name: str, integers: np.ndarray, scale: Tensor, axis: int = 0) -> str:
         """A constant stored as symmetric integers; an absent zero point is zero."""
         stored = self.constant(f"{name}.integer", integers)
-        scales = self.constant(f"{name}.scale", _numpy(scale if scale.numel() > 1 else scale.reshape(())))
+        scales = self.constant(f"{name}.scale", as_numpy(scale if scale.numel() > 1 else scale.reshape(())))
         return self.add("DequantizeLinear", [stored, scales], name, **({"axis": axis} if scale.numel() > 1 else {}))
 
     def tensor(self, source: str, placed: Placed) -> str:
@@ -143,14 +146,14 @@ class _Writer:
         container = _container(quantizer)
         name = placed.quantizer.removeprefix("quantizers.")
         scale_value = quantizer.scale.detach().reshape(())
-        scale = self.constant(f"{name}.scale", _numpy(scale_value))
-        zero_point = self.constant(f"{name}.zero_point", _numpy(quantizer.zero_point.reshape(())).astype(container))
+        scale = self.constant(f"{name}.scale", as_numpy(scale_value))
+        zero_point = self.constant(f"{name}.zero_point", as_numpy(quantizer.zero_point.reshape(())).astype(container))
         limits = np.iinfo(container)
         narrow = quantizer.qmin > limits.min or quantizer.qmax < limits.max
         bounds = {"low": quantizer.qmin, "high": quantizer.qmax}
         if narrow and not self.clip_integers:
             reals = {end: (value - quantizer.zero_point.reshape(())) * scale_value for end, value in bounds.items()}
-            low, high = (self.constant(f"{name}.{end}", _numpy(value)) for end, value in reals.items())
+            low, high = (self.constant(f"{name}.{end}", as_numpy(value)) for end, value in reals.items())
             source = self.add("Clip", [source, low, high], f"{name}.clip")
         integers = self.add("QuantizeLinear", [source, scale, zero_point], f"{name}.integer")
         if narrow and self.clip_integers:
@@ -169,12 +172,24 @@ def write_qdq(graph: ModelProto, quantized: Quantized, clip_integers: bool = Fal
     wide = [quantizer for quantizer in quantizers if isinstance(quantizer, Quantizer) and quantizer.quant.bits > 8]
     if wide:
         raise PolicyError(f"ONNX Q/DQ holds integers of 8 bits or less; {len(wide)} tensors of this policy are wider")
-    of_site = {site.name: placed for placed in quantized.placed for site in placed.placement.sites}
-    writer = _Writer(quantized.module, of_site, clip_integers)
+    writer = Writer(quantized.module, sites_of(quantized), clip_integers)
+    result = rewrite(graph, quantized, writer, {"": OPSET})
+    move_before_shuffle(result)
+    onnx.checker.check_model(result)
+    return result
+
+
+def sites_of(quantized: Quantized) -> dict[str, Placed]:
+    """Name of a site -> the quantizer that stands there."""
+    return {site.name: placed for placed in quantized.placed for site in placed.placement.sites}
+
+
+def rewrite(graph: ModelProto, quantized: Quantized, writer: Writer, opsets: Mapping[str, int]) -> ModelProto:
+    """The marked graph with the trained tensors, and with what `writer` puts in the place of marks and biases."""
     trained = dict(quantized.module.named_parameters())
     for initializer in graph.graph.initializer:
         name = initializer.name
-        writer.constant(name, _numpy(trained[name]) if name in trained else numpy_helper.to_array(initializer))
+        writer.constant(name, as_numpy(trained[name]) if name in trained else numpy_helper.to_array(initializer))
     biases = dict(_biases(quantized))
     for node in graph.graph.node:
         if node.domain == MARK_DOMAIN:
@@ -185,22 +200,18 @@ def write_qdq(graph: ModelProto, quantized: Quantized, clip_integers: bool = Fal
         for index, name in enumerate(node.input):
             kept.input[index] = writer.alias.get(name, name)
             if name in biases and name in writer.initializers:
-                bias = quantized.module.get_parameter(name)
                 del writer.initializers[name]
-                writer.dequantize(name, _numpy(biases[name].to_integer(bias)), biases[name].scale)
+                writer.bias(name, quantized.module.get_parameter(name), biases[name])
         writer.nodes.append(kept)
     output = copy.deepcopy(graph.graph.output[0])
     if OUTPUT in writer.alias:
         writer.add("Identity", [writer.alias[OUTPUT]], OUTPUT)
-    result = helper.make_model(
+    return helper.make_model(
         helper.make_graph(writer.nodes, "autoq", list(graph.graph.input), [output], list(writer.initializers.values())),
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         ir_version=min(graph.ir_version, 10),
         producer_name="autoq",
     )
-    move_before_shuffle(result)
-    onnx.checker.check_model(result)
-    return result
 
 
 def save_graph(graph: ModelProto, path: Path) -> None:
@@ -241,5 +252,6 @@ def _container(quantizer: Quantizer) -> np.dtype[Any]:
     return np.dtype(np.int8 if quantizer.quant.signed else np.uint8)
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
+def as_numpy(tensor: Tensor) -> np.ndarray:
+    """Trained values on the CPU, without their history."""
     return tensor.detach().cpu().numpy()

@@ -19,7 +19,7 @@ from autoq.space import Formats
 if TYPE_CHECKING:
     import numpy as np
 
-FileFormat = Literal["qdq", "qdq-integer-clip"]
+FileFormat = Literal["qdq", "qdq-integer-clip", "qonnx"]
 """What a runtime loads, see `autoq/export/formats.py`."""
 
 
@@ -95,6 +95,22 @@ TARGETS: dict[str, TargetInfo] = {
         integers="layers whose result is quantized at once or after a ReLU, and sums; others compute in float between integers",
         size_only="widths below 8 bits run as int8",
         meaning="ONNX Runtime's CPU provider: QDQ int8, narrower widths run as int8 (size-only), wider ones as float32",
+    ),
+    "bits": TargetInfo(
+        location="autoq.targets.bits:Bits",
+        package="onnx",
+        formats={
+            "weight": Formats(EVERY_WIDTH, ("channel", "tensor"), (True, False)),
+            "activation": Formats(EVERY_WIDTH, ("tensor",), (False, True)),
+            "skip": Formats(EVERY_WIDTH, ("tensor",), (False, True)),
+        },
+        integer_bits=16,
+        fused_sums=False,
+        file="qonnx",
+        latency="",
+        integers="every layer and sum, at its own width",
+        size_only="",
+        meaning="integers of any width, for research on hardware: no latency, a QONNX file",
     ),
 }
 
