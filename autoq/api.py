@@ -186,7 +186,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         name = f"{plain}-x{trial.scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = study_folder(name)
     if "objectives" not in fields:
-        fields["objectives"] = default_objectives(model)
+        fields["objectives"] = default_objectives(model, trial.target)
     fields.setdefault("device", resolve_device("auto"))
     fields["hand_rule"] = True
     fields.setdefault("confirm", DEFAULT_CONFIRM)

@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar, cast
 import yaml
 
 from autoq.errors import PolicyError, SpaceError, suggest, unknown
-from autoq.policy import FLOAT, ROLES, Policy, Role, StageQuant, TensorQuant
+from autoq.policy import FLOAT, ROLES, Formats, Policy, Role, StageQuant, TensorQuant
 
 T = TypeVar("T")
 
@@ -45,15 +45,6 @@ class Suggester(Protocol):
     def suggest_int(self, name: str, low: int, high: int) -> int: ...
 
     def suggest_categorical(self, name: str, choices: Any) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Formats:
-    """What a target has for a role. Of granularity and signedness the first is what a space gets that names none."""
-
-    bits: tuple[int, ...]
-    granularity: tuple[str, ...]
-    signed: tuple[bool, ...]
 
 
 @dataclass(frozen=True)

@@ -369,8 +369,10 @@ def show_sensitivity(found: Mapping[str, Any]) -> None:
     )
     for group in groups:
         changes = [f"{known[group, bits]['change']:+.2f}" for bits in widths]
-        saved = f"{known[group, widths[0]]['size_saved'] / 1024:.0f} KiB"
-        table.add_row(" + ".join(group), *changes, saved, f"{known[group, widths[0]]['time_saved']:.1f} ms")
+        saved, faster = (known[group, widths[0]][name] for name in ("size_saved", "time_saved"))
+        table.add_row(
+            " + ".join(group), *changes, f"{saved / 1024:.0f} KiB", "no latency" if faster is None else f"{faster:.1f} ms"
+        )
     console.print(table)
     worst, best = found["most_sensitive"], found["least_sensitive"]
     evidence = {stage: f"{known[(stage,), widths[0]]['change']:+.2f}" for stage in (worst, best)}

@@ -91,10 +91,11 @@ def run_trial(
     placements = [placed.placement for placed in quantized.placed]
     values["size"] = packed_bytes(bench.traced, placements, bench.execution)
     values["size_runtime"] = payload_bytes(runtime_model(spec.target, graph, quantized))
-    values["latency"] = latency.ms(structure_key(bench.traced, placements, bench.execution), policy)
     cost = costs(bench.traced, policy, bench.execution, latency.frame)
     values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
-    values["score"] = score(values["psnr"], values["latency"])
+    if latency.entries:
+        values["latency"] = latency.ms(structure_key(bench.traced, placements, bench.execution), policy)
+        values["score"] = score(values["psnr"], values["latency"])
     return TrialResult(state="complete", values=values, steps=steps, seconds=_since(start))
 
 

@@ -126,6 +126,10 @@ OPTIONS = [
     case("test-data-unused", [*MODEL, "--confirm", "0", "--test-data", "."], "--test-data: with --confirm 0 nothing is judged on it; leave one of them out"),
     case("constraint", [*MODEL, "--constraint", "small"], "constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER, for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"),
     case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "constraint 'latency<=10KiB': latency is counted in ms; type latency<=10"),
+    case("latency-of-bits", [*MODEL, "--target", "bits", "--objectives", "size,latency"],
+         "objective 'latency': bits offers no latency; take bops or ops, for example size,bops,psnr"),
+    case("bound-of-bits", [*MODEL, "--target", "bits", "--constraint", "latency<=5ms"],
+         "objective 'latency': bits offers no latency; take bops or ops, for example size,bops,psnr"),
     case("target", [*MODEL, "--target", "openvino"], f"unknown target 'openvino' (known: {', '.join(sorted(TARGETS))}). Did you mean 'openvino-cpu'?"),
     case(
         "objective",

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from autoq.errors import InputError, unknown
-from autoq.policy import Role
-from autoq.space import Formats
+from autoq.policy import EVERY_WIDTH, INTEGER_RUNTIME, Formats, Role
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,15 +60,6 @@ class TargetInfo:
     size_only: str
     meaning: str
 
-
-EVERY_WIDTH = (*range(1, 17), 32)
-
-INTEGER_RUNTIME: dict[Role, Formats] = {
-    "weight": Formats(EVERY_WIDTH, ("channel", "tensor"), (True,)),
-    "activation": Formats(EVERY_WIDTH, ("tensor",), (False, True)),
-    "skip": Formats(EVERY_WIDTH, ("tensor",), (False, True)),
-}
-"""Weights without a zero point, one scale for an activation or skip; any mixture with float."""
 
 TARGETS: dict[str, TargetInfo] = {
     "openvino-cpu": TargetInfo(
