@@ -26,6 +26,7 @@ from autoq.options import (
     GRANULARITIES,
     absolute,
     check_measurable,
+    check_usable,
     default_objectives,
     default_scale,
     fields_of,
@@ -179,12 +180,13 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     )
     model = trial.model
     fields = {"scale": trial.scale, **fields_of(options, trial)}
+    check_usable(trial.target)
     if name is None:
         plain = re.sub("[^A-Za-z0-9]+", "-", Path(model).stem if is_custom(model) else model).strip("-")
         name = f"{plain}-x{trial.scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = study_folder(name)
     if "objectives" not in fields:
-        fields["objectives"] = default_objectives(model)
+        fields["objectives"] = default_objectives(model, trial.target)
     fields.setdefault("device", resolve_device("auto"))
     fields["hand_rule"] = True
     fields.setdefault("confirm", DEFAULT_CONFIRM)

@@ -17,8 +17,9 @@ import jinja2
 
 from autoq import verify
 from autoq.errors import AutoqError, InputError, unknown
+from autoq.export.formats import PLAIN
 from autoq.export.ir import write_ir
-from autoq.export.onnx import export_graph, for_runtime, payload_bytes, weight_widths, write_plain
+from autoq.export.onnx import export_graph, for_runtime, payload_bytes, weight_widths
 from autoq.export.packed import pack, unpack
 from autoq.export.packed import payload_bytes as packed_payload_bytes
 from autoq.files import whole, write_whole
@@ -62,10 +63,16 @@ class Delivered:
         return [_in_words(line) for line in self.lines]
 
 
-def check_format(name: str) -> None:
-    """Raise InputError for a format that does not exist."""
+def check_format(name: str, target: str) -> None:
+    """Raise InputError for a format that does not exist, or that a target does not read."""
     if name not in FILES:
         raise InputError(f"--format '{name}': {unknown('format', name, FILES)}; type --format onnx")
+    if target_info(target).file not in PLAIN:
+        raise InputError(
+            f"target '{target}' has no runtime here that a file could be held against; export a study of another target"
+        )
+    if name == "openvino" and not target.startswith("openvino"):
+        raise InputError(f"--format 'openvino': {target} reads ONNX; type --format onnx")
 
 
 def check_folder(folder: Path) -> None:
@@ -81,7 +88,7 @@ def deliver(study: Study, record: Record, format: str, folder: Path, phase: Call
 
     Raises AutoqError, and leaves no folder, where the file does not do what the study promised.
     """
-    check_format(format)
+    check_format(format, study.spec.trial.target)
     check_folder(folder)
     partial = folder.absolute().with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -120,7 +127,7 @@ def _write(study: Study, record: Record, format: str, folder: Path, phase: Calla
     quantized = trained(bench, policy, record.steps)
     phase("writing and checking the file")
     graph = export_graph(bench.traced)
-    plain = write_plain(graph, quantized)
+    plain = PLAIN[target_info(spec.trial.target).file](graph, quantized)
     package = pack(plain, weight_widths(quantized), policy)
     model = for_runtime(plain)
     file: bytes = model.SerializeToString()

@@ -93,7 +93,7 @@ def search(study: Study, events: Events | None = None) -> None:
 def _jobs(study: Study) -> list[Job]:
     """The baselines that are not measured yet."""
     done = {record.name for record in study.records() if record.state == "complete"}
-    wanted = baselines(study.space.facts.stages, study.spec.hand_rule)
+    wanted = baselines(study.space.facts, study.spec.hand_rule)
     return [Job(name, policy, study.spec.trial.steps) for name, policy in wanted.items() if name not in done]
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import statistics
 from collections.abc import Mapping, Sequence
 
-from autoq.errors import InputError
+from autoq.errors import InputError, PolicyError
 from autoq.events import Events
 from autoq.export.onnx import Graph
 from autoq.findings import FLOAT_NAME, front
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency import policy_key
-from autoq.policy import Policy, Role, all_float, uniform
+from autoq.policy import Policy, all_float, uniform
 from autoq.quantize import place
-from autoq.space import SearchSpace, parse_space
+from autoq.space import SearchSpace, SpaceFacts, parse_space
 from autoq.spec import Remeasured, StudySpec
 from autoq.study import Study, study_facts
-from autoq.targets import load_target
+from autoq.targets import load_target, target_info
 from autoq.workbench import Workbench, prepare, runtime_file
 
 UNIFORM = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
@@ -28,25 +29,32 @@ AGAIN_ROUNDS = 15
 BASELINE_QUANTIZER, BASELINE_CLIPPING = "lsq", "mse"
 
 
-def baselines(stages: Mapping[str, tuple[Role, ...]], hand_rule: bool) -> dict[str, Policy]:
+def baselines(facts: SpaceFacts, hand_rule: bool) -> dict[str, Policy]:
     """The policies every study measures besides its trials: float first, then uniform ones, and the rule of Liu et al. 2021
-    (Super-Resolution Model Quantized in Multi-Precision): 16 bits for the first and the last stage, 8 between.
+    (Super-Resolution Model Quantized in Multi-Precision): 16 bits for the first and the last stage, 8 between. Without
+    those of widths that the target has not.
     """
-    names = list(stages)
+    names = list(facts.stages)
     by_hand = ",".join(f"{stage}={'16/16/16' if stage in (names[0], names[-1]) else '8/8/8'}" for stage in names)
     policies = {**UNIFORM, HAND_RULE: by_hand} if hand_rule else UNIFORM
-    return {name: uniform(bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING) for name, bits in policies.items()}
+    found = {}
+    for name, bits in policies.items():
+        with contextlib.suppress(PolicyError):
+            found[name] = uniform(bits, facts.stages, BASELINE_QUANTIZER, BASELINE_CLIPPING, facts.formats)
+    return found
 
 
 def _structures(spec: StudySpec, space: SearchSpace) -> latencies.Structures:
     """The structures that a study's baselines and space can produce, or a sample; the float network's comes first."""
     bench = prepare(spec.trial)
-    return latencies.structures(bench.traced, space, bench.execution, baselines(space.facts.stages, spec.hand_rule).values())
+    return latencies.structures(bench.traced, space, bench.execution, baselines(space.facts, spec.hand_rule).values())
 
 
 def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
     """Raise InputError if an earlier study's table does not serve this one."""
     table.check(spec.trial.model, spec.trial.scale, spec.trial.target, spec.frame, spec.latency_threads)
+    if not target_info(spec.trial.target).latency:
+        return
     space = parse_space(spec.space, study_facts(spec), "space")
     wanted = _structures(spec, space)
     missing = [key for key in wanted.policies if key not in table.entries]
@@ -57,24 +65,26 @@ def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
 
 
 def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.LatencyTable:
-    """Measure every structure the study can produce, alone, before anything else runs."""
+    """Measure every structure the study can produce, alone, before anything else runs; nothing where none is offered."""
     spec = study.spec
-    bench = prepare(spec.trial)
-    policies, complete = _structures(spec, study.space)
-    events.phase(f"measuring the latency of {len(policies)} graph structures")
-    target = load_target(spec.trial.target)
-    float_key, *keys = policies  # the float baseline comes first
-    float_samples, samples = _measure(study, graph, {key: policies[key] for key in keys}, policies[float_key], events)
     table = latencies.LatencyTable(
         model=spec.trial.model,
         scale=spec.trial.scale,
         target=spec.trial.target,
-        runtime=target.version(),
+        runtime=load_target(spec.trial.target).version(),
         frame=spec.frame,
         threads=spec.latency_threads,
         machine=latencies.machine(),
-        entries=_entries(bench, policies, {float_key: float_samples, **samples}),
+        entries={},
     )
+    if not target_info(spec.trial.target).latency:
+        return table
+    policies, complete = _structures(spec, study.space)
+    events.phase(f"measuring the latency of {len(policies)} graph structures")
+    float_key, *keys = policies  # the float baseline comes first
+    float_samples, samples = _measure(study, graph, {key: policies[key] for key in keys}, policies[float_key], events)
+    found = _entries(prepare(spec.trial), policies, {float_key: float_samples, **samples})
+    table = table.model_copy(update={"entries": found})
     return table if complete else _predicting(table, float_key, study, events)
 
 
@@ -85,7 +95,7 @@ def measure_more(
     bench = prepare(study.spec.trial)
     wanted = {policy_key(bench.traced, policy, bench.execution): policy for policy in policies}
     missing = {key: policy for key, policy in wanted.items() if key not in table.entries}
-    if not missing:
+    if not missing or not table.entries:
         return table
     events.phase(f"measuring the latency of {len(missing)} more graph structures")
     exact = all_float(study.space.choices)
@@ -119,6 +129,9 @@ def measure_again(study: Study, graph: Graph, events: Events) -> None:
     bench = prepare(study.spec.trial)
     points = [Policy.from_dict(record.policy) for record in front(study.records(), study.spec.objectives)]
     if study.remeasured().samples.keys() >= {policy.hash for policy in points}:
+        return
+    if not target_info(study.spec.trial.target).latency:
+        study.set_remeasured(Remeasured(samples={policy.hash: () for policy in points}))
         return
     keys = {policy: policy_key(bench.traced, policy, bench.execution) for policy in points}
     structures = {key: policy for policy, key in keys.items() if not policy.is_float}

@@ -1,10 +1,10 @@
-"""What the commands about networks do, as functions: `models`, `cost`, `sensitivity`, `pretrain`, `space_file`."""
+"""What the commands about networks do, as functions: `models`, `targets`, `cost`, `sensitivity`, `pretrain`, `space_file`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from autoq.policy import uniform
 from autoq.space import SearchSpace, bundled_space
 from autoq.spec import Analysis, PretrainSpec, Question, TrialSpec
 from autoq.study import Study
+from autoq.targets import TARGETS, why_unusable
 
 MIB = 2**20
 FLOAT_BYTES = 4
@@ -60,6 +61,30 @@ def bundled_weights(info: ModelInfo) -> dict[int, dict[str, Any]]:
     return {scale: {"file": file, **bundled_record(file)} for scale, file in info.bundled.items()}
 
 
+def targets() -> list[dict[str, Any]]:
+    """Every target of the table: what each role may be there, what runs on integers, how latency is measured, what file it
+    loads, and whether it runs here.
+    """
+    found = []
+    for name, info in TARGETS.items():
+        reason = why_unusable(name)
+        found.append(
+            {
+                "name": name,
+                "meaning": info.meaning,
+                "usable": reason is None,
+                "reason": reason,
+                "roles": {role: asdict(formats) for role, formats in info.formats.items()},
+                "integer_bits": info.integer_bits,
+                "integers": info.integers,
+                "size_only": info.size_only,
+                "latency": info.latency or None,
+                "file": info.file,
+            }
+        )
+    return found
+
+
 def cost(
     model: str,
     *,
@@ -81,7 +106,7 @@ def cost(
     from autoq.trial import price
 
     trial = trial.model_copy(update={"layers": tuple(found.layers.items())})
-    return price(trial, uniform(policy, found.facts.stages), frame)
+    return price(trial, uniform(policy, found.facts.stages, formats=found.facts.formats), frame)
 
 
 MOST_IN_PAIRS = 16

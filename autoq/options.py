@@ -14,12 +14,12 @@ from autoq.limits import can_bound_memory
 from autoq.models import is_custom, is_file, model_info
 from autoq.models.published import REQUEST, published_file
 from autoq.models.stages import StagePatterns
-from autoq.objectives import OBJECTIVES, check_objectives
+from autoq.objectives import OBJECTIVES, OF_LATENCY, check_objectives
 from autoq.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
 from autoq.spec import Device, Granularity, SamplerName, Sampling, TrialSpec
 from autoq.storage import check_url
 from autoq.study import Study, space_facts, study_folder
-from autoq.targets import target_info
+from autoq.targets import target_info, why_unusable
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
@@ -74,7 +74,8 @@ def fields_of(options: Mapping[str, Any], trial: TrialSpec, by: str = GRANULARIT
     """Options as fields of the specs, each checked. Raises InputError. trial, by: of the study, where it is one already."""
     fields = dict(options)
     model_info(options.get("model", trial.model))
-    target_info(options.get("target", trial.target))
+    target = options.get("target", trial.target)
+    target_info(target)
     if "sampling" in fields:
         check_sampling(fields["sampling"])
     if "stopping" in fields:
@@ -99,11 +100,13 @@ def fields_of(options: Mapping[str, Any], trial: TrialSpec, by: str = GRANULARIT
         names = tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)
         check_objectives(names)
         check_measurable(names)
+        check_offered(names, target)
         fields["objectives"] = names
     if "constraints" in fields:
         given_bounds = fields["constraints"]
         bounds = parse_all([given_bounds] if isinstance(given_bounds, str) else given_bounds)
         check_measurable({each.objective for each in bounds})
+        check_offered((each.objective for each in bounds), target)
         fields["constraints"] = tuple(each.text for each in bounds)
     if "storage" in fields:
         check_url(fields["storage"])
@@ -114,12 +117,16 @@ def fields_of(options: Mapping[str, Any], trial: TrialSpec, by: str = GRANULARIT
     return fields
 
 
-def default_objectives(model: str) -> tuple[str, ...]:
-    """size, latency and the best quality this machine can measure."""
+def default_objectives(model: str, target: str) -> tuple[str, ...]:
+    """size, latency (bops where the target offers none) and the best quality this machine can measure."""
     from autoq.objectives.quality import why_unavailable
 
     order = QUALITY_ORDER if model_info(model).perceptual else ("psnr",)
-    return ("size", "latency", next(name for name in order if why_unavailable(name) is None))
+    return (
+        "size",
+        "latency" if target_info(target).latency else "bops",
+        next(name for name in order if why_unavailable(name) is None),
+    )
 
 
 def why_not_first_choice(model: str) -> str | None:
@@ -136,6 +143,19 @@ def check_measurable(objectives: Iterable[str]) -> None:
     for name in objectives:
         if OBJECTIVES[name].quality and name in METRICS and (reason := why_unavailable(name)):
             raise InputError(reason)
+
+
+def check_usable(target: str) -> None:
+    """Raise InputError for a target that does not run here."""
+    if (reason := why_unusable(target)) is not None:
+        raise InputError(f"target '{target}': {reason}; autoq targets lists what runs here")
+
+
+def check_offered(objectives: Iterable[str], target: str) -> None:
+    """Raise InputError for what is made of a latency, on a target that offers none."""
+    for name in objectives:
+        if name in OF_LATENCY and not target_info(target).latency:
+            raise InputError(f"objective '{name}': {target} offers no latency; take bops or ops, for example size,bops,psnr")
 
 
 def check_sampling(name: str) -> None:

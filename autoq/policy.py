@@ -59,6 +59,25 @@ def tensor_quant(bits: int, quantizer: str = "minmax", clipping: str = "minmax")
 
 
 @dataclass(frozen=True)
+class Formats:
+    """What a target has for a role. Of granularity and signedness the first is what is meant where none is named."""
+
+    bits: tuple[int, ...]
+    granularity: tuple[Granularity, ...]
+    signed: tuple[bool, ...]
+
+
+EVERY_WIDTH = (*range(1, 17), FLOAT_BITS)
+
+INTEGER_RUNTIME: dict[Role, Formats] = {
+    "weight": Formats(EVERY_WIDTH, ("channel", "tensor"), (True,)),
+    "activation": Formats(EVERY_WIDTH, ("tensor",), (False, True)),
+    "skip": Formats(EVERY_WIDTH, ("tensor",), (False, True)),
+}
+"""Weights without a zero point, one scale for an activation or skip; any mixture with float."""
+
+
+@dataclass(frozen=True)
 class StageQuant:
     """The formats of one stage's roles. A role without a site in the stage stays FLOAT."""
 
@@ -134,11 +153,17 @@ def all_float(stages: Iterable[str]) -> Policy:
     return Policy(tuple((stage, StageQuant()) for stage in stages))
 
 
-def uniform(shorthand: str, stages: Mapping[str, Iterable[Role]], quantizer: str = "minmax", clipping: str = "minmax") -> Policy:
+def uniform(
+    shorthand: str,
+    stages: Mapping[str, Iterable[Role]],
+    quantizer: str = "minmax",
+    clipping: str = "minmax",
+    formats: Mapping[Role, Formats] = INTEGER_RUNTIME,
+) -> Policy:
     """A policy from `w/a/s` (or `w/a`, skip float), or per stage from `stage=w/a/s,stage=w/a/s`.
 
-    stages: the model's stages and the roles each has a site for; a role without a site stays float.
-    Raises PolicyError when the text is malformed or names an unknown stage.
+    stages: the model's stages and the roles each has a site for; a role without a site stays float. formats: of the target.
+    Raises PolicyError when the text is malformed, names an unknown stage, or a width the target has not.
     """
     if "=" in shorthand:
         per_stage = {}
@@ -154,19 +179,26 @@ def uniform(shorthand: str, stages: Mapping[str, Iterable[Role]], quantizer: str
         per_stage = dict.fromkeys(stages, _parse_bits(shorthand))
     quants = []
     for stage, roles in stages.items():
-        weight, activation, skip = per_stage[stage]
-        has = set(roles)
-        quants.append(
-            (
-                stage,
-                StageQuant(
-                    weight_quant(weight, quantizer, clipping) if "weight" in has else FLOAT,
-                    tensor_quant(activation, quantizer, clipping) if "activation" in has else FLOAT,
-                    tensor_quant(skip, quantizer, clipping) if "skip" in has else FLOAT,
-                ),
-            )
-        )
-    return Policy(tuple(quants))
+        own = {}
+        for role, width in zip(ROLES, per_stage[stage], strict=True):
+            if role in roles:
+                has = formats[role]
+                quant = TensorQuant(width, quantizer, clipping, has.granularity[0], has.signed[0])
+                own[str(role)] = FLOAT if quant.is_float else quant
+        quants.append((stage, StageQuant(**own)))
+    policy = Policy(tuple(quants))
+    if not policy.is_float:  # that one is what others are compared with, on every target
+        _check_widths(shorthand, policy, stages, formats)
+    return policy
+
+
+def _check_widths(shorthand: str, policy: Policy, stages: Mapping[str, Iterable[Role]], formats: Mapping[Role, Formats]) -> None:
+    for stage, quant in policy.stages:
+        for role in stages[stage]:
+            bits, has = quant.role(role).bits, formats[role].bits
+            if bits not in has:
+                widths = ", ".join(map(str, has))
+                raise PolicyError(f"policy '{shorthand}': {stage}.{role}: {bits} bits; the target has {widths}; give one of these")
 
 
 def _parse_stage(part: str, stages: Mapping[str, Iterable[Role]]) -> tuple[str, tuple[int, int, int]]:

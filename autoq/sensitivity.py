@@ -27,7 +27,7 @@ from autoq.qat import Training
 from autoq.quantize import quantize
 from autoq.space import SearchSpace
 from autoq.spec import Analysis, Probe, Question, TrialSpec
-from autoq.targets import load_target
+from autoq.targets import load_target, target_info
 from autoq.trial import judge
 from autoq.workbench import Workbench, prepare, runtime_file, upscale
 
@@ -102,8 +102,12 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
     float_policy = all_float(stages)
     (exact,) = measure(bench, [float_policy], metrics)
     found = dict(zip([*whole, *parts], measure(bench, [*whole.values(), *parts.values()], metrics, question.steps), strict=True))
-    phase(f"measuring the latency of {len(groups)} combinations of stages")
-    float_ms, saved = _milliseconds_saved(bench, {group: whole[group, question.widths[-1]] for group in groups}, question)
+    times: dict[str, float] = {}
+    saved: dict[tuple[str, ...], float] = {}
+    if target_info(spec.target).latency:
+        phase(f"measuring the latency of {len(groups)} combinations of stages")
+        float_ms, saved = _milliseconds_saved(bench, {group: whole[group, question.widths[-1]] for group in groups}, question)
+        times = {"latency": round(float_ms, 3)}
     suffering = {
         stage: float(np.mean([np.log10(max(found[(stage,), bits].loss, 1e-12)) for bits in question.widths])) for stage in stages
     }
@@ -113,7 +117,7 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
             "stages": list(group),
             "bits": bits,
             **_against(exact, found[group, bits], question.metric),
-            "time_saved": saved[group],
+            "time_saved": saved.get(group),
         }
         for group in sorted(groups, key=lambda group: (len(group), [ranked.index(stage) for stage in group]))
         for bits in question.widths
@@ -131,7 +135,7 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
         "target": spec.target,
         "metric": question.metric,
         "steps": question.steps,
-        "float": {question.metric: exact.values[question.metric], "size": exact.size, "latency": round(float_ms, 3)},
+        "float": {question.metric: exact.values[question.metric], "size": exact.size, **times},
         "ranking": ranked,
         "most_sensitive": ranked[0],
         "least_sensitive": ranked[-1],

@@ -20,27 +20,20 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import yaml
 
 from autoq.errors import PolicyError, SpaceError, suggest, unknown
-from autoq.policy import FLOAT, ROLES, Policy, Role, StageQuant, TensorQuant
+from autoq.policy import FLOAT, ROLES, Formats, Policy, Role, StageQuant, TensorQuant
+
+T = TypeVar("T")
 
 FOLDERS = (Path(__file__).parent / "search_spaces", Path(__file__).parent.parent / "search_spaces")
 """Where bundled spaces are: in an installed package, in a source tree."""
 
-DEFAULTS: dict[Role, dict[str, Any]] = {
-    "weight": {"quantizer": "minmax", "clipping": "minmax", "granularity": "channel", "signed": True},
-    "activation": {"quantizer": "minmax", "clipping": "minmax", "granularity": "tensor", "signed": False},
-    "skip": {"quantizer": "minmax", "clipping": "minmax", "granularity": "tensor", "signed": False},
-}
-ALLOWED: dict[Role, dict[str, tuple[Any, ...]]] = {
-    "weight": {"granularity": ("channel", "tensor"), "signed": (True,)},
-    "activation": {"granularity": ("tensor",), "signed": (True, False)},
-    "skip": {"granularity": ("tensor",), "signed": (True, False)},
-}
-"""What integer runtimes execute as integers: weights without zero point, one scale for an activation or skip tensor."""
+DEFAULTS = {"quantizer": "minmax", "clipping": "minmax"}
+"""What a role has that a space does not say; of granularity and signedness the target's first."""
 
 STAGE_NAME = "[A-Za-z][A-Za-z0-9_]*"
 FIELDS = ("bits", "quantizer", "clipping", "granularity", "signed")
@@ -66,14 +59,15 @@ class QuantizerFacts(Protocol):
 class SpaceFacts:
     """What a space is checked against.
 
-    stages: the model's stages and the roles each has a site for. quantizers: name -> what it is for.
-    integer_bits: the widest integer the target executes; above it a quantizer and a clipping rule mean nothing.
+    stages: the model's stages and the roles each has a site for. quantizers: name -> what it is for. formats: what the target
+    has for each role. integer_bits: the widest integer it executes; above it a quantizer and a clipping rule mean nothing.
     """
 
     model: str
     stages: Mapping[str, tuple[Role, ...]]
     quantizers: Mapping[str, QuantizerFacts]
     clippings: tuple[str, ...]
+    formats: Mapping[Role, Formats]
     integer_bits: int
     target: str
 
@@ -289,7 +283,7 @@ def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
         own = _section(overrides, stage, present, where, "stages", f"stage '{stage}' of {facts.model} has no role")
         fields = {role: _section(own, role, FIELDS, where, f"stages.{stage}") for role in present}
         choices[stage] = {
-            role: _choices({**DEFAULTS[role], **common[role], **fields[role]}, role, facts, f"{where}: {stage}.{role}")
+            role: _choices({**DEFAULTS, **common[role], **fields[role]}, role, facts, f"{where}: {stage}.{role}")
             for role in present
         }
     output = data.get("output", "float")
@@ -321,6 +315,8 @@ def _check_keys(data: Any, known: Iterable[str], where: str, path: str, complain
 def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str) -> Choices:
     if "bits" not in data:
         raise SpaceError(f"{where}: no bits; give bits: [4, 8] or bits: 8")
+    formats = facts.formats[role]
+    data = {"granularity": formats.granularity[0], "signed": formats.signed[0], **data}
     lists = {field: value if isinstance(value := data[field], list) else [value] for field in FIELDS}
     for field, values in lists.items():
         if not values:
@@ -329,16 +325,7 @@ def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str)
         for name in lists[field]:
             if name not in known:
                 raise SpaceError(f"{where}.{field}: {unknown(field, _shown(name), known)}")
-    for field, expected in ALLOWED[role].items():
-        if len(lists[field]) != 1 or not any(
-            lists[field][0] == value and type(lists[field][0]) is type(value) for value in expected
-        ):
-            names = [str(value).lower() for value in expected]
-            raise SpaceError(
-                f"{where}.{field}: {facts.target} executes {' or '.join(names)} only, found '{_shown(data[field])}';"
-                f" type {field}: {names[0]}"
-            )
-    signed = lists["signed"][0]
+    signed = _one(_had(lists["signed"], formats.signed, "signed", facts.target, where), "signed", where)
     for name in lists["quantizer"]:
         reason = facts.quantizers[name].unfit(role, signed)
         if reason:
@@ -351,12 +338,32 @@ def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str)
             if values.count(value) > 1:
                 raise SpaceError(f"{where}.{field}: '{value}' is listed twice; list it once")
     return Choices(
-        tuple(sorted(lists["bits"])),
+        _had(lists["bits"], formats.bits, "bits", facts.target, where),
         tuple(lists["quantizer"]),
         tuple(lists["clipping"]),
-        lists["granularity"][0],
-        lists["signed"][0],
+        _one(_had(lists["granularity"], formats.granularity, "granularity", facts.target, where), "granularity", where),
+        signed,
     )
+
+
+def _had(given: list[Any], expected: tuple[T, ...], field: str, target: str, where: str) -> tuple[T, ...]:
+    """What is given and the target has, in the target's order. Raises SpaceError where that is nothing."""
+    found = tuple(value for value in expected if any(value == each and type(value) is type(each) for each in given))
+    if not found:
+        names = [str(value).lower() for value in expected]
+        raise SpaceError(
+            f"{where}.{field}: {target} executes {' or '.join(names)} only, found"
+            f" '{_shown(given if len(given) > 1 else given[0])}'; type {field}: {names[0]}"
+        )
+    return found
+
+
+def _one(found: tuple[T, ...], field: str, where: str) -> T:
+    """The only value. Raises SpaceError where several are left: this is not searched."""
+    if len(found) > 1:
+        names = [str(value).lower() for value in found]
+        raise SpaceError(f"{where}.{field}: {' and '.join(names)} are listed, and only one can be; type {field}: {names[0]}")
+    return found[0]
 
 
 def _check_bits(bits: Any, role: Role, quantizers: list[str], facts: SpaceFacts, where: str) -> None:

@@ -217,7 +217,10 @@ class Question(BaseModel):
 
 
 class Change(BaseModel):
-    """Some stages at so many bits, the rest float. change: of the metric. size_saved: bytes; time_saved: ms a frame."""
+    """Some stages at so many bits, the rest float. change: of the metric. size_saved: bytes.
+
+    time_saved: ms a frame, None where the target offers no latency.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -226,7 +229,7 @@ class Change(BaseModel):
     change: float
     mse: float
     size_saved: float
-    time_saved: float
+    time_saved: float | None
 
 
 class RoleChange(BaseModel):

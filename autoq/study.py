@@ -53,6 +53,7 @@ def space_facts(model: str, target: str, stages: Mapping[str, tuple[Role, ...]] 
         stages=stages or model_info(model).stages,
         quantizers=QUANTIZERS,
         clippings=CLIPPING_NAMES,
+        formats=target_info(target).formats,
         integer_bits=target_info(target).integer_bits,
         target=target,
     )

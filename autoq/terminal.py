@@ -24,6 +24,7 @@ from autoq import confirmation
 from autoq.events import Events, Progress, TrainingEvents
 from autoq.findings import baselines_alone, float_baseline, front, hypervolume, in_words, point_name, seeds_alone, shown
 from autoq.objectives import OBJECTIVES
+from autoq.policy import FLOAT_BITS
 from autoq.spec import Record, StudySpec
 from autoq.study import Study
 
@@ -310,6 +311,29 @@ def show_models(found: Sequence[Mapping[str, Any]]) -> None:
     Console(highlight=False).print(table)
 
 
+def show_targets(found: Sequence[Mapping[str, Any]]) -> None:
+    """The targets and their facts on standard output."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for heading in ("target", "here", "facts"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "target")
+    for target in found:
+        facts = {role: _formats(formats) for role, formats in target["roles"].items()}
+        facts[f"on integers, to {target['integer_bits']} bits"] = target["integers"]
+        facts |= {"size-only": target["size_only"], "latency": target["latency"] or "none", "file": target["file"]}
+        lines = [f"{name}: {value}" for name, value in facts.items() if value]
+        table.add_row(target["name"], "yes" if target["usable"] else f"no: {target['reason']}", Text("\n".join(lines)))
+    Console(highlight=False).print(table, markup=False)
+
+
+def _formats(formats: Mapping[str, Any]) -> str:
+    """`1-16, 32 bits; per channel or tensor; symmetric`."""
+    integers = [bits for bits in formats["bits"] if bits != FLOAT_BITS]
+    widths = f"{integers[0]}-{integers[-1]}" if len(integers) > 1 else str(integers[0])
+    also = ", float" if FLOAT_BITS in formats["bits"] else ""
+    signs = " or ".join("symmetric" if signed else "affine" for signed in formats["signed"])
+    return f"{widths} bits{also}; per {' or '.join(formats['granularity'])}; {signs}"
+
+
 COST_LINES = (
     ("parameters", "parameters", ""),
     ("macs", "multiplications", ""),
@@ -345,8 +369,10 @@ def show_sensitivity(found: Mapping[str, Any]) -> None:
     )
     for group in groups:
         changes = [f"{known[group, bits]['change']:+.2f}" for bits in widths]
-        saved = f"{known[group, widths[0]]['size_saved'] / 1024:.0f} KiB"
-        table.add_row(" + ".join(group), *changes, saved, f"{known[group, widths[0]]['time_saved']:.1f} ms")
+        saved, faster = (known[group, widths[0]][name] for name in ("size_saved", "time_saved"))
+        table.add_row(
+            " + ".join(group), *changes, f"{saved / 1024:.0f} KiB", "no latency" if faster is None else f"{faster:.1f} ms"
+        )
     console.print(table)
     worst, best = found["most_sensitive"], found["least_sensitive"]
     evidence = {stage: f"{known[(stage,), widths[0]]['change']:+.2f}" for stage in (worst, best)}

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from autoq.data import to_pixels
 from autoq.errors import TrialFailed
 from autoq.executed import as_executed
-from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
+from autoq.export.onnx import Graph, export_graph, payload_bytes
 from autoq.files import whole
 from autoq.models import fresh_model, is_custom, model_info, staged_model
 from autoq.models.stages import StagePatterns
@@ -28,11 +28,10 @@ from autoq.objectives.quality import PSNR_CEILING, averaged, judged
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, Role
 from autoq.qat import Training
-from autoq.quantize import Execution, Quantized, collect, quantize
+from autoq.quantize import Quantized, collect, quantize
 from autoq.spec import Confirmation, TrialResult, TrialSpec
-from autoq.targets import target_info
 from autoq.tracing import roles_by_stage, trace
-from autoq.workbench import Workbench, prepare, unseen, upscale, with_seed
+from autoq.workbench import Workbench, execution_on, prepare, runtime_model, unseen, upscale, with_seed
 
 
 def stages_of(model: str, scale: int, weights: Path | None, layers: StagePatterns) -> dict[str, tuple[Role, ...]]:
@@ -58,8 +57,7 @@ def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, 
         network, patterns = staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers))
     else:
         network, patterns = fresh_model(spec.model, spec.scale).eval(), dict(spec.layers) or model_info(spec.model).patterns
-    traced, target = trace(network, patterns), target_info(spec.target)
-    execution = Execution(target.integer_bits, target.fused_sums)
+    traced, execution = trace(network, patterns), execution_on(spec.target)
     blank = torch.zeros(1, 3, spec.patch, spec.patch)
     quantized = quantize(traced, policy, collect(traced, [blank]), execution)
     found = costs(traced, policy, execution, frame)
@@ -67,7 +65,7 @@ def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, 
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         **asdict(found),
         "size": packed_bytes(traced, [placed.placement for placed in quantized.placed], execution),
-        "size_runtime": payload_bytes(write_qdq(export_graph(traced), quantized)),
+        "size_runtime": payload_bytes(runtime_model(spec.target, export_graph(traced), quantized)),
     }
 
 
@@ -90,11 +88,12 @@ def run_trial(
         return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
     placements = [placed.placement for placed in quantized.placed]
     values["size"] = packed_bytes(bench.traced, placements, bench.execution)
-    values["size_runtime"] = payload_bytes(write_qdq(graph, quantized))
-    values["latency"] = latency.ms(structure_key(bench.traced, placements, bench.execution), policy)
+    values["size_runtime"] = payload_bytes(runtime_model(spec.target, graph, quantized))
     cost = costs(bench.traced, policy, bench.execution, latency.frame)
     values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
-    values["score"] = score(values["psnr"], values["latency"])
+    if latency.entries:
+        values["latency"] = latency.ms(structure_key(bench.traced, placements, bench.execution), policy)
+        values["score"] = score(values["psnr"], values["latency"])
     return TrialResult(state="complete", values=values, steps=steps, seconds=_since(start))
 
 

@@ -28,11 +28,12 @@ from autoq.data import (
     training_patches,
 )
 from autoq.device import channels_last, make_cuda_repeatable
-from autoq.export.onnx import Graph, write_qdq
+from autoq.export.formats import WRITERS
+from autoq.export.onnx import Graph
 from autoq.models import staged_model, weights_file
 from autoq.objectives.quality import METRICS, available_metrics, load_models
 from autoq.policy import Policy
-from autoq.quantize import Execution, collect, quantize
+from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialSpec
 from autoq.targets import target_info
@@ -67,7 +68,6 @@ def prepare(spec: TrialSpec) -> Workbench:
     """Load the network and the images, calibrate, and run the teacher on the common patches."""
     torch.set_num_threads(spec.threads)
     make_cuda_repeatable()
-    target = target_info(spec.target)
     traced = trace(*staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers)))
     train, evaluation = train_images(spec.data), eval_images(spec.eval_data)
     check_disjoint(train, evaluation)
@@ -84,7 +84,7 @@ def prepare(spec: TrialSpec) -> Workbench:
         teacher = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts])
     return Workbench(
         spec=spec,
-        execution=Execution(target.integer_bits, target.fused_sums),
+        execution=execution_on(spec.target),
         traced=traced,
         statistics=collect(traced, calibration_patches(train_pairs, spec.seed)),
         plan=plan,
@@ -96,10 +96,21 @@ def prepare(spec: TrialSpec) -> Workbench:
     )
 
 
+def execution_on(target: str) -> Execution:
+    """How a target runs a quantized network."""
+    info = target_info(target)
+    return Execution(info.integer_bits, info.fused_sums)
+
+
+def runtime_model(target: str, graph: Graph, quantized: Quantized) -> Graph:
+    """A network as the target's runtime loads it. graph: the marked float graph of `export_graph`."""
+    return WRITERS[target_info(target).file](graph, quantized)
+
+
 def runtime_file(bench: Workbench, graph: Graph, policy: Policy) -> bytes:
     """A policy as the target's runtime loads it, untrained: what is measured depends on formats alone."""
-    model = write_qdq(graph, quantize(bench.traced, policy, bench.statistics, bench.execution))
-    return bytes(model.SerializeToString())
+    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+    return bytes(runtime_model(bench.spec.target, graph, quantized).SerializeToString())
 
 
 @functools.lru_cache(maxsize=1)

@@ -29,6 +29,7 @@ from autoq.models.srresnet import SRResNet
 from autoq.space import bundled_space, load_space, parse_space
 from autoq.spec import StudySpec, TrialResult, TrialSpec
 from autoq.study import Study, space_facts
+from autoq.targets import TARGETS
 from tests.test_cli import run
 
 SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff"
@@ -125,7 +126,11 @@ OPTIONS = [
     case("test-data-unused", [*MODEL, "--confirm", "0", "--test-data", "."], "--test-data: with --confirm 0 nothing is judged on it; leave one of them out"),
     case("constraint", [*MODEL, "--constraint", "small"], "constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER, for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"),
     case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "constraint 'latency<=10KiB': latency is counted in ms; type latency<=10"),
-    case("target", [*MODEL, "--target", "openvino"], "unknown target 'openvino' (known: openvino-cpu). Did you mean 'openvino-cpu'?"),
+    case("latency-of-bits", [*MODEL, "--target", "bits", "--objectives", "size,latency"],
+         "objective 'latency': bits offers no latency; take bops or ops, for example size,bops,psnr"),
+    case("bound-of-bits", [*MODEL, "--target", "bits", "--constraint", "latency<=5ms"],
+         "objective 'latency': bits offers no latency; take bops or ops, for example size,bops,psnr"),
+    case("target", [*MODEL, "--target", "openvino"], f"unknown target 'openvino' (known: {', '.join(sorted(TARGETS))}). Did you mean 'openvino-cpu'?"),
     case(
         "objective",
         [*MODEL, "--objectives", "size,psn"],
@@ -264,6 +269,8 @@ SPACES = [
     case("granularity", body("{granularity: layer}"),
          "body.weight.granularity: openvino-cpu executes channel or tensor only, found 'layer'; type granularity: channel"),
     case("signed-1", body("{signed: 1}"), "body.weight.signed: openvino-cpu executes true only, found '1'; type signed: true"),
+    case("granularity-several", body("{granularity: [tensor, channel]}"),
+         "body.weight.granularity: channel and tensor are listed, and only one can be; type granularity: channel"),
     case("model", ROLES + "model: edsr", "model: this space is for 'edsr', the search is for 'srresnet'; give --space FILE"),
     case("output", ROLES + "output: int8", "output: 'int8': openvino-cpu gives float; type output: float"),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from autoq import cli
+from autoq.targets import TARGETS
 
 
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
@@ -60,6 +61,36 @@ def test_space_prints_a_file_that_can_be_used(
     data = json.loads(out)
     # (3 widths x 6 x 19 activation formats + 1) stages but the head, body also x 7 skips; head 19 weights
     assert data["size"] == 19 * ((18 * 19 + 1) * 7) * (18 * 19 + 1) ** 2
+
+
+def test_targets_are_listed_with_their_facts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = run(capsys, monkeypatch, "targets", "--json")
+    assert code == 0
+    found = {target["name"]: target for target in json.loads(out)}
+    assert list(found) == list(TARGETS)
+    openvino = found["openvino-cpu"]
+    assert (openvino["usable"], openvino["reason"], openvino["integer_bits"]) == (True, None, 8)
+    assert openvino["roles"]["weight"] == {"bits": [*range(1, 17), 32], "granularity": ["channel", "tensor"], "signed": [True]}
+    monkeypatch.setattr("autoq.networks.why_unusable", lambda name: f"no {name} here")
+    monkeypatch.setenv("COLUMNS", "200")
+    code, out, _ = run(capsys, monkeypatch, "targets")
+    assert code == 0
+    assert "no: no onnxruntime-cpu here" in out
+    assert "weight: 1-16 bits, float; per channel or tensor; symmetric" in out
+
+
+def test_a_target_that_does_not_run_here_is_refused_before_anything_is_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = run(capsys, monkeypatch, "search", "--model", "xlsr", "--target", "onnxruntime-cpu")
+    assert code == 2
+    assert err == (
+        "autoq: target 'onnxruntime-cpu': onnxruntime is not installed; type pip install onnxruntime;"
+        " autoq targets lists what runs here\n"
+    )
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_metric_without_its_model_cannot_be_an_objective(

@@ -49,7 +49,10 @@ RUN_ELSEWHERE = {
         "tests/test_evaluating.py",
         '"evaluate", str(network), "--data"',
     ),
-    "autoq evaluate knee/model.onnx --data Set5/ --metrics psnr,ssim,niqe --border 4 --json": ("tests/test_evaluating.py", '"--json"'),
+    "autoq evaluate knee/model.onnx --data Set5/ --metrics psnr,ssim,niqe --border 4 --json": (
+        "tests/test_evaluating.py",
+        '"--json"',
+    ),
     "autoq evaluate --model srgan --data Set5/": ("tests/test_evaluating.py", "autoq.evaluate(model="),
     "autoq evaluate --model srgan --weights generator.pth --data Set5/": ("tests/test_evaluating.py", "weights=spec.weights"),
     "autoq report layerwise --compare stagewise": ("tests/test_driver.py", '"--compare"'),

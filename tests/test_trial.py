@@ -130,3 +130,13 @@ def test_a_trial_on_a_gpu_repeats_and_agrees_with_the_processor(
     again = trial.run_trial(there, POLICIES["8/8/8"], latency, graph)
     assert first.values == again.values
     assert first.values["psnr"] == pytest.approx(here.values["psnr"], abs=0.05)
+
+
+def test_a_target_without_a_latency_has_none(spec: TrialSpec, latency: LatencyTable) -> None:
+    there = spec.model_copy(update={"target": "bits"})
+    table = latency.model_copy(update={"target": "bits", "entries": {}})
+    bench = prepare(there)
+    values = trial.run_trial(there, POLICIES["4/4/8"], table, export_graph(bench.traced)).values
+    assert not {"latency", "score"} & values.keys()
+    weights = sum(parameter.numel() for parameter in bench.traced.module.parameters())
+    assert values["size_runtime"] > 4 * weights > 4 * values["size"], "QONNX keeps float32 tensors"

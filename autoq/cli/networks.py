@@ -31,6 +31,23 @@ def models(json: JSON = False) -> None:
 
 
 @app.command()
+def targets(json: JSON = False) -> None:
+    """List the targets: what each role may be, what runs on integers, how latency is measured, and which run here.
+
+    Example: autoq targets
+    """
+    from autoq import terminal
+    from autoq.findings import to_json
+    from autoq.networks import targets as list_targets
+
+    found = list_targets()
+    if json:
+        typer.echo(to_json(found))
+    else:
+        terminal.show_targets(found)
+
+
+@app.command()
 def cost(
     model: Annotated[str, typer.Option(help="Network, see `autoq models`; package.module:factory; or a .pth file.")],
     scale: SCALE = None,

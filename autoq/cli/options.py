@@ -56,4 +56,4 @@ SCALE = Annotated[
         help="Upscaling factor.",
     ),
 ]
-TARGET = Annotated[str, typer.Option(help="Where the result will run.")]
+TARGET = Annotated[str, typer.Option(help="Where the result will run, see `autoq targets`.")]

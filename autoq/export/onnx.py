@@ -7,14 +7,14 @@
 
 torch writes the float graph; the integers are ours: weights and biases are integer initializers behind a
 DequantizeLinear, tensors pass QuantizeLinear and DequantizeLinear, and widths below 8 bits get a Clip (or Min) in
-front, so any ONNX runtime executes the policy exactly.
+front or between, so any ONNX runtime executes the policy exactly.
 """
 
 from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -93,14 +93,15 @@ def export_graph(traced: Traced) -> ModelProto:
 
 
 @dataclass
-class _Writer:
-    """Rewrites one marked graph; `alias` maps the outputs of removed marks to what they stand for.
+class Writer:
+    """Rewrites one marked graph with Q/DQ; `alias` maps the outputs of removed marks to what they stand for.
 
     written: what each quantizer's output is named. clipped: those of them that are narrower than their integers.
     """
 
     module: fx.GraphModule
     of_site: dict[str, Placed]
+    clip_integers: bool = False
     nodes: list[NodeProto] = field(default_factory=list)
     initializers: dict[str, TensorProto] = field(default_factory=dict)
     alias: dict[str, str] = field(default_factory=dict)
@@ -133,27 +134,31 @@ class _Writer:
         del self.initializers[source]
         quantizer = self.module.get_submodule(placed.quantizer)
         if isinstance(quantizer, Float16):
-            half = self.constant(f"{source}.float16", _numpy(values.half()))
+            half = self.constant(f"{source}.float16", as_numpy(values.half()))
             return self.add("Cast", [half], source, to=TensorProto.FLOAT)
         assert isinstance(quantizer, Quantizer)
-        integers = _numpy(quantizer.to_integer(values)).astype(_container(quantizer))
+        integers = as_numpy(quantizer.to_integer(values)).astype(_container(quantizer))
         return self.dequantize(source, integers, quantizer.scale, quantizer.axis)
+
+    def bias(self, name: str, values: Tensor, quantizer: BiasQuantizer) -> None:
+        self.dequantize(name, as_numpy(quantizer.to_integer(values)), quantizer.scale)
 
     def dequantize(self, name: str, integers: np.ndarray, scale: Tensor, axis: int = 0) -> str:
         """A constant stored as symmetric integers; an absent zero point is zero."""
         stored = self.constant(f"{name}{INTEGER}", integers)
-        scales = self.constant(f"{name}.scale", _numpy(scale if scale.numel() > 1 else scale.reshape(())))
+        scales = self.constant(f"{name}.scale", as_numpy(scale if scale.numel() > 1 else scale.reshape(())))
         return self.add("DequantizeLinear", [stored, scales], name, **({"axis": axis} if scale.numel() > 1 else {}))
 
     def tensor(self, source: str, placed: Placed) -> str:
         quantizer = cast(Quantizer, self.module.get_submodule(placed.quantizer))
         container = _container(quantizer)
         name = placed.quantizer.removeprefix("quantizers.")
-        scale = self.constant(f"{name}.scale", _numpy(quantizer.scale.reshape(())))
+        scale = self.constant(f"{name}.scale", as_numpy(quantizer.scale.reshape(())))
         limits, shift, value = np.iinfo(container), 0, f"{name}.value"
-        if quantizer.qmin > limits.min or quantizer.qmax < limits.max:
+        narrow = quantizer.qmin > limits.min or quantizer.qmax < limits.max
+        if narrow and not self.clip_integers:
             low, high = (
-                self.constant(f"{name}.{end}", _numpy((integer - quantizer.zero_point.reshape(())) * quantizer.scale.reshape(())))
+                self.constant(f"{name}.{end}", as_numpy((integer - quantizer.zero_point.reshape(())) * quantizer.scale.reshape(())))
                 for end, integer in (("low", quantizer.qmin), ("high", quantizer.qmax))
             )
             if source in self.clipped:
@@ -164,14 +169,20 @@ class _Writer:
             else:
                 source = self.add("Clip", [source, low, high], f"{name}.clip")
             self.clipped.add(value)
-        zero_point = self.constant(f"{name}.zero_point", _numpy(quantizer.zero_point.reshape(()) + shift).astype(container))
+        zero_point = self.constant(f"{name}.zero_point", as_numpy(quantizer.zero_point.reshape(()) + shift).astype(container))
         integers = self.add("QuantizeLinear", [source, scale, zero_point], f"{name}.integer")
+        if narrow and self.clip_integers:
+            low, high = (
+                self.constant(f"{name}.{end}", np.array(integer, container))
+                for end, integer in (("low", quantizer.qmin), ("high", quantizer.qmax))
+            )
+            integers = self.add("Clip", [integers, low, high], f"{name}.clip")
         return self.add("DequantizeLinear", [integers, scale, zero_point], value)
 
 
-def write_qdq(graph: ModelProto, quantized: Quantized) -> ModelProto:
+def write_qdq(graph: ModelProto, quantized: Quantized, clip_integers: bool = False) -> ModelProto:
     """The policy's ONNX file, as a runtime loads it. Raises PolicyError as `write_plain`."""
-    return for_runtime(write_plain(graph, quantized))
+    return for_runtime(write_plain(graph, quantized, clip_integers))
 
 
 def for_runtime(model: ModelProto) -> ModelProto:
@@ -187,6 +198,11 @@ class Width(NamedTuple):
     bits: int
     signed: bool
 
+    def holds(self, integers: np.ndarray) -> bool:
+        """Whether all of them are within the width."""
+        low, high = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
+        return bool(integers.size == 0 or (low <= integers.min() and integers.max() <= high))
+
 
 def weight_widths(quantized: Quantized) -> dict[str, Width]:
     """Widths of the integer weights that `write_plain` writes, by the names of their initializers."""
@@ -198,20 +214,31 @@ def weight_widths(quantized: Quantized) -> dict[str, Width]:
     }
 
 
-def write_plain(graph: ModelProto, quantized: Quantized) -> ModelProto:
+def write_plain(graph: ModelProto, quantized: Quantized, clip_integers: bool = False) -> ModelProto:
     """The policy in ONNX: `graph` (from `export_graph`) with the trained tensors and integers of `quantized`.
 
-    Raises PolicyError for integers wider than 8 bits, which this format's runtimes do not execute.
+    clip_integers: narrow widths are clipped behind QuantizeLinear instead of in front of it. Raises PolicyError for
+    integers wider than 8 bits, which this format's runtimes do not execute.
     """
     quantizers = [quantized.module.get_submodule(placed.quantizer) for placed in quantized.placed]
     wide = [quantizer for quantizer in quantizers if isinstance(quantizer, Quantizer) and not _fits(quantizer)]
     if wide:
         raise PolicyError(f"ONNX Q/DQ holds integers of 8 bits or less; {len(wide)} tensors of this policy are wider")
-    writer = _Writer(quantized.module, {site.name: placed for placed in quantized.placed for site in placed.placement.sites})
+    writer = Writer(quantized.module, sites_of(quantized), clip_integers)
+    return rewrite(graph, quantized, writer, {"": OPSET})
+
+
+def sites_of(quantized: Quantized) -> dict[str, Placed]:
+    """Name of a site -> the quantizer that stands there."""
+    return {site.name: placed for placed in quantized.placed for site in placed.placement.sites}
+
+
+def rewrite(graph: ModelProto, quantized: Quantized, writer: Writer, opsets: Mapping[str, int]) -> ModelProto:
+    """The marked graph with the trained tensors, and with what `writer` puts in the place of marks and biases."""
     trained = dict(quantized.module.named_parameters())
     for initializer in graph.graph.initializer:
         name = initializer.name
-        writer.constant(name, _numpy(trained[name]) if name in trained else numpy_helper.to_array(initializer))
+        writer.constant(name, as_numpy(trained[name]) if name in trained else numpy_helper.to_array(initializer))
     biases = dict(_biases(quantized))
     for node in graph.graph.node:
         if node.domain == MARK_DOMAIN:
@@ -222,20 +249,18 @@ def write_plain(graph: ModelProto, quantized: Quantized) -> ModelProto:
         for index, name in enumerate(node.input):
             kept.input[index] = writer.alias.get(name, name)
             if name in biases and name in writer.initializers:
-                bias = quantized.module.get_parameter(name)
                 del writer.initializers[name]
-                writer.dequantize(name, _numpy(biases[name].to_integer(bias)), biases[name].scale)
+                writer.bias(name, quantized.module.get_parameter(name), biases[name])
         writer.nodes.append(kept)
     output = copy.deepcopy(graph.graph.output[0])
     if OUTPUT in writer.alias:
         writer.add("Identity", [writer.alias[OUTPUT]], OUTPUT)
-    result = helper.make_model(
+    return helper.make_model(
         helper.make_graph(writer.nodes, "autoq", list(graph.graph.input), [output], list(writer.initializers.values())),
-        opset_imports=[helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         ir_version=min(graph.ir_version, 10),
         producer_name="autoq",
     )
-    return result
 
 
 def save_graph(graph: ModelProto, path: Path) -> None:
@@ -282,5 +307,6 @@ def _fits(quantizer: Quantizer) -> bool:
     return bool(limits.min <= quantizer.qmin and quantizer.qmax <= limits.max)
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
+def as_numpy(tensor: Tensor) -> np.ndarray:
+    """Trained values on the CPU, without their history."""
     return tensor.detach().cpu().numpy()

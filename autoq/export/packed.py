@@ -5,7 +5,7 @@
 
 What the file holds as tensors is exactly a trial's `size`: integers packed to their widths, scales and zero points,
 biases, and what stays in float. What follows from these is computed when it is unpacked: scales of biases, bounds of
-narrow activations, zero points of symmetric tensors. The graph without its tensors, the policy and the widths are in
+narrow activations, zero points of signed tensors. The graph without its tensors, the policy and the widths are in
 the file's header.
 """
 
@@ -41,7 +41,11 @@ class Packed(NamedTuple):
 
 
 def pack(model: ModelProto, widths: Mapping[str, Width], policy: Policy) -> bytes:
-    """A Q/DQ model as a package. widths: of its integer weights, by the names of their initializers."""
+    """A Q/DQ model as a package. widths: of its integer weights, by the names of their initializers.
+
+    Of weights whose integers are wider than their own width (levels that are not evenly spaced) the places in the list of
+    their levels are stored. Raises PolicyError for a tensor that does not follow from others as it should.
+    """
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     derived = dict(_derived(model, values))
     for name, recipe in derived.items():
@@ -50,17 +54,25 @@ def pack(model: ModelProto, widths: Mapping[str, Width], policy: Policy) -> byte
     graph = ModelProto()
     graph.CopyFrom(model)
     stored: dict[str, np.ndarray] = {}
+    levels: dict[str, list[int]] = {}
     for tensor in graph.graph.initializer:
         name = tensor.name
         if tensor.data_type == onnx.TensorProto.INT64:
             continue  # shapes: part of the graph
-        if name not in derived:
-            stored[name] = pack_bits(values[name], widths[name].bits) if name in widths else np.atleast_1d(values[name])
+        if name in widths:
+            integers = values[name]
+            if not widths[name].holds(integers):
+                found, integers = np.unique(integers, return_inverse=True)
+                levels[name] = found.tolist()
+            stored[name] = pack_bits(integers, widths[name].bits)
+        elif name not in derived:
+            stored[name] = np.atleast_1d(values[name])
         tensor.ClearField("raw_data")
     header = {
         "format": FORMAT,
         "policy": json.dumps(policy.to_dict()),
         "widths": json.dumps(widths),
+        "levels": json.dumps(levels),
         "derived": json.dumps(derived),
         "graph": base64.b64encode(zlib.compress(graph.SerializeToString(), 9)).decode(),
     }
@@ -77,7 +89,7 @@ def unpack(file: Path) -> Packed:
                 f"'{file}': a safetensors file, but no package of autoq; give one that autoq export --format packed wrote"
             )
         model = ModelProto.FromString(zlib.decompress(base64.b64decode(header["graph"])))
-        _fill(model, stored, json.loads(header["widths"]), json.loads(header["derived"]))
+        _fill(model, stored, *(json.loads(header[name]) for name in ("widths", "levels", "derived")))
         return Packed(model, Policy.from_dict(json.loads(header["policy"])))
     except OSError as error:
         raise InputError(f"'{file}': {error.strerror or error}; {GIVE}") from error
@@ -116,14 +128,17 @@ def _derived(model: ModelProto, values: Mapping[str, np.ndarray]) -> Iterator[tu
         for name in node.input:
             read_by.setdefault(name, []).append(node)
     for node in model.graph.node:
-        if node.op_type == "Clip" and (behind := _quantize_linear(read_by[node.output[0]])):
-            scale, zero_point = behind.input[1], behind.input[2]
-            for name in node.input[1:]:
-                steps = np.round(values[name] / values[scale]) + values[zero_point].astype(np.float32)
-                yield name, {"as": "bound", "scale": scale, "zero_point": zero_point, "level": int(steps)}
+        bounds = [name for name in node.input[1:] if name in values] if node.op_type in ("Clip", "Min") else []
+        behind = _quantize_linear(read_by.get(node.output[0], []))
+        for name in bounds:
+            if values[name].dtype != np.float32:
+                yield name, {"as": "number", "number": int(values[name])}
+            elif behind is not None:
+                steps = np.round(values[name] / values[behind.input[1]])
+                yield name, {"as": "steps", "scale": behind.input[1], "steps": int(steps)}
         quantizing = node.op_type in ("QuantizeLinear", "DequantizeLinear")
         if quantizing and len(node.input) > 2 and values[node.input[2]].dtype == np.int8:
-            yield node.input[2], {"as": "zero"}
+            yield node.input[2], {"as": "number", "number": int(values[node.input[2]])}
         if node.op_type == "DequantizeLinear" and node.input[0] in values and values[node.input[0]].dtype == np.int32:
             (layer,) = read_by[node.output[0]]
             yield node.input[1], {"as": "product", "of": [_scale_of(name, made_by) for name in layer.input[:2]]}
@@ -142,13 +157,12 @@ def _quantize_linear(readers: list[NodeProto]) -> NodeProto | None:
 
 
 def _derive(recipe: Mapping[str, Any], values: Mapping[str, np.ndarray], kind: np.dtype[Any]) -> np.ndarray:
-    if recipe["as"] == "zero":
-        return np.zeros((), kind)
+    if recipe["as"] == "number":
+        return np.asarray(recipe["number"], kind)
     if recipe["as"] == "product":
         first, second = (values[name] for name in recipe["of"])
         return np.asarray(first * second, kind)
-    steps = np.float32(recipe["level"]) - values[recipe["zero_point"]].astype(np.float32)
-    return np.asarray(steps * values[recipe["scale"]], kind)
+    return np.asarray(np.float32(recipe["steps"]) * values[recipe["scale"]], kind)
 
 
 # ---------------------------------------------------------------- reading
@@ -161,7 +175,11 @@ def _header(content: bytes) -> dict[str, str]:
 
 
 def _fill(
-    model: ModelProto, stored: Mapping[str, np.ndarray], widths: Mapping[str, Any], derived: Mapping[str, Mapping[str, Any]]
+    model: ModelProto,
+    stored: Mapping[str, np.ndarray],
+    widths: Mapping[str, Any],
+    levels: Mapping[str, list[int]],
+    derived: Mapping[str, Mapping[str, Any]],
 ) -> None:
     """Give a graph its tensors back, in place."""
     values: dict[str, np.ndarray] = {}
@@ -170,7 +188,10 @@ def _fill(
         if tensor.name in widths:
             width = Width(*widths[tensor.name])
             count = int(np.prod(shape, dtype=np.int64))
-            values[tensor.name] = unpack_bits(stored[tensor.name], *(width.bits, count, width.signed)).astype(kind).reshape(shape)
+            coded = tensor.name in levels
+            integers = unpack_bits(stored[tensor.name], width.bits, count, width.signed and not coded)
+            integers = np.array(levels[tensor.name])[integers] if coded else integers
+            values[tensor.name] = integers.astype(kind).reshape(shape)
         elif tensor.name in stored:
             values[tensor.name] = stored[tensor.name].reshape(shape)
     for tensor in model.graph.initializer:

@@ -53,6 +53,9 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
     ),
 }
 
+OF_LATENCY = ("latency", "score")
+"""What a target without a latency cannot be judged by."""
+
 SCORE_PSNR, SCORE_MS, SCORE = 29.58, 44.85, 51.02
 """XLSR's row of table 3 (Ayazoglu 2021): dB, milliseconds and score, which set the constant C."""
 

@@ -62,7 +62,7 @@ class Entry(BaseModel):
 
 
 class LatencyTable(BaseModel):
-    """Frozen latencies of one network on one target, frame size, thread count and machine.
+    """Frozen latencies of one network on one target, frame size, thread count and machine; none where it offers none.
 
     rest: predicts the structures that are not among the entries, where those are a sample.
     """
@@ -130,7 +130,8 @@ def policy_key(traced: Traced, policy: Policy, execution: Execution) -> str:
 
 
 def describe(traced: Traced, placements: list[Placement], execution: Execution) -> str:
-    """The structure in words, stage by stage: `int8`, `int8+skip`, `float`."""
+    """The structure in words, stage by stage: `int8`, `int8+skip`, `float`; `int` where integers may be wider than 8 bits."""
+    on_target = "int8" if execution.integer_bits == 8 else "int"
     on_integers = set(integer_layers(traced, placements, execution))
     skips = {
         site.stage
@@ -142,7 +143,7 @@ def describe(traced: Traced, placements: list[Placement], execution: Execution) 
     for layer in traced.layers:
         stages[layer.stage] = stages.get(layer.stage, True) and layer.node in on_integers
     return ", ".join(
-        f"{stage} {'int8' if integer else 'float'}{'+skip' if stage in skips else ''}" for stage, integer in stages.items()
+        f"{stage} {on_target if integer else 'float'}{'+skip' if stage in skips else ''}" for stage, integer in stages.items()
     )
 
 

@@ -29,6 +29,7 @@ from autoq.report.plots import axis_label, axis_value, front_figure, front_png, 
 from autoq.report.stages import stage_table
 from autoq.spec import Record, Sensitivity
 from autoq.study import Study
+from autoq.targets import target_info
 
 REPORTS = Path("reports")
 
@@ -84,7 +85,8 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
     float_record = float_baseline(records)
     others = [name for name in OBJECTIVES if name not in objectives and any(name in record.values for record in records)]
     columns = [*objectives, *others]
-    narrow = any(_is_size_only(record) for record in found)
+    widened = bool(target_info(spec.trial.target).size_only)
+    widths = "Widths below 8 bits run as 8-bit integers on this target: they save size, not time."
     return {
         "name": study.name,
         "spec": spec,
@@ -98,12 +100,12 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "all_heads": [axis_label(name) for name in columns],
         "stages": list(study.space.choices),
         "stage_tables": [stage_table(answer) for answer in study.answers()],
-        "front": [_row(record, objectives, columns, float_record) for record in found],
-        "baselines": [_row(record, objectives, columns, float_record) for record in baselines],
+        "front": [_row(record, objectives, columns, float_record, widened) for record in found],
+        "baselines": [_row(record, objectives, columns, float_record, widened) for record in baselines],
         "baseline_seconds": f"{sum(record.seconds for record in baselines):.0f}",
         "failures": [record for record in trials if record.state != "complete"],
         "facts": _facts(study),
-        "size_only": "Widths below 8 bits run as 8-bit integers on this target: they save size, not time." if narrow else "",
+        "size_only": widths if widened and any(map(_is_narrow, found)) else "",
     }
 
 
@@ -136,7 +138,7 @@ def _confirmed(study: Study) -> dict[str, Any]:
         for name in qualities:
             shown = _number(name, point.record.values[name])
             numbers += [shown, _interval(name, point.again.get(name)), _interval(name, point.unseen.get(name))]
-        latency = [_number("latency", point.record.values["latency"]), _interval("latency", point.latency)]
+        latency = [_number("latency", point.record.values.get("latency")), _interval("latency", point.latency)]
         notes = ["dominated"] * point.dominated + [f"breaks {bound}" for bound in point.breaks]
         notes += [f"failed: {point.reason}"] * (point.reason is not None)
         rows.append(
@@ -178,6 +180,7 @@ def _tiles(
         tiles.append(
             {"value": _number(quality, float_record.values[quality]), "text": f"{axis_label(quality)} of the float network"}
         )
+    if float_record is not None and "latency" in float_record.values:
         tiles.append({"value": f"{float_record.values['latency']:.1f} ms", "text": "a frame of the float network"})
     return tiles
 
@@ -194,7 +197,10 @@ def _verdict(records: Sequence[Record], objectives: Sequence[str], sensitivity: 
     return f"Its {len(sensitivity.seeds)} seeds alone reach a hypervolume of {alone:.4f}; the search added {gain}."
 
 
-def _row(record: Record, objectives: Sequence[str], columns: Sequence[str], float_record: Record | None) -> dict[str, Any]:
+def _row(
+    record: Record, objectives: Sequence[str], columns: Sequence[str], float_record: Record | None, widened: bool
+) -> dict[str, Any]:
+    """widened: whether widths below 8 bits run as 8-bit integers."""
     policy = Policy.from_dict(record.policy)
     return {
         "name": point_name(record),
@@ -203,13 +209,13 @@ def _row(record: Record, objectives: Sequence[str], columns: Sequence[str], floa
         "all_numbers": [_number(name, record.values.get(name)) for name in columns],
         "smaller": _ratio(float_record, record, "size"),
         "faster": _ratio(float_record, record, "latency"),
-        "structure": record.structure + ("; below 8 bits: size-only" if _is_size_only(record) else ""),
+        "structure": record.structure + ("; below 8 bits: size-only" if widened and _is_narrow(record) else ""),
         "bits": [_stage_bits(quant) for _, quant in policy.stages],
         "seconds": f"{record.seconds:.1f}",
     }
 
 
-def _is_size_only(record: Record) -> bool:
+def _is_narrow(record: Record) -> bool:
     """Whether a width below 8 bits is among a policy's formats."""
     policy = Policy.from_dict(record.policy)
     return any(quant.role(role).bits < 8 for _, quant in policy.stages for role in ROLES)

@@ -20,7 +20,7 @@ def stage_table(answer: Answer) -> dict[str, Any]:
                 "bits": str(entry.bits),
                 "change": f"{entry.change:+.3f}",
                 "size_saved": f"{entry.size_saved / KIB:.1f}",
-                "time_saved": f"{entry.time_saved:.2f}",
+                "time_saved": "" if entry.time_saved is None else f"{entry.time_saved:.2f}",
             }
             for entry in found.entries
         ],

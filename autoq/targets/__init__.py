@@ -7,14 +7,20 @@ TARGETS, run `pytest tests/contracts`.
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from autoq.errors import InputError, unknown
+from autoq.policy import EVERY_WIDTH, INTEGER_RUNTIME, Formats, Role
 
 if TYPE_CHECKING:
     import numpy as np
+
+FileFormat = Literal["qdq", "qdq-integer-clip", "qonnx"]
+"""What a runtime loads, see `autoq/export/formats.py`."""
 
 
 class Runner(Protocol):
@@ -24,7 +30,10 @@ class Runner(Protocol):
 
 
 class Target(Protocol):
-    """A runtime: loads the bytes of its file and says what it is."""
+    """A runtime: loads the bytes of its file and says what it is. missing: why it does not run here, None where it does."""
+
+    @staticmethod
+    def missing() -> str | None: ...
 
     def load(self, file: bytes | Path, threads: int) -> Runner: ...
 
@@ -33,22 +42,66 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class TargetInfo:
-    """Facts: the widest integer it executes, whether a sum is fused into the layer before it, the file it loads."""
+    """Facts. package: what its implementation imports, and `pip install` finds.
+
+    formats: what each role may be. integer_bits: the widest integer it executes; what is wider is stored as float16 or stays
+    float. fused_sums: whether a sum is computed in the accumulators of the layer before it. file: the format it loads.
+    latency: how it is measured; empty where it is not offered. integers, size_only: in words, what runs on integers and
+    what is stored narrower than it runs.
+    """
 
     location: str
+    package: str
+    formats: Mapping[Role, Formats]
     integer_bits: int
     fused_sums: bool
-    file: str
+    file: FileFormat
+    latency: str
+    integers: str
+    size_only: str
     meaning: str
 
 
 TARGETS: dict[str, TargetInfo] = {
     "openvino-cpu": TargetInfo(
         location="autoq.targets.openvino_cpu:OpenVINOCPU",
+        package="openvino",
+        formats=INTEGER_RUNTIME,
         integer_bits=8,
         fused_sums=True,
-        file="onnx",
+        file="qdq",
+        latency="measured, float layers in float32",
+        integers="layers and sums whose operands have 8 bits or fewer",
+        size_only="widths below 8 bits run as int8",
         meaning="OpenVINO on this processor: int8 executed, narrower widths run as int8 (size-only), wider ones as float32",
+    ),
+    "onnxruntime-cpu": TargetInfo(
+        location="autoq.targets.onnxruntime_cpu:ONNXRuntimeCPU",
+        package="onnxruntime",
+        formats=INTEGER_RUNTIME,
+        integer_bits=8,
+        fused_sums=False,
+        file="qdq-integer-clip",
+        latency="measured",
+        integers="layers whose result is quantized at once or after a ReLU, and sums; others compute in float between integers",
+        size_only="widths below 8 bits run as int8",
+        meaning="ONNX Runtime's CPU provider: QDQ int8, narrower widths run as int8 (size-only), wider ones as float32",
+    ),
+    "bits": TargetInfo(
+        location="autoq.targets.bits:Bits",
+        package="onnx",
+        formats={
+            "weight": Formats(EVERY_WIDTH, ("channel", "tensor"), (True, False)),
+            "activation": Formats(EVERY_WIDTH, ("tensor",), (False, True)),
+            "skip": Formats(EVERY_WIDTH, ("tensor",), (False, True)),
+        },
+        integer_bits=16,
+        fused_sums=False,
+        file="qonnx",
+        latency="",
+        integers="every layer and sum, at its own width",
+        size_only="",
+        meaning="integers of any width, for research on hardware: no latency, a QONNX file",
     ),
 }
 
@@ -60,9 +113,23 @@ def target_info(name: str) -> TargetInfo:
     return TARGETS[name]
 
 
+def why_unusable(name: str) -> str | None:
+    """Why a target does not run here, in one line; None where it does."""
+    info = target_info(name)
+    if importlib.util.find_spec(info.package) is None:
+        return f"{info.package} is not installed; type pip install {info.package}"
+    found: str | None = _implementation(name).missing()
+    return found
+
+
 def load_target(name: str) -> Target:
-    """The target's implementation."""
-    module, _, attribute = target_info(name).location.partition(":")
-    implementation: Any = getattr(importlib.import_module(module), attribute)
-    target: Target = implementation()
+    """The target's implementation. Raises InputError where it does not run here."""
+    if (reason := why_unusable(name)) is not None:
+        raise InputError(f"target '{name}': {reason}")
+    target: Target = _implementation(name)()
     return target
+
+
+def _implementation(name: str) -> Any:
+    module, _, attribute = target_info(name).location.partition(":")
+    return getattr(importlib.import_module(module), attribute)

@@ -16,6 +16,10 @@ class OpenVINOCPU:
     def __init__(self) -> None:
         self.core = openvino.Core()
 
+    @staticmethod
+    def missing() -> str | None:
+        return None
+
     def load(self, file: bytes | Path, threads: int) -> Runner:
         compiled = self.core.compile_model(
             self.core.read_model(file),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from autoq.models import model_info
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, uniform
 from autoq.quantize import Execution, collect, quantize
+from autoq.quantizers import QUANTIZERS
 from autoq.tracing import Traced
 
 INT8 = Execution(8, True)
@@ -57,6 +59,26 @@ def test_a_package_holds_exactly_size_and_gives_the_file_back(tiny_traced: Trace
     found = unpack(tmp_path / "model.safetensors")
     assert found.policy == policy
     assert for_runtime(found.model).SerializeToString(deterministic=True) == runtime.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("quantizer", sorted(name for name, info in QUANTIZERS.items() if "weight" in info.serves))
+def test_every_quantizer_s_weights_come_back(tiny_traced: Traced, graph: Graph, quantizer: str, tmp_path: Path) -> None:
+    """Some have integers wider than their widths."""
+    widths = [bits for bits in (1, 2, 3, 4) if not QUANTIZERS[quantizer].no_width(bits, "weight", 8)]
+    for clip_integers in (False, True):
+        wide = uniform(f"{max(widths)}/6/8", STAGES, "lsq", "minmax")
+        policy = Policy(
+            tuple((stage, replace(quant, weight=replace(quant.weight, quantizer=quantizer))) for stage, quant in wide.stages)
+        )
+        images = [torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))]
+        network = quantize(tiny_traced, policy, collect(tiny_traced, images), INT8)
+        plain = write_plain(graph, network, clip_integers)
+        content = pack(plain, weight_widths(network), policy)
+        assert payload_bytes(content) == packed_bytes(tiny_traced, [placed.placement for placed in network.placed], INT8)
+        (tmp_path / "model.safetensors").write_bytes(content)
+        assert unpack(tmp_path / "model.safetensors").model.SerializeToString(deterministic=True) == plain.SerializeToString(
+            deterministic=True
+        )
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)

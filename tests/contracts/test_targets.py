@@ -1,0 +1,151 @@
+"""What every entry of TARGETS must do. Where a target does not run here, it says why."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from autoq import data
+from autoq.errors import InputError, SpaceError
+from autoq.executed import as_executed
+from autoq.export.onnx import Graph, export_graph
+from autoq.models import build_model, model_info, staged_model
+from autoq.policy import FLOAT_BITS, ROLES, uniform
+from autoq.quantize import collect, quantize
+from autoq.quantizers.clipping import Statistics
+from autoq.space import bundled_space, load_space, parse_space
+from autoq.study import space_facts
+from autoq.targets import TARGETS, load_target, why_unusable
+from autoq.tracing import Traced, trace
+from autoq.workbench import execution_on, runtime_model
+from tests.conftest import run_qonnx
+
+HERE = [name for name in TARGETS if why_unusable(name) is None]
+WIDTHS = ("32/32/32", "8/8/8", "6/6/8", "4/8/8", "4/4/8", "8/8/32", "16/16/8")
+
+Subject = tuple[str, Traced, Graph, dict[str, Statistics], torch.Tensor]
+
+
+def policies(target: str) -> list[str]:
+    """Those of WIDTHS whose every width the target has for its role."""
+    formats = TARGETS[target].formats
+    return [
+        text for text in WIDTHS if all(int(bits) in formats[role].bits for bits, role in zip(text.split("/"), ROLES, strict=True))
+    ]
+
+
+CASES = [(target, bits) for target in HERE for bits in policies(target)]
+
+
+def subject(model: str, traced: Traced, scale: int, image: torch.Tensor) -> Subject:
+    pairs = [data.make_pair(photograph, scale) for photograph in data.train_images(None)]
+    return model, traced, export_graph(traced), collect(traced, data.calibration_patches(pairs, 0)), image
+
+
+@functools.cache
+def xlsr() -> Subject:
+    """The bundled network on a photograph that no network was trained on."""
+    low = data.make_pair(data.centre(data.eval_images(None)[0]), 3).low
+    return subject("xlsr", trace(*staged_model("xlsr", 3, None, {})), 3, data.to_tensor(low))
+
+
+@functools.cache
+def public_srgan(shared: Path) -> Subject:
+    traced = trace(build_model("srgan", 4, shared / "weights" / "srgan_5block_x4_leftthomas.pth"), model_info("srgan").patterns)
+    low = data.make_pair(data.read_folder(shared / "test" / "Set5")[2], 4).low
+    return subject("srgan", traced, 4, data.to_tensor(low))
+
+
+def agreement(target: str, bits: str, subject: Subject) -> float:
+    """dB between what the runtime computes from its file and the fake-quantized network that trials evaluate."""
+    model, traced, graph, statistics, image = subject
+    quantized = quantize(traced, uniform(bits, model_info(model).stages), statistics, execution_on(target))
+    file = runtime_model(target, graph, quantized).SerializeToString()
+    run = functools.partial(run_qonnx, file) if target == "bits" else load_target(target).load(file, threads=1)
+    with torch.no_grad():
+        expected = as_executed(quantized)(image).clamp(0, 1).numpy()
+    found = run(image.numpy())
+    assert (found.dtype, found.shape) == (np.float32, expected.shape)
+    return float(-10 * np.log10(np.mean((found.clip(0, 1) - expected) ** 2) + 1e-20))
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_facts_are_whole(name: str) -> None:
+    info = TARGETS[name]
+    module, _, _ = info.location.partition(":")
+    assert module == f"autoq.targets.{name.replace('-', '_')}"
+    assert tuple(info.formats) == ROLES
+    for formats in info.formats.values():
+        assert list(formats.bits) == sorted(set(formats.bits))
+        assert {*formats.bits} <= {*range(1, 17), FLOAT_BITS}
+        assert formats.granularity
+        assert formats.signed
+        assert 8 in formats.bits
+    assert 8 <= info.integer_bits <= 16
+    assert info.integers
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_it_runs_here_or_says_why_not(name: str) -> None:
+    reason = why_unusable(name)
+    if reason is None:
+        assert any(character.isdigit() for character in load_target(name).version())
+        return
+    assert "\n" not in reason
+    with pytest.raises(InputError) as error:
+        load_target(name)
+    assert str(error.value) == f"target '{name}': {reason}"
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_the_bundled_space_is_cut_to_what_the_target_has(name: str) -> None:
+    info = TARGETS[name]
+    space = load_space(bundled_space("srgan"), space_facts("srgan", name))
+    for stage in space.choices.values():
+        for role, choices in stage.items():
+            formats = info.formats[role]
+            written = {"weight": (4, 6, 8, 16), "activation": (4, 6, 8, 16), "skip": (8, 32)}[role]
+            assert choices.bits == tuple(bits for bits in written if bits in formats.bits)
+            assert (choices.granularity, choices.signed) == (formats.granularity[0], formats.signed[0])
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("role", ROLES)
+def test_a_space_that_shares_nothing_with_the_target_names_the_conflict(name: str, role: str) -> None:
+    formats, facts = TARGETS[name].formats[role], space_facts("srgan", name)  # type: ignore[index]
+    every = {each: {"bits": [8]} for each in ROLES}
+    for field, values in (("granularity", ("channel", "tensor")), ("signed", (True, False)), ("bits", (3, 8, 16, 32))):
+        lacking = [value for value in values if value not in getattr(formats, field)]
+        has = [str(value).lower() for value in getattr(formats, field)]
+        for value in lacking:
+            given = {"roles": {**every, role: {**every[role], field: value}}}
+            with pytest.raises(SpaceError) as error:
+                parse_space(given, facts, "my.yaml")
+            stage = "feature_extraction" if role == "weight" else "body"
+            assert str(error.value) == (
+                f"my.yaml: {stage}.{role}.{field}: {name} executes {' or '.join(has)} only, found '{value}'; type {field}: {has[0]}"
+            )
+        allowed = getattr(formats, field)
+        if field != "bits" and len(allowed) == 1:  # with what the target has not beside it, that is what is left
+            space = parse_space(
+                yaml.safe_load(yaml.safe_dump({"roles": {**every, role: {"bits": 8, field: list(values)}}})), facts, "f"
+            )
+            assert getattr(space.choices["body"][role], field) == allowed[0]  # type: ignore[index]
+        elif field != "bits":
+            with pytest.raises(SpaceError, match=f"{has[0]} and {has[1]} are listed, and only one can be; type {field}: {has[0]}"):
+                parse_space({"roles": {**every, role: {"bits": 8, field: list(values)}}}, facts, "f")
+
+
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_the_runtime_agrees_to_60_db_on_xlsr(name: str, bits: str) -> None:
+    assert agreement(name, bits, xlsr()) >= 60
+
+
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_the_runtime_agrees_to_50_db_on_a_public_srgan(shared: Path, name: str, bits: str) -> None:
+    assert agreement(name, bits, public_srgan(shared)) >= 50

@@ -1,0 +1,66 @@
+"""The QONNX file against the fake-quantized network, in the executor of the package qonnx."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from autoq.errors import PolicyError
+from autoq.executed import as_executed
+from autoq.export.onnx import export_graph
+from autoq.export.qonnx import write_qonnx
+from autoq.models import model_info
+from autoq.policy import Policy, StageQuant, uniform
+from autoq.quantize import Execution, Quantized, collect, quantize
+from autoq.tracing import Traced
+from tests.conftest import run_qonnx
+
+STAGES = model_info("srresnet").stages
+
+
+def network(traced: Traced, policy: Policy, integer_bits: int = 16) -> Quantized:
+    statistics = collect(traced, [torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))])
+    return quantize(traced, policy, statistics, Execution(integer_bits))
+
+
+def affine_weights(policy: Policy, granularity: str) -> Policy:
+    def changed(quant: StageQuant) -> StageQuant:
+        weight = dataclasses.replace(quant.weight, signed=False, granularity=granularity)  # type: ignore[arg-type]
+        return dataclasses.replace(quant, weight=weight)
+
+    return Policy(tuple((stage, changed(quant)) for stage, quant in policy.stages))
+
+
+@pytest.mark.parametrize("weights", ["symmetric", "channel", "tensor"])
+@pytest.mark.parametrize("bits", ["2/2/2", "3/5/8", "4/4/8", "12/12/12", "16/16/16"])
+def test_any_width_agrees(tiny_traced: Traced, bits: str, weights: str) -> None:
+    policy = uniform(bits, STAGES)
+    quantized = network(tiny_traced, policy if weights == "symmetric" else affine_weights(policy, weights))
+    image = torch.rand(1, 3, 11, 23, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        expected = as_executed(quantized)(image).numpy()
+    found = run_qonnx(write_qonnx(export_graph(tiny_traced), quantized).SerializeToString(), image.numpy())
+    assert found.shape == expected.shape
+    assert np.mean((found - expected) ** 2) < 1e-6
+
+
+def test_quant_nodes_say_width_sign_and_range(tiny_traced: Traced) -> None:
+    file = write_qonnx(export_graph(tiny_traced), network(tiny_traced, uniform("3/5/8", STAGES)))
+    constants = {tensor.name: tensor for tensor in file.graph.initializer}
+    found = {
+        node.name: (
+            float(np.frombuffer(constants[node.input[3]].raw_data, np.float32)[0]),
+            *(next(each.i for each in node.attribute if each.name == name) for name in ("signed", "narrow")),
+        )
+        for node in file.graph.node
+        if node.op_type == "Quant"
+    }
+    assert found["body.0.conv1.weight"] == (3.0, 1, 1)
+    widths = [value for name, value in found.items() if "weight" not in name]
+    assert set(widths) == {(8.0, 0, 0), (5.0, 0, 0)}
+
+
+def test_float16_weights_are_refused(tiny_traced: Traced) -> None:
+    with pytest.raises(PolicyError, match="QONNX holds integers and float32; .* is stored as float16"):
+        write_qonnx(export_graph(tiny_traced), network(tiny_traced, uniform("16/16/8", STAGES), integer_bits=8))
