@@ -14,7 +14,7 @@ test: install-test
 	$(BIN)/ruff format --check autoq tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 install: .venv/installed
 install-test: .venv/installed-test
