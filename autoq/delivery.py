@@ -24,6 +24,7 @@ from autoq.export.packed import pack, unpack
 from autoq.export.packed import payload_bytes as packed_payload_bytes
 from autoq.files import whole, write_whole
 from autoq.findings import point_name
+from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives.latency import read_table
 from autoq.policy import ROLES, Policy, Role, TensorQuant
 from autoq.spec import Record
@@ -143,7 +144,7 @@ def _write(study: Study, record: Record, format: str, folder: Path, phase: Calla
     promised = record.values
     lines = [
         *verify.qualities(bench, run, promised),
-        *verify.agreement(bench, run, quantized),
+        *verify.agreement(bench, run, quantized, promised[PSNR_TO_FLOAT]),
         verify.exact("size", promised["size"], packed_payload_bytes(package)),
         verify.exact("size_runtime", promised["size_runtime"], payload_bytes(model)),
         verify.overhead(len(package) - packed_payload_bytes(package)),
