@@ -43,7 +43,7 @@ class Training:
             rate = LEARNING_RATES.get(name.rpartition(".")[2], LEARNING_RATE)
             parameters.setdefault(rate, []).append(parameter)
         self.rates = list(parameters)
-        self.optimizer = torch.optim.Adam([{"params": group} for group in parameters.values()])
+        self.optimizer = torch.optim.Adam([{"params": group} for group in parameters.values()], fused=True)
         self.quantizers = [module for module in self.module.modules() if isinstance(module, Quantizer)]
         self.step, self.damping = 0, 1.0
 

@@ -39,7 +39,7 @@ class TrialSpec(BaseModel):
     device: Device = "cpu"
     sampling: Sampling = "proportional"
     patches: PositiveInt = 256
-    batch: PositiveInt = 2
+    batch: PositiveInt = 4
     patch: PositiveInt = 24
 
 
