@@ -12,6 +12,7 @@ import csv
 import itertools
 import json
 import random
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -105,7 +106,9 @@ def correlations(path: Path) -> dict[str, float]:
         lines = list(csv.DictReader(file))
     default = TrialSpec(model="srgan")
     found: dict[tuple[int, int], dict[str, float]] = {}
+    seconds: dict[tuple[int, int], list[float]] = {}
     for line in lines:
+        seconds.setdefault((int(line["steps"]), int(line["batch"])), []).append(float(line["seconds"]))
         found.setdefault((int(line["steps"]), int(line["batch"])), {})[line["number"]] = float(line["psnr"])
     longest = max(found)
     resample = np.random.default_rng(0)
@@ -127,6 +130,7 @@ def correlations(path: Path) -> dict[str, float]:
                 f"{name}_{length}_high": round(float(high), 3),
             }
         figures[f"policies_{length}"] = len(both)
+        figures[f"seconds_{length}"] = round(statistics.median(seconds[steps, batch]), 1)
     figures["spearman_ptq"] = figures.get("spearman_0", float("nan"))
     if f"spearman_{default.steps}" in figures:
         figures["spearman_default"] = figures[f"spearman_{default.steps}"]
@@ -156,7 +160,8 @@ def main() -> None:
         for name in ("spearman", "kendall"):
             value, low, high = (figures[f"{name}_{length}{end}"] for end in ("", "_low", "_high"))
             words.append(f"{name} {value:.3f} [{low:.3f}, {high:.3f}]")
-        print(f"{length:>6} steps: {', '.join(words)} ({figures[f'policies_{length}']:.0f} policies)")
+        about = f"{figures[f'policies_{length}']:.0f} policies, {figures[f'seconds_{length}']:.1f} s each"
+        print(f"{length:>6} steps: {', '.join(words)} ({about})")
 
 
 if __name__ == "__main__":
