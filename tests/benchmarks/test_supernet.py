@@ -70,7 +70,7 @@ def test_a_rung_that_knows_the_truth_keeps_the_front_and_one_that_has_it_upside_
     random = np.random.default_rng(0)
     truth = random.random((60, 3))
     right, wrong = (rung(scores, truth, [1.1, 1.1, 1.1])[0] for scores in (truth, 1 - truth))
-    assert right > 0.8
+    assert right > 0.4, "of a cohort only one goes on, however many of it are on the front"
     assert wrong < 0.5 * right
 
 
