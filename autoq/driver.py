@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 import ray
 import torch
 from ray import tune
+from ray._private import ray_constants
 
 from autoq import findings
 from autoq.errors import AutoqError, TrialFailed
@@ -283,6 +284,7 @@ def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTabl
 
 
 def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
+    ray_constants.ENABLE_RAY_CLUSTER = False  # else it takes 127.0.0.1 for an address that others must reach, and listens there
     try:
         ray.init(
             address="local",

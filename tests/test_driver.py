@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -164,6 +165,12 @@ def test_a_trial_whose_worker_dies_runs_again_and_the_output_stays_clean(
     arguments = [*OPTIONS, "--weights", str(tiny_weights), "--study", "deaths", "--latency-table", "studies/first/latency.json"]
     search = start(folder, "search", *arguments, "--json")
     wait_for_lines(search, folder / "studies" / "deaths" / "trials.jsonl", 6)
+    listening = set()
+    for child in psutil.Process(search.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            listening |= {each.laddr.ip for each in child.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+    assert listening
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, "nobody else can reach what Ray starts"
     killed = False
     while not killed and search.poll() is None:
         for child in psutil.Process(search.pid).children(recursive=True):

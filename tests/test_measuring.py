@@ -72,10 +72,10 @@ def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Stu
     assert len(seeds) == 4
     for seed in seeds:
         study.space.parameters(seed)
-    fuller = measure_more(study, graph, table, seeds, events)
+    fuller = measure_more(study, graph, table, [*seeds, new], events)
     assert fuller.rest is not None
     assert fuller.rest.sample == len(fuller.entries) - 1 > table.rest.sample
-    assert all(fuller.ms(key(seed), seed) == fuller.entries[key(seed)].ms for seed in seeds)
+    assert all(fuller.ms(key(each), each) == fuller.entries[key(each)].ms for each in (*seeds, new))
     assert fuller.entries.items() >= table.entries.items(), "what was measured stays"
     assert measure_more(study, graph, fuller, seeds, events) is fuller
     values = {"size": 1.0, "latency": 1.0, "psnr": 30.0, "psnr_to_float": 50.0}
