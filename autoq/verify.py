@@ -13,7 +13,6 @@ import numpy as np
 import torch
 
 from autoq.confirmation import Interval, median_interval
-from autoq.data import Pair, to_tensor
 from autoq.executed import as_executed
 from autoq.export.onnx import Graph
 from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
@@ -24,6 +23,7 @@ from autoq.policy import Policy, all_float
 from autoq.quantize import Quantized
 from autoq.spec import StudySpec
 from autoq.targets import Runner, load_target
+from autoq.tiles import to_input
 from autoq.trial import judge, upscale_all
 from autoq.workbench import Workbench, runtime_file
 
@@ -59,7 +59,7 @@ class Line:
 
 def qualities(bench: Workbench, run: Runner, promised: Mapping[str, float]) -> list[Line]:
     """Every quality that the trial measured and this machine can, of the file on the study's evaluation images."""
-    outputs = [torch.from_numpy(np.array(run(_image(pair)))) for pair in bench.pairs]
+    outputs = [torch.from_numpy(np.array(run(to_input(pair.low)))) for pair in bench.pairs]
     found = judge(bench, outputs)
     lines = []
     for name, value in found.items():
@@ -78,7 +78,7 @@ def agreement(bench: Workbench, run: Runner, quantized: Quantized, to_float: flo
     errors: list[float] = []
     largest = 0.0
     for pair, output in zip(bench.pairs, expected, strict=True):
-        difference = np.clip(run(_image(pair)), 0, 1) - output.clamp(0, 1).numpy()
+        difference = np.clip(run(to_input(pair.low)), 0, 1) - output.clamp(0, 1).numpy()
         errors.append(float(np.mean(difference.astype(float) ** 2)))
         largest = max(largest, float(np.abs(difference).max()))
     decibels = -10 * math.log10(max(statistics.mean(errors), 1e-12))
@@ -153,8 +153,3 @@ def in_unit(name: str, value: float) -> str:
         return shown[name](value)
     unit = OBJECTIVES[name].unit if name in OBJECTIVES else "dB"
     return f"{value:,.0f} bytes" if unit == "bytes" else f"{value:.3f} {unit}".strip()
-
-
-def _image(pair: Pair) -> np.ndarray:
-    """What a file is given for a pair."""
-    return to_tensor(pair.low).numpy()
