@@ -136,6 +136,14 @@ def make_pair(image: Image, scale: int) -> Pair:
     return Pair(image.name, high, resize(high, height // scale, width // scale))
 
 
+def middle(pair: Pair) -> Pair:
+    """The central quarter of a pair's pixels: half of either side."""
+    (height, width), scale = pair.low.shape[:2], pair.high.shape[0] // pair.low.shape[0]
+    rows, columns = (slice(size // 4, size // 4 + size // 2) for size in (height, width))
+    at_scale = tuple(slice(each.start * scale, each.stop * scale) for each in (rows, columns))
+    return Pair(pair.name, pair.high[at_scale], pair.low[rows, columns])
+
+
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bicubic (a = -0.5) with antialiasing on reduction and mirrored edges: MATLAB's imresize, on uint8."""
     result = pixels.astype(np.float64)

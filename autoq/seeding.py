@@ -11,6 +11,7 @@ import numpy as np
 from autoq import additive, pareto
 from autoq.additive import Predicted
 from autoq.constraints import Constraint
+from autoq.data import middle
 from autoq.models import model_info
 from autoq.models.stages import assign
 from autoq.objectives.cost import costs
@@ -23,14 +24,22 @@ from autoq.space import SearchSpace
 from autoq.spec import Probe, Sensitivity
 from autoq.workbench import Workbench
 
+MOST_ON_WHOLE_IMAGES = 256
+"""Probes that look at whole evaluation images; a network searched by layer has three times as many."""
+
 ADDITIVE = ("size", "size_runtime", "ops", "bops", "peak_memory")
 """Costs that add up over stages, peak_memory roughly."""
 
 
 def probe(bench: Workbench, space: SearchSpace, phase: Callable[[str], None] | None = None) -> tuple[Probe, ...]:
-    """Every stage alone in each of its `additive.probes`, without training, in their order."""
+    """Every stage alone in each of its `additive.probes`, without training, in their order.
+
+    Where they are more than MOST_ON_WHOLE_IMAGES, they look at the middle of every evaluation image.
+    """
     stages = list(space.choices)
-    wanted = (alone(stages, stage, quant) for stage in stages for quant in additive.probes(space, stage))
+    wanted = [alone(stages, stage, quant) for stage in stages for quant in additive.probes(space, stage)]
+    if len(wanted) > MOST_ON_WHOLE_IMAGES:
+        bench = dataclasses.replace(bench, pairs=tuple(middle(pair) for pair in bench.pairs))
     return tuple(measure(bench, wanted, (), phase=phase))
 
 

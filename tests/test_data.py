@@ -28,6 +28,14 @@ def test_bundled_images_are_split() -> None:
     assert all(data.centre(image).pixels.shape == (256, 256, 3) for image in data.eval_images(None))
 
 
+def test_the_middle_of_a_pair_shows_the_same_in_both() -> None:
+    """Of a picture of flat blocks of 3x3 pixels, which a reduction by 3 keeps."""
+    low = np.arange(10 * 14 * 3).reshape(10, 14, 3).astype(np.uint8)
+    found = data.middle(data.Pair("blocks", low.repeat(3, 0).repeat(3, 1), low))
+    assert np.array_equal(found.low, low[2:7, 3:10])
+    assert np.array_equal(found.high, found.low.repeat(3, 0).repeat(3, 1))
+
+
 def test_an_evaluation_image_among_the_training_images_is_an_error() -> None:
     images = data.eval_images(None)
     with pytest.raises(DataError, match="evaluation image 'rocket' is training image 'rocket'"):

@@ -14,7 +14,9 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from autoq import seeding
 from autoq.cli import main
+from autoq.data import middle
 from autoq.executed import as_executed
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency import LatencyTable, entries
@@ -81,6 +83,17 @@ def error(bench: Workbench, policy: Policy) -> float:
         a, b = (upscale(network, pair.low, "cpu").clamp(0, 1) for network in (module, bench.traced.module))
         errors.append(float(torch.mean((a - b) ** 2)))
     return float(np.mean(errors))
+
+
+def test_many_probes_look_at_the_middle_of_the_images(
+    bench: Workbench, space: SearchSpace, probes: tuple[Probe, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they find is what they find on images that are no more than these middles, and ranks as on whole images do."""
+    monkeypatch.setattr(seeding, "MOST_ON_WHOLE_IMAGES", len(probes) - 1)
+    found = probe(bench, space)
+    cut = dataclasses.replace(bench, pairs=tuple(middle(pair) for pair in bench.pairs))
+    assert all(each.loss == pytest.approx(error(cut, Policy.from_dict(each.policy)), rel=1e-5) for each in found[::7])
+    assert spearmanr([each.loss for each in found], [each.loss for each in probes]).statistic > 0.95
 
 
 def test_the_ranking_is_that_of_a_brute_force_evaluation(bench: Workbench, spec: TrialSpec, space: SearchSpace) -> None:
