@@ -141,6 +141,11 @@ def broken(lines: Sequence[Line]) -> dict[str, str]:
     return found
 
 
+def faster(lines: Sequence[Line]) -> bool | None:
+    """Whether a file was found faster than the float network beside it; None where that was not measured."""
+    return next((line.found > 1 for line in lines if line.name == "speedup"), None)
+
+
 def in_unit(name: str, value: float) -> str:
     """A value with its unit; bytes exactly."""
     shown: dict[str, Callable[[float], str]] = {

@@ -23,7 +23,6 @@ from autoq.study import space_facts
 from autoq.targets import TARGETS, load_target, why_unusable
 from autoq.tracing import Traced, trace
 from autoq.workbench import execution_on, runtime_model
-from tests.conftest import run_qonnx
 
 HERE = [name for name in TARGETS if why_unusable(name) is None]
 WIDTHS = ("32/32/32", "8/8/8", "6/6/8", "4/8/8", "4/4/8", "8/8/32", "16/16/8")
@@ -66,7 +65,7 @@ def agreement(target: str, bits: str, subject: Subject) -> float:
     model, traced, graph, statistics, image = subject
     quantized = quantize(traced, uniform(bits, model_info(model).stages), statistics, execution_on(target))
     file = runtime_model(target, graph, quantized).SerializeToString()
-    run = functools.partial(run_qonnx, file) if target == "bits" else load_target(target).load(file, threads=1)
+    run = load_target(target).load(file, threads=1)
     with torch.no_grad():
         expected = as_executed(quantized)(image).clamp(0, 1).numpy()
     found = run(image.numpy())
