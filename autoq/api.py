@@ -26,7 +26,6 @@ from autoq.options import (
     GRANULARITIES,
     absolute,
     check_measurable,
-    check_usable,
     default_objectives,
     default_scale,
     fields_of,
@@ -40,6 +39,7 @@ from autoq.space import space_layers
 from autoq.spec import StudySpec, TrialSpec
 from autoq.storage import check_free
 from autoq.study import Study, study_folder
+from autoq.targets import check_usable
 
 MAX_WORKERS = 4
 

@@ -19,11 +19,11 @@ from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency import LatencyTable
 from autoq.objectives.quality import METRICS
+from autoq.pixels import to_input
 from autoq.policy import Policy, all_float
 from autoq.quantize import Quantized
 from autoq.spec import StudySpec
 from autoq.targets import Runner, load_target
-from autoq.tiles import to_input
 from autoq.trial import judge, upscale_all
 from autoq.workbench import Workbench, runtime_file
 

@@ -122,10 +122,15 @@ def why_unusable(name: str) -> str | None:
     return found
 
 
+def check_usable(name: str) -> None:
+    """Raise InputError for a target that does not run here."""
+    if (reason := why_unusable(name)) is not None:
+        raise InputError(f"target '{name}': {reason}; autoq targets lists what runs here")
+
+
 def load_target(name: str) -> Target:
     """The target's implementation. Raises InputError where it does not run here."""
-    if (reason := why_unusable(name)) is not None:
-        raise InputError(f"target '{name}': {reason}")
+    check_usable(name)
     target: Target = _implementation(name)()
     return target
 

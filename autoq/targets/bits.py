@@ -20,7 +20,7 @@ IR_VERSION = 10
 
 
 class Bits:
-    """Its file is for tools that make or simulate hardware; here the package qonnx executes it, with as many threads as it likes."""
+    """Its file is for tools that make or simulate hardware; here the package qonnx executes it, on threads of its own."""
 
     @staticmethod
     def missing() -> str | None:

@@ -98,7 +98,7 @@ def test_it_runs_here_or_says_why_not(name: str) -> None:
     assert "\n" not in reason
     with pytest.raises(InputError) as error:
         load_target(name)
-    assert str(error.value) == f"target '{name}': {reason}"
+    assert str(error.value) == f"target '{name}': {reason}; autoq targets lists what runs here"
 
 
 @pytest.mark.parametrize("name", TARGETS)
