@@ -212,7 +212,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
 
     from autoq.driver import environment
     from autoq.measuring import check_table
-    from autoq.objectives.latency import read_table
+    from autoq.objectives.latency_table import read_table
     from autoq.workbench import check_unseen, input_hashes, prepare
 
     table = read_table(table_path) if table_path else None

@@ -27,7 +27,7 @@ from autoq.export.qonnx import check_executor, packed_size, write_qonnx
 from autoq.files import whole, write_whole
 from autoq.findings import point_name
 from autoq.objectives import PSNR_TO_FLOAT
-from autoq.objectives.latency import read_table
+from autoq.objectives.latency_table import read_table
 from autoq.policy import ROLES, Policy, Role, TensorQuant
 from autoq.quantize import Quantized
 from autoq.spec import Record

@@ -17,7 +17,7 @@ from autoq.executed import as_executed
 from autoq.export.onnx import Graph
 from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
-from autoq.objectives.latency import LatencyTable
+from autoq.objectives.latency_table import LatencyTable
 from autoq.objectives.quality import METRICS
 from autoq.pixels import to_input
 from autoq.policy import Policy, all_float
