@@ -13,7 +13,7 @@ from autoq.export.onnx import Graph
 from autoq.findings import FLOAT_NAME, front
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency import policy_key
-from autoq.objectives.latency_table import LatencyTable, with_prediction
+from autoq.objectives.latency_table import Entry, LatencyTable, with_prediction
 from autoq.policy import Policy, all_float, uniform
 from autoq.quantize import place
 from autoq.space import SearchSpace, SpaceFacts, parse_space
@@ -106,9 +106,7 @@ def measure_more(study: Study, graph: Graph, table: LatencyTable, policies: Sequ
     return _predicting(table, study, events)
 
 
-def _entries(
-    bench: Workbench, policies: Mapping[str, Policy], samples: Mapping[str, Sequence[float]]
-) -> dict[str, latencies.Entry]:
+def _entries(bench: Workbench, policies: Mapping[str, Policy], samples: Mapping[str, Sequence[float]]) -> dict[str, Entry]:
     def words(policy: Policy) -> str:
         return latencies.describe(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
 

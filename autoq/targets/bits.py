@@ -54,7 +54,7 @@ class Bits:
 def _older_models() -> Iterator[None]:
     """The executor wraps nodes in models of onnx's newest version, which ONNX Runtime may not know yet."""
     newest = onnx.IR_VERSION
-    onnx.IR_VERSION = IR_VERSION
+    onnx.IR_VERSION = IR_VERSION  # type: ignore[assignment]
     try:
         yield
     finally:
