@@ -106,8 +106,11 @@ def deliver(study: Study, record: Record, format: str, folder: Path, phase: Call
     try:
         delivered = write(retrain(study, record, phase), format, partial, phase)
         if wrong := verify.broken(delivered.lines):
-            advice = "; type the command again when nothing else runs on this machine" if set(wrong) == {"latency"} else ""
-            found = "; ".join(wrong.values())
+            found, advice = "; ".join(wrong.values()), ""
+            if set(wrong) == {"latency"}:
+                advice = "; type the command again when nothing else runs on this machine"
+            elif "agreement" in wrong:
+                advice = "; 8-bit weights overflow on processors without VNNI: type autoq doctor to see whether this is one"
             raise AutoqError(f"{point_name(record)} of study '{study.name}' does not export as promised: {found}{advice}")
         if folder.is_dir():
             folder.rmdir()
