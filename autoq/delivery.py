@@ -23,7 +23,7 @@ from autoq.export.ir import write_ir
 from autoq.export.onnx import Graph, export_graph, for_runtime, load_graph, payload_bytes, weight_widths
 from autoq.export.packed import Packed, pack, unpack
 from autoq.export.packed import payload_bytes as packed_payload_bytes
-from autoq.export.qonnx import check_executor, packed_size, write_qonnx
+from autoq.export.qonnx import packed_size, write_qonnx
 from autoq.files import whole, write_whole
 from autoq.findings import point_name
 from autoq.objectives import PSNR_TO_FLOAT
@@ -33,6 +33,7 @@ from autoq.quantize import Quantized
 from autoq.spec import Record
 from autoq.study import Study
 from autoq.targets import load_target, target_info
+from autoq.targets.bits import check_executor
 from autoq.trial import trained
 from autoq.verify import Line
 from autoq.workbench import Workbench, prepare

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import onnx
+import PIL.Image
 import pytest
 
 from autoq.cli import main
 from autoq.events import Events
-from autoq.export import qonnx
 from autoq.export.onnx import export_graph
 from autoq.measuring import measure_latencies
 from autoq.options import search_space
@@ -67,6 +67,11 @@ def test_a_point_runs_in_the_executor_as_promised(
     assert "atency" not in card.partition("## What was promised")[2]
     model = onnx.load(tmp_path / "out" / "model.onnx")
     assert {node.domain for node in model.graph.node} == {"", "qonnx.custom_op.general"}
+    image, large = small_image(tmp_path / "image", 4, 24) / "4.png", tmp_path / "large.png"
+    words = ("upscale", str(tmp_path / "out" / "model.onnx"), str(image), str(large), "--target", "bits", "--quiet")
+    assert command(monkeypatch, *words) == 0, "as the card says"
+    with PIL.Image.open(large) as picture:
+        assert picture.size == (72, 72)
 
 
 def test_other_formats_and_a_missing_executor_are_refused_in_one_line(
@@ -76,7 +81,7 @@ def test_other_formats_and_a_missing_executor_are_refused_in_one_line(
     for format in ("onnx", "packed", "openvino"):
         assert command(monkeypatch, *words, format) == 2
         assert "holds integers of 8 bits or fewer, bits has wider ones; type --format qonnx" in capsys.readouterr().err
-    monkeypatch.setattr(qonnx.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert command(monkeypatch, *words, "qonnx") == 2
     assert "qonnx, which is not installed; type pip install 'autoq[qonnx]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -10,14 +10,12 @@ Biases are constants.
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
 from torch import Tensor
 
-from autoq.errors import InputError, PolicyError
+from autoq.errors import PolicyError
 from autoq.export.onnx import OPSET, Graph, Writer, as_numpy, rewrite, sites_of
 from autoq.quantize import Placed, Quantized
 from autoq.quantizers.base import BiasQuantizer, Quantizer
@@ -94,9 +92,3 @@ def packed_size(model: Graph) -> int:
             if source in values:
                 sizes[source] = -(-values[source].size * int(values[width]) // 8)
     return sum(sizes.values())
-
-
-def check_executor() -> None:
-    """Raise InputError where the package is missing that executes QONNX files."""
-    if importlib.util.find_spec("qonnx") is None:
-        raise InputError("QONNX files are executed by the package qonnx, which is not installed; type pip install 'autoq[qonnx]'")

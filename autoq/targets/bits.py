@@ -6,13 +6,14 @@ The package qonnx executes such a file, node by node, Quant by its own arithmeti
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from autoq.export.qonnx import check_executor
+from autoq.errors import InputError
 from autoq.targets import Runner
 
 IR_VERSION = 10
@@ -48,6 +49,12 @@ class Bits:
 
     def version(self) -> str:
         return f"ONNX {onnx.__version__}"
+
+
+def check_executor() -> None:
+    """Raise InputError where the package is missing that executes QONNX files."""
+    if importlib.util.find_spec("qonnx") is None:
+        raise InputError("QONNX files are executed by the package qonnx, which is not installed; type pip install 'autoq[qonnx]'")
 
 
 @contextlib.contextmanager
