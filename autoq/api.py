@@ -26,7 +26,6 @@ from autoq.options import (
     GRANULARITIES,
     absolute,
     check_measurable,
-    check_usable,
     default_objectives,
     default_scale,
     fields_of,
@@ -40,6 +39,7 @@ from autoq.space import space_layers
 from autoq.spec import StudySpec, TrialSpec
 from autoq.storage import check_free
 from autoq.study import Study, study_folder
+from autoq.targets import check_usable
 
 MAX_WORKERS = 4
 
@@ -212,7 +212,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
 
     from autoq.driver import environment
     from autoq.measuring import check_table
-    from autoq.objectives.latency import read_table
+    from autoq.objectives.latency_table import read_table
     from autoq.workbench import check_unseen, input_hashes, prepare
 
     table = read_table(table_path) if table_path else None

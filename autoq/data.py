@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from autoq.errors import DataError
+from autoq.pixels import to_input as pixels_as_input
+from autoq.pixels import to_pixels as as_pixels
 from autoq.spec import Sampling
 
 SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
@@ -179,13 +181,12 @@ def _cubic_taps(before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 [height, width, 3] -> float32 [1, 3, height, width] in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None].float() / 255
+    return torch.from_numpy(pixels_as_input(pixels))
 
 
 def to_pixels(batch: Tensor) -> np.ndarray:
     """Network output [1, 3, height, width] -> uint8 [height, width, 3], clipped and rounded."""
-    pixels: np.ndarray = (batch[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-    return pixels
+    return as_pixels(batch[0].numpy())
 
 
 @dataclass(frozen=True)

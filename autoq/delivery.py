@@ -5,6 +5,7 @@ A trial is deterministic, so its weights are not kept: training the policy again
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -19,23 +20,29 @@ from autoq import verify
 from autoq.errors import AutoqError, InputError, unknown
 from autoq.export.formats import PLAIN
 from autoq.export.ir import write_ir
-from autoq.export.onnx import export_graph, for_runtime, payload_bytes, weight_widths
-from autoq.export.packed import pack, unpack
+from autoq.export.onnx import Graph, export_graph, for_runtime, load_graph, payload_bytes, weight_widths
+from autoq.export.packed import Packed, pack, unpack
 from autoq.export.packed import payload_bytes as packed_payload_bytes
+from autoq.export.qonnx import packed_size, write_qonnx
 from autoq.files import whole, write_whole
 from autoq.findings import point_name
 from autoq.objectives import PSNR_TO_FLOAT
-from autoq.objectives.latency import read_table
+from autoq.objectives.latency_table import read_table
 from autoq.policy import ROLES, Policy, Role, TensorQuant
+from autoq.quantize import Quantized
 from autoq.spec import Record
 from autoq.study import Study
 from autoq.targets import load_target, target_info
+from autoq.targets.bits import check_executor
 from autoq.trial import trained
 from autoq.verify import Line
-from autoq.workbench import prepare
+from autoq.workbench import Workbench, prepare
 
-FILES = {"onnx": "model.onnx", "openvino": "model.xml", "packed": "model.safetensors"}
+FILES = {"onnx": "model.onnx", "openvino": "model.xml", "packed": "model.safetensors", "qonnx": "model.onnx"}
 """Format -> the file that is asked for. With `onnx`, what the target's runtime loads; with `packed`, what is stored."""
+
+QONNX = "qonnx"
+"""Format of an export, and of what a target loads."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class Delivered:
             "promised": {line.name: line.promised for line in self.lines if line.promised is not None},
             "found": found,
             "agreement_db": found["agreement"],
+            "faster_than_float": verify.faster(self.lines),
             "lines": [asdict(line) for line in self.lines],
         }
 
@@ -68,10 +76,12 @@ def check_format(name: str, target: str) -> None:
     """Raise InputError for a format that does not exist, or that a target does not read."""
     if name not in FILES:
         raise InputError(f"--format '{name}': {unknown('format', name, FILES)}; type --format onnx")
-    if target_info(target).file not in PLAIN:
-        raise InputError(
-            f"target '{target}' has no runtime here that a file could be held against; export a study of another target"
-        )
+    if target_info(target).file == QONNX:
+        if name != QONNX:
+            raise InputError(f"--format '{name}': holds integers of 8 bits or fewer, {target} has wider ones; type --format qonnx")
+        check_executor()
+    elif name == QONNX:
+        raise InputError(f"--format '{name}': {target} reads ONNX with Q/DQ; type --format onnx, or export a study of target bits")
     if name == "openvino" and not target.startswith("openvino"):
         raise InputError(f"--format 'openvino': {target} reads ONNX; type --format onnx")
 
@@ -85,7 +95,7 @@ def check_folder(folder: Path) -> None:
 
 
 def deliver(study: Study, record: Record, format: str, folder: Path, phase: Callable[[str], None]) -> Delivered:
-    """Write a point to a new folder: model, policy.json, README.md (model card) and run.py.
+    """Write a point to a new folder: model, policy.json, README.md (model card) and, where a runtime loads it, run.py.
 
     Raises AutoqError, and leaves no folder, where the file does not do what the study promised.
     """
@@ -95,10 +105,13 @@ def deliver(study: Study, record: Record, format: str, folder: Path, phase: Call
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        delivered = _write(study, record, format, partial, phase)
+        delivered = write(retrain(study, record, phase), format, partial, phase)
         if wrong := verify.broken(delivered.lines):
-            advice = "; type the command again when nothing else runs on this machine" if set(wrong) == {"latency"} else ""
-            found = "; ".join(wrong.values())
+            found, advice = "; ".join(wrong.values()), ""
+            if set(wrong) == {"latency"}:
+                advice = "; type the command again when nothing else runs on this machine"
+            elif "agreement" in wrong:
+                advice = "; 8-bit weights overflow on processors without VNNI: type autoq doctor to see whether this is one"
             raise AutoqError(f"{point_name(record)} of study '{study.name}' does not export as promised: {found}{advice}")
         if folder.is_dir():
             folder.rmdir()
@@ -115,44 +128,91 @@ def unpack_to(file: Path, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / FILES["onnx"]
     with whole(path) as partial:
-        partial.write_bytes(for_runtime(found.model).SerializeToString())
+        partial.write_bytes(_of_package(found))
     write_whole(folder / "policy.json", json.dumps({"policy": found.policy.to_dict()}, indent=1) + "\n")
     return path
 
 
-def _write(study: Study, record: Record, format: str, folder: Path, phase: Callable[[str], None]) -> Delivered:
-    spec, name, policy = study.spec, point_name(record), Policy.from_dict(record.policy)
+def _of_package(package: Packed) -> bytes:
+    """The runtime's file."""
+    return bytes(for_runtime(package.model, package.widths).SerializeToString())
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A point trained again. model: what the target's runtime loads; package: the packed form, None where the target has none."""
+
+    study: Study
+    record: Record
+    policy: Policy
+    bench: Workbench
+    graph: Graph
+    quantized: Quantized
+    model: Graph
+    package: bytes | None
+
+    @functools.cached_property
+    def file(self) -> bytes:
+        """The runtime's file."""
+        return bytes(self.model.SerializeToString())
+
+    @functools.cached_property
+    def payload(self) -> list[Line]:
+        """Bytes of tensors, promised and found."""
+        promised, package = self.record.values, self.package
+        packed = packed_size(self.model) if package is None else packed_payload_bytes(package)
+        lines = [
+            verify.exact("size", promised["size"], packed),
+            verify.exact("size_runtime", promised["size_runtime"], payload_bytes(self.model)),
+        ]
+        return lines if package is None else [*lines, verify.overhead(len(package) - packed)]
+
+    @functools.cached_property
+    def latency(self) -> list[Line]:
+        """Milliseconds, promised and found: measured once for all formats, which hold one runtime file."""
+        table, promised = read_table(self.study.latency_path), self.record.values["latency"]
+        return verify.latency(self.bench, self.graph, self.study.spec, table, self.file, self.policy, promised)
+
+
+def retrain(study: Study, record: Record, phase: Callable[[str], None]) -> Retrained:
+    """Train a point as its trial did, which gives the same weights."""
+    spec, policy = study.spec, Policy.from_dict(record.policy)
     phase("preparing the float network")
     bench = prepare(spec.trial)
-    phase(f"training {name} again: {record.steps} steps")
+    graph = load_graph(study.graph_path) if study.graph_path.is_file() else export_graph(bench.traced)
+    phase(f"training {point_name(record)} again: {record.steps} steps")
     quantized = trained(bench, policy, record.steps)
+    file = target_info(spec.trial.target).file
+    if file == QONNX:
+        return Retrained(study, record, policy, bench, graph, quantized, write_qonnx(graph, quantized), None)
+    widths, plain = weight_widths(quantized), PLAIN[file](graph, quantized)
+    package = pack(plain, widths, policy)
+    return Retrained(study, record, policy, bench, graph, quantized, for_runtime(plain, widths), package)
+
+
+def write(point: Retrained, format: str, folder: Path, phase: Callable[[str], None]) -> Delivered:
+    """Write a point to an empty folder, and find out what its file does. Nothing is judged yet."""
     phase("writing and checking the file")
-    graph = export_graph(bench.traced)
-    plain = PLAIN[target_info(spec.trial.target).file](graph, quantized)
-    package = pack(plain, weight_widths(quantized), policy)
-    model = for_runtime(plain)
-    file: bytes = model.SerializeToString()
+    spec, promised = point.study.spec, point.record.values
     path = folder / FILES[format]
-    if format == "onnx":
-        path.write_bytes(file)
-    elif format == "openvino":
-        write_ir(file, path)
+    if format == "openvino":
+        write_ir(point.file, path)
+    elif format == "packed" and point.package is not None:
+        path.write_bytes(point.package)
     else:
-        path.write_bytes(package)
-    reloaded = for_runtime(unpack(path).model).SerializeToString() if format == "packed" else path
+        path.write_bytes(point.file)
+    reloaded = _of_package(unpack(path)) if format == "packed" else path
     run = load_target(spec.trial.target).load(reloaded, spec.latency_threads)
-    promised = record.values
     lines = [
-        *verify.qualities(bench, run, promised),
-        *verify.agreement(bench, run, quantized, promised[PSNR_TO_FLOAT]),
-        verify.exact("size", promised["size"], packed_payload_bytes(package)),
-        verify.exact("size_runtime", promised["size_runtime"], payload_bytes(model)),
-        verify.overhead(len(package) - packed_payload_bytes(package)),
+        *verify.qualities(point.bench, run, promised),
+        *verify.agreement(point.bench, run, point.quantized, promised[PSNR_TO_FLOAT]),
+        *point.payload,
     ]
-    phase("measuring its latency")
-    lines += verify.latency(bench, graph, spec, read_table(study.latency_path), file, policy, promised["latency"])
+    if target_info(spec.trial.target).latency:
+        phase("measuring its latency")
+        lines += point.latency
     written = sum(each.stat().st_size for each in folder.iterdir())
-    _describe(study, record, policy, format, folder, lines)
+    _describe(point.study, point.record, point.policy, format, folder, lines)
     return Delivered(path, written, tuple(lines))
 
 
@@ -184,12 +244,14 @@ def _describe(study: Study, record: Record, policy: Policy, format: str, folder:
         "point": point_name(record),
         "stages": _formats(policy, target_info(spec.trial.target).integer_bits),
         "lines": [_in_words(line) for line in lines],
+        "rounds": verify.ROUNDS,
+        "faster": verify.faster(lines),
         "target": target_info(spec.trial.target),
         "versions": study.environment.get("versions", {}),
         "machine": study.environment.get("machine", ""),
     }
     (folder / "README.md").write_text(environment.get_template("card.md.j2").render(facts))
-    if format != "packed":
+    if format not in ("packed", QONNX):
         (folder / "run.py").write_text(environment.get_template("run.py.j2").render(facts))
 
 

@@ -27,7 +27,8 @@ def export_point(
 
     study: its name under studies/, an absolute path, or what `search` returned. folder: a new one. trial: a number, or
     pick: a rule, `knee`, an objective, `psnr_drop<=0.1 then size`, or a point's name. format: onnx (what the target's
-    runtime loads), openvino, or packed (every weight at its own width; `unpack` makes the runtime's file of it).
+    runtime loads), openvino, packed (every weight at its own width; `unpack` makes the runtime's file of it), or qonnx (what
+    the target `bits` has instead of them).
 
     The policy trains again, to the same weights. The file is then reloaded in the target's runtime and held against the
     study's figures: qualities, bytes, latency. Raises InputError for a point or folder that cannot be, AutoqError where

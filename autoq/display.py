@@ -54,8 +54,8 @@ def show_evaluation(found: Mapping[str, Any]) -> None:
     Console(highlight=False).print(table)
 
 
-def show_delivered(file: Path, lines: Sequence[Mapping[str, str]]) -> None:
-    """A point's file on standard output, with what was promised of it and what was found."""
+def show_delivered(file: Path, lines: Sequence[Mapping[str, str]], faster: bool | None) -> None:
+    """A point's file on standard output, with what was promised of it and what was found. faster: than float, if measured."""
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
@@ -65,4 +65,6 @@ def show_delivered(file: Path, lines: Sequence[Mapping[str, str]]) -> None:
     for line in lines:
         table.add_row(line["name"], line["promised"], line["found"], line["tolerance"])
     console.print(table)
+    if faster is False:
+        console.print("not faster than the float network here", soft_wrap=True)
     console.print(f"{file}; as promised", soft_wrap=True)

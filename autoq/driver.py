@@ -35,6 +35,7 @@ from autoq.limits import limits
 from autoq.measuring import baselines, check_table, measure_again, measure_latencies, measure_more
 from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
+from autoq.objectives.latency_table import LatencyTable, read_table
 from autoq.policy import Policy
 from autoq.searcher import Abort, Job, StudySearcher
 from autoq.seeding import find_seeds, probe
@@ -115,7 +116,7 @@ def _run(study: Study, events: Events) -> None:
     events.phase("preparing the float network")
     graph = _write_graph(study)
     if study.latency_path.is_file():
-        table = latencies.read_table(study.latency_path)
+        table = read_table(study.latency_path)
         check_table(table, spec)
     else:
         table = measure_latencies(study, graph, events)
@@ -128,7 +129,7 @@ def _run(study: Study, events: Events) -> None:
         measure_again(study, graph, events)
 
 
-def _seed(study: Study, graph: Graph, table: latencies.LatencyTable, events: Events) -> latencies.LatencyTable:
+def _seed(study: Study, graph: Graph, table: LatencyTable, events: Events) -> LatencyTable:
     """Find and store the seeds. Returns the table, with the latencies of all of them measured.
 
     Who is chosen by a predicted latency is often one whose latency is predicted too low: where the table predicts, what is
@@ -177,7 +178,7 @@ class TrialActor(tune.Trainable):
     """A worker process: one `step` brings a trial to one rung. Reused from trial to trial, it keeps only the workbench."""
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], spec: StudySpec, table: latencies.LatencyTable, folder: Path
+        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path
     ) -> None:
         self.spec, self.table, self.study = spec, table, Study.open(folder)
         self.broken: str | None = None
@@ -239,7 +240,7 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def run_jobs(searcher: StudySearcher, study: Study, table: latencies.LatencyTable) -> None:
+def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None:
     """Run the searcher's jobs on `workers` processes of this machine; Ray listens on 127.0.0.1 only.
 
     A job whose process dies runs again, MAX_ATTEMPTS times in all. Raises AutoqError where Ray cannot start.

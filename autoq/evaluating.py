@@ -14,8 +14,9 @@ from autoq.errors import AutoqError, DataError, InputError, unknown
 from autoq.models import is_file
 from autoq.objectives.quality import METRICS, PSNR_CEILING, averaged, judged, load_models
 from autoq.options import absolute, check_measurable, default_scale, model_name, weights_path
+from autoq.pixels import to_input
 from autoq.targets import Runner, target_info
-from autoq.tiles import to_input, to_pixels
+from autoq.tiles import checked_pixels
 from autoq.upscaling import Network, Progress
 
 DEFAULT_METRICS = ("psnr", "ssim")
@@ -56,7 +57,7 @@ def evaluate(
     values = []
     progress(0, len(pairs))
     for done, pair in enumerate(pairs, 1):
-        values.append(_judged(pair, to_pixels(run(to_input(pair.low))[0]), names, border))
+        values.append(_judged(pair, checked_pixels(run(to_input(pair.low))[0]), names, border))
         progress(done, len(pairs))
     return {
         "file": subject,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FLOAT_NAME = "float"
+NOT_FASTER = "not faster than float"
 
 
 def front(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
@@ -42,6 +43,13 @@ def minimized(point: Sequence[float], objectives: Sequence[str]) -> list[float]:
 def float_baseline(records: Iterable[Record]) -> Record | None:
     """The float network's record, where it was measured."""
     return next((record for record in records if record.name == FLOAT_NAME and record.state == "complete"), None)
+
+
+def faster_than_float(record: Record, exact: Record | None) -> bool | None:
+    """Whether a point takes less time than the float network; None for that one itself, and where latencies are not known."""
+    if exact is None or record.name == FLOAT_NAME or "latency" not in exact.values.keys() & record.values.keys():
+        return None
+    return record.values["latency"] < exact.values["latency"]
 
 
 def baselines_alone(records: Sequence[Record], objectives: Sequence[str]) -> float | None:
@@ -102,8 +110,13 @@ def document(
     seconds: float,
     sensitivity: Sensitivity | None = None,
     confirmed: Sequence[Mapping[str, Any]] = (),
+    latency: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The JSON document of a search: definition, trials, front, baselines, hypervolume. confirmed: `confirmation.entries`."""
+    """The JSON document of a search: definition, trials, front, baselines, hypervolume. confirmed: `confirmation.entries`.
+
+    latency: `speed.Speed.document`.
+    """
+    exact = float_baseline(records)
     objectives = spec.objectives
     of_seeds = seeds_alone(records, sensitivity)
     trials = sorted((record for record in records if record.source == "trial"), key=lambda record: record.number or 0)
@@ -115,16 +128,17 @@ def document(
         "objectives": [
             {"name": name, "direction": OBJECTIVES[name].direction, "unit": OBJECTIVES[name].unit} for name in objectives
         ],
-        "trials": [_entry(record) for record in trials],
-        "front": [_entry(record) for record in front(records, objectives)],
+        "trials": [_entry(record, exact) for record in trials],
+        "front": [_entry(record, exact) for record in front(records, objectives)],
         "baselines": {record.name: record.values for record in records if record.source == "baseline"},
         "seeds_alone": {
-            "front": [_entry(record) for record in front(of_seeds, objectives)],
+            "front": [_entry(record, exact) for record in front(of_seeds, objectives)],
             "hypervolume": hypervolume(of_seeds, objectives),
         }
         if sensitivity is not None
         else None,
         "confirmed": list(confirmed),
+        "latency": latency,
         "hypervolume": hypervolume(records, objectives),
         "reference_point": reference_point(records, objectives),
     }
@@ -174,11 +188,13 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _entry(record: Record) -> dict[str, Any]:
+def _entry(record: Record, exact: Record | None) -> dict[str, Any]:
     entry = {name: getattr(record, name) for name in ("number", "state", "source", "policy", "values", "steps", "seconds")}
     for name in ("name", "reason"):
         if getattr(record, name) is not None:
             entry[name] = getattr(record, name)
+    if (faster := faster_than_float(record, exact)) is not None:
+        entry["faster_than_float"] = faster
     return entry
 
 

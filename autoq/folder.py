@@ -23,6 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from autoq.errors import StudyError
 from autoq.files import append_line, cut_torn_line, read_lines, write_whole
+from autoq.objectives.latency_table import LatencyTable
 from autoq.policy import Policy
 from autoq.spec import Analysis, Answer, Answers, Confirmation, Question, Record, Remeasured, Rung, Sensitivity
 
@@ -112,6 +113,10 @@ class StudyFolder:
     def remeasured(self) -> Remeasured:
         """The front's latencies measured again, as far as they were. Raises StudyError where the file is not whole."""
         return _read(self.latency_again_path, Remeasured, "measured latencies") or Remeasured(samples={})
+
+    def latency_table(self) -> LatencyTable | None:
+        """The frozen latencies, where they are measured already. Raises StudyError where the file is not whole."""
+        return _read(self.latency_path, LatencyTable, "a latency table")
 
     def set_sensitivity(self, sensitivity: Sensitivity) -> None:
         """Store the stages' sensitivity."""

@@ -13,6 +13,7 @@ from autoq.export.onnx import Graph
 from autoq.findings import FLOAT_NAME, front
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency import policy_key
+from autoq.objectives.latency_table import Entry, LatencyTable, with_prediction
 from autoq.policy import Policy, all_float, uniform
 from autoq.quantize import place
 from autoq.space import SearchSpace, SpaceFacts, parse_space
@@ -50,7 +51,7 @@ def _structures(spec: StudySpec, space: SearchSpace) -> latencies.Structures:
     return latencies.structures(bench.traced, space, bench.execution, baselines(space.facts, spec.hand_rule).values())
 
 
-def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
+def check_table(table: LatencyTable, spec: StudySpec) -> None:
     """Raise InputError if an earlier study's table does not serve this one."""
     table.check(spec.trial.model, spec.trial.scale, spec.trial.target, spec.frame, spec.latency_threads)
     if not target_info(spec.trial.target).latency:
@@ -64,10 +65,10 @@ def check_table(table: latencies.LatencyTable, spec: StudySpec) -> None:
         raise InputError(f"latency table: {what}; measure again without --latency-table")
 
 
-def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.LatencyTable:
+def measure_latencies(study: Study, graph: Graph, events: Events) -> LatencyTable:
     """Measure every structure the study can produce, alone, before anything else runs; nothing where none is offered."""
     spec = study.spec
-    table = latencies.LatencyTable(
+    table = LatencyTable(
         model=spec.trial.model,
         scale=spec.trial.scale,
         target=spec.trial.target,
@@ -85,12 +86,10 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> latencies.L
     float_samples, samples = _measure(study, graph, {key: policies[key] for key in keys}, policies[float_key], events)
     found = _entries(prepare(spec.trial), policies, {float_key: float_samples, **samples})
     table = table.model_copy(update={"entries": found})
-    return table if complete else _predicting(table, float_key, study, events)
+    return table if complete else _predicting(table, study, events)
 
 
-def measure_more(
-    study: Study, graph: Graph, table: latencies.LatencyTable, policies: Sequence[Policy], events: Events
-) -> latencies.LatencyTable:
+def measure_more(study: Study, graph: Graph, table: LatencyTable, policies: Sequence[Policy], events: Events) -> LatencyTable:
     """A table with the structures of policies measured, and with its prediction fitted to them, too."""
     bench = prepare(study.spec.trial)
     wanted = {policy_key(bench.traced, policy, bench.execution): policy for policy in policies}
@@ -104,20 +103,18 @@ def measure_more(
     drift = table.entries[float_key].ms / statistics.median(float_samples)
     samples = {key: [drift * value for value in values] for key, values in samples.items()}
     table = table.model_copy(update={"entries": {**table.entries, **_entries(bench, missing, samples)}})
-    return _predicting(table, float_key, study, events)
+    return _predicting(table, study, events)
 
 
-def _entries(
-    bench: Workbench, policies: Mapping[str, Policy], samples: Mapping[str, Sequence[float]]
-) -> dict[str, latencies.Entry]:
+def _entries(bench: Workbench, policies: Mapping[str, Policy], samples: Mapping[str, Sequence[float]]) -> dict[str, Entry]:
     def words(policy: Policy) -> str:
         return latencies.describe(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
 
     return latencies.entries({key: (words(policies[key]), values) for key, values in samples.items()})
 
 
-def _predicting(table: latencies.LatencyTable, float_key: str, study: Study, events: Events) -> latencies.LatencyTable:
-    found = latencies.with_prediction(table, float_key, study.space, prepare(study.spec.trial).execution.integer_bits)
+def _predicting(table: LatencyTable, study: Study, events: Events) -> LatencyTable:
+    found = with_prediction(table, study.space, prepare(study.spec.trial).execution.integer_bits)
     assert found.rest is not None
     what = f"predicted from {found.rest.sample} that are measured, within {found.rest.worst:.1%} for 95 % of them"
     events.note(f"latency of other structures is {what}")

@@ -19,7 +19,7 @@ from autoq.space import SearchSpace, bundled_space, parse_space, read_space, spa
 from autoq.spec import Device, Granularity, SamplerName, Sampling, TrialSpec
 from autoq.storage import check_url
 from autoq.study import Study, space_facts, study_folder
-from autoq.targets import target_info, why_unusable
+from autoq.targets import target_info
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
@@ -143,12 +143,6 @@ def check_measurable(objectives: Iterable[str]) -> None:
     for name in objectives:
         if OBJECTIVES[name].quality and name in METRICS and (reason := why_unavailable(name)):
             raise InputError(reason)
-
-
-def check_usable(target: str) -> None:
-    """Raise InputError for a target that does not run here."""
-    if (reason := why_unusable(target)) is not None:
-        raise InputError(f"target '{target}': {reason}; autoq targets lists what runs here")
 
 
 def check_offered(objectives: Iterable[str], target: str) -> None:

@@ -15,7 +15,8 @@ from autoq.data import middle
 from autoq.models import model_info
 from autoq.models.stages import assign
 from autoq.objectives.cost import costs
-from autoq.objectives.latency import LatencyTable, by_kinds, kind, policy_key
+from autoq.objectives.latency import by_kinds, kind, policy_key
+from autoq.objectives.latency_table import LatencyTable
 from autoq.objectives.size import packed_bytes
 from autoq.policy import ROLES, Policy, StageQuant, TensorQuant, all_float
 from autoq.quantize import place

@@ -22,7 +22,18 @@ from rich.text import Text
 
 from autoq import confirmation
 from autoq.events import Events, Progress, TrainingEvents
-from autoq.findings import baselines_alone, float_baseline, front, hypervolume, in_words, point_name, seeds_alone, shown
+from autoq.findings import (
+    NOT_FASTER,
+    baselines_alone,
+    faster_than_float,
+    float_baseline,
+    front,
+    hypervolume,
+    in_words,
+    point_name,
+    seeds_alone,
+    shown,
+)
 from autoq.objectives import OBJECTIVES
 from autoq.policy import FLOAT_BITS
 from autoq.spec import Record, StudySpec
@@ -185,7 +196,7 @@ class View(Events):
     def _table(self, height: int) -> RenderableType:
         assert self.spec is not None
         room = max(1, height - ROWS_AROUND_FRONT)
-        table = front_table(self.front[:room], self.spec.objectives, None)
+        table = front_table(self.front[:room], self.spec.objectives, float_baseline(self.records), ratios=False)
         left_out = len(self.front) - room
         return Group(table, f"and {left_out} more") if left_out > 0 else table
 
@@ -216,24 +227,26 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BLOCKS[round((value - low) / step)] for value in values)
 
 
-def front_table(found: Sequence[Record], objectives: Sequence[str], reference: Record | None) -> Table:
-    """Points as rows; costs also as times smaller than the reference's where one is given."""
+def front_table(found: Sequence[Record], objectives: Sequence[str], exact: Record | None, ratios: bool = True) -> Table:
+    """Points as rows. exact: the float network's record; costs also as times smaller than its, where wanted."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("point", no_wrap=True)
     for name in objectives:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("bits by stage, w/a/s", no_wrap=True, overflow="ellipsis")
     for record in found:
-        table.add_row(point_name(record), *(_against(name, record, reference) for name in objectives), record.label)
+        table.add_row(point_name(record), *(_against(name, record, exact, ratios) for name in objectives), record.label)
     return table
 
 
-def _against(name: str, record: Record, reference: Record | None) -> str:
-    """A value; for a cost also how many times smaller than the float network's."""
+def _against(name: str, record: Record, exact: Record | None, ratio: bool) -> str:
+    """A value; for a cost also how many times smaller than the float network's; and whether a latency is no gain over that."""
     value = shown(name, record.values[name])
-    if OBJECTIVES[name].quality or reference is None:
+    if OBJECTIVES[name].quality or exact is None:
         return value
-    return f"{value} ({reference.values[name] / record.values[name]:.1f}x)"
+    if name == "latency" and faster_than_float(record, exact) is False:
+        return f"{value} {NOT_FASTER}"
+    return f"{value} ({exact.values[name] / record.values[name]:.1f}x)" if ratio else value
 
 
 def show_front(study: Study, report: Path | None, seconds: float) -> None:

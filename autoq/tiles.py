@@ -20,9 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoq.errors import AutoqError
+from autoq.pixels import to_input, to_pixels
 from autoq.targets import Runner
-
-LEVELS = 255
 
 
 @dataclass(frozen=True)
@@ -71,17 +70,11 @@ def upscaled(run: Runner, pixels: np.ndarray, scale: int, tiling: Tiling) -> Ite
             kept = tuple(
                 slice(*((place - cut.given[0]) * scale for place in cut.kept)) for cut in (rows, columns)
             )  # fmt: skip
-            yield rows.kept[0] * scale, columns.kept[0] * scale, to_pixels(output[0][:, *kept])
+            yield rows.kept[0] * scale, columns.kept[0] * scale, checked_pixels(output[0][:, *kept])
 
 
-def to_input(pixels: np.ndarray) -> np.ndarray:
-    """uint8 RGB [height, width, 3] -> float32 [1, 3, height, width] in [0, 1]."""
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(LEVELS)
-
-
-def to_pixels(output: np.ndarray) -> np.ndarray:
-    """float32 [3, height, width] -> uint8 [height, width, 3], clipped and rounded. Raises AutoqError for what is no number."""
+def checked_pixels(output: np.ndarray) -> np.ndarray:
+    """`pixels.to_pixels` of a network's output [3, height, width]. Raises AutoqError for what is no number."""
     if not np.isfinite(output).all():
         raise AutoqError("the network's output is not a finite number everywhere; give a file of another training")
-    pixels: np.ndarray = np.rint(np.clip(output, 0, 1) * LEVELS).astype(np.uint8).transpose(1, 2, 0)
-    return pixels
+    return to_pixels(output)

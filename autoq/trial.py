@@ -23,7 +23,8 @@ from autoq.models import fresh_model, is_custom, model_info, staged_model
 from autoq.models.stages import StagePatterns
 from autoq.objectives import PSNR_TO_FLOAT, score
 from autoq.objectives.cost import costs
-from autoq.objectives.latency import LatencyTable, structure_key
+from autoq.objectives.latency import structure_key
+from autoq.objectives.latency_table import LatencyTable
 from autoq.objectives.quality import PSNR_CEILING, averaged, judged
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, Role

@@ -17,13 +17,13 @@ from autoq.executed import as_executed
 from autoq.export.onnx import Graph
 from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
-from autoq.objectives.latency import LatencyTable
+from autoq.objectives.latency_table import LatencyTable
 from autoq.objectives.quality import METRICS
+from autoq.pixels import to_input
 from autoq.policy import Policy, all_float
 from autoq.quantize import Quantized
 from autoq.spec import StudySpec
 from autoq.targets import Runner, load_target
-from autoq.tiles import to_input
 from autoq.trial import judge, upscale_all
 from autoq.workbench import Workbench, runtime_file
 
@@ -139,6 +139,11 @@ def broken(lines: Sequence[Line]) -> dict[str, str]:
             wanted = "" if line.promised is None else f"{in_unit(line.name, line.promised)} was promised, "
             found[line.name] = f"{line.name} {in_unit(line.name, line.found)} where {wanted}{line.tolerance}"
     return found
+
+
+def faster(lines: Sequence[Line]) -> bool | None:
+    """Whether a file was found faster than the float network beside it; None where that was not measured."""
+    return next((line.found > 1 for line in lines if line.name == "speedup"), None)
 
 
 def in_unit(name: str, value: float) -> str:

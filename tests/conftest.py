@@ -7,13 +7,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import onnx
 import PIL.Image
 import pytest
 import torch
-from qonnx.core.modelwrapper import ModelWrapper
-from qonnx.core.onnx_exec import execute_onnx
-from qonnx.transformation.infer_shapes import InferShapes
 from safetensors.torch import save_file
 
 from autoq.models import model_info
@@ -101,19 +97,6 @@ def made_up(question: Question, stages: tuple[str, ...]) -> Analysis:
         "stability": {"images": {"spearman": 0.9, "low": 0.5, "high": 1.0}, "seeds": None},
     }  # fmt: skip
     return Analysis.model_validate(found)
-
-
-def run_qonnx(file: bytes, image: np.ndarray) -> np.ndarray:
-    """A QONNX file in the executor of the package qonnx: node by node, Quant by its own arithmetic."""
-    proto = onnx.load_from_string(file)
-    for dim, size in zip(proto.graph.input[0].type.tensor_type.shape.dim, image.shape, strict=True):
-        dim.dim_value = size
-    proto.graph.output[0].type.tensor_type.ClearField("shape")
-    with pytest.MonkeyPatch.context() as patch:
-        # it wraps single nodes in models of onnx's newest version, which ONNX Runtime does not know yet
-        patch.setattr(onnx, "IR_VERSION", 10)
-        model = ModelWrapper(proto).transform(InferShapes())
-        return np.asarray(execute_onnx(model, {"input": image})["output"])
 
 
 def small_image(folder: Path, seed: int, side: int = 96) -> Path:

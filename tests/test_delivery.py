@@ -17,7 +17,7 @@ from autoq import delivery, export_point, unpack, verify
 from autoq.cli import main
 from autoq.errors import AutoqError, InputError
 from autoq.events import Events
-from autoq.export.onnx import export_graph
+from autoq.export.onnx import export_graph, save_graph
 from autoq.measuring import measure_latencies
 from autoq.options import search_space
 from autoq.policy import Policy, uniform
@@ -48,6 +48,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Pa
     )
     study = Study.create(folder / "study", spec, {"command": "", "python": "", "machine": "a", "versions": {"torch": "2"}})
     graph = export_graph(prepare(trial).traced)
+    save_graph(graph, study.graph_path)
     table = measure_latencies(study, graph, Events())
     study.latency_path.write_text(table.model_dump_json())
     for name, bits in NAMES.items():
@@ -69,7 +70,8 @@ def promised(study: Study, name: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_point_exports_as_promised(study: Study, name: str, tmp_path: Path) -> None:
+def test_a_point_exports_as_promised(study: Study, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "export_graph", None)  # the study has it
     found = export_point(study, tmp_path / "out", pick=name)
     values = promised(study, name)
     lines = {line.name: line for line in found.lines}
@@ -87,6 +89,8 @@ def test_a_point_exports_as_promised(study: Study, name: str, tmp_path: Path) ->
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"| size | {values['size']:,.0f} bytes | {values['size']:,.0f} bytes | exactly | yes |" in card
     assert "| body |" in card
+    assert "32x24 pixels with 1 threads: 25 times in turn with the float network, after one time to warm up" in card
+    assert ("**Not faster than float:**" in card) == (not found.document()["faster_than_float"])
 
 
 def test_the_snippet_upscales_an_image(study: Study, tmp_path: Path) -> None:
@@ -154,6 +158,10 @@ def test_a_latency_that_is_not_found_again_fails(finished: Path, tmp_path: Path)
     ("options", "message"),
     [
         (["--pick", "knee", "--format", "onxx"], "unknown format 'onxx'"),
+        (
+            ["--pick", "knee", "--format", "qonnx"],
+            "openvino-cpu reads ONNX with Q/DQ; type --format onnx, or export a study of target bits",
+        ),
         (["--pick", "4/4/4"], "unknown objective '4/4/4'"),
         (["--trial", "7"], "the study has no 'trial 7'; type one of: float, 8/8/8, 4/6/8"),
         ([], "which point? type --trial N or --pick RULE"),

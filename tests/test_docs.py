@@ -61,6 +61,8 @@ RUN_ELSEWHERE = {
     "autoq export mine --pick knee -o knee": ("tests/test_delivery.py", '"export"'),
     "autoq export mine --pick knee --format packed -o small": ("tests/test_delivery.py", 'format="packed"'),
     "autoq unpack small/model.safetensors -o runtime": ("tests/test_delivery.py", "unpack(packed.file"),
+    "python benchmarks/exports.py srgan-x4 --points 10": ("tests/benchmarks/test_exports.py", '"--points"'),
+    "python -m pytest tests/export/test_nibbles.py": ("Makefile", "$(BIN)/python -m pytest"),
     "python benchmarks/esrgan.py": ("tests/benchmarks/test_esrgan.py", "esrgan.py"),
     "python benchmarks/weights.py Set5 Set14": ("tests/benchmarks/test_bundled_weights.py", "benchmarks.weights"),
     "python benchmarks/survival.py --driver-kills 20 --worker-kills 20": ("tests/benchmarks/test_survival.py", "survival.py"),

@@ -19,7 +19,8 @@ from autoq.cli import main
 from autoq.data import middle
 from autoq.executed import as_executed
 from autoq.objectives import latency as latencies
-from autoq.objectives.latency import LatencyTable, entries
+from autoq.objectives.latency import entries
+from autoq.objectives.latency_table import LatencyTable
 from autoq.policy import Policy, StageQuant
 from autoq.quantize import place, quantize
 from autoq.seeding import find_seeds, probe

@@ -66,6 +66,13 @@ def test_the_view_counts_and_shows_the_front() -> None:
     assert "running: trial 98 (16 16/16/32 16/16 16/16), trial 99" in text
 
 
+def test_a_point_that_is_not_faster_than_float_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = drawn(running_view(1), 120, 40)
+    assert sum(terminal.NOT_FASTER in line for line in lines) == 2, "8/8/8 and trial 0 take as long as the float network"
+    (row,) = [line for line in lines if line.strip().startswith("float")]
+    assert terminal.NOT_FASTER not in row
+
+
 def test_what_does_not_fit_is_counted() -> None:
     assert any(line.startswith("and ") and line.rstrip().endswith(" more") for line in drawn(running_view(60), 80, 24))
 

@@ -6,6 +6,7 @@ import torch
 
 from autoq import data, tiles
 from autoq.errors import AutoqError
+from autoq.pixels import to_input, to_pixels
 from autoq.tiles import Tiling, cuts
 
 
@@ -48,7 +49,7 @@ def assembled(pixels: np.ndarray, tiling: Tiling) -> np.ndarray:
 
 def test_tiles_that_overlap_by_the_reach_are_the_whole_and_by_less_are_not() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
-    whole = tiles.to_pixels(blurred(tiles.to_input(pixels))[0])
+    whole = to_pixels(blurred(to_input(pixels))[0])
     for tile in (8, 16, 64):
         assert (assembled(pixels, Tiling(tile, 2)) == whole).all()
     assert (assembled(pixels, Tiling(8, 1)) != whole).any()
@@ -57,17 +58,19 @@ def test_tiles_that_overlap_by_the_reach_are_the_whole_and_by_less_are_not() -> 
 
 def test_levels_are_clipped_and_rounded() -> None:
     output = np.array([-1, 0.4 / 255, 0.6 / 255, 2], np.float32).reshape(1, 2, 2).repeat(3, 0)
-    assert tiles.to_pixels(output)[..., 0].tolist() == [[0, 0], [1, 255]]
+    assert to_pixels(output)[..., 0].tolist() == [[0, 0], [1, 255]]
 
 
 def test_pixels_become_the_numbers_that_trials_are_judged_on() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
-    assert (tiles.to_input(pixels) == data.to_tensor(pixels).numpy()).all()
+    assert (to_input(pixels) == (torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255).numpy()).all()
     output = np.random.default_rng(1).uniform(-0.1, 1.1, (3, 40, 50)).astype(np.float32)
     output.ravel()[:255] = (np.arange(255, dtype=np.float32) + np.float32(0.5)) / 255
-    assert (tiles.to_pixels(output) == data.to_pixels(torch.from_numpy(output)[None])).all()
+    expected = (torch.from_numpy(output).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    assert (to_pixels(output) == expected).all()
+    assert (data.to_pixels(torch.from_numpy(output)[None]) == expected).all()
 
 
 def test_an_output_that_is_no_number_is_an_error() -> None:
     with pytest.raises(AutoqError, match="not a finite number"):
-        tiles.to_pixels(np.full((3, 2, 2), np.nan, np.float32))
+        tiles.checked_pixels(np.full((3, 2, 2), np.nan, np.float32))

@@ -8,7 +8,8 @@ from autoq import qat, trial
 from autoq.errors import DataError
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
 from autoq.models import model_info
-from autoq.objectives.latency import LatencyTable, entries, structure_key
+from autoq.objectives.latency import entries, structure_key
+from autoq.objectives.latency_table import LatencyTable
 from autoq.policy import uniform
 from autoq.quantize import place, quantize
 from autoq.spec import TrialSpec

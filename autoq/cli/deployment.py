@@ -30,7 +30,8 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            metavar="NAME", help="onnx (what the target's runtime loads), openvino, or packed (every weight at its own width)."
+            metavar="NAME",
+            help="onnx (what the target's runtime loads), openvino, packed (every weight at its own width), or qonnx (of target bits).",
         ),
     ] = "onnx",
     quiet: QUIET = False,
@@ -49,7 +50,7 @@ def export(
     if json:
         typer.echo(to_json(found.document()))
     else:
-        display.show_delivered(found.file, found.in_words())
+        display.show_delivered(found.file, found.in_words(), found.document()["faster_than_float"])
 
 
 @app.command()

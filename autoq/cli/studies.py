@@ -205,12 +205,15 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
     from autoq import terminal
     from autoq.confirmation import entries
     from autoq.findings import document, to_json
+    from autoq.speed import speed
 
     seconds = time.perf_counter() - started
     if json:
-        typer.echo(
-            to_json(document(study.name, study.spec, study.records(), seconds, study.sensitivity(), entries(study.confirmed)))
-        )
+        records = study.records()
+        latency = speed(study.latency_table(), [record for record in records if record.state == "complete"])
+        of_latency = None if latency is None else latency.document()
+        told = document(study.name, study.spec, records, seconds, study.sensitivity(), entries(study.confirmed), of_latency)
+        typer.echo(to_json(told))
     else:
         terminal.show_front(study, page, seconds)
 

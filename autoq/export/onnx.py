@@ -2,7 +2,7 @@
 
     export_graph(traced)             the float network with every quantization site marked, once per model
     write_plain(graph, quantized)    the marks become QuantizeLinear / DequantizeLinear pairs, or nothing
-    for_runtime(model)               the same model, rewritten to run fast
+    for_runtime(model, widths)       the same model, rewritten to run fast and to store narrow weights in four bits
     write_qdq(graph, quantized)      both
 
 torch writes the float graph; the integers are ours: weights and biases are integer initializers behind a
@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import onnx
@@ -26,7 +26,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from autoq.errors import PolicyError
+from autoq.export.nibbles import store_nibbles
 from autoq.export.shuffle import move_before_shuffle
+from autoq.export.widths import Width
 from autoq.files import whole
 from autoq.quantize import Placed, Quantized, insert_behind, read_from
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
@@ -182,26 +184,18 @@ class Writer:
 
 def write_qdq(graph: ModelProto, quantized: Quantized, clip_integers: bool = False) -> ModelProto:
     """The policy's ONNX file, as a runtime loads it. Raises PolicyError as `write_plain`."""
-    return for_runtime(write_plain(graph, quantized, clip_integers))
+    return for_runtime(write_plain(graph, quantized, clip_integers), weight_widths(quantized))
 
 
-def for_runtime(model: ModelProto) -> ModelProto:
-    """A Q/DQ model, changed in place where the same sums run faster in another order."""
+def for_runtime(model: ModelProto, widths: Mapping[str, Width]) -> ModelProto:
+    """A Q/DQ model, changed in place: sums in another order where that runs faster, weights in four bits where they fit.
+
+    widths: of its integer weights, by the names of their initializers.
+    """
     move_before_shuffle(model)
+    store_nibbles(model, widths)
     onnx.checker.check_model(model)
     return model
-
-
-class Width(NamedTuple):
-    """How an integer tensor is stored: bits a value, and whether negative values are among them."""
-
-    bits: int
-    signed: bool
-
-    def holds(self, integers: np.ndarray) -> bool:
-        """Whether all of them are within the width."""
-        low, high = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
-        return bool(integers.size == 0 or (low <= integers.min() and integers.max() <= high))
 
 
 def weight_widths(quantized: Quantized) -> dict[str, Width]:
@@ -275,15 +269,21 @@ def load_graph(path: Path) -> ModelProto:
 
 
 def payload_bytes(model: ModelProto) -> int:
-    """Bytes of all tensors in the file: initializers and Constant nodes."""
+    """Bytes of all tensors in the file: initializers and Constant nodes. Two integers of four bits share one."""
     constants = [node.attribute[0] for node in model.graph.node if node.op_type == "Constant"]
-    return sum(numpy_helper.to_array(tensor).nbytes for tensor in model.graph.initializer) + sum(map(_constant_bytes, constants))
+    return sum(map(_tensor_bytes, model.graph.initializer)) + sum(map(_constant_bytes, constants))
+
+
+def _tensor_bytes(tensor: TensorProto) -> int:
+    """Bytes of a tensor's values."""
+    values = numpy_helper.to_array(tensor)
+    return -(-values.size // 2) if tensor.data_type == TensorProto.INT4 else values.nbytes
 
 
 def _constant_bytes(attribute: onnx.AttributeProto) -> int:
     """Bytes of what a Constant node holds: a tensor, or numbers of its attribute's type."""
     if attribute.name == "value":
-        return int(numpy_helper.to_array(attribute.t).nbytes)
+        return _tensor_bytes(attribute.t)
     number = np.float32 if attribute.name.startswith("value_float") else np.int64
     return np.asarray(helper.get_attribute_value(attribute), number).nbytes
 

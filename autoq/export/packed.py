@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from autoq.errors import InputError, PolicyError
-from autoq.export.onnx import Width
+from autoq.export.widths import Width, pack_bits, unpack_bits
 from autoq.policy import Policy
 
 FORMAT = "autoq packed 1"
@@ -34,10 +34,11 @@ HEADER_LENGTH_BYTES = 8
 
 
 class Packed(NamedTuple):
-    """What a package holds."""
+    """What a package holds. widths: of the model's integer weights, by the names of their initializers."""
 
     model: ModelProto
     policy: Policy
+    widths: dict[str, Width]
 
 
 def pack(model: ModelProto, widths: Mapping[str, Width], policy: Policy) -> bytes:
@@ -89,8 +90,9 @@ def unpack(file: Path) -> Packed:
                 f"'{file}': a safetensors file, but no package of autoq; give one that autoq export --format packed wrote"
             )
         model = ModelProto.FromString(zlib.decompress(base64.b64decode(header["graph"])))
-        _fill(model, stored, *(json.loads(header[name]) for name in ("widths", "levels", "derived")))
-        return Packed(model, Policy.from_dict(json.loads(header["policy"])))
+        widths = {name: Width(*width) for name, width in json.loads(header["widths"]).items()}
+        _fill(model, stored, widths, *(json.loads(header[name]) for name in ("levels", "derived")))
+        return Packed(model, Policy.from_dict(json.loads(header["policy"])), widths)
     except OSError as error:
         raise InputError(f"'{file}': {error.strerror or error}; {GIVE}") from error
     except (SafetensorError, ValueError, KeyError, zlib.error) as error:
@@ -102,19 +104,6 @@ def unpack(file: Path) -> Packed:
 def payload_bytes(content: bytes) -> int:
     """Bytes of the tensors in a package: all of it but the header."""
     return len(content) - HEADER_LENGTH_BYTES - int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
-
-
-def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    """Integers as uint8, `bits` each (two's complement), the lowest bit first, without gaps; the last byte filled with zeros."""
-    flat = values.reshape(-1).astype(np.int64) & (2**bits - 1)
-    return np.packbits(((flat[:, None] >> np.arange(bits)) & 1).astype(np.uint8).reshape(-1), bitorder="little")
-
-
-def unpack_bits(packed: np.ndarray, bits: int, count: int, signed: bool) -> np.ndarray:
-    """Inverse of `pack_bits`: `count` integers, int64."""
-    ones = np.unpackbits(packed, count=count * bits, bitorder="little").reshape(count, bits).astype(np.int64)
-    values = ones @ (1 << np.arange(bits))
-    return np.where(values >= 2 ** (bits - 1), values - 2**bits, values) if signed else values
 
 
 # ---------------------------------------------------------------- what follows from what is stored
@@ -177,7 +166,7 @@ def _header(content: bytes) -> dict[str, str]:
 def _fill(
     model: ModelProto,
     stored: Mapping[str, np.ndarray],
-    widths: Mapping[str, Any],
+    widths: Mapping[str, Width],
     levels: Mapping[str, list[int]],
     derived: Mapping[str, Mapping[str, Any]],
 ) -> None:
@@ -186,7 +175,7 @@ def _fill(
     for tensor in model.graph.initializer:
         kind, shape = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
         if tensor.name in widths:
-            width = Width(*widths[tensor.name])
+            width = widths[tensor.name]
             count = int(np.prod(shape, dtype=np.int64))
             coded = tensor.name in levels
             integers = unpack_bits(stored[tensor.name], width.bits, count, width.signed and not coded)

@@ -1,6 +1,7 @@
 """QONNX files: any width, for tools that make hardware.
 
     write_qonnx(graph, quantized)    the marks become Quant operators, or nothing
+    packed_size(model)               bytes of the file's tensors, each at the width that its Quant says
 
 Quant (Pappalardo et al. 2022, QONNX: Representing Arbitrary-Precision Quantized Neural Networks, section 4) takes a float
 tensor, a scale, a zero point and a width, and gives the nearest value of that grid: all tensors, weights too, stay float32.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+from onnx import numpy_helper
 from torch import Tensor
 
 from autoq.errors import PolicyError
@@ -20,6 +22,7 @@ from autoq.quantizers.base import BiasQuantizer, Quantizer
 from autoq.quantizers.functional import integer_range
 
 DOMAIN, VERSION = "qonnx.custom_op.general", 1
+ZERO_POINT_BYTES = 1
 
 
 class QONNXWriter(Writer):
@@ -72,3 +75,20 @@ def write_qonnx(graph: Graph, quantized: Quantized) -> Graph:
     result = rewrite(graph, quantized, QONNXWriter(quantized.module, sites_of(quantized)), {"": OPSET, DOMAIN: VERSION})
     onnx.checker.check_model(result)
     return result
+
+
+def packed_size(model: Graph) -> int:
+    """Bytes of a QONNX file's tensors as a package holds them: weights at their Quant's width, packed per tensor and rounded
+    up, a byte a zero point where integers are unsigned, and all else as it is stored. Shapes and widths are none.
+    """
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    sizes = {name: array.nbytes for name, array in values.items() if array.dtype == np.float32}
+    for node in model.graph.node:
+        if node.op_type == "Quant":
+            source, _, zero_point, width = node.input
+            signed = onnx.helper.get_node_attr_value(node, "signed")
+            sizes[zero_point] = 0 if signed else values[zero_point].size * ZERO_POINT_BYTES
+            sizes[width] = 0
+            if source in values:
+                sizes[source] = -(-values[source].size * int(values[width]) // 8)
+    return sum(sizes.values())

@@ -23,17 +23,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from autoq.errors import InputError
-from autoq.objectives.latency_model import AdditiveLatency, Run, fit, runs
+from autoq.objectives.latency_model import runs
+from autoq.objectives.latency_table import WARM_UP, Entry, LatencyTable, of_images
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.quantize import Execution, Placement, integer_layers, place
 from autoq.space import SearchSpace
 from autoq.targets import Runner
 from autoq.tracing import Traced
 
-ROUNDS = 5
+ROUNDS = 6
+"""The fewest whose range is a 95 % interval of the median."""
+
 GROUP = 8
 """Structures measured in turn within one round, with the float network among them; bounds the memory in use."""
 
@@ -50,67 +51,6 @@ LEAST_SAMPLED = 64
 """Structures in a sample, at least."""
 
 Kind = tuple[bool, ...]
-
-
-class Entry(BaseModel):
-    """One structure: its readable form, its median, and all samples (ms), corrected for drift by the float network's."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    structure: str
-    ms: float = Field(gt=0, allow_inf_nan=False)
-    samples: tuple[float, ...]
-
-
-class LatencyTable(BaseModel):
-    """Frozen latencies of one network on one target, frame size, thread count and machine; none where it offers none.
-
-    rest: predicts the structures that are not among the entries, where those are a sample.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    model: str
-    scale: int | None = None
-    target: str
-    runtime: str
-    frame: tuple[int, int]
-    threads: int
-    machine: str
-    entries: dict[str, Entry]
-    rest: AdditiveLatency | None = None
-
-    def ms(self, key: str, policy: Policy) -> float:
-        """Milliseconds of a policy's structure. Raises InputError if the table lacks it and predicts none."""
-        if key in self.entries:
-            return self.entries[key].ms
-        if self.rest is not None:
-            return self.rest.ms(policy)
-        raise InputError(
-            f"latency table has no structure {key} (it has {len(self.entries)}); measure again without --latency-table"
-        )
-
-    def check(self, model: str, scale: int, target: str, frame: tuple[int, int], threads: int) -> None:
-        """Raise InputError if the table was measured for something else. Older tables do not say their scale."""
-        for name, found, wanted in (
-            ("model", self.model, model),
-            ("scale", self.scale or scale, scale),
-            ("target", self.target, target),
-            ("frame", "{}x{}".format(*self.frame), "{}x{}".format(*frame)),
-            ("threads", self.threads, threads),
-        ):
-            if found != wanted:
-                raise InputError(
-                    f"latency table: measured for {name} {found}, this study has {wanted}; measure again without --latency-table"
-                )
-
-
-def read_table(path: Path) -> LatencyTable:
-    """The latency.json of a study. Raises InputError if it is not one."""
-    try:
-        return LatencyTable.model_validate_json(path.read_text())
-    except OSError as error:
-        raise InputError(f"latency table '{path}': {error.strerror or error}; give a study's latency.json") from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(f"latency table '{path}': not a latency table; give a study's latency.json") from error
 
 
 def structure_key(traced: Traced, placements: list[Placement], execution: Execution) -> str:
@@ -147,15 +87,6 @@ def describe(traced: Traced, placements: list[Placement], execution: Execution) 
     )
 
 
-def runs_of(words: str) -> dict[str, Run]:
-    """stage -> how it runs, from a structure in words: the inverse of `describe`."""
-    found = {}
-    for part in words.split(", "):
-        stage, how = part.split(" ")
-        found[stage] = (how.startswith("int8"), how.endswith("+skip"))
-    return found
-
-
 class Structures(NamedTuple):
     """A representative policy of every structure, by key. complete: whether the space can produce no other."""
 
@@ -180,11 +111,6 @@ def structures(traced: Traced, space: SearchSpace, execution: Execution, more: I
             return Structures(found, complete=True)
     count = max(LEAST_SAMPLED, SAMPLED_PER_STAGE * len(kinds))
     return Structures(distinct(_sample(kinds, count, execution.integer_bits, of_images(space))), complete=False)
-
-
-def of_images(space: SearchSpace) -> tuple[str, ...]:
-    """The stages that read the image alone: they have no activation of their own."""
-    return tuple(stage for stage, roles in space.choices.items() if "activation" not in roles)
 
 
 def kind(quant: StageQuant, integer_bits: int) -> Kind:
@@ -258,10 +184,10 @@ def measure(
     for start in range(0, max(1, len(keys)), GROUP):  # without a file, too, the float network is measured
         group = keys[start : start + GROUP]
         runners = {key: load(files[key]()) for key in group}
-        for number in range(rounds + 1):
+        for number in range(WARM_UP + rounds):
             base = _milliseconds(reference, image)
             times = {key: _milliseconds(run, image) for key, run in runners.items()}
-            if number:  # the first round warms up
+            if number >= WARM_UP:
                 float_times.append(base)
                 for key, spent in times.items():
                     ratios.setdefault(key, []).append(spent / base)
@@ -292,19 +218,3 @@ def entries(samples: Mapping[str, tuple[str, Sequence[float]]]) -> dict[str, Ent
         key: Entry(structure=words, ms=round(statistics.median(values), 3), samples=tuple(round(value, 3) for value in values))
         for key, (words, values) in samples.items()
     }
-
-
-def with_prediction(table: LatencyTable, float_key: str, space: SearchSpace, integer_bits: int) -> LatencyTable:
-    """A table that predicts from its entries what is not among them. float_key: the entry of the float network."""
-    stages = list(space.choices)
-    measured = [entry for key, entry in table.entries.items() if key != float_key]
-    how = [runs_of(entry.structure) for entry in measured]
-    rest = fit(
-        stages,
-        [[each[stage] for stage in stages] for each in how],
-        [entry.ms for entry in measured],
-        table.entries[float_key].ms,
-        integer_bits,
-        of_images(space),
-    )
-    return table.model_copy(update={"rest": rest})

@@ -7,7 +7,7 @@ layers add up but for what is spent where a tensor changes between float and int
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,15 +47,19 @@ class AdditiveLatency(BaseModel):
 
     def ms(self, policy: Policy) -> float:
         """Milliseconds of a whole policy."""
-        changes = _changes(runs(policy, self.integer_bits, self.images))
-        return max(self.least_ms, self.apart(policy) + self.boundary * changes)
+        how = runs(policy, self.integer_bits, self.images)
+        return max(self.least_ms, self.apart(policy) + self.boundary * changes(how))
 
     def apart(self, policy: Policy) -> float:
         """The part of `ms` that adds up over stages."""
-        found = self.float_ms
-        for (stage, _), (integer, skip) in zip(policy.stages, runs(policy, self.integer_bits, self.images), strict=True):
-            found += integer * self.integers[stage] + skip * self.skips[stage]
-        return found
+        how = runs(policy, self.integer_bits, self.images)
+        return self.parts({stage: run for (stage, _), run in zip(policy.stages, how, strict=True)})
+
+    def parts(self, how: Mapping[str, Run]) -> float:
+        """What the float network and the stages come to, without what a change between integers and float costs."""
+        return self.float_ms + sum(
+            integer * self.integers[stage] + skip * self.skips[stage] for stage, (integer, skip) in how.items()
+        )
 
 
 def fit(
@@ -73,8 +77,7 @@ def fit(
     """
     formats = np.array(how, float)
     integers, skips = formats[:, :, 0], formats[:, :, 1]
-    changes = np.array([[_changes(each)] for each in how], float)
-    alike = np.column_stack([integers.sum(1), skips.sum(1), changes[:, 0]])
+    alike = np.column_stack([integers.sum(1), skips.sum(1), [changes(each) for each in how]])
     columns = np.column_stack([integers, skips, alike])
     apart = np.concatenate([np.ones(2 * len(stages)), np.full(alike.shape[1], 1e-9)])  # only what differs is held back
     shares = np.array(ms) / float_ms
@@ -108,7 +111,7 @@ def runs(policy: Policy, integer_bits: int, images: Collection[str]) -> list[Run
     ]
 
 
-def _changes(how: Sequence[Run]) -> int:
+def changes(how: Sequence[Run]) -> int:
     """How often a stage on integers meets one in float."""
     return sum(a != b for (a, _), (b, _) in itertools.pairwise(how))
 

@@ -14,8 +14,10 @@ from markupsafe import Markup
 from autoq.confirmation import Interval, confirmed_qualities, in_words
 from autoq.files import write_whole
 from autoq.findings import (
+    NOT_FASTER,
     baselines_alone,
     comparison,
+    faster_than_float,
     float_baseline,
     front,
     hypervolume,
@@ -25,9 +27,11 @@ from autoq.findings import (
 )
 from autoq.objectives import OBJECTIVES
 from autoq.policy import ROLES, Policy, StageQuant
+from autoq.report.latency import latency_section
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png, sensitivity_figure
 from autoq.report.stages import stage_table
 from autoq.spec import Record, Sensitivity
+from autoq.speed import speed
 from autoq.study import Study
 from autoq.targets import target_info
 
@@ -86,7 +90,7 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
     others = [name for name in OBJECTIVES if name not in objectives and any(name in record.values for record in records)]
     columns = [*objectives, *others]
     widened = bool(target_info(spec.trial.target).size_only)
-    widths = "Widths below 8 bits run as 8-bit integers on this target: they save size, not time."
+    widths = f"On this target {target_info(spec.trial.target).size_only}: they save size, not time."
     return {
         "name": study.name,
         "spec": spec,
@@ -105,6 +109,7 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "baseline_seconds": f"{sum(record.seconds for record in baselines):.0f}",
         "failures": [record for record in trials if record.state != "complete"],
         "facts": _facts(study),
+        **latency_section(speed(study.latency_table(), [*found, *(record for record in baselines if record not in found)])),
         "size_only": widths if widened and any(map(_is_narrow, found)) else "",
     }
 
@@ -208,7 +213,8 @@ def _row(
         "numbers": [_number(name, record.values.get(name)) for name in objectives],
         "all_numbers": [_number(name, record.values.get(name)) for name in columns],
         "smaller": _ratio(float_record, record, "size"),
-        "faster": _ratio(float_record, record, "latency"),
+        "faster": _ratio(float_record, record, "latency")
+        + (f" ({NOT_FASTER})" if faster_than_float(record, float_record) is False else ""),
         "structure": record.structure + ("; below 8 bits: size-only" if widened and _is_narrow(record) else ""),
         "bits": [_stage_bits(quant) for _, quant in policy.stages],
         "seconds": f"{record.seconds:.1f}",

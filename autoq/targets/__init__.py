@@ -42,7 +42,7 @@ class Target(Protocol):
 
 @dataclass(frozen=True)
 class TargetInfo:
-    """Facts. package: what its implementation imports, and `pip install` finds.
+    """Facts. package: what its implementation imports, and `pip install` finds; wheel: what it finds it in, if named otherwise.
 
     formats: what each role may be. integer_bits: the widest integer it executes; what is wider is stored as float16 or stays
     float. fused_sums: whether a sum is computed in the accumulators of the layer before it. file: the format it loads.
@@ -60,6 +60,7 @@ class TargetInfo:
     integers: str
     size_only: str
     meaning: str
+    wheel: str = ""
 
 
 TARGETS: dict[str, TargetInfo] = {
@@ -86,6 +87,19 @@ TARGETS: dict[str, TargetInfo] = {
         integers="layers whose result is quantized at once or after a ReLU, and sums; others compute in float between integers",
         size_only="widths below 8 bits run as int8",
         meaning="ONNX Runtime's CPU provider: QDQ int8, narrower widths run as int8 (size-only), wider ones as float32",
+    ),
+    "onnxruntime-cuda": TargetInfo(
+        location="autoq.targets.onnxruntime_cuda:ONNXRuntimeCUDA",
+        package="onnxruntime",
+        formats=INTEGER_RUNTIME,
+        integer_bits=8,
+        fused_sums=False,
+        file="qdq",
+        latency="measured, layers in float32 (no TF32), with the image's way to the GPU and back",
+        integers="nothing: tensors are quantized and dequantized there, layers and sums compute in float32",
+        size_only="integers of every width, 8 bits too, compute as float32",
+        meaning="ONNX Runtime's CUDA provider, where there is an NVIDIA GPU: integers are stored, layers compute in float32",
+        wheel="onnxruntime-gpu",
     ),
     "bits": TargetInfo(
         location="autoq.targets.bits:Bits",
@@ -117,15 +131,20 @@ def why_unusable(name: str) -> str | None:
     """Why a target does not run here, in one line; None where it does."""
     info = target_info(name)
     if importlib.util.find_spec(info.package) is None:
-        return f"{info.package} is not installed; type pip install {info.package}"
+        return f"{info.package} is not installed; type pip install {info.wheel or info.package}"
     found: str | None = _implementation(name).missing()
     return found
 
 
+def check_usable(name: str) -> None:
+    """Raise InputError for a target that does not run here."""
+    if (reason := why_unusable(name)) is not None:
+        raise InputError(f"target '{name}': {reason}; autoq targets lists what runs here")
+
+
 def load_target(name: str) -> Target:
     """The target's implementation. Raises InputError where it does not run here."""
-    if (reason := why_unusable(name)) is not None:
-        raise InputError(f"target '{name}': {reason}")
+    check_usable(name)
     target: Target = _implementation(name)()
     return target
 

@@ -12,7 +12,8 @@ from torch import nn
 from autoq.executed import as_executed
 from autoq.export.onnx import Graph, export_graph, write_qdq
 from autoq.models import MODELS, fresh_model
-from autoq.objectives.latency import LatencyTable, entries, structure_key
+from autoq.objectives.latency import entries, structure_key
+from autoq.objectives.latency_table import LatencyTable
 from autoq.policy import Policy, uniform
 from autoq.quantize import place, quantize
 from autoq.space import bundled_space, load_space

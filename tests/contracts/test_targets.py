@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import yaml
@@ -21,9 +24,9 @@ from autoq.quantizers.clipping import Statistics
 from autoq.space import bundled_space, load_space, parse_space
 from autoq.study import space_facts
 from autoq.targets import TARGETS, load_target, why_unusable
+from autoq.targets.onnxruntime_cuda import PROVIDER, _starts
 from autoq.tracing import Traced, trace
 from autoq.workbench import execution_on, runtime_model
-from tests.conftest import run_qonnx
 
 HERE = [name for name in TARGETS if why_unusable(name) is None]
 WIDTHS = ("32/32/32", "8/8/8", "6/6/8", "4/8/8", "4/4/8", "8/8/32", "16/16/8")
@@ -66,7 +69,7 @@ def agreement(target: str, bits: str, subject: Subject) -> float:
     model, traced, graph, statistics, image = subject
     quantized = quantize(traced, uniform(bits, model_info(model).stages), statistics, execution_on(target))
     file = runtime_model(target, graph, quantized).SerializeToString()
-    run = functools.partial(run_qonnx, file) if target == "bits" else load_target(target).load(file, threads=1)
+    run = load_target(target).load(file, threads=1)
     with torch.no_grad():
         expected = as_executed(quantized)(image).clamp(0, 1).numpy()
     found = run(image.numpy())
@@ -99,7 +102,37 @@ def test_it_runs_here_or_says_why_not(name: str) -> None:
     assert "\n" not in reason
     with pytest.raises(InputError) as error:
         load_target(name)
-    assert str(error.value) == f"target '{name}': {reason}"
+    assert str(error.value) == f"target '{name}': {reason}; autoq targets lists what runs here"
+
+
+def test_cuda_is_there_only_where_its_provider_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where libraries are missing ONNX Runtime either raises or goes on without the provider."""
+
+    class Session:
+        providers: ClassVar[list[str]] = []
+
+        def __init__(self, *given: object, **options: object) -> None:
+            if not self.providers:
+                raise RuntimeError("libcudnn.so is missing")
+
+        def get_providers(self) -> list[str]:
+            return self.providers
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    for available, started, reason in (
+        (["CPUExecutionProvider"], [], "this onnxruntime has no CUDAExecutionProvider; .*pip install onnxruntime-gpu"),
+        ([PROVIDER], [], "CUDAExecutionProvider does not start here"),
+        ([PROVIDER], ["CPUExecutionProvider"], "CUDAExecutionProvider does not start here"),
+        ([PROVIDER], [PROVIDER, "CPUExecutionProvider"], None),
+    ):
+        _starts.cache_clear()
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda available=available: available)
+        monkeypatch.setattr(Session, "providers", started)
+        found = why_unusable("onnxruntime-cuda")
+        assert found is None if reason is None else re.match(reason, str(found))
+    _starts.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert why_unusable("onnxruntime-cuda") == "onnxruntime is not installed; type pip install onnxruntime-gpu"
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -42,7 +42,7 @@ def test_openvino_agrees_with_the_network_to_50_db_on_every_image(shared: Path, 
     network = quantize(traced, uniform(bits, INFO.stages, "minmax", "minmax"), statistics, INT8)
     file = write_qdq(graph, network)
     weights = [tensor for tensor in file.graph.initializer if len(tensor.dims) == 4]
-    assert sum(tensor.data_type == TensorProto.INT8 for tensor in weights) == len(network.integer_layers)
+    assert sum(tensor.data_type in (TensorProto.INT8, TensorProto.INT4) for tensor in weights) == len(network.integer_layers)
     run = load_target("openvino-cpu").load(file.SerializeToString(), threads=2)
     executed = as_executed(network)
     for image in images:
@@ -161,6 +161,9 @@ def test_stored_types_follow_the_policy(tiny_traced: Traced, graph: Graph) -> No
     eight = types("8/8/8")
     assert eight["body.0.conv1.weight.integer"] == TensorProto.INT8
     assert eight["body.0.conv1.bias.integer"] == TensorProto.INT32
+    assert types("5/8/8")["body.0.conv1.weight.integer"] == TensorProto.INT8
+    assert types("4/8/8")["body.0.conv1.weight.integer"] == TensorProto.INT4
+    assert types("2/8/8")["body.0.conv1.weight.integer"] == TensorProto.INT4
     assert "body.0.conv1.weight" not in eight
     assert types("16/16/32")["body.0.conv1.weight.float16"] == TensorProto.FLOAT16
     assert types("32/32/32")["body.0.conv1.weight"] == TensorProto.FLOAT

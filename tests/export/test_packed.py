@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from autoq.errors import InputError
 from autoq.export.onnx import Graph, export_graph, for_runtime, weight_widths, write_plain, write_qdq
-from autoq.export.packed import pack, pack_bits, payload_bytes, unpack, unpack_bits
+from autoq.export.packed import pack, payload_bytes, unpack
+from autoq.export.widths import pack_bits, unpack_bits
 from autoq.models import model_info
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, uniform
@@ -58,7 +59,9 @@ def test_a_package_holds_exactly_size_and_gives_the_file_back(tiny_traced: Trace
     (tmp_path / "model.safetensors").write_bytes(content)
     found = unpack(tmp_path / "model.safetensors")
     assert found.policy == policy
-    assert for_runtime(found.model).SerializeToString(deterministic=True) == runtime.SerializeToString(deterministic=True)
+    assert for_runtime(found.model, found.widths).SerializeToString(deterministic=True) == runtime.SerializeToString(
+        deterministic=True
+    )
 
 
 @pytest.mark.parametrize("quantizer", sorted(name for name, info in QUANTIZERS.items() if "weight" in info.serves))

@@ -13,8 +13,8 @@ from autoq.export.qonnx import write_qonnx
 from autoq.models import model_info
 from autoq.policy import Policy, StageQuant, uniform
 from autoq.quantize import Execution, Quantized, collect, quantize
+from autoq.targets import load_target
 from autoq.tracing import Traced
-from tests.conftest import run_qonnx
 
 STAGES = model_info("srresnet").stages
 
@@ -40,7 +40,7 @@ def test_any_width_agrees(tiny_traced: Traced, bits: str, weights: str) -> None:
     image = torch.rand(1, 3, 11, 23, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected = as_executed(quantized)(image).numpy()
-    found = run_qonnx(write_qonnx(export_graph(tiny_traced), quantized).SerializeToString(), image.numpy())
+    found = load_target("bits").load(write_qonnx(export_graph(tiny_traced), quantized).SerializeToString(), 1)(image.numpy())
     assert found.shape == expected.shape
     assert np.mean((found - expected) ** 2) < 1e-6
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from autoq.objectives import latency
+from autoq.objectives import latency, latency_table
 from autoq.objectives.latency_model import AdditiveLatency, runs
 from autoq.objectives.latency_model import fit as fit_runs
 from autoq.policy import FLOAT, Policy, StageQuant, TensorQuant
@@ -112,7 +112,7 @@ def test_a_structure_in_words_says_how_every_stage_runs(tiny_traced: Traced) -> 
     found = set()
     for each in latency.structures(tiny_traced, space, execution).policies.values():
         words = latency.describe(tiny_traced, place(tiny_traced, each, execution), execution)
-        how = runs(each, 8, latency.of_images(space))
-        assert latency.runs_of(words) == dict(zip(space.choices, how, strict=True))
+        how = runs(each, 8, latency_table.of_images(space))
+        assert latency_table.runs_of(words) == dict(zip(space.choices, how, strict=True))
         found |= set(how)
     assert len(found) == 4

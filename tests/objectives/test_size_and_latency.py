@@ -6,7 +6,7 @@ import pytest
 
 from autoq.errors import InputError
 from autoq.models import model_info
-from autoq.objectives import latency
+from autoq.objectives import latency, latency_table
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, uniform
 from autoq.quantize import Execution, place
@@ -113,7 +113,7 @@ def test_measurement_corrects_for_a_machine_that_slows_down(monkeypatch: pytest.
 
 
 def test_table_is_checked_and_read_back(tmp_path: Path) -> None:
-    table = latency.LatencyTable(
+    table = latency_table.LatencyTable(
         model="srgan",
         target="openvino-cpu",
         runtime="x",
@@ -123,11 +123,11 @@ def test_table_is_checked_and_read_back(tmp_path: Path) -> None:
         entries=latency.entries({"a": ("words", [3.0, 1.0, 2.0])}),
     )
     (tmp_path / "latency.json").write_text(table.model_dump_json())
-    assert latency.read_table(tmp_path / "latency.json").ms("a", FLOAT_POLICY) == 2.0
+    assert latency_table.read_table(tmp_path / "latency.json").ms("a", FLOAT_POLICY) == 2.0
     with pytest.raises(InputError, match="latency table has no structure b"):
         table.ms("b", FLOAT_POLICY)
     with pytest.raises(InputError, match="measured for frame 96x96, this study has 64x64"):
         table.check("srgan", 4, "openvino-cpu", (64, 64), 2)
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(InputError, match="not a latency table; give a study's latency.json"):
-        latency.read_table(tmp_path / "bad.json")
+        latency_table.read_table(tmp_path / "bad.json")

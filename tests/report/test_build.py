@@ -5,12 +5,14 @@ import pytest
 
 from autoq.api import write_report
 from autoq.errors import StudyError
+from autoq.findings import document
 from autoq.policy import uniform
 from autoq.report.build import build_report
 from autoq.space import bundled_space, load_space
 from autoq.spec import Question, StudySpec, TrialResult, TrialSpec
 from autoq.study import Study, space_facts
 from tests.conftest import made_up
+from tests.test_speed import EVERY, table, words
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,47 @@ def test_numbers_and_ratios(page: str) -> None:
     assert "976.6" in text  # 1e6 bytes in KiB
     assert "trial 0" in text
     assert "29.900" in text
+
+
+def test_the_page_says_where_the_time_goes(tmp_path: Path) -> None:
+    """And of a point that is no faster than the float network, that it is none."""
+    study = Study.create(
+        tmp_path / "timed", of_srresnet(("size", "latency", "psnr")), {"command": "", "python": "", "machine": "", "versions": {}}
+    )
+    study.latency_path.write_text(table(EVERY).model_dump_json())
+    points = {"float": ((False,) * 3, 100.0), "slow": ((True, False, False), 101.0), "mixed": ((True, True, False), 57.0)}
+    for number, (name, (integers, ms)) in enumerate(points.items()):
+        values = {"size": 100.0 - number, "latency": ms, "psnr": 30.0, "psnr_to_float": 50.0}
+        policy = uniform(f"{8 - number}/8/8", study.space.facts.stages)
+        study.add_baseline(name, policy, TrialResult(state="complete", values=values), words(integers, skip=False))
+    page = shown(build_report(study, tmp_path)[0])
+    section = page.partition("<h2>Latency</h2>")[2].partition("<h2>")[0]
+    how = "16 graph structures, 32x24 pixels in, 2 threads, alone on the machine: median of 6 or more runs each after 1 to warm up"
+    assert how in section
+    assert "<td>57.00</td><td>[56.70, 57.40]</td><td>1.75x</td><td>55.00</td><td>1</td><td>+2.00</td>" in section
+    assert '<td class="t">body</td><td class="t">none</td><td>36.00</td><td>44.00</td><td>40.00</td>' in section
+    row = next(line for line in section.splitlines() if ">slow<" in line)
+    assert "<td>0.99x</td>" in row
+
+
+def of_srresnet(objectives: tuple[str, ...]) -> StudySpec:
+    space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
+    return StudySpec(trial=TrialSpec(model="srresnet", scale=4), space=space.to_dict(), objectives=objectives)
+
+
+def test_a_point_that_is_not_faster_says_so(tmp_path: Path) -> None:
+    study = Study.create(
+        tmp_path / "slow", of_srresnet(("size", "latency", "psnr")), {"command": "", "python": "", "machine": "", "versions": {}}
+    )
+    for name, size, ms in (("float", 100.0, 10.0), ("equal", 50.0, 10.0), ("fast", 60.0, 9.9)):
+        values = {"size": size, "latency": ms, "psnr": 30.0, "psnr_to_float": 50.0}
+        policy = uniform("8/8/8", study.space.facts.stages)
+        study.add_baseline(name, policy, TrialResult(state="complete", values=values), "")
+    page = shown(build_report(study, tmp_path)[0])
+    assert page.count("not faster than float") == 1
+    assert "<td>2.00x</td><td>1.00x (not faster than float)</td>" in page
+    entries = document("slow", study.spec, study.records(), 0.0)["front"]
+    assert {entry["name"]: entry["faster_than_float"] for entry in entries} == {"equal": False, "fast": True}
 
 
 def test_a_study_without_trials_has_a_report(tmp_path: Path) -> None:
