@@ -20,7 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -50,6 +50,9 @@ LEAST_SAMPLED = 64
 """Structures in a sample, at least."""
 
 Kind = tuple[bool, ...]
+
+File = TypeVar("File")
+"""What `measure` is given: anything that can be loaded."""
 
 
 class Entry(BaseModel):
@@ -236,9 +239,9 @@ def _sample(kinds: Mapping[str, Sequence[StageQuant]], count: int, integer_bits:
 
 
 def measure(
-    files: Mapping[str, Callable[[], bytes]],
-    float_file: bytes,
-    load: Callable[[bytes], Runner],
+    files: Mapping[str, Callable[[], File]],
+    float_file: File,
+    load: Callable[[File], Runner],
     frame: tuple[int, int],
     rounds: int = ROUNDS,
     progress: Callable[[int, int], None] = lambda done, total: None,
