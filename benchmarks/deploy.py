@@ -113,9 +113,9 @@ def build_rivals(bench: Workbench, folder: Path) -> tuple[list[Point], dict[str,
     """Every rival in every runtime that it is run in; and of those that could not be built the error."""
     spec = bench.spec
     train = [make_pair(image, spec.scale) for image in train_images(spec.data)]
-    network = runtime_file(bench, export_graph(bench.traced), all_float(layer.stage for layer in bench.traced.layers))
+    exact = all_float(dict.fromkeys(layer.stage for layer in bench.traced.layers))
     given = Given(
-        network=network,
+        network=runtime_file(bench, export_graph(bench.traced), exact),
         calibration=[patch.numpy() for batch in calibration_patches(train, spec.seed) for patch in batch.split(1)],
         validation=[(to_input(pair.low), pair.high) for pair in bench.pairs[:VALIDATION]],
         scale=spec.scale,
@@ -130,7 +130,7 @@ def build_rivals(bench: Workbench, folder: Path) -> tuple[list[Point], dict[str,
             with contextlib.redirect_stdout(sys.stderr):
                 file = rival.build(given, own)
         except FAILURES as error:
-            failed[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            failed[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue
         for runtime in rival.runtimes:
             points.append(Point(named(name, runtime), "rival", dataclasses.replace(file, runtime=runtime), file.payload))

@@ -17,7 +17,7 @@ from autoq.study import Study
 from autoq.trial import run_trial
 from autoq.workbench import prepare
 from benchmarks import deploy
-from benchmarks.rivals import File
+from benchmarks.rivals import RIVALS, File, Rival
 from tests.conftest import small_image
 
 BASELINES = {"float": "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8"}
@@ -78,6 +78,21 @@ def test_a_front_among_its_rivals(
     assert figures["dominating_rivals"] == len(found["dominating"]) <= len(rivals)
     assert set(found["dominated"]) <= rivals
     assert figures["int8_speedup_low"] <= figures["int8_speedup"] <= figures["int8_speedup_high"]
+
+
+def test_a_rival_that_cannot_be_built_is_named_with_its_error(
+    study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(given: object, folder: Path) -> File:
+        raise RuntimeError("no such operator\nat a.cpp:1")
+
+    monkeypatch.setattr(deploy, "RIVALS", {"float32": RIVALS["float32"], "another": Rival(fail)})
+    run(monkeypatch, str(study.folder.absolute()), "--rounds", "1")
+    lines = capsys.readouterr().out.splitlines()
+    assert "could not be built: another: RuntimeError: no such operator" in lines
+    assert "of 1 images the study's trials were judged on 1" in lines
+    assert sum("of 2 rivals dominate a point of the front" in line for line in lines) == 2
+    assert {"rivals:", "autoq's front:"} <= {*lines}
 
 
 def test_a_study_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
