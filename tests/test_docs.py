@@ -63,6 +63,16 @@ RUN_ELSEWHERE = {
     "autoq unpack small/model.safetensors -o runtime": ("tests/test_delivery.py", "unpack(packed.file"),
     "python benchmarks/exports.py srgan-x4 --points 10": ("tests/benchmarks/test_exports.py", '"--points"'),
     "python -m pytest tests/export/test_nibbles.py": ("Makefile", "$(BIN)/python -m pytest"),
+    "autoq search --model srresnet --objectives size,latency,psnr --study srresnet-x4": (
+        "tests/test_driver.py",
+        '== ["size", "latency", "psnr"]',
+    ),
+    "autoq search --model srgan --weights generator.pth --objectives size,latency,psnr --study srgan-5-x4": (
+        "tests/test_driver.py",
+        '"search", *OPTIONS, "--weights"',
+    ),
+    "python benchmarks/deploy.py srresnet-x4 --eval-data Set5/": ("tests/benchmarks/test_deploy.py", "deploy.main()"),
+    "python benchmarks/deploy.py srgan-5-x4 --eval-data Set5/": ("tests/benchmarks/test_deploy.py", "deploy.main()"),
     "python benchmarks/esrgan.py": ("tests/benchmarks/test_esrgan.py", "esrgan.py"),
     "python benchmarks/weights.py Set5 Set14": ("tests/benchmarks/test_bundled_weights.py", "benchmarks.weights"),
     "python benchmarks/survival.py --driver-kills 20 --worker-kills 20": ("tests/benchmarks/test_survival.py", "survival.py"),

@@ -20,7 +20,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -51,6 +51,9 @@ LEAST_SAMPLED = 64
 """Structures in a sample, at least."""
 
 Kind = tuple[bool, ...]
+
+File = TypeVar("File")
+"""What `measure` is given: anything that can be loaded."""
 
 
 def structure_key(traced: Traced, placements: list[Placement], execution: Execution) -> str:
@@ -162,9 +165,9 @@ def _sample(kinds: Mapping[str, Sequence[StageQuant]], count: int, integer_bits:
 
 
 def measure(
-    files: Mapping[str, Callable[[], bytes]],
-    float_file: bytes,
-    load: Callable[[bytes], Runner],
+    files: Mapping[str, Callable[[], File]],
+    float_file: File,
+    load: Callable[[File], Runner],
     frame: tuple[int, int],
     rounds: int = ROUNDS,
     progress: Callable[[int, int], None] = lambda done, total: None,
