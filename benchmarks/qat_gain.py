@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, TABLE, steps=100, seeds=1)
     parser.add_argument("--quantizer", default="lsq", help="of the trainings")
+    parser.add_argument("--clippings", nargs="+", choices=CLIPPING_NAMES, default=CLIPPING_NAMES, help="of PTQ")
     options = parser.parse_args()
     stages = stages_of(options.model, options.scale, options.weights, {})
     runs = []
@@ -40,14 +41,14 @@ def main() -> None:
         untrained = spec.model_copy(update={"steps": 0})
         runs.append(Run("float", untrained, all_float(stages)))
         for bits in (NEAR, NARROW):
-            runs += [Run(f"PTQ {rule}", untrained, uniform(bits, stages, "minmax", rule)) for rule in CLIPPING_NAMES]
+            runs += [Run(f"PTQ {rule}", untrained, uniform(bits, stages, "minmax", rule)) for rule in options.clippings]
         runs += [Run("QAT", spec, uniform(bits, stages, options.quantizer, "mse")) for bits in (NEAR, NARROW)]
     psnr = np.array([values["psnr"] for values in measured(options.table, runs)]).reshape(options.seeds, -1).mean(0)
-    rules = len(CLIPPING_NAMES)
+    rules = len(options.clippings)
     exact, ptq, qat = psnr[0], psnr[1 : 1 + 2 * rules].reshape(2, rules), psnr[1 + 2 * rules :]
     figures = {"psnr_float": exact, "qat_drop": exact - qat[0], "qat_gain": qat[1] - ptq[1].max()}
     for bits, of_rules, trained in zip((NEAR, NARROW), ptq, qat, strict=True):
-        figures |= {f"psnr_ptq_{rule}_{bits}": value for rule, value in zip(CLIPPING_NAMES, of_rules, strict=True)}
+        figures |= {f"psnr_ptq_{rule}_{bits}": value for rule, value in zip(options.clippings, of_rules, strict=True)}
         figures |= {f"psnr_ptq_{bits}": of_rules.max(), f"psnr_qat_{bits}": trained}
     figures = {name: round(float(value), 3) for name, value in figures.items()}
     if options.json:
@@ -55,7 +56,7 @@ def main() -> None:
         return
     print(f"float {exact:26.3f} dB")
     for bits, of_rules, trained in zip((NEAR, NARROW), ptq, qat, strict=True):
-        for rule, value in zip(CLIPPING_NAMES, of_rules, strict=True):
+        for rule, value in zip(options.clippings, of_rules, strict=True):
             print(f"{bits} PTQ, {rule:15} {value:9.3f} dB")
         print(f"{bits} QAT, {options.steps:4} steps {trained:14.3f} dB")
     print(f"QAT at {NEAR} loses {figures['qat_drop']:.3f} dB (no more than {MOST_LOST}: {holds(figures['qat_drop'] <= MOST_LOST)})")
