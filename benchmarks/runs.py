@@ -42,6 +42,14 @@ class Run:
         numbers = {"seed": spec.seed, "steps": spec.steps, "batch": spec.batch, "sqcl": f"{spec.sqcl:g}"}
         return {"name": self.name, "policy": self.policy.hash, **{name: str(value) for name, value in numbers.items()}, **folders}
 
+    def values(self) -> dict[str, float]:
+        """METRICS after the training."""
+        plain = prepare(self.spec.model_copy(update={"sqcl": 0.0}))  # the same bench for every loss
+        bench = dataclasses.replace(plain, spec=self.spec, metrics=METRICS)
+        steps = 0 if self.policy.is_float else self.spec.steps
+        values = evaluate(bench, as_executed(trained(bench, self.policy, steps)))
+        return {name: values[name] for name in METRICS}
+
 
 def measured(table: Path, runs: Sequence[Run]) -> list[dict[str, float]]:
     """PSNR (dB) and SSIM of every run, in order; those that the table lacks are run and added to it, one line each."""
@@ -54,7 +62,7 @@ def measured(table: Path, runs: Sequence[Run]) -> list[dict[str, float]]:
             if tuple(run.key.values()) in known:
                 continue
             begun = time.process_time()
-            values = _run(run)
+            values = run.values()
             seconds = round(time.process_time() - begun, 1)
             writer.writerow({**run.key, **{name: round(value, 4) for name, value in values.items()}, "seconds": seconds})
             file.flush()
@@ -70,13 +78,6 @@ def read(table: Path) -> dict[tuple[str, ...], dict[str, float]]:
     with table.open(newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["seconds"]]
     return {tuple(line[key] for key in KEYS): {name: float(line[name]) for name in METRICS} for line in lines}
-
-
-def _run(run: Run) -> dict[str, float]:
-    plain = prepare(run.spec.model_copy(update={"sqcl": 0.0}))  # the same bench for every loss
-    bench = dataclasses.replace(plain, spec=run.spec, metrics=METRICS)
-    values = evaluate(bench, as_executed(trained(bench, run.policy, 0 if run.policy.is_float else run.spec.steps)))
-    return {name: values[name] for name in METRICS}
 
 
 def add_options(parser: argparse.ArgumentParser, table: Path, steps: int, seeds: int) -> None:
