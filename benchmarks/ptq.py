@@ -1,10 +1,11 @@
-"""Do cross-layer equalization and bias correction (Nagel et al. 2019) improve post-training quantization?
+"""Do cross-layer equalization, bias correction (Nagel et al. 2019) and dynamic ranges improve post-training quantization?
 
 python benchmarks/ptq.py --eval-data Set5     PSNR of every clipping rule, width and granularity, with and without each
 
 Equalization: two layers with nothing but a positively homogeneous activation between them (ReLU and PReLU are) share
 their channels' ranges, section 4.1. Correction: what quantization adds to the mean of a layer's output is taken from its
-bias, measured on the calibration images layer by layer, section 4.2 and appendix D.
+bias, measured on the calibration images layer by layer, section 4.2 and appendix D. Dynamic: activations and skips have
+the full range of each image's own tensor; the clipping rule is that of the weights.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 import statistics
@@ -30,7 +32,7 @@ from autoq.models import model_info
 from autoq.options import default_scale
 from autoq.policy import Policy, uniform
 from autoq.quantize import Quantized, collect, quantize
-from autoq.quantizers.base import BiasQuantizer
+from autoq.quantizers.base import BiasQuantizer, Quantizer
 from autoq.spec import TrialSpec
 from autoq.tracing import Traced, is_activation, nodes_by_name
 from autoq.trial import evaluate, stages_of
@@ -40,7 +42,13 @@ MODELS = ("srresnet", "srgan", "xlsr")
 BITS = ("8/8/8", "6/6/8", "4/8/8", "4/4/8")
 CLIPPINGS = ("minmax", "percentile", "mse")
 GRANULARITIES = ("tensor", "channel")
-STEPS = {"plain": (), "equalized": ("equalize",), "corrected": ("correct",), "both": ("equalize", "correct")}
+STEPS = {
+    "plain": (),
+    "equalized": ("equalize",),
+    "corrected": ("correct",),
+    "both": ("equalize", "correct"),
+    "dynamic": ("dynamic",),
+}
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
 TABLE = Path(__file__).parent / "tables" / "ptq.csv"
 
@@ -59,7 +67,8 @@ class PTQ(Run):
         quantized = quantize(bench.traced, self.policy, bench.statistics, bench.execution)
         if "correct" in self.steps:
             correct(bench.traced, quantized, torch.cat(images))
-        values = evaluate(dataclasses.replace(bench, metrics=METRICS), as_executed(quantized))
+        executed = dynamic(quantized) if "dynamic" in self.steps else as_executed(quantized)
+        values = evaluate(dataclasses.replace(bench, metrics=METRICS), executed)
         return {name: values[name] for name in METRICS}
 
 
@@ -144,6 +153,24 @@ def correct(traced: Traced, quantized: Quantized, images: Tensor) -> None:
     exact = _Means(traced.module, layers)
     exact.run(images)
     _Corrector(quantized.module.eval(), layers, exact.found).run(images)
+
+
+# ---------------------------------------------------------------- dynamic ranges
+
+
+def follow(quantizer: Quantizer, x: Tensor) -> None:
+    """Give a quantizer the range of the tensor about to be quantized."""
+    *_, quantizer.initial_scale, quantizer.initial_zero_point = quantizer.start(x.amin()[None], x.amax()[None])
+
+
+def dynamic(quantized: Quantized) -> fx.GraphModule:
+    """The network with dynamic activations and skips, in simulation: no runtime computes their integers."""
+    for placed in quantized.placed:
+        if placed.placement.sites[0].role in ("activation", "skip"):
+            quantizer = quantized.module.get_submodule(placed.quantizer)
+            assert isinstance(quantizer, Quantizer)
+            quantizer.observe = functools.partial(follow, quantizer)  # in place, as biases refer to it
+    return quantized.module.eval()
 
 
 # ---------------------------------------------------------------- the table
