@@ -17,14 +17,18 @@ import functools
 import itertools
 import json
 import statistics
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from runs import METRICS, Run, absolute, measured
 from torch import Tensor, fx, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from runs import METRICS, Run, absolute, measured
 
 from autoq.data import calibration_patches, make_pair, train_images
 from autoq.executed import as_executed
@@ -36,7 +40,7 @@ from autoq.quantizers.base import BiasQuantizer, Quantizer
 from autoq.spec import TrialSpec
 from autoq.tracing import Traced, is_activation, nodes_by_name
 from autoq.trial import evaluate, stages_of
-from autoq.workbench import Workbench, prepare
+from autoq.workbench import prepare
 
 MODELS = ("srresnet", "srgan", "xlsr")
 BITS = ("8/8/8", "6/6/8", "4/8/8", "4/4/8")
@@ -49,6 +53,9 @@ STEPS = {
     "both": ("equalize", "correct"),
     "dynamic": ("dynamic",),
 }
+ROUNDS = 20
+"""Of equalization: chains of pairs settle by then."""
+
 HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
 TABLE = Path(__file__).parent / "tables" / "ptq.csv"
 
@@ -63,7 +70,8 @@ class PTQ(Run):
         bench = prepare(self.spec)
         images = calibration_patches([make_pair(image, self.spec.scale) for image in train_images(self.spec.data)], self.spec.seed)
         if "equalize" in self.steps:
-            bench = equalized(bench, images)
+            traced = equalized_network(bench.traced)
+            bench = dataclasses.replace(bench, traced=traced, statistics=collect(traced, images))
         quantized = quantize(bench.traced, self.policy, bench.statistics, bench.execution)
         if "correct" in self.steps:
             correct(bench.traced, quantized, torch.cat(images))
@@ -90,19 +98,19 @@ def pairs(traced: Traced) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 @torch.no_grad()
-def equalized(bench: Workbench, images: list[Tensor]) -> Workbench:
+def equalized_network(traced: Traced) -> Traced:
     """The same network with the ranges of paired layers made equal, channel by channel: s = sqrt(r1 r2) / r2, equation 11."""
-    traced = Traced(copy.deepcopy(bench.traced.module), bench.traced.layers, bench.traced.sites)
-    for _ in range(20):  # until chains of pairs settle
+    traced = Traced(copy.deepcopy(traced.module), traced.layers, traced.sites)
+    for _ in range(ROUNDS):
         for first, second in pairs(traced):
-            one, two = (traced.module.get_parameter(str(node.args[1].target)) for node in (first, second))  # type: ignore[union-attr]
+            one, two = (traced.module.get_parameter(str(node.args[1].target)) for node in (first, second))
             r1, r2 = one.abs().amax((1, 2, 3)), two.abs().amax((0, 2, 3))
             s = torch.where((r1 > 0) & (r2 > 0), (r1 * r2).sqrt() / r2, torch.ones_like(r1))
             one.div_(s[:, None, None, None])
             if first.args[2] is not None:
-                traced.module.get_parameter(str(first.args[2].target)).div_(s)  # type: ignore[union-attr]
+                traced.module.get_parameter(str(first.args[2].target)).div_(s)
             two.mul_(s[:, None, None])
-    return dataclasses.replace(bench, traced=traced, statistics=collect(traced, images))
+    return traced
 
 
 # ---------------------------------------------------------------- bias correction
@@ -197,7 +205,7 @@ def main() -> None:
     figures: dict[str, float] = {}
     for model in options.models:
         scale = default_scale(model)
-        spec = TrialSpec(model=model, scale=scale, data=options.data, eval_data=options.eval_data, steps=0, threads=2)
+        spec = TrialSpec(model=model, scale=scale, data=options.data, eval_data=options.eval_data, steps=0)
         stages = stages_of(model, scale, None, dict(model_info(model).patterns))
         for granularity, bits in itertools.product(GRANULARITIES, options.bits):
             runs = [

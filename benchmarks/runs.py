@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -88,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser, table: Path, steps: int, seeds:
     parser.add_argument("--data", type=absolute, help="folder of training images; bundled photographs if absent")
     parser.add_argument("--eval-data", type=absolute, help="folder of evaluation images; bundled photographs if absent")
     parser.add_argument("--steps", type=int, default=steps)
-    parser.add_argument("--batch", type=int, default=8, help="patches a step")
+    parser.add_argument("--batch", type=int, default=TrialSpec.model_fields["batch"].default, help="patches a step")
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--table", type=Path, default=table)
     parser.add_argument("--json", action="store_true")
@@ -103,5 +102,5 @@ def spec_of(options: argparse.Namespace, seed: int) -> TrialSpec:
     """The options as a trial's."""
     return TrialSpec(
         model=options.model, scale=options.scale, weights=options.weights, data=options.data, eval_data=options.eval_data,
-        steps=options.steps, batch=options.batch, seed=seed, threads=os.cpu_count() or 1,
+        steps=options.steps, batch=options.batch, seed=seed,
     )  # fmt: skip
