@@ -1,6 +1,7 @@
 """Do cross-layer equalization, bias correction (Nagel et al. 2019) and dynamic ranges improve post-training quantization?
 
 python benchmarks/ptq.py --eval-data Set5     PSNR of every clipping rule, width and granularity, with and without each
+python benchmarks/ptq.py --steps 100          the same when learned scales are trained after it, as a search's trials do
 
 Equalization: two layers with nothing but a positively homogeneous activation between them (ReLU and PReLU are) share
 their channels' ranges, section 4.1. Correction: what quantization adds to the mean of a layer's output is taken from its
@@ -35,6 +36,7 @@ from autoq.executed import as_executed
 from autoq.models import model_info
 from autoq.options import default_scale
 from autoq.policy import Policy, uniform
+from autoq.qat import Training
 from autoq.quantize import Quantized, collect, quantize
 from autoq.quantizers.base import BiasQuantizer, Quantizer
 from autoq.spec import TrialSpec
@@ -75,6 +77,7 @@ class PTQ(Run):
         quantized = quantize(bench.traced, self.policy, bench.statistics, bench.execution)
         if "correct" in self.steps:
             correct(bench.traced, quantized, torch.cat(images))
+        Training(bench, quantized).advance(self.spec.steps)
         executed = dynamic(quantized) if "dynamic" in self.steps else as_executed(quantized)
         values = evaluate(dataclasses.replace(bench, metrics=METRICS), executed)
         return {name: values[name] for name in METRICS}
@@ -197,39 +200,41 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--bits", nargs="+", default=BITS)
     parser.add_argument("--clippings", nargs="+", default=CLIPPINGS)
+    parser.add_argument("--steps", type=int, default=0, help="of training after it; ranges are then not dynamic")
     parser.add_argument("--data", type=absolute, help="folder of calibration images; bundled photographs if absent")
     parser.add_argument("--eval-data", type=absolute, help="folder of evaluation images; bundled photographs if absent")
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    quantizer, methods = ("lsq", list(STEPS)[:-1]) if options.steps else ("minmax", list(STEPS))
     figures: dict[str, float] = {}
     for model in options.models:
         scale = default_scale(model)
-        spec = TrialSpec(model=model, scale=scale, data=options.data, eval_data=options.eval_data, steps=0)
+        spec = TrialSpec(model=model, scale=scale, data=options.data, eval_data=options.eval_data, steps=options.steps)
         stages = stages_of(model, scale, None, dict(model_info(model).patterns))
         for granularity, bits in itertools.product(GRANULARITIES, options.bits):
             runs = [
                 PTQ(
                     f"{model} {bits} {granularity} {clipping} {name}",
                     spec,
-                    with_granularity(uniform(bits, stages, "minmax", clipping), granularity),
-                    steps,
+                    with_granularity(uniform(bits, stages, quantizer, clipping), granularity),
+                    STEPS[name],
                 )
                 for clipping in options.clippings
-                for name, steps in STEPS.items()
+                for name in methods
             ]
             psnr = [values["psnr"] for values in measured(options.table, runs)]
-            lines = [psnr[start : start + len(STEPS)] for start in range(0, len(psnr), len(STEPS))]
+            lines = [psnr[start : start + len(methods)] for start in range(0, len(psnr), len(methods))]
             best = max(line[0] for line in lines)
             for clipping, line in zip(options.clippings, lines, strict=True):
-                words = "  ".join(f"{name} {value:.2f}" for name, value in zip(STEPS, line, strict=True))
+                words = "  ".join(f"{name} {value:.2f}" for name, value in zip(methods, line, strict=True))
                 if not options.json:
                     print(f"{model:9} {bits} per {granularity:8} {clipping:11} {words}")
-            for number, name in enumerate(STEPS):
+            for number, name in enumerate(methods):
                 key = f"{model} {bits} {granularity} {name}"
                 figures[f"psnr {key}"] = round(max(line[number] for line in lines), 3)
                 figures[f"gain {key}"] = round(max(line[number] for line in lines) - best, 3)
-    for name in list(STEPS)[1:]:
+    for name in methods[1:]:
         for granularity in GRANULARITIES:
             gains = [value for key, value in figures.items() if key.startswith("gain") and key.endswith(f"{granularity} {name}")]
             figures[f"gain {granularity} {name}"] = round(statistics.mean(gains), 3)
