@@ -44,7 +44,7 @@ from autoq.targets import check_usable
 MAX_WORKERS = 4
 
 ABOUT_MODEL = ("model", "scale", "weights", "target")
-TRIAL_OPTIONS = (*ABOUT_MODEL, "data", "eval_data", "test_data", "steps", "seed", "threads", "device", "sampling")
+TRIAL_OPTIONS = (*ABOUT_MODEL, "data", "eval_data", "test_data", "steps", "seed", "threads", "device", "sampling", "sqcl")
 """Options that are fields of TrialSpec; the others are fields of StudySpec."""
 
 DEFAULT_BUDGET: int = StudySpec.model_fields["budget"].default
@@ -80,6 +80,7 @@ def search(
     timeout: float | None = None,
     device: str | None = None,
     sampling: str | None = None,
+    sqcl: float | None = None,
     seed: int | None = None,
     frame: str | tuple[int, int] | None = None,
     confirm: int | None = None,
@@ -104,7 +105,8 @@ def search(
     stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a trial (100). workers:
     trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may hold;
     timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training patches are cut:
-    uniform, proportional to their complexity, or above a threshold of it. seed: of patches, training and sampler (0).
+    uniform, proportional to their complexity, or above a threshold of it. sqcl: weight of FQSR's calibration loss in training
+    (0: without). seed: of patches, training and sampler (0).
     frame: (width, height) or `96x96`, what latency is measured at. confirm: seeds that the front is trained again with at
     the end (3). latency_table: latency.json of an earlier study, instead of measuring. events: what to tell while it runs.
 
@@ -120,7 +122,7 @@ def search(
             "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space, "by": by,
             "objectives": objectives, "constraints": constraints, "data": absolute(data), "eval_data": absolute(eval_data), "test_data": absolute(test_data), "storage": storage,
             "sampler": sampler, "budget": budget, "max_steps": max_steps, "seeds": seeds, "warm_start": warm_start, "stopping": stopping, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
-            "timeout": timeout, "device": device, "sampling": sampling, "seed": seed, "frame": frame, "confirm": confirm,
+            "timeout": timeout, "device": device, "sampling": sampling, "sqcl": sqcl, "seed": seed, "frame": frame, "confirm": confirm,
         }.items()
         if value is not None
     }  # fmt: skip

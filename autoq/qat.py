@@ -14,6 +14,7 @@ from autoq.device import channels_last, native_bfloat16
 from autoq.errors import TrialFailed
 from autoq.quantize import Quantized
 from autoq.quantizers.base import Quantizer
+from autoq.sqcl import CalibrationLoss
 from autoq.workbench import Workbench
 
 LEARNING_RATE = 1e-4
@@ -32,7 +33,7 @@ class Training:
 
     L1 to the float network's output on the study's common patches; Adam with a cosine schedule over all steps, so a
     training that stops early and one that runs through agree as far as both go. The rates are less where the first
-    loss is small.
+    loss is small. With `bench.spec.sqcl` the calibration loss of all quantizers joins in, times that (FQSR, equation 9).
     """
 
     def __init__(self, bench: Workbench, quantized: Quantized) -> None:
@@ -45,26 +46,34 @@ class Training:
         self.rates = list(parameters)
         self.optimizer = torch.optim.Adam([{"params": group} for group in parameters.values()], fused=True)
         self.quantizers = [module for module in self.module.modules() if isinstance(module, Quantizer)]
+        self.calibration = CalibrationLoss(self.quantizers if bench.spec.sqcl else ())
         self.step, self.damping = 0, 1.0
 
     def advance(self, until: int) -> None:
         """Train on to step `until`. Raises TrialFailed when the loss is not finite."""
         self.module.train()
-        for indices in itertools.islice(batches(self.bench.plan, until), self.step, None):
-            for quantizer in self.quantizers:
-                quantizer.progress = self.step / self.steps
-            loss = self._loss(torch.from_numpy(indices).to(self.bench.spec.device))
-            if not torch.isfinite(loss):
-                raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {self.step} of {self.steps}", self.step)
-            if self.step == 0:
-                self.damping = min(1.0, loss.item() / FULL_RATE_LOSS)
-            decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * self.damping * decay
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            self.step += 1
+        with self.calibration:
+            for indices in itertools.islice(batches(self.bench.plan, until), self.step, None):
+                self._train(torch.from_numpy(indices).to(self.bench.spec.device))
+
+    def _train(self, chosen: Tensor) -> None:
+        """One step on the patches of these indices."""
+        for quantizer in self.quantizers:
+            quantizer.progress = self.step / self.steps
+        loss = self._loss(chosen)
+        if not torch.isfinite(loss):
+            raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {self.step} of {self.steps}", self.step)
+        if self.step == 0:
+            self.damping = min(1.0, loss.item() / FULL_RATE_LOSS)
+        if self.calibration.quantizers:
+            loss = loss + self.bench.spec.sqcl * self.calibration.taken()
+        decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.damping * decay
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        self.step += 1
 
     def _loss(self, chosen: Tensor) -> Tensor:
         device = self.bench.spec.device

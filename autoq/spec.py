@@ -20,6 +20,7 @@ class TrialSpec(BaseModel):
     layers: stage -> patterns of module paths, where the space says them; else the model's own stages. steps: QAT steps
     (0 = PTQ). test_data: images that no trial is judged on, for the front's confirmation. threads: of this trial, not of the
     latency table. device: where it trains and is evaluated. sampling: where patches are cut, see `data.PatchSampler`.
+    sqcl: weight of the calibration loss in training, see `sqcl.CalibrationLoss`; 0 is without.
     patches: distinct training patches; batch: patches a step; patch: low-resolution side in pixels.
     """
 
@@ -38,6 +39,7 @@ class TrialSpec(BaseModel):
     threads: PositiveInt = 1
     device: Device = "cpu"
     sampling: Sampling = "proportional"
+    sqcl: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     patches: PositiveInt = 256
     batch: PositiveInt = 4
     patch: PositiveInt = 24

@@ -69,9 +69,9 @@ def whole(option: str, text: str, span: str, example: int) -> Any:
     return case(f"{option}-{text[:8] or 'empty'}", [*arguments, f"--{option}", text], message)
 
 
-def number(option: str, text: str, unit: str, example: int) -> Any:
-    """A case: --option text is no number that can be waited for or held."""
-    message = f"--{option} '{text}': expected {unit}, from 0.001 to 1000000; type --{option} {example}"
+def number(option: str, text: str, unit: str, example: float, least: float = 0.001) -> Any:
+    """A case: --option text is no number that can be waited for, held or weighed with."""
+    message = f"--{option} '{text}': expected {unit}, from {least} to 1000000; type --{option} {example}"
     return case(f"{option}-{text or 'empty'}", [*MODEL, f"--{option}", text], message)
 
 
@@ -109,6 +109,7 @@ PARSING = [
     *(whole("port", text, "0 to 65535", 8080) for text in ("-1", "http", "65536")),
     *(number("memory", text, "GiB", 4) for text in ("4GB", "0", "-1", "nan", "inf", "1e300")),
     *(number("timeout", text, "seconds", 600) for text in ("", "0", "-1", "1e-9", "1e400")),
+    *(number("sqcl", text, "a weight", 0.3, 0) for text in ("", "-0.3", "nan", "inf")),
 ]
 
 OPTIONS = [
@@ -596,6 +597,7 @@ COMMANDS = [
     changed("frame", "with --frame 96x96", "32x24"),
     changed("objectives", "with --objectives size,latency,psnr", "size,psnr"),
     changed("memory", "without --memory", "4", "4.0"),
+    changed("sqcl", "with --sqcl 0.0", "0.3"),
     changed("storage", "without --storage", "sqlite:////x.db"),
     changed(
         "space",

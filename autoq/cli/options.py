@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated
@@ -30,16 +31,16 @@ def whole(option: str, least: int, most: int, example: int) -> Callable[[str], i
     return parse
 
 
-def number(option: str, unit: str, example: float) -> Callable[[str], float]:
-    """A parser of numbers from a thousandth to MANY."""
+def number(option: str, unit: str, example: float, least: float = 0.001) -> Callable[[str], float]:
+    """A parser of numbers from `least` to MANY."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
-            value = 0.0
-        if not 0.001 <= value <= MANY:
-            raise InputError(f"{option} '{text}': expected {unit}, from 0.001 to {MANY}; type {option} {example:g}")
+            value = math.nan
+        if not least <= value <= MANY:
+            raise InputError(f"{option} '{text}': expected {unit}, from {least:g} to {MANY}; type {option} {example:g}")
         return value
 
     return parse

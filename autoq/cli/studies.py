@@ -141,6 +141,15 @@ def search(
             show_default="proportional", help="Where training patches are cut: uniform, proportional or threshold (complexity)."
         ),
     ] = None,
+    sqcl: Annotated[
+        float | None,
+        typer.Option(
+            parser=number("--sqcl", "a weight", 0.3, least=0),
+            metavar="WEIGHT",
+            show_default="0, without",
+            help="Of FQSR's calibration loss in training: the error of every quantizer is trained down, too.",
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -185,7 +194,7 @@ def search(
                 model, scale=scale, weights=weights, target=target, space=space, by=by, objectives=objectives,
                 constraints=constraint or None, data=data, eval_data=eval_data, test_data=test_data, study=study, storage=storage, sampler=sampler,
                 budget=budget, max_steps=max_steps, warm_start=warm_start, seeds=seeds, stopping=stopping, steps=steps, workers=workers, threads=threads, memory=memory,
-                timeout=timeout, device=device, sampling=sampling, seed=seed, frame=frame, confirm=confirm, latency_table=latency_table,
+                timeout=timeout, device=device, sampling=sampling, sqcl=sqcl, seed=seed, frame=frame, confirm=confirm, latency_table=latency_table,
                 resume=resume, command=shlex.join(["autoq", *sys.argv[1:]]), events=events,
             )  # fmt: skip
             page, _ = write_report(found)

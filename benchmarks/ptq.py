@@ -1,0 +1,249 @@
+"""Do cross-layer equalization, bias correction (Nagel et al. 2019) and dynamic ranges improve post-training quantization?
+
+python benchmarks/ptq.py --eval-data Set5     PSNR of every clipping rule, width and granularity, with and without each
+python benchmarks/ptq.py --steps 100          the same when learned scales are trained after it, as a search's trials do
+
+Equalization: two layers with nothing but a positively homogeneous activation between them (ReLU and PReLU are) share
+their channels' ranges, section 4.1. Correction: what quantization adds to the mean of a layer's output is taken from its
+bias, measured on the calibration images layer by layer, section 4.2 and appendix D. Dynamic: activations and skips have
+the full range of each image's own tensor; the clipping rule is that of the weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import functools
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from runs import METRICS, Run, absolute, measured
+
+from autoq.data import calibration_patches, make_pair, train_images
+from autoq.executed import as_executed
+from autoq.models import model_info
+from autoq.options import default_scale
+from autoq.policy import Policy, uniform
+from autoq.qat import Training
+from autoq.quantize import Quantized, collect, quantize
+from autoq.quantizers.base import BiasQuantizer, Quantizer
+from autoq.spec import TrialSpec
+from autoq.tracing import Traced, is_activation, nodes_by_name
+from autoq.trial import evaluate, stages_of
+from autoq.workbench import prepare
+
+MODELS = ("srresnet", "srgan", "xlsr")
+BITS = ("8/8/8", "6/6/8", "4/8/8", "4/4/8")
+CLIPPINGS = ("minmax", "percentile", "mse")
+GRANULARITIES = ("tensor", "channel")
+STEPS = {
+    "plain": (),
+    "equalized": ("equalize",),
+    "corrected": ("correct",),
+    "both": ("equalize", "correct"),
+    "dynamic": ("dynamic",),
+}
+ROUNDS = 20
+"""Of equalization: chains of pairs settle by then."""
+
+HOMOGENEOUS = (nn.ReLU, nn.LeakyReLU, nn.PReLU)
+TABLE = Path(__file__).parent / "tables" / "ptq.csv"
+
+
+@dataclass(frozen=True)
+class PTQ(Run):
+    """Quantized without training, with some of the optional steps."""
+
+    steps: tuple[str, ...] = ()
+
+    def values(self) -> dict[str, float]:
+        bench = prepare(self.spec)
+        images = calibration_patches([make_pair(image, self.spec.scale) for image in train_images(self.spec.data)], self.spec.seed)
+        if "equalize" in self.steps:
+            traced = equalized_network(bench.traced)
+            bench = dataclasses.replace(bench, traced=traced, statistics=collect(traced, images))
+        quantized = quantize(bench.traced, self.policy, bench.statistics, bench.execution)
+        if "correct" in self.steps:
+            correct(bench.traced, quantized, torch.cat(images))
+        Training(bench, quantized).advance(self.spec.steps)
+        executed = dynamic(quantized) if "dynamic" in self.steps else as_executed(quantized)
+        values = evaluate(dataclasses.replace(bench, metrics=METRICS), executed)
+        return {name: values[name] for name in METRICS}
+
+
+# ---------------------------------------------------------------- cross-layer equalization
+
+
+def pairs(traced: Traced) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Convolutions of which the second alone reads the first, through an activation or directly."""
+    nodes, layers = nodes_by_name(traced.module), {layer.node for layer in traced.layers}
+    for layer in traced.layers:
+        first = nodes[layer.node]
+        reader = next(iter(first.users))
+        between = first
+        if is_activation(traced.module, reader) and isinstance(traced.module.get_submodule(str(reader.target)), HOMOGENEOUS):
+            between, reader = reader, next(iter(reader.users))
+        plain = first.target is F.conv2d and reader.target is F.conv2d and reader.name in layers and reader.args[6] == 1
+        if plain and len(first.users) == len(between.users) == 1:
+            yield first, reader
+
+
+@torch.no_grad()
+def equalized_network(traced: Traced) -> Traced:
+    """The same network with the ranges of paired layers made equal, channel by channel: s = sqrt(r1 r2) / r2, equation 11."""
+    traced = Traced(copy.deepcopy(traced.module), traced.layers, traced.sites)
+    for _ in range(ROUNDS):
+        for first, second in pairs(traced):
+            one, two = (traced.module.get_parameter(str(node.args[1].target)) for node in (first, second))
+            r1, r2 = one.abs().amax((1, 2, 3)), two.abs().amax((0, 2, 3))
+            s = torch.where((r1 > 0) & (r2 > 0), (r1 * r2).sqrt() / r2, torch.ones_like(r1))
+            one.div_(s[:, None, None, None])
+            if first.args[2] is not None:
+                traced.module.get_parameter(str(first.args[2].target)).div_(s)
+            two.mul_(s[:, None, None])
+    return traced
+
+
+# ---------------------------------------------------------------- bias correction
+
+
+class _Means(fx.Interpreter):
+    """Runs a network and keeps the mean of every channel of each layer's output."""
+
+    def __init__(self, module: fx.GraphModule, layers: set[str]) -> None:
+        super().__init__(module)
+        self.layers, self.found = layers, {}
+
+    def run_node(self, n: fx.Node) -> Tensor:
+        result: Tensor = super().run_node(n)
+        if n.name in self.layers:
+            result = self.met(n, result)
+        return result
+
+    def met(self, node: fx.Node, output: Tensor) -> Tensor:
+        self.found[node.name] = output.mean((0, 2, 3))
+        return output
+
+
+class _Corrector(_Means):
+    """Runs a quantized network and shifts every layer's bias until the layer's mean is what it should be."""
+
+    def __init__(self, module: fx.GraphModule, layers: set[str], means: dict[str, Tensor]) -> None:
+        super().__init__(module, layers)
+        self.means = means
+
+    def met(self, node: fx.Node, output: Tensor) -> Tensor:
+        shift = self.means[node.name] - output.mean((0, 2, 3))
+        bias = node.args[2]
+        if bias is None:
+            return output
+        assert isinstance(bias, fx.Node)
+        is_quantized = bias.op == "call_module" and isinstance(self.module.get_submodule(str(bias.target)), BiasQuantizer)
+        source = bias.args[0] if is_quantized else bias
+        assert isinstance(source, fx.Node)
+        self.module.get_parameter(str(source.target)).add_(shift)
+        return output + shift[:, None, None]
+
+
+@torch.no_grad()
+def correct(traced: Traced, quantized: Quantized, images: Tensor) -> None:
+    """Bias correction in place, over calibration images [n, 3, h, w]."""
+    layers = {layer.node for layer in traced.layers}
+    exact = _Means(traced.module, layers)
+    exact.run(images)
+    _Corrector(quantized.module.eval(), layers, exact.found).run(images)
+
+
+# ---------------------------------------------------------------- dynamic ranges
+
+
+def follow(quantizer: Quantizer, x: Tensor) -> None:
+    """Give a quantizer the range of the tensor about to be quantized."""
+    *_, quantizer.initial_scale, quantizer.initial_zero_point = quantizer.start(x.amin()[None], x.amax()[None])
+
+
+def dynamic(quantized: Quantized) -> fx.GraphModule:
+    """The network with dynamic activations and skips, in simulation: no runtime computes their integers."""
+    for placed in quantized.placed:
+        if placed.placement.sites[0].role in ("activation", "skip"):
+            quantizer = quantized.module.get_submodule(placed.quantizer)
+            assert isinstance(quantizer, Quantizer)
+            quantizer.observe = functools.partial(follow, quantizer)  # in place, as biases refer to it
+    return quantized.module.eval()
+
+
+# ---------------------------------------------------------------- the table
+
+
+def with_granularity(policy: Policy, granularity: str) -> Policy:
+    stages = [
+        (stage, dataclasses.replace(quant, weight=dataclasses.replace(quant.weight, granularity=granularity)))
+        for stage, quant in policy.stages
+    ]
+    return Policy(tuple(stages))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=MODELS)
+    parser.add_argument("--bits", nargs="+", default=BITS)
+    parser.add_argument("--clippings", nargs="+", default=CLIPPINGS)
+    parser.add_argument("--steps", type=int, default=0, help="of training after it; ranges are then not dynamic")
+    parser.add_argument("--data", type=absolute, help="folder of calibration images; bundled photographs if absent")
+    parser.add_argument("--eval-data", type=absolute, help="folder of evaluation images; bundled photographs if absent")
+    parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    quantizer, methods = ("lsq", list(STEPS)[:-1]) if options.steps else ("minmax", list(STEPS))
+    figures: dict[str, float] = {}
+    for model in options.models:
+        scale = default_scale(model)
+        spec = TrialSpec(model=model, scale=scale, data=options.data, eval_data=options.eval_data, steps=options.steps)
+        stages = stages_of(model, scale, None, dict(model_info(model).patterns))
+        for granularity, bits in itertools.product(GRANULARITIES, options.bits):
+            runs = [
+                PTQ(
+                    f"{model} {bits} {granularity} {clipping} {name}",
+                    spec,
+                    with_granularity(uniform(bits, stages, quantizer, clipping), granularity),
+                    STEPS[name],
+                )
+                for clipping in options.clippings
+                for name in methods
+            ]
+            psnr = [values["psnr"] for values in measured(options.table, runs)]
+            lines = [psnr[start : start + len(methods)] for start in range(0, len(psnr), len(methods))]
+            best = max(line[0] for line in lines)
+            for clipping, line in zip(options.clippings, lines, strict=True):
+                words = "  ".join(f"{name} {value:.2f}" for name, value in zip(methods, line, strict=True))
+                if not options.json:
+                    print(f"{model:9} {bits} per {granularity:8} {clipping:11} {words}")
+            for number, name in enumerate(methods):
+                key = f"{model} {bits} {granularity} {name}"
+                figures[f"psnr {key}"] = round(max(line[number] for line in lines), 3)
+                figures[f"gain {key}"] = round(max(line[number] for line in lines) - best, 3)
+    for name in methods[1:]:
+        for granularity in GRANULARITIES:
+            gains = [value for key, value in figures.items() if key.startswith("gain") and key.endswith(f"{granularity} {name}")]
+            figures[f"gain {granularity} {name}"] = round(statistics.mean(gains), 3)
+            if not options.json:
+                print(f"{name}, per {granularity}: the best rule's PSNR changes by {statistics.mean(gains):+.3f} dB on average "
+                      f"({min(gains):+.3f} to {max(gains):+.3f})")  # fmt: skip
+    if options.json:
+        print(json.dumps({"bench": "ptq", "figures": figures}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
