@@ -197,6 +197,8 @@ def _formats(policy: Policy, integer_bits: int) -> list[tuple[str, dict[str, str
     """stage, and its formats by role in words."""
 
     def words(role: Role, quant: TensorQuant) -> str:
+        if quant.is_float and policy.output == "uint8":
+            return ""  # the stage has no such tensor: nothing is float there
         if quant.bits > integer_bits:
             return "float16, run as float32" if role == "weight" and not quant.is_float else "float32"
         return f"{quant.bits} bits per {quant.granularity}, {quant.quantizer} from {quant.clipping}"

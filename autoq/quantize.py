@@ -155,7 +155,7 @@ def place(traced: Traced, policy: Policy, execution: Execution) -> list[Placemen
     """Which tensors get which format, and which edges read it. Sums' outputs come first.
 
     Edges of one stage that read one tensor in one format share a placement, a quantized sum's own output
-    included: what is on a grid is not put on the same grid again.
+    included: what is on a grid is not put on the same grid again. An output of uint8 comes last, on the grid of images.
     """
     formats = {site: format_at(site, policy, execution.integer_bits) for site in traced.sites}
     if execution.fused_sums:
@@ -165,7 +165,10 @@ def place(traced: Traced, policy: Policy, execution: Execution) -> list[Placemen
         if not formats[site].is_float:
             source = producer(traced.module, site).name
             groups.setdefault((source, site.stage, formats[site]), []).append(site)
-    return [Placement(source, quant, tuple(sites)) for (source, _, quant), sites in groups.items()]
+    found = [Placement(source, quant, tuple(sites)) for (source, _, quant), sites in groups.items()]
+    if policy.output == "uint8":
+        found.append(Placement(producer(traced.module, traced.output).name, IMAGE_QUANT, (traced.output,)))
+    return found
 
 
 def integer_layers(traced: Traced, placements: list[Placement], execution: Execution) -> tuple[str, ...]:
@@ -239,7 +242,7 @@ def _build(source: fx.Node, placement: Placement, statistics: Mapping[str, Stati
     quant = placement.quant
     if quant.bits > integer_bits:
         return Float16()
-    if _is_plain_image(placement.sites[0], source):
+    if placement.sites[0].role == "output" or _is_plain_image(placement.sites[0], source):
         return image_quantizer()
     if placement.source not in statistics:
         raise PolicyError(f"no statistics of tensor '{placement.source}': calibrate before quantizing")

@@ -37,7 +37,7 @@ from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialSpec
 from autoq.targets import target_info
-from autoq.tracing import Traced, trace
+from autoq.tracing import Traced, check_reads_pixels, trace
 
 TEACHER_BATCH = 16
 """Patches the float network sees at once while its outputs are stored."""
@@ -69,6 +69,8 @@ def prepare(spec: TrialSpec) -> Workbench:
     torch.set_num_threads(spec.threads)
     make_cuda_repeatable()
     traced = trace(*staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers)))
+    if target_info(spec.target).output == "uint8":
+        check_reads_pixels(traced, spec.target)
     train, evaluation = train_images(spec.data), eval_images(spec.eval_data)
     check_disjoint(train, evaluation)
     train_pairs = [make_pair(image, spec.scale) for image in train]
