@@ -69,7 +69,5 @@ def test_what_the_paper_calls_slow_is() -> None:
     assert frame_ms("srresnet", 4) > 102.6 * 44.85  # its multiplications alone: 511.07e9 against 4.98e9
     torch.manual_seed(0)
     plain, summed = (trace(Small(nn.ReLU(), adds), {"body": ("*",)}) for adds in (False, True))
-    times = [
-        milliseconds(each, Policy((("body", StageQuant()),)), Execution(8), (64, 64), SYNAPTICS) for each in (plain, summed)
-    ]
+    times = [milliseconds(each, Policy((("body", StageQuant()),)), Execution(8), (64, 64), SYNAPTICS) for each in (plain, summed)]
     assert times[1] > 10 * times[0]
