@@ -180,6 +180,7 @@ def _describe(study: Study, record: Record, policy: Policy, format: str, folder:
     facts = {
         "file": FILES[format],
         "format": format,
+        "output": policy.output,
         "study": study,
         "spec": spec,
         "record": record,

@@ -7,7 +7,7 @@ roles:                       # for every stage that has the role; a scalar is fi
   weight: {bits: [4, 8, 16], quantizer: [minmax, lsq], clipping: minmax}
 stages:                      # what differs, by stage and role
   body: {weight: {bits: [4, 8]}}
-output: float
+output: float                # what networks give on the target, and nothing else; left out, the target's
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ class Uint8Writer(Writer):
 def write_plain_uint8(graph: Graph, quantized: Quantized) -> Graph:
     """The policy in ONNX: `graph` (from `export_graph`) with the integers of `quantized`, uint8 images in and out.
 
-    A network that gives float, as the one that others are compared with, takes and gives float32.
+    A network that gives float, as the one that others are compared with, takes and gives float32. Raises PolicyError as
+    `write_plain` for that one.
     """
     of_site = sites_of(quantized)
     output = next((placed for placed in quantized.placed if placed.placement.sites[0].role == "output"), None)
