@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.optimize import Bounds, LinearConstraint, milp
 
 from autoq import pareto
-from autoq.policy import FLOAT, ROLES, Policy, Role, StageQuant, TensorQuant
+from autoq.policy import FLOAT, ROLES, Output, Policy, Role, StageQuant, TensorQuant
 from autoq.space import Choices, SearchSpace
 
 Matrix = NDArray[np.float64]
@@ -98,7 +98,7 @@ def nearest(space: SearchSpace, policy: Policy) -> Policy:
     for stage, roles in space.choices.items():
         known = _roles(others.get(stage) or anchor(space, stage), space, stage)
         stages[stage] = _stage_quant(space, stage, {role: _most_like(space, roles[role], quant) for role, quant in known.items()})
-    return Policy(tuple(stages.items()), space.output)  # type: ignore[arg-type]
+    return Policy(tuple(stages.items()), space.output)
 
 
 def _most_like(space: SearchSpace, choices: Choices, quant: TensorQuant) -> TensorQuant:
@@ -161,21 +161,21 @@ def options(
     measured: stage -> loss of its `probes`. costs: of a whole policy, what adds up over stages (bytes, operations).
     """
     base = {stage: anchor(space, stage) for stage in space.choices}
-    whole = np.array(costs(_policy(base)))
+    whole = np.array(costs(_policy(base, space.output)))
     found: dict[str, list[Option]] = {}
     for stage, choices in space.choices.items():
         found[stage] = []
         for quant in space.stage_quants(stage):
             narrow = [role for role in choices if quant.role(role).bits <= space.facts.integer_bits]
             if all(quant.role(role).quantizer == standing(choices[role]) for role in narrow):
-                added = np.array(costs(_policy({**base, stage: quant}))) - whole + whole / len(base)
+                added = np.array(costs(_policy({**base, stage: quant}, space.output))) - whole + whole / len(base)
                 loss = stage_loss(space, stage, measured[stage], quant)
                 found[stage].append(Option(quant, loss, tuple(added.tolist()), kind(quant)))
     return found
 
 
-def _policy(stages: Mapping[str, StageQuant]) -> Policy:
-    return Policy(tuple(stages.items()))
+def _policy(stages: Mapping[str, StageQuant], output: Output = "float") -> Policy:
+    return Policy(tuple(stages.items()), output)
 
 
 def worthwhile(options: Sequence[Option]) -> list[Option]:

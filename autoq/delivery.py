@@ -29,6 +29,7 @@ from autoq.findings import point_name
 from autoq.objectives import PSNR_TO_FLOAT
 from autoq.objectives.latency_table import read_table
 from autoq.policy import ROLES, Policy, Role, TensorQuant
+from autoq.processor import exact_weight_bits
 from autoq.quantize import Quantized
 from autoq.spec import Record
 from autoq.study import Study
@@ -108,10 +109,10 @@ def deliver(study: Study, record: Record, format: str, folder: Path, phase: Call
         delivered = write(retrain(study, record, phase), format, partial, phase)
         if wrong := verify.broken(delivered.lines):
             found, advice = "; ".join(wrong.values()), ""
-            if set(wrong) == {"latency"}:
+            if set(wrong) == {"latency"} and target_info(study.spec.trial.target).model is None:
                 advice = "; type the command again when nothing else runs on this machine"
-            elif "agreement" in wrong:
-                advice = "; 8-bit weights overflow on processors without VNNI: type autoq doctor to see whether this is one"
+            elif study.spec.trial.exact_weight_bits > exact_weight_bits():
+                advice = "; 8-bit weights overflow on this processor, which has no VNNI: search again here"
             raise AutoqError(f"{point_name(record)} of study '{study.name}' does not export as promised: {found}{advice}")
         if folder.is_dir():
             folder.rmdir()
@@ -238,6 +239,7 @@ def _describe(study: Study, record: Record, policy: Policy, format: str, folder:
     facts = {
         "file": FILES[format],
         "format": format,
+        "output": policy.output,
         "study": study,
         "spec": spec,
         "record": record,
@@ -259,6 +261,8 @@ def _formats(policy: Policy, integer_bits: int) -> list[tuple[str, dict[str, str
     """stage, and its formats by role in words."""
 
     def words(role: Role, quant: TensorQuant) -> str:
+        if quant.is_float and policy.output == "uint8":
+            return ""  # the stage has no such tensor: nothing is float there
         if quant.bits > integer_bits:
             return "float16, run as float32" if role == "weight" and not quant.is_float else "float32"
         return f"{quant.bits} bits per {quant.granularity}, {quant.quantizer} from {quant.clipping}"

@@ -17,6 +17,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from autoq import processor
+
 PACKAGES = {
     "torch": "nothing can be trained",
     "openvino": "no latency on openvino-cpu",
@@ -27,10 +29,7 @@ PACKAGES = {
 }
 OPTIONAL = ("pyiqa", "optuna-dashboard")
 FLAGS = {
-    "avx512_vnni": (
-        "int8 gains less over float32, and on x86 8-bit weights overflow in int8 kernels:"
-        " such files do not do what trials promise, weights of 7 bits or fewer do"
-    ),
+    "avx512_vnni": "int8 gains less over float32, and 8-bit weights have the levels of 7: more would overflow in int8 kernels",
     "avx512_bf16": "training runs in float32, about twice as long as in bfloat16",
 }
 ALSO = {"avx512_vnni": ("avx_vnni",), "avx512_bf16": ("amx_bf16",)}
@@ -93,16 +92,14 @@ def _metrics() -> Iterator[Check]:
             yield Check(name=f"metric {name}", state="absent", found=reason, cost=f"{name} cannot be an objective")
 
 
-def _processor(read: Callable[[], str] = lambda: Path("/proc/cpuinfo").read_text()) -> Iterator[Check]:
-    try:
-        lines = [line.partition(":") for line in read().splitlines()]
-        facts = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-        yield Check(name="processor", state="ok", found=f"{facts.get('model name', platform.machine())}, {os.cpu_count()} cores")
-        flags = facts.get("flags", "").split()
-    except OSError:
+def _processor(read: Callable[[], dict[str, str] | None] = processor.facts) -> Iterator[Check]:
+    facts = read()
+    if facts is None:
         yield Check(name="processor", state="ok", found=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
         yield Check(name="processor features", state="absent", found="no /proc/cpuinfo here: not known")
         return
+    yield Check(name="processor", state="ok", found=f"{facts.get('model name', platform.machine())}, {os.cpu_count()} cores")
+    flags = facts.get("flags", "").split()
     for flag, cost in FLAGS.items():
         have = [name for name in (flag, *ALSO[flag]) if name in flags]
         yield Check(name=flag, state="ok" if have else "absent", found=", ".join(have) or "not there", cost="" if have else cost)

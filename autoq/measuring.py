@@ -14,6 +14,7 @@ from autoq.findings import FLOAT_NAME, front
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency import policy_key
 from autoq.objectives.latency_table import Entry, LatencyTable, with_prediction
+from autoq.objectives.modelled import milliseconds
 from autoq.policy import Policy, all_float, uniform
 from autoq.quantize import place
 from autoq.space import SearchSpace, SpaceFacts, parse_space
@@ -41,7 +42,7 @@ def baselines(facts: SpaceFacts, hand_rule: bool) -> dict[str, Policy]:
     found = {}
     for name, bits in policies.items():
         with contextlib.suppress(PolicyError):
-            found[name] = uniform(bits, facts.stages, BASELINE_QUANTIZER, BASELINE_CLIPPING, facts.formats)
+            found[name] = uniform(bits, facts.stages, BASELINE_QUANTIZER, BASELINE_CLIPPING, facts.formats, facts.output)
     return found
 
 
@@ -66,7 +67,10 @@ def check_table(table: LatencyTable, spec: StudySpec) -> None:
 
 
 def measure_latencies(study: Study, graph: Graph, events: Events) -> LatencyTable:
-    """Measure every structure the study can produce, alone, before anything else runs; nothing where none is offered."""
+    """Measure every structure the study can produce, alone, before anything else runs; nothing where none is offered.
+
+    Where the target models its latency, the model's values take the place of samples.
+    """
     spec = study.spec
     table = LatencyTable(
         model=spec.trial.model,
@@ -81,7 +85,7 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> LatencyTabl
     if not target_info(spec.trial.target).latency:
         return table
     policies, complete = _structures(spec, study.space)
-    events.phase(f"measuring the latency of {len(policies)} graph structures")
+    events.phase(f"{_verb(spec)} the latency of {len(policies)} graph structures")
     float_key, *keys = policies  # the float baseline comes first
     float_samples, samples = _measure(study, graph, {key: policies[key] for key in keys}, policies[float_key], events)
     found = _entries(prepare(spec.trial), policies, {float_key: float_samples, **samples})
@@ -96,7 +100,7 @@ def measure_more(study: Study, graph: Graph, table: LatencyTable, policies: Sequ
     missing = {key: policy for key, policy in wanted.items() if key not in table.entries}
     if not missing or not table.entries:
         return table
-    events.phase(f"measuring the latency of {len(missing)} more graph structures")
+    events.phase(f"{_verb(study.spec)} the latency of {len(missing)} more graph structures")
     exact = all_float(study.space.choices)
     float_key = policy_key(bench.traced, exact, bench.execution)
     float_samples, samples = _measure(study, graph, missing, exact, events)
@@ -127,7 +131,8 @@ def measure_again(study: Study, graph: Graph, events: Events) -> None:
     points = [Policy.from_dict(record.policy) for record in front(study.records(), study.spec.objectives)]
     if study.remeasured().samples.keys() >= {policy.hash for policy in points}:
         return
-    if not target_info(study.spec.trial.target).latency:
+    info = target_info(study.spec.trial.target)
+    if not info.latency or info.model is not None:
         study.set_remeasured(Remeasured(samples={policy.hash: () for policy in points}))
         return
     keys = {policy: policy_key(bench.traced, policy, bench.execution) for policy in points}
@@ -139,11 +144,19 @@ def measure_again(study: Study, graph: Graph, events: Events) -> None:
     study.set_remeasured(Remeasured(samples=found))
 
 
+def _verb(spec: StudySpec) -> str:
+    return "measuring" if target_info(spec.trial.target).model is None else "modelling"
+
+
 def _measure(
     study: Study, graph: Graph, policies: Mapping[str, Policy], exact: Policy, events: Events, rounds: int = latencies.ROUNDS
 ) -> tuple[list[float], dict[str, list[float]]]:
-    """Samples (ms) of the float network and of policies by the keys of their structures."""
+    """Samples (ms) of the float network and of policies by the keys of their structures; the model's where there is one."""
     bench, target = prepare(study.spec.trial), load_target(study.spec.trial.target)
+    model = target_info(study.spec.trial.target).model
+    if model is not None:
+        predicted = functools.partial(milliseconds, bench.traced, execution=bench.execution, frame=study.spec.frame, model=model)
+        return [predicted(policy=exact)], {key: [predicted(policy=policy)] for key, policy in policies.items()}
     return latencies.measure(
         {key: functools.partial(runtime_file, bench, graph, policy) for key, policy in policies.items()},
         runtime_file(bench, graph, exact),

@@ -106,7 +106,7 @@ def cost(
     from autoq.trial import price
 
     trial = trial.model_copy(update={"layers": tuple(found.layers.items())})
-    return price(trial, uniform(policy, found.facts.stages, formats=found.facts.formats), frame)
+    return price(trial, uniform(policy, found.facts.stages, formats=found.facts.formats, output=found.output), frame)
 
 
 MOST_IN_PAIRS = 16

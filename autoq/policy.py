@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +17,8 @@ from autoq.errors import PolicyError, suggest
 
 Role = Literal["weight", "activation", "skip"]
 Granularity = Literal["tensor", "channel"]
+Output = Literal["float", "uint8"]
+"""What a network gives: float32, or the 8 bits of an image, clipped to [0, 1]."""
 
 ROLES: tuple[Role, ...] = ("weight", "activation", "skip")
 FLOAT_BITS = 32
@@ -103,7 +105,7 @@ class Policy:
     """stage -> StageQuant, and whether the network's output stays float or is clipped to uint8."""
 
     stages: tuple[tuple[str, StageQuant], ...]
-    output: Literal["float", "uint8"] = "float"
+    output: Output = "float"
 
     def stage(self, name: str) -> StageQuant:
         for stage, quant in self.stages:
@@ -159,10 +161,12 @@ def uniform(
     quantizer: str = "minmax",
     clipping: str = "minmax",
     formats: Mapping[Role, Formats] = INTEGER_RUNTIME,
+    output: Output = "float",
 ) -> Policy:
     """A policy from `w/a/s` (or `w/a`, skip float), or per stage from `stage=w/a/s,stage=w/a/s`.
 
-    stages: the model's stages and the roles each has a site for; a role without a site stays float. formats: of the target.
+    stages: the model's stages and the roles each has a site for; a role without a site stays float. formats, output: of the
+    target; the float network gives float everywhere.
     Raises PolicyError when the text is malformed, names an unknown stage, or a width the target has not.
     """
     if "=" in shorthand:
@@ -186,9 +190,10 @@ def uniform(
                 quant = TensorQuant(width, quantizer, clipping, has.granularity[0], has.signed[0])
                 own[str(role)] = FLOAT if quant.is_float else quant
         quants.append((stage, StageQuant(**own)))
-    policy = Policy(tuple(quants))
-    if not policy.is_float:  # that one is what others are compared with, on every target
-        _check_widths(shorthand, policy, stages, formats)
+    policy = Policy(tuple(quants), output)
+    if policy.is_float:  # what others are compared with, on every target
+        return replace(policy, output="float")
+    _check_widths(shorthand, policy, stages, formats)
     return policy
 
 

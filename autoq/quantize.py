@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 
 from autoq.errors import InputError, PolicyError
 from autoq.policy import FLOAT, Policy, TensorQuant
-from autoq.quantizers import make_quantizer
+from autoq.quantizers import check, make_quantizer, within
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
 from autoq.quantizers.clipping import Statistics
 from autoq.quantizers.minmax import IMAGE_QUANT, image_quantizer
@@ -47,12 +47,14 @@ class Execution:
 
     integer_bits: the widest integer it executes. A wider weight is stored as float16 and its layer runs in
     float; a wider activation or skip stays float.
+    weight_bits: of the levels that integer weights have at most; more would overflow on the processor.
     fused_sums: a layer whose output only a sum reads is added in the layer's accumulators, so that operand
     never exists as a tensor and is not rounded.
     """
 
     integer_bits: int = 16
     fused_sums: bool = False
+    weight_bits: int = 16
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,7 @@ def place(traced: Traced, policy: Policy, execution: Execution) -> list[Placemen
     """Which tensors get which format, and which edges read it. Sums' outputs come first.
 
     Edges of one stage that read one tensor in one format share a placement, a quantized sum's own output
-    included: what is on a grid is not put on the same grid again.
+    included: what is on a grid is not put on the same grid again. An output of uint8 comes last, on the grid of images.
     """
     formats = {site: format_at(site, policy, execution.integer_bits) for site in traced.sites}
     if execution.fused_sums:
@@ -165,7 +167,10 @@ def place(traced: Traced, policy: Policy, execution: Execution) -> list[Placemen
         if not formats[site].is_float:
             source = producer(traced.module, site).name
             groups.setdefault((source, site.stage, formats[site]), []).append(site)
-    return [Placement(source, quant, tuple(sites)) for (source, _, quant), sites in groups.items()]
+    found = [Placement(source, quant, tuple(sites)) for (source, _, quant), sites in groups.items()]
+    if policy.output == "uint8":
+        found.append(Placement(producer(traced.module, traced.output).name, IMAGE_QUANT, (traced.output,)))
+    return found
 
 
 def integer_layers(traced: Traced, placements: list[Placement], execution: Execution) -> tuple[str, ...]:
@@ -190,7 +195,7 @@ def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics
     for number, placement in enumerate(placements):
         source = producer(module, placement.sites[0])
         path = f"quantizers.{placement.source}_{number}"
-        module.add_submodule(path, _build(source, placement, statistics, execution.integer_bits))
+        module.add_submodule(path, _build(source, placement, statistics, execution))
         quantizer = insert_behind(module, source, path)
         for site in placement.sites:
             read_from(module, site, quantizer)
@@ -234,16 +239,19 @@ def _fused_operands(traced: Traced) -> list[Site]:
     return list(fused.values())
 
 
-def _build(source: fx.Node, placement: Placement, statistics: Mapping[str, Statistics], integer_bits: int) -> nn.Module:
+def _build(source: fx.Node, placement: Placement, statistics: Mapping[str, Statistics], execution: Execution) -> nn.Module:
     """The quantizer of one tensor."""
-    quant = placement.quant
-    if quant.bits > integer_bits:
+    quant, role = placement.quant, placement.sites[0].role
+    if quant.bits > execution.integer_bits:
         return Float16()
-    if _is_plain_image(placement.sites[0], source):
+    if role == "output" or _is_plain_image(placement.sites[0], source):
         return image_quantizer()
     if placement.source not in statistics:
         raise PolicyError(f"no statistics of tensor '{placement.source}': calibrate before quantizing")
-    quantizer = make_quantizer(quant, _per(statistics[placement.source], quant), placement.sites[0].role, integer_bits)
+    check(quant, role, execution.integer_bits)
+    if role == "weight":
+        quant = within(quant, execution.weight_bits)
+    quantizer = make_quantizer(quant, _per(statistics[placement.source], quant), role, execution.integer_bits)
     quantizer.axis = channel_axis(source)
     return quantizer
 

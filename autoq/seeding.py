@@ -85,6 +85,7 @@ def find_seeds(
         if "latency" in names:
             front = _with_latency(bench, table, front, names.index("latency"))
             reference[names.index("latency")] = _latency(bench, table, exact)
+    front = [dataclasses.replace(each, policy=dataclasses.replace(each.policy, output=space.output)) for each in front]
     bounds = [each for each in constraints if each.exact and each.name in names]
     front = [each for each in front if all(bound.violation(dict(zip(names, each.costs, strict=True)), {}) <= 0 for bound in bounds)]
     known = _like(bench, space, warm_start)[: count // 2]

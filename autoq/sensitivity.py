@@ -21,6 +21,7 @@ from autoq import additive
 from autoq.executed import as_executed
 from autoq.export.onnx import export_graph
 from autoq.objectives import latency as latencies
+from autoq.objectives.modelled import milliseconds
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, Role, StageQuant, all_float
 from autoq.qat import Training
@@ -184,11 +185,17 @@ def _milliseconds_saved(
     bench: Workbench, policies: Mapping[tuple[str, ...], Policy], question: Question
 ) -> tuple[float, dict[tuple[str, ...], float]]:
     """Milliseconds a frame of the float network, and what each policy saves of them."""
+    exact, model = all_float(stage for stage, _ in next(iter(policies.values())).stages), target_info(bench.spec.target).model
+    if model is not None:
+        whole = milliseconds(bench.traced, exact, bench.execution, question.frame, model)
+        found = {
+            group: milliseconds(bench.traced, policy, bench.execution, question.frame, model) for group, policy in policies.items()
+        }
+        return whole, {group: round(whole - ms, 3) for group, ms in found.items()}
     graph, target = export_graph(bench.traced), load_target(bench.spec.target)
-
     float_samples, samples = latencies.measure(
         {" ".join(group): functools.partial(runtime_file, bench, graph, policy) for group, policy in policies.items()},
-        runtime_file(bench, graph, all_float(stage for stage, _ in next(iter(policies.values())).stages)),
+        runtime_file(bench, graph, exact),
         lambda data: target.load(data, question.threads),
         question.frame,
     )

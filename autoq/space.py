@@ -7,7 +7,7 @@ roles:                       # for every stage that has the role; a scalar is fi
   weight: {bits: [4, 8, 16], quantizer: [minmax, lsq], clipping: minmax}
 stages:                      # what differs, by stage and role
   body: {weight: {bits: [4, 8]}}
-output: float
+output: float                # what networks give on the target, and nothing else; left out, the target's
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, Protocol, TypeVar, cast
 import yaml
 
 from autoq.errors import PolicyError, SpaceError, suggest, unknown
-from autoq.policy import FLOAT, ROLES, Formats, Policy, Role, StageQuant, TensorQuant
+from autoq.policy import FLOAT, ROLES, Formats, Output, Policy, Role, StageQuant, TensorQuant
 
 T = TypeVar("T")
 
@@ -61,6 +61,7 @@ class SpaceFacts:
 
     stages: the model's stages and the roles each has a site for. quantizers: name -> what it is for. formats: what the target
     has for each role. integer_bits: the widest integer it executes; above it a quantizer and a clipping rule mean nothing.
+    output: what networks give there.
     """
 
     model: str
@@ -70,6 +71,7 @@ class SpaceFacts:
     formats: Mapping[Role, Formats]
     integer_bits: int
     target: str
+    output: Output = "float"
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ class SearchSpace:
 
     facts: SpaceFacts
     choices: Mapping[str, Mapping[Role, Choices]]
-    output: str
+    output: Output
     layers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def suggest(self, trial: Suggester) -> Policy:
@@ -113,7 +115,7 @@ class SearchSpace:
                     continue
                 quants[role] = self._suggest(trial, f"{stage}.{role}", choices)
             stages.append((stage, StageQuant(**quants)))
-        return Policy(tuple(stages), self.output)  # type: ignore[arg-type]
+        return Policy(tuple(stages), self.output)
 
     def _suggest(self, trial: Suggester, name: str, choices: Choices) -> TensorQuant:
         rank = trial.suggest_int(f"{name}.bits", 0, len(choices.bits) - 1) if len(choices.bits) > 1 else 0
@@ -140,7 +142,7 @@ class SearchSpace:
         """Every distinct policy, in the order of the file."""
         stages = list(self.choices)
         for quants in itertools.product(*(self.stage_quants(stage) for stage in stages)):
-            yield Policy(tuple(zip(stages, quants, strict=True)), self.output)  # type: ignore[arg-type]
+            yield Policy(tuple(zip(stages, quants, strict=True)), self.output)
 
     def stage_quants(self, stage: str) -> Iterator[StageQuant]:
         """Every distinct format assignment of one stage."""
@@ -286,10 +288,10 @@ def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
             role: _choices({**DEFAULTS, **common[role], **fields[role]}, role, facts, f"{where}: {stage}.{role}")
             for role in present
         }
-    output = data.get("output", "float")
-    if output != "float":
-        raise SpaceError(f"{where}: output: '{_shown(output)}': {facts.target} gives float; type output: float")
-    return SearchSpace(facts, choices, output, space_layers(data, where))
+    output = data.get("output", facts.output)
+    if output != facts.output:
+        raise SpaceError(f"{where}: output: '{_shown(output)}': {facts.target} gives {facts.output}; type output: {facts.output}")
+    return SearchSpace(facts, choices, facts.output, space_layers(data, where))
 
 
 def _section(

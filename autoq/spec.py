@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
+from autoq.processor import exact_weight_bits
+
 Device = Literal["cpu", "cuda"]
 Sampling = Literal["uniform", "proportional", "threshold"]
 SamplerName = Literal["auto", "tpe", "gp", "nsga2", "nsga3", "random"]
@@ -20,6 +22,7 @@ class TrialSpec(BaseModel):
     layers: stage -> patterns of module paths, where the space says them; else the model's own stages. steps: QAT steps
     (0 = PTQ). test_data: images that no trial is judged on, for the front's confirmation. threads: of this trial, not of the
     latency table. device: where it trains and is evaluated. sampling: where patches are cut, see `data.PatchSampler`.
+    exact_weight_bits: see `processor.exact_weight_bits`, of the processor that the study began on.
     sqcl: weight of the calibration loss in training, see `sqcl.CalibrationLoss`; 0 is without.
     patches: distinct training patches; batch: patches a step; patch: low-resolution side in pixels.
     """
@@ -43,6 +46,7 @@ class TrialSpec(BaseModel):
     patches: PositiveInt = 256
     batch: PositiveInt = 4
     patch: PositiveInt = 24
+    exact_weight_bits: PositiveInt = Field(default_factory=exact_weight_bits)
 
 
 class PretrainSpec(BaseModel):

@@ -17,6 +17,7 @@ from autoq.findings import point_name
 from autoq.objectives.latency_model import Run, changes
 from autoq.objectives.latency_table import Entry, LatencyTable, float_entry, runs_of
 from autoq.spec import Record
+from autoq.targets import target_info
 
 Stages = tuple[bool, ...]
 """Which stages run on integers, or have integer skips."""
@@ -79,9 +80,9 @@ class Speed:
 
 
 def speed(table: LatencyTable | None, points: Sequence[Record]) -> Speed | None:
-    """Of points and the table they were measured in. None where a study has no latencies."""
+    """Of points and the table they were measured in. None where a study has no latencies, or a model's."""
     exact = float_entry(table) if table else None
-    if table is None or exact is None:
+    if table is None or exact is None or target_info(table.target).model is not None:
         return None
     fastest = _fastest(table)
     settings = sorted({skips for _, skips in fastest})

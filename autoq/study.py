@@ -56,6 +56,7 @@ def space_facts(model: str, target: str, stages: Mapping[str, tuple[Role, ...]] 
         formats=target_info(target).formats,
         integer_bits=target_info(target).integer_bits,
         target=target,
+        output=target_info(target).output,
     )
 
 

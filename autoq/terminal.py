@@ -364,6 +364,8 @@ def show_cost(found: Mapping[str, float]) -> None:
     table = Table(box=None, show_header=False)
     for key, meaning, unit in COST_LINES:
         table.add_row(meaning, f"{found[key] / 1e6:,.3f} MB" if unit else f"{found[key]:,.0f}", style=None)
+    if "latency_modelled" in found:
+        table.add_row("latency, modelled", f"{found['latency_modelled']:,.2f} ms")
     Console(highlight=False).print(table)
 
 

@@ -29,16 +29,21 @@ LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 CONCATENATIONS = {torch.cat, torch.concat}
+OUTPUT = "output"
+"""What torch.fx calls the node of a network's result."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place where a number crosses: argument `index` of fx node `node`, or its output (index None)."""
+    """One place where a number crosses: argument `index` of fx node `node`, or its output (index None).
+
+    role: `output` is what the network gives; no policy names a format for it, nor for the image.
+    """
 
     node: str
     index: int | None
     stage: str
-    role: Literal["weight", "activation", "skip", "image"]
+    role: Literal["weight", "activation", "skip", "image", "output"]
 
     @property
     def name(self) -> str:
@@ -61,6 +66,11 @@ class Traced:
     module: fx.GraphModule
     layers: list[Layer]
     sites: list[Site]
+
+    @property
+    def output(self) -> Site:
+        """What the network gives: a site where its target takes 8 bits."""
+        return Site(OUTPUT, 0, self.layers[-1].stage, "output")
 
 
 # ---------------------------------------------------------------- trace
@@ -241,6 +251,18 @@ def _refuse_loose_weights(module: fx.GraphModule, node: fx.Node) -> None:
     if not constant:
         raise InputError(
             f"model: '{node.name}' is a convolution whose weight is no layer's (as F.conv2d(x, self.weight)); make it an nn.Conv2d"
+        )
+
+
+def check_reads_pixels(traced: Traced, target: str) -> None:
+    """Raise InputError where anything but a layer reads the image: on a target of integers alone it would compute in float."""
+    layers = {layer.node for layer in traced.layers}
+    readers = [user.name for node in traced.module.graph.find_nodes(op="placeholder") for user in node.users]
+    in_float = [name for name in readers if name not in layers]
+    if in_float:
+        raise InputError(
+            f"target '{target}': '{in_float[0]}' of this network reads the image in float, and everything runs on integers"
+            " there; give a network whose layers alone read the image, as xlsr, or another --target"
         )
 
 

@@ -25,12 +25,14 @@ from autoq.objectives import PSNR_TO_FLOAT, score
 from autoq.objectives.cost import costs
 from autoq.objectives.latency import structure_key
 from autoq.objectives.latency_table import LatencyTable
+from autoq.objectives.modelled import milliseconds
 from autoq.objectives.quality import PSNR_CEILING, averaged, judged
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, Role
 from autoq.qat import Training
 from autoq.quantize import Quantized, collect, quantize
 from autoq.spec import Confirmation, TrialResult, TrialSpec
+from autoq.targets import target_info
 from autoq.tracing import roles_by_stage, trace
 from autoq.workbench import Workbench, execution_on, prepare, runtime_model, unseen, upscale, with_seed
 
@@ -53,20 +55,25 @@ def regrouped(model: str, scale: int, weights: Path | None, layers: StagePattern
 
 
 def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, float]:
-    """Costs of a policy on an image of (width, height) and bytes of its weights; they need no image and no training."""
+    """Costs of a policy on an image of (width, height) and bytes of its weights; they need no image and no training.
+
+    On a target that models its latency, that too: `latency_modelled`.
+    """
     if spec.weights or is_custom(spec.model):
         network, patterns = staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers))
     else:
         network, patterns = fresh_model(spec.model, spec.scale).eval(), dict(spec.layers) or model_info(spec.model).patterns
-    traced, execution = trace(network, patterns), execution_on(spec.target)
+    traced, execution = trace(network, patterns), execution_on(spec.target, spec.exact_weight_bits)
     blank = torch.zeros(1, 3, spec.patch, spec.patch)
     quantized = quantize(traced, policy, collect(traced, [blank]), execution)
-    found = costs(traced, policy, execution, frame)
+    found, model = costs(traced, policy, execution, frame), target_info(spec.target).model
+    latency = {} if model is None else {"latency_modelled": milliseconds(traced, policy, execution, frame, model)}
     return {
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         **asdict(found),
         "size": packed_bytes(traced, [placed.placement for placed in quantized.placed], execution),
         "size_runtime": payload_bytes(runtime_model(spec.target, export_graph(traced), quantized)),
+        **latency,
     }
 
 

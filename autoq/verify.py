@@ -18,12 +18,13 @@ from autoq.export.onnx import Graph
 from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency_table import LatencyTable
+from autoq.objectives.modelled import milliseconds
 from autoq.objectives.quality import METRICS
 from autoq.pixels import to_input
 from autoq.policy import Policy, all_float
 from autoq.quantize import Quantized
 from autoq.spec import StudySpec
-from autoq.targets import Runner, load_target
+from autoq.targets import Runner, load_target, target_info
 from autoq.trial import judge, upscale_all
 from autoq.workbench import Workbench, runtime_file
 
@@ -95,8 +96,12 @@ def latency(
 
     What is compared is the file's time over the float network's, times that of the study: the machine may be faster or
     slower today. It must be within a share of what was promised, or the intervals of both medians must meet. On another
-    machine, or with another runtime, nothing is promised.
+    machine, or with another runtime, nothing is promised. Where the target models its latency, so is the file's.
     """
+    model = target_info(spec.trial.target).model
+    if model is not None:
+        again = milliseconds(bench.traced, policy, bench.execution, spec.frame, model)
+        return [Line("latency", promised, again, "as modelled", round(again, 3) == promised)]
     target = load_target(spec.trial.target)
     exact = all_float(dict.fromkeys(layer.stage for layer in bench.traced.layers))
     float_ms, samples = latencies.measure(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoq import processor
 from autoq.data import (
     Pair,
     PatchPlan,
@@ -37,7 +38,7 @@ from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialSpec
 from autoq.targets import target_info
-from autoq.tracing import Traced, trace
+from autoq.tracing import Traced, check_reads_pixels, trace
 
 TEACHER_BATCH = 16
 """Patches the float network sees at once while its outputs are stored."""
@@ -69,6 +70,8 @@ def prepare(spec: TrialSpec) -> Workbench:
     torch.set_num_threads(spec.threads)
     make_cuda_repeatable()
     traced = trace(*staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers)))
+    if target_info(spec.target).output == "uint8":
+        check_reads_pixels(traced, spec.target)
     train, evaluation = train_images(spec.data), eval_images(spec.eval_data)
     check_disjoint(train, evaluation)
     train_pairs = [make_pair(image, spec.scale) for image in train]
@@ -84,7 +87,7 @@ def prepare(spec: TrialSpec) -> Workbench:
         teacher = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts])
     return Workbench(
         spec=spec,
-        execution=execution_on(spec.target),
+        execution=execution_on(spec.target, spec.exact_weight_bits),
         traced=traced,
         statistics=collect(traced, calibration_patches(train_pairs, spec.seed)),
         plan=plan,
@@ -96,10 +99,11 @@ def prepare(spec: TrialSpec) -> Workbench:
     )
 
 
-def execution_on(target: str) -> Execution:
-    """How a target runs a quantized network."""
+def execution_on(target: str, exact_weight_bits: int | None = None) -> Execution:
+    """How a target runs a quantized network. exact_weight_bits: see `processor.exact_weight_bits`; of this one if not given."""
     info = target_info(target)
-    return Execution(info.integer_bits, info.fused_sums)
+    exact = exact_weight_bits or processor.exact_weight_bits()
+    return Execution(info.integer_bits, info.fused_sums, exact if info.overflows else info.integer_bits)
 
 
 def runtime_model(target: str, graph: Graph, quantized: Quantized) -> Graph:

@@ -48,7 +48,7 @@ def test_a_missing_metric_model_says_where_and_how(monkeypatch: pytest.MonkeyPat
     [("fma avx_vnni amx_bf16", "ok", "ok"), ("avx512_vnni", "ok", "absent"), ("sse", "absent", "absent")],
 )
 def test_processor_features(flags: str, vnni: str, bfloat16: str) -> None:
-    checks = {check.name: check for check in doctor._processor(lambda: f"model name : x\nflags : {flags}\n")}
+    checks = {check.name: check for check in doctor._processor(lambda: {"model name": "x", "flags": flags})}
     assert (checks["avx512_vnni"].state, checks["avx512_bf16"].state) == (vnni, bfloat16)
 
 

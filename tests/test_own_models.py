@@ -22,9 +22,10 @@ from autoq.models import staged_model
 from autoq.networks import cost, space_file
 from autoq.options import search_space
 from autoq.policy import uniform
-from autoq.quantize import Execution, collect, quantize
+from autoq.quantize import collect, quantize
 from autoq.spec import TrialSpec
 from autoq.tracing import roles_by_stage, trace
+from autoq.workbench import execution_on
 from tests.conftest import small_image
 from tests.test_bad_input import FIT, Refused, case
 from tests.test_cli import run
@@ -110,7 +111,7 @@ def check_works(network: nn.Module, stages: Any) -> None:
     """Tracing keeps the numbers, and the executed 8-bit network is near them."""
     image = torch.rand(1, 3, 13, 19, generator=torch.Generator().manual_seed(1))
     traced = trace(network, stages)
-    policy, int8 = uniform("8/8/8", roles_by_stage(traced.sites)), Execution(integer_bits=8, fused_sums=True)
+    policy, int8 = uniform("8/8/8", roles_by_stage(traced.sites)), execution_on("openvino-cpu")
     quantized = quantize(traced, policy, collect(traced, [image]), int8)
     assert len(quantized.integer_layers) == len(traced.layers)
     with torch.no_grad():

@@ -26,9 +26,10 @@ from autoq.export.onnx import export_graph, write_qdq
 from autoq.models import model_info
 from autoq.models.srresnet import SRResNet
 from autoq.policy import uniform
-from autoq.quantize import Execution, collect, quantize
+from autoq.quantize import collect, quantize
 from autoq.tiles import Tiling, upscaled
 from autoq.tracing import Traced, trace
+from autoq.workbench import execution_on
 from tests.test_cli import run
 
 INFO = model_info("srresnet")
@@ -36,7 +37,7 @@ INFO = model_info("srresnet")
 
 def exported(traced: Traced, bits: str, path: Path) -> Path:
     batches = [torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(1))]
-    network = quantize(traced, uniform(bits, INFO.stages), collect(traced, batches), Execution(8, True))
+    network = quantize(traced, uniform(bits, INFO.stages), collect(traced, batches), execution_on("openvino-cpu"))
     path.write_bytes(write_qdq(export_graph(traced), network).SerializeToString())
     return path
 

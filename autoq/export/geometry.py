@@ -20,6 +20,9 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 from autoq.errors import InputError
 
 FLOAT_BYTES = 4
+IMAGES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
+"""What the numbers of an image may be, the same before and after."""
+
 ASK = "give an .onnx file as autoq exports it"
 
 POINTWISE = {
@@ -84,10 +87,12 @@ def read_network(content: bytes, name: str) -> ModelProto:
     fed, outputs = _fed(model), model.graph.output
     if len(fed) != 1 or len(outputs) != 1:
         raise InputError(f"'{name}': takes {len(fed)} tensors and gives {len(outputs)}, expected one image each; {ASK}")
+    given = fed[0].type.tensor_type.elem_type
+    wanted = given if given in IMAGES else TensorProto.FLOAT
     for what, value in (("takes", fed[0]), ("gives", outputs[0])):
         shape = _shape(value)
-        if value.type.tensor_type.elem_type != TensorProto.FLOAT or len(shape) != 4 or shape[1] not in (3, None):
-            raise InputError(f"'{name}': {what} {_described(value)}, expected float32 RGB [1, 3, height, width]; {ASK}")
+        if value.type.tensor_type.elem_type != wanted or len(shape) != 4 or shape[1] not in (3, None):
+            raise InputError(f"'{name}': {what} {_described(value)}, expected {IMAGES[wanted]} RGB [1, 3, height, width]; {ASK}")
     if any(shape is not None for shape in _shape(fed[0])[2:]):
         raise InputError(f"'{name}': takes {_described(fed[0])}, expected an image of any height and width; {ASK}")
     return model

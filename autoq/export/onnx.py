@@ -140,16 +140,21 @@ class Writer:
             return self.add("Cast", [half], source, to=TensorProto.FLOAT)
         assert isinstance(quantizer, Quantizer)
         integers = as_numpy(quantizer.to_integer(values)).astype(_container(quantizer))
-        return self.dequantize(source, integers, quantizer.scale, quantizer.axis)
+        zero_point = None if quantizer.quant.signed else as_numpy(quantizer.zero_point).astype(integers.dtype)
+        return self.dequantize(source, integers, quantizer.scale, quantizer.axis, zero_point)
 
     def bias(self, name: str, values: Tensor, quantizer: BiasQuantizer) -> None:
         self.dequantize(name, as_numpy(quantizer.to_integer(values)), quantizer.scale)
 
-    def dequantize(self, name: str, integers: np.ndarray, scale: Tensor, axis: int = 0) -> str:
-        """A constant stored as symmetric integers; an absent zero point is zero."""
-        stored = self.constant(f"{name}{INTEGER}", integers)
-        scales = self.constant(f"{name}.scale", as_numpy(scale if scale.numel() > 1 else scale.reshape(())))
-        return self.add("DequantizeLinear", [stored, scales], name, **({"axis": axis} if scale.numel() > 1 else {}))
+    def dequantize(
+        self, name: str, integers: np.ndarray, scale: Tensor, axis: int = 0, zero_point: np.ndarray | None = None
+    ) -> str:
+        """A constant stored as integers; an absent zero point is zero."""
+        shape = (-1,) if scale.numel() > 1 else ()
+        inputs = [self.constant(f"{name}{INTEGER}", integers), self.constant(f"{name}.scale", as_numpy(scale.reshape(shape)))]
+        if zero_point is not None:
+            inputs.append(self.constant(f"{name}.zero_point", zero_point.reshape(shape)))
+        return self.add("DequantizeLinear", inputs, name, **({"axis": axis} if shape else {}))
 
     def tensor(self, source: str, placed: Placed) -> str:
         quantizer = cast(Quantizer, self.module.get_submodule(placed.quantizer))

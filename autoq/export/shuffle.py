@@ -35,8 +35,9 @@ def move_before_shuffle(model: ModelProto) -> None:
         integers = numpy_helper.to_array(constants[weight.input[0]])
         if not _fits(conv, integers.shape, block):
             continue
-        constants[weight.input[0]].CopyFrom(numpy_helper.from_array(gather_kernel(integers, block), weight.input[0]))
-        repeated = [weight.input[1], *(made_by[conv.input[2]].input[:2] if len(conv.input) > 2 else ())]
+        zero = int(numpy_helper.to_array(constants[weight.input[2]])) if len(weight.input) > 2 else 0
+        constants[weight.input[0]].CopyFrom(numpy_helper.from_array(gather_kernel(integers, block, zero), weight.input[0]))
+        repeated = [*weight.input[1:], *(made_by[conv.input[2]].input[:2] if len(conv.input) > 2 else ())]
         for name in repeated:
             values = numpy_helper.to_array(constants[name])
             if values.ndim:  # one scale for the whole tensor stays one
@@ -65,16 +66,20 @@ def reach(size: int, block: int) -> tuple[int, int]:
     return -(-half // block), (block - 1 + half) // block
 
 
-def gather_kernel(kernel: np.ndarray, block: int) -> np.ndarray:
-    """[out, in, k, k] behind a shuffle -> [out b^2, in b^2, m, m] before it; channels ordered as DepthToSpace's CRD."""
+def gather_kernel(kernel: np.ndarray, block: int, zero: int = 0) -> np.ndarray:
+    """[out, in, k, k] behind a shuffle -> [out b^2, in b^2, m, m] before it; channels ordered as DepthToSpace's CRD.
+
+    zero: the integer that stands for a weight of zero.
+    """
     outputs, inputs, size, _ = kernel.shape
     before, after = reach(size, block)
-    gathered = np.zeros((outputs, block, block, inputs, block, block, before + after + 1, before + after + 1), kernel.dtype)
+    side = before + after + 1
+    gathered = np.full((outputs, block, block, inputs, block, block, side, side), zero, kernel.dtype)
     for a, b, u, v in itertools.product(range(block), range(block), range(size), range(size)):
         row, r = divmod(a + u - size // 2, block)
         column, s = divmod(b + v - size // 2, block)
         gathered[:, a, b, :, r, s, row + before, column + before] = kernel[:, :, u, v]
-    return gathered.reshape(outputs * block**2, inputs * block**2, before + after + 1, before + after + 1)
+    return gathered.reshape(outputs * block**2, inputs * block**2, side, side)
 
 
 def _swap(model: ModelProto, conv: NodeProto, shuffle: NodeProto, size: int, block: int) -> None:

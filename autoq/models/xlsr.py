@@ -21,16 +21,18 @@ class GroupBlock(nn.Module):
 
 
 class XLSR(nn.Module):
-    """RGB in [0, 1], [n, 3, h, w] -> [n, 3, scale h, scale w] in [0, 1]."""
+    """RGB in [0, 1], [n, 3, h, w] -> [n, 3, scale h, scale w]; in [0, 1] where `clipped`, which is the paper's (equation 2)."""
 
-    def __init__(self, scale: int = 3, blocks: int = 3, features: int = 32, groups: int = 4) -> None:
+    def __init__(self, scale: int = 3, blocks: int = 3, features: int = 32, groups: int = 4, clipped: bool = True) -> None:
         super().__init__()
         self.head = nn.Sequential(nn.Conv2d(3, features, 3, padding=1), nn.ReLU())
         self.skip = nn.Conv2d(3, features // 2, 3, padding=1)
         self.mix = nn.Conv2d(features, features, 1)
         self.body = nn.Sequential(*(GroupBlock(features, groups) for _ in range(blocks)))
         self.fuse = nn.Sequential(nn.Conv2d(features + features // 2, features, 1), nn.ReLU())
-        self.tail = nn.Sequential(nn.Conv2d(features, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale), nn.Hardtanh(0.0, 1.0))
+        self.tail = nn.Sequential(nn.Conv2d(features, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+        if clipped:
+            self.tail.append(nn.Hardtanh(0.0, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         trunk = self.body(self.mix(self.head(x)))

@@ -47,7 +47,7 @@ class Costs:
 
 def costs(traced: Traced, policy: Policy, execution: Execution, frame: tuple[int, int]) -> Costs:
     """Costs of one image of (width, height) low-resolution pixels."""
-    graph = _Sized(traced, policy, execution, frame)
+    graph = Sized(traced, policy, execution, frame)
     macs = {layer.node: graph.multiplications(layer.node) for layer in traced.layers}
     bops = sum(count * graph.operand_bits(node) for node, count in macs.items())
     return Costs(sum(macs.values()), bops / FLOAT_OPERATION, bops, graph.three_maps(), graph.liveness())
@@ -67,14 +67,14 @@ class _Shapes(fx.Interpreter):
         return result
 
 
-class _Sized:
+class Sized:
     """A traced network at one frame size under one policy."""
 
     def __init__(self, traced: Traced, policy: Policy, execution: Execution, frame: tuple[int, int]) -> None:
         width, height = frame
         shapes = _Shapes(copy.deepcopy(traced.module).to("meta"))
         shapes.run(torch.empty(1, 3, height, width, device="meta"))
-        self.traced, self.shapes = traced, shapes.found
+        self.traced, self.shapes, self.output = traced, shapes.found, policy.output
         self.nodes = nodes_by_name(traced.module)
         self.order = {node: number for number, node in enumerate(traced.module.graph.nodes)}
         self.bits = {site: self._executed_bits(site, policy, execution.integer_bits) for site in traced.sites}
@@ -134,7 +134,7 @@ class _Sized:
         """Bytes of all tensors alive at the worst moment: an operation's operands, its result, and what later ones need.
 
         Activations work in place, pixel shuffles and slices are addressing. A tensor is as wide as its widest reader wants
-        it; what no site reads, the output among them, is float32.
+        it; what no site reads, an output that is no uint8 among them, is float32.
         """
         changes: dict[int, int] = {}
         for group in set(self.group_of.values()):
@@ -174,8 +174,14 @@ class _Sized:
         if moves_pixels(self.traced.module, reader):
             return self._width(self.group_of[reader])
         edges = skip_edges(reader) or reader.all_input_nodes
+        if reader.op == "output" and self.output == "uint8":
+            return IMAGE_QUANT.bits
         sites = [self.at.get((reader.name, index)) for index, edge in enumerate(edges) if edge is tensor]
         return max(FLOAT_BITS if site is None else self.bits[site] for site in sites)
+
+    def map_bytes(self, node: fx.Node) -> int:
+        """Of the tensor a node makes."""
+        return self._bytes(node, self._width(self.group_of[node]))
 
     def _bytes(self, node: fx.Node, bits: int) -> int:
         return -(-self.shapes[node.name].numel() * bits // 8) if node.name in self.shapes else 0

@@ -57,11 +57,11 @@ File = TypeVar("File")
 
 
 def structure_key(traced: Traced, placements: list[Placement], execution: Execution) -> str:
-    """12 hexadecimal digits that name the structure of the exported graph."""
+    """12 hexadecimal digits that name the structure of the exported graph; a target's networks all give their output alike."""
     tensors = sorted(
         [placement.source, placement.quant.signed, placement.quant.granularity, sorted(site.name for site in placement.sites)]
         for placement in placements
-        if placement.quant.bits <= execution.integer_bits and all(site.role != "weight" for site in placement.sites)
+        if placement.quant.bits <= execution.integer_bits and all(site.role not in ("weight", "output") for site in placement.sites)
     )
     layers = integer_layers(traced, placements, execution)
     return hashlib.sha256(json.dumps([tensors, layers]).encode()).hexdigest()[:12]

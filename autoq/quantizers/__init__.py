@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from autoq.errors import PolicyError, unknown
@@ -124,6 +124,12 @@ def check(quant: TensorQuant, role: str | None = None, integer_bits: int | None 
     reason = info.no_width(quant.bits, role, integer_bits)
     if reason:
         raise PolicyError(f"quantizer '{quant.quantizer}' {reason}, given {quant.bits}")
+
+
+def within(quant: TensorQuant, bits: int) -> TensorQuant:
+    """The same format of weights, or the next narrower one whose integers have `bits` or fewer."""
+    integers = QUANTIZERS[quant.quantizer].weight_integers
+    return replace(quant, bits=next(width for width in range(quant.bits, 0, -1) if integers(width) <= bits))
 
 
 def make_quantizer(

@@ -89,8 +89,9 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
     float_record = float_baseline(records)
     others = [name for name in OBJECTIVES if name not in objectives and any(name in record.values for record in records)]
     columns = [*objectives, *others]
-    widened = bool(target_info(spec.trial.target).size_only)
-    widths = f"On this target {target_info(spec.trial.target).size_only}: they save size, not time."
+    info = target_info(spec.trial.target)
+    widened, measured = bool(info.size_only), info.model is None
+    widths = f"On this target {info.size_only}: they save size, not time."
     return {
         "name": study.name,
         "spec": spec,
@@ -99,7 +100,8 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "complete": sum(record.state == "complete" for record in trials),
         "stopped": sum(record.state == "pruned" for record in trials),
         "verdict": _verdict(records, objectives, study.sensitivity()),
-        "tiles": _tiles(records, found, objectives, float_record),
+        "tiles": _tiles(records, found, objectives, float_record, measured),
+        "latency_note": "" if measured else f"Latencies are {info.latency}. The float network does not run there.",
         "heads": [axis_label(name) for name in objectives],
         "all_heads": [axis_label(name) for name in columns],
         "stages": list(study.space.choices),
@@ -173,8 +175,13 @@ def _interval(name: str, interval: Interval | None) -> str:
 
 
 def _tiles(
-    records: Sequence[Record], found: Sequence[Record], objectives: Sequence[str], float_record: Record | None
+    records: Sequence[Record],
+    found: Sequence[Record],
+    objectives: Sequence[str],
+    float_record: Record | None,
+    measured: bool,
 ) -> list[dict[str, str]]:
+    """measured: whether latencies are; a float network whose latency is modelled does not run there."""
     volume = hypervolume(records, objectives)
     alone = baselines_alone(records, objectives)
     tiles = [{"value": str(len(found)), "text": f"points on the front, {sum(r.source == 'trial' for r in found)} of them trials"}]
@@ -185,7 +192,7 @@ def _tiles(
         tiles.append(
             {"value": _number(quality, float_record.values[quality]), "text": f"{axis_label(quality)} of the float network"}
         )
-    if float_record is not None and "latency" in float_record.values:
+    if float_record is not None and "latency" in float_record.values and measured:
         tiles.append({"value": f"{float_record.values['latency']:.1f} ms", "text": "a frame of the float network"})
     return tiles
 
@@ -252,6 +259,7 @@ def _facts(study: Study) -> list[dict[str, str]]:
         {"name": "weights", "value": str(spec.trial.weights or "bundled")},
         {"name": "training images", "value": str(spec.trial.data or "bundled photographs")},
         {"name": "evaluation images", "value": str(spec.trial.eval_data or "bundled photographs")},
+        {"name": "latency", "value": target_info(spec.trial.target).latency or "none"},
         {"name": "frame", "value": f"{spec.frame[0]}x{spec.frame[1]} pixels in, {spec.latency_threads} threads"},
         {
             "name": "training",

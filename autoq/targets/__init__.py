@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from autoq.errors import InputError, unknown
-from autoq.policy import EVERY_WIDTH, INTEGER_RUNTIME, Formats, Role
+from autoq.policy import EVERY_WIDTH, INTEGER_RUNTIME, Formats, Output, Role
+from autoq.targets.model import SYNAPTICS, LatencyModel
 
 if TYPE_CHECKING:
     import numpy as np
 
-FileFormat = Literal["qdq", "qdq-integer-clip", "qonnx"]
+FileFormat = Literal["qdq", "qdq-integer-clip", "qdq-uint8", "qonnx"]
 """What a runtime loads, see `autoq/export/formats.py`."""
 
 
@@ -47,7 +48,9 @@ class TargetInfo:
     formats: what each role may be. integer_bits: the widest integer it executes; what is wider is stored as float16 or stays
     float. fused_sums: whether a sum is computed in the accumulators of the layer before it. file: the format it loads.
     latency: how it is measured; empty where it is not offered. integers, size_only: in words, what runs on integers and
-    what is stored narrower than it runs.
+    what is stored narrower than it runs. output: what networks take and give there, images as float32 or as uint8. model:
+    what latency is computed from where it is not measured. overflows: whether it has int8 kernels that are exact with weights of
+    `processor.exact_weight_bits` only.
     """
 
     location: str
@@ -60,7 +63,10 @@ class TargetInfo:
     integers: str
     size_only: str
     meaning: str
+    output: Output = "float"
+    model: LatencyModel | None = None
     wheel: str = ""
+    overflows: bool = False
 
 
 TARGETS: dict[str, TargetInfo] = {
@@ -75,6 +81,7 @@ TARGETS: dict[str, TargetInfo] = {
         integers="layers and sums whose operands have 8 bits or fewer",
         size_only="widths below 8 bits run as int8",
         meaning="OpenVINO on this processor: int8 executed, narrower widths run as int8 (size-only), wider ones as float32",
+        overflows=True,
     ),
     "onnxruntime-cpu": TargetInfo(
         location="autoq.targets.onnxruntime_cpu:ONNXRuntimeCPU",
@@ -87,6 +94,7 @@ TARGETS: dict[str, TargetInfo] = {
         integers="layers whose result is quantized at once or after a ReLU, and sums; others compute in float between integers",
         size_only="widths below 8 bits run as int8",
         meaning="ONNX Runtime's CPU provider: QDQ int8, narrower widths run as int8 (size-only), wider ones as float32",
+        overflows=True,
     ),
     "onnxruntime-cuda": TargetInfo(
         location="autoq.targets.onnxruntime_cuda:ONNXRuntimeCUDA",
@@ -100,6 +108,24 @@ TARGETS: dict[str, TargetInfo] = {
         size_only="integers of every width, 8 bits too, compute as float32",
         meaning="ONNX Runtime's CUDA provider, where there is an NVIDIA GPU: integers are stored, layers compute in float32",
         wheel="onnxruntime-gpu",
+    ),
+    "npu-uint8": TargetInfo(
+        location="autoq.targets.npu_uint8:NpuUint8",
+        package="onnxruntime",
+        formats={
+            "weight": Formats((8,), ("tensor",), (False,)),
+            "activation": Formats((8,), ("tensor",), (False,)),
+            "skip": Formats((8,), ("tensor",), (False,)),
+        },
+        integer_bits=8,
+        fused_sums=False,
+        file="qdq-uint8",
+        latency="modelled, not measured: from the time published for XLSR on one NPU and what is slow there",
+        integers="everything; the image and the output are uint8, too",
+        size_only="",
+        meaning="an NPU that has uint8 per tensor and nothing else (Synaptics Dolphin); ONNX Runtime computes its numbers here",
+        output="uint8",
+        model=SYNAPTICS,
     ),
     "bits": TargetInfo(
         location="autoq.targets.bits:Bits",

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 
 from autoq.targets import Runner
+from autoq.targets.pixels import of_pixels
 
 
 class ONNXRuntimeCPU:
@@ -30,7 +31,7 @@ class ONNXRuntimeCPU:
         def run(image: np.ndarray) -> np.ndarray:
             return np.asarray(session.run(None, {"input": image})[0])
 
-        return run
+        return of_pixels(run) if session.get_inputs()[0].type == "tensor(uint8)" else run
 
     def version(self) -> str:
         return f"ONNX Runtime {onnxruntime.__version__}"

@@ -8,6 +8,7 @@ import numpy as np
 import openvino
 
 from autoq.targets import Runner
+from autoq.targets.pixels import of_pixels
 
 
 class OpenVINOCPU:
@@ -30,7 +31,7 @@ class OpenVINOCPU:
         def run(image: np.ndarray) -> np.ndarray:
             return np.asarray(compiled(image)[0])
 
-        return run
+        return of_pixels(run) if compiled.input(0).element_type == openvino.Type.u8 else run
 
     def version(self) -> str:
         return f"OpenVINO {openvino.get_version()}"

@@ -67,7 +67,9 @@ def public_srgan(shared: Path) -> Subject:
 def agreement(target: str, bits: str, subject: Subject) -> float:
     """dB between what the runtime computes from its file and the fake-quantized network that trials evaluate."""
     model, traced, graph, statistics, image = subject
-    quantized = quantize(traced, uniform(bits, model_info(model).stages), statistics, execution_on(target))
+    info = TARGETS[target]
+    policy = uniform(bits, model_info(model).stages, formats=info.formats, output=info.output)
+    quantized = quantize(traced, policy, statistics, execution_on(target))
     file = runtime_model(target, graph, quantized).SerializeToString()
     run = load_target(target).load(file, threads=1)
     with torch.no_grad():
@@ -91,6 +93,18 @@ def test_the_facts_are_whole(name: str) -> None:
         assert 8 in formats.bits
     assert 8 <= info.integer_bits <= 16
     assert info.integers
+    assert (info.model is None) == ("modelled" not in info.latency)
+    assert info.output in ("float", "uint8")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_a_space_gives_what_the_target_gives(name: str) -> None:
+    facts, output = space_facts("xlsr", name), TARGETS[name].output
+    space = load_space(bundled_space("xlsr"), facts)
+    assert space.output == next(space.enumerate()).output == output
+    other = {"float": "uint8", "uint8": "float"}[output]
+    with pytest.raises(SpaceError, match=f"my.yaml: output: '{other}': {name} gives {output}; type output: {output}$"):
+        parse_space({"roles": {role: {"bits": 8} for role in ROLES}, "output": other}, facts, "my.yaml")
 
 
 @pytest.mark.parametrize("name", TARGETS)

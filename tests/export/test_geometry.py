@@ -134,10 +134,10 @@ def test_the_image_as_a_whole_and_unknown_operators_have_no_reach() -> None:
         assert found.bytes_per_pixel > 0
 
 
-def as_uint8() -> ModelProto:
+def as_int8() -> ModelProto:
     model = model_of([node("Identity", "image")], {})
     for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.elem_type = TensorProto.UINT8
+        value.type.tensor_type.elem_type = TensorProto.INT8
     return model
 
 
@@ -150,7 +150,7 @@ def as_uint8() -> ModelProto:
         (model_of([node("Identity", "image")], {}, image=[1, 1, None, None], result=[1, 1, None, None]), r"takes float32 \[1, 1, \?, \?\], expected float32 RGB"),
         (model_of([node("Identity", "image")], {}, image=[1, 3, 96, 96]), r"takes float32 \[1, 3, 96, 96\], expected an image of any height and width"),
         (model_of([node("GlobalAveragePool", "image")], {}, result=[1, 3]), r"gives float32 \[1, 3\], expected float32 RGB"),
-        (as_uint8(), r"takes uint8 \[1, 3, \?, \?\], expected float32 RGB"),
+        (as_int8(), r"takes int8 \[1, 3, \?, \?\], expected float32 RGB"),
     ],
 )  # fmt: skip
 def test_files_that_are_no_network_of_images(content: bytes | ModelProto, message: str) -> None:

@@ -17,9 +17,10 @@ from autoq.export.onnx import Graph, export_graph, for_runtime, payload_bytes, w
 from autoq.export.widths import Width
 from autoq.models import model_info
 from autoq.policy import uniform
-from autoq.quantize import Execution, collect, quantize
+from autoq.quantize import collect, quantize
 from autoq.targets import TARGETS, load_target
 from autoq.tracing import Traced
+from autoq.workbench import execution_on
 
 STAGES = model_info("srresnet").stages
 WEIGHTS = (8 * 3 * 81, 8 * 8 * 9, 8 * 8 * 9, 8 * 8 * 9, 32 * 8 * 9)
@@ -37,7 +38,7 @@ def graph(tiny_traced: Traced) -> Graph:
 def both(traced: Traced, graph: Graph, bits: str, target: str) -> tuple[Graph, Graph]:
     """A policy's file with int8 weights, and as runtimes get it."""
     image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    execution = Execution(8, TARGETS[target].fused_sums)
+    execution = execution_on(target)
     network = quantize(traced, uniform(bits, STAGES), collect(traced, [image]), execution)
     clip_integers = TARGETS[target].file == "qdq-integer-clip"
     eight, four = (write_plain(graph, network, clip_integers) for _ in range(2))

@@ -19,8 +19,9 @@ from autoq.policy import Granularity, Policy, StageQuant, TensorQuant, uniform
 from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.targets import load_target
 from autoq.tracing import Traced, trace
+from autoq.workbench import execution_on
 
-INT8 = Execution(8, True)
+INT8 = execution_on("openvino-cpu")
 INFO = model_info("srgan")
 MIXED = (
     "feature_extraction=8/8,body=4/8/8,upsampling=6/8,reconstruction=8/6",

@@ -19,11 +19,12 @@ from autoq.export.widths import pack_bits, unpack_bits
 from autoq.models import model_info
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, uniform
-from autoq.quantize import Execution, collect, quantize
+from autoq.quantize import collect, quantize
 from autoq.quantizers import QUANTIZERS
 from autoq.tracing import Traced
+from autoq.workbench import execution_on
 
-INT8 = Execution(8, True)
+INT8 = execution_on("openvino-cpu")
 STAGES = model_info("srresnet").stages
 POLICIES = (
     "8/8/8",

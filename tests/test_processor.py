@@ -1,0 +1,58 @@
+"""What depends on the processor, and that what 8-bit weights become there is what its runtimes compute."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoq import processor
+from autoq.policy import TensorQuant, weight_quant
+from autoq.quantizers import QUANTIZERS, within
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "bits"),
+    [
+        ("x86_64", "avx2 avx512_vnni", 8),
+        ("AMD64", "avx2 avx_vnni", 8),
+        ("x86_64", "avx2 avx512f", 7),
+        ("aarch64", "", 8),
+    ],
+)
+def test_weights_that_do_not_overflow(machine: str, flags: str, bits: int) -> None:
+    assert processor.exact_weight_bits(machine, {"flags": flags}) == bits
+
+
+def test_the_sum_of_two_products_fits_16_bits() -> None:
+    """The largest uint8 times the largest weights of symmetric 7 and 8 bits."""
+    most = np.iinfo(np.int16).max
+    assert 2 * 255 * 63 <= most < 2 * 255 * 127
+
+
+def test_an_unknown_x86_processor_gets_what_is_exact_everywhere(tmp_path: Path) -> None:
+    assert processor.facts(tmp_path / "cpuinfo") is None
+    assert processor.exact_weight_bits("x86_64", {}) == 7
+
+
+def test_facts_are_the_first_cores(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: a b\n\nprocessor\t: 1\nflags\t\t: c\n")
+    assert processor.facts(tmp_path / "cpuinfo") == {"processor": "0", "flags": "a b"}
+
+
+@pytest.mark.parametrize("quantizer", [name for name, info in QUANTIZERS.items() if "weight" in info.serves])
+@pytest.mark.parametrize("limit", [7, 8])
+def test_a_format_within_a_limit_is_the_widest_whose_integers_are(quantizer: str, limit: int) -> None:
+    info = QUANTIZERS[quantizer]
+    for bits in (width for width in info.bits if info.weight_integers(width) <= 8):
+        quant = dataclasses.replace(weight_quant(8), quantizer=quantizer, bits=bits)
+        found = within(quant, limit)
+        assert info.weight_integers(found.bits) <= limit
+        assert found.bits == bits or info.weight_integers(found.bits + 1) > limit
+        assert dataclasses.replace(found, bits=bits) == quant
+
+
+def test_a_narrow_format_stays() -> None:
+    assert within(TensorQuant(4, signed=True), 7) == TensorQuant(4, signed=True)
