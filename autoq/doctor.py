@@ -28,6 +28,9 @@ PACKAGES = {
     "optuna-dashboard": "no autoq dashboard",
 }
 OPTIONAL = ("pyiqa", "optuna-dashboard")
+BROKEN_IMPORT = (ImportError, OSError, RuntimeError, AttributeError)
+"""What an import raises where something that it stands on is missing or of another version."""
+
 FLAGS = {
     "avx512_vnni": "int8 gains less over float32, and 8-bit weights have the levels of 7: more would overflow in int8 kernels",
     "avx512_bf16": "training runs in float32, about twice as long as in bfloat16",
@@ -71,7 +74,7 @@ def _software() -> Iterator[Check]:
                 importlib.import_module("autoq.objectives.quality").import_pyiqa()
             else:
                 importlib.import_module(package.replace("-", "_"))
-        except (ImportError, OSError, RuntimeError) as error:
+        except BROKEN_IMPORT as error:
             state: Literal["absent", "broken"] = "absent" if package in OPTIONAL else "broken"
             yield Check(name=package, state=state, found=" ".join(str(error).split()), cost=cost)
         else:
@@ -81,7 +84,7 @@ def _software() -> Iterator[Check]:
 def _metrics() -> Iterator[Check]:
     try:
         from autoq.objectives.quality import METRICS, why_unavailable
-    except (ImportError, OSError, RuntimeError) as error:
+    except BROKEN_IMPORT as error:
         yield Check(name="metrics", state="broken", found=" ".join(str(error).split()), cost="no quality can be measured")
         return
     for name, info in METRICS.items():

@@ -14,6 +14,7 @@ from autoq.device import channels_last, native_bfloat16
 from autoq.errors import TrialFailed
 from autoq.quantize import Quantized
 from autoq.quantizers.base import Quantizer
+from autoq.quick import quicker
 from autoq.sqcl import CalibrationLoss
 from autoq.workbench import Workbench
 
@@ -39,6 +40,7 @@ class Training:
     def __init__(self, bench: Workbench, quantized: Quantized) -> None:
         self.bench, self.quantized, self.steps = bench, quantized, bench.spec.steps
         self.module = channels_last(quantized.module)
+        self.network = quicker(self.module) if bench.spec.device == "cpu" else self.module
         parameters: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.module.named_parameters():
             rate = LEARNING_RATES.get(name.rpartition(".")[2], LEARNING_RATE)
@@ -79,7 +81,7 @@ class Training:
         device = self.bench.spec.device
         inputs = self.bench.patches[chosen].contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16, enabled=native_bfloat16(device)):
-            outputs = self.module(inputs)
+            outputs = self.network(inputs)
         return nn.functional.l1_loss(outputs.float(), self.bench.teacher[chosen])
 
     def state(self) -> dict[str, Any]:

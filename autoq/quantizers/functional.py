@@ -93,11 +93,64 @@ def fake_quantize_learned(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: in
     qmax - zero_point above it; summed over the scale's elements and multiplied by `gradient_factor`.
     """
     zero_point = zero_point.to(scale.dtype)
+    if scale.numel() == 1 and not x.is_cuda:
+        found: Tensor = _LearnedPerTensor.apply(x, scale, zero_point, qmin, qmax, gradient_factor)  # type: ignore[no-untyped-call]
+        return found
     if scale.numel() == 1:
         return torch._fake_quantize_learnable_per_tensor_affine(
             x, scale.reshape(1), zero_point.reshape(1), qmin, qmax, gradient_factor
         )
     return torch._fake_quantize_learnable_per_channel_affine(x, scale, zero_point, 0, qmin, qmax, gradient_factor)
+
+
+class _LearnedPerTensor(torch.autograd.Function):
+    """torch's learnable kernel for one scale, in vectors: on a CPU its own works value by value, backward too.
+
+    Kept for the backward pass: which values are inside, and what each contributes to the scale's gradient.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        qmin: int,
+        qmax: int,
+        gradient_factor: float,
+    ) -> Tensor:
+        step, zero = scale.item(), zero_point.item()
+        units = x * (1.0 / scale.reshape(()))
+        rounded = units.round()
+        kept = rounded.clamp(qmin - zero, qmax - zero)
+        inside = rounded == kept
+        torch.sub(kept, units, out=units)
+        of_scale = torch.where(inside, units, kept, out=rounded)
+        ctx.save_for_backward(inside, of_scale, scale, zero_point)
+        ctx.gradient_factor = gradient_factor  # type: ignore[attr-defined]
+        return kept.mul_(step)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inside, of_scale, scale, zero_point = ctx.saved_tensors  # type: ignore[attr-defined]
+        factor: float = ctx.gradient_factor  # type: ignore[attr-defined]
+        gradient = laid_out_as(gradients[0], of_scale)
+        passed = gradient * inside
+        to_scale = torch.dot(in_memory_order(gradient), in_memory_order(of_scale)) * factor
+        to_zero = None
+        if ctx.needs_input_grad[2]:  # type: ignore[attr-defined]
+            to_zero = ((passed.sum() - gradient.sum()) * scale.reshape(()) * factor).reshape(zero_point.shape)
+        return passed, to_scale.reshape(scale.shape), to_zero, None, None, None
+
+
+def laid_out_as(x: Tensor, other: Tensor) -> Tensor:
+    """`x` with its values in the order in memory of another, dense tensor of its shape."""
+    return x if x.stride() == other.stride() else torch.empty_like(other, dtype=x.dtype).copy_(x)
+
+
+def in_memory_order(x: Tensor) -> Tensor:
+    """All values of a dense tensor as a vector, without a copy."""
+    return x.as_strided((x.numel(),), (1,))
 
 
 def quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:

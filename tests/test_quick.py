@@ -1,0 +1,80 @@
+"""What is computed the quicker way against torch's own kernels, gradients included."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from autoq.quantizers.functional import fake_quantize_learned
+from autoq.quick import convolve_by_columns, prelu, quicker
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def results(function: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
+    """The output, and the gradient of each input under one and the same upstream gradient, laid out as images are."""
+    leaves = [part.detach().clone().requires_grad_() for part in inputs]
+    output = function(*leaves)
+    output.backward(torch.randn(output.shape, generator=torch.Generator().manual_seed(1)))
+    return [output.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+
+
+def image(channels: int, layout: torch.memory_format) -> Tensor:
+    values = torch.randn(2, channels, 7, 10, generator=torch.Generator().manual_seed(0))
+    return values.contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("bits", "zero"), [(4, 3), (8, 0), (16, 1000)])
+def test_a_learned_scale_as_torchs_kernel(layout: torch.memory_format, bits: int, zero: int) -> None:
+    top = 2**bits - 1
+    scale, point = torch.tensor([2.5 / top]), torch.tensor([float(zero)])
+    x = image(8, layout)
+    found = results(lambda x, s, z: fake_quantize_learned(x, s, z, 0, top, 0.1), x, scale, point)
+    kernel = torch._fake_quantize_learnable_per_tensor_affine
+    expected = results(lambda x, s, z: kernel(x, s, z, 0, top, 0.1), x, scale, point)
+    assert (found[1] == 0).any(), "some are clipped"
+    for one, other in zip(found[:2], expected[:2], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for one, other in zip(found[2:], expected[2:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_prelu_as_torchs(layout: torch.memory_format) -> None:
+    inputs = image(8, layout), torch.tensor([0.2])
+    for one, other in zip(results(prelu, *inputs), results(F.prelu, *inputs), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(("kernel", "padding"), [((9, 9), (4, 4)), ((3, 3), (0, 0)), ((3, 5), (1, 0)), ((5, 3), (0, 2))])
+def test_a_convolution_by_columns_as_torchs(kernel: tuple[int, int], padding: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    inputs = torch.randn(2, 8, 11, 12, generator=generator), torch.randn(3, 8, *kernel, generator=generator), torch.randn(3)
+    found = results(lambda x, w, b: convolve_by_columns(x, w, b, padding), *inputs)
+    expected = results(lambda x, w, b: F.conv2d(x, w, b, padding=padding), *inputs)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+class Narrow(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.act = nn.Parameter(torch.randn(3, 8, 9, 9)), nn.PReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(self.act(x), self.weight, None, (1, 1), (4, 4), (1, 1), 1)
+
+
+def test_the_graph_shares_its_parameters() -> None:
+    module = fx.symbolic_trace(Narrow())
+    network = quicker(module)
+    targets = {node.target for node in network.graph.nodes if node.op == "call_function"}
+    assert targets == {prelu, convolve_by_columns}
+    x = torch.randn(1, 8, 12, 12)
+    torch.testing.assert_close(network(x), module(x), rtol=1e-4, atol=1e-4)
+    network(x).sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())
+    assert F.conv2d in {node.target for node in module.graph.nodes}, "what is exported is as it was"
