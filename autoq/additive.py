@@ -6,10 +6,14 @@ add up: over stages, and within a stage over its roles. Bytes and operations add
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -249,7 +253,7 @@ def _by_budget(stages: Mapping[str, Sequence[Option]]) -> Iterator[Predicted]:
     most = sum(costs[part].max(0) for part in slices)
     for shares in itertools.product(np.linspace(0, 1, BUDGETS), repeat=costs.shape[1]):
         budget = least + np.array(shares) * (most - least)
-        solution = milp(
+        solution = _solve(
             1 / TIE * loss / loss.max() + (costs / most).sum(1),  # large numbers: HiGHS stops within 1e-6 of the best
             integrality=np.ones(len(flat)),
             bounds=Bounds(0, 1),
@@ -259,6 +263,19 @@ def _by_budget(stages: Mapping[str, Sequence[Option]]) -> Iterator[Predicted]:
         if solution.x is not None:
             picked = np.flatnonzero(solution.x > 0.5)
             yield _together(stages, [flat[index] for index in picked])
+
+
+def _solve(*problem: Any, **settings: Any) -> Any:
+    """scipy's milp. HiGHS writes some lines to the process's standard output, whatever it is told; there only results belong."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        return milp(*problem, **settings)
+    finally:
+        ctypes.CDLL(None).fflush(None)  # the C library's own buffer
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def by_worth(front: Sequence[Predicted], float_mse: float, reference: Sequence[float], count: int) -> list[Predicted]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 
 import numpy as np
@@ -105,6 +106,25 @@ def test_a_program_finds_points_of_the_same_front(monkeypatch: pytest.MonkeyPatc
     assert len(points) >= 6
     ends = [min(point[axis] for point in everything) for axis in (0, 1)]
     assert [min(point[axis] for point in points) for axis in (0, 1)] == pytest.approx(ends)
+
+
+def test_what_the_solver_prints_is_no_result(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Its C++ code prints past Python, into a buffer of its own."""
+    libc, solve = ctypes.CDLL(None), additive.milp
+
+    def noisy(*problem: object, **settings: object) -> object:
+        libc.printf(b"from C\n")
+        return solve(*problem, **settings)
+
+    monkeypatch.setattr(additive, "milp", noisy)
+    monkeypatch.setattr(additive, "MAX_COMBINATIONS", 1)
+    found = space()
+    assert additive.predicted_front(additive.options(found, measured(found), costs_of))
+    libc.printf(b"later\n")
+    libc.fflush(None)
+    out, err = capfd.readouterr()
+    assert out == "later\n"
+    assert err.count("from C\n") == additive.BUDGETS**2
 
 
 def test_many_stages_that_do_not_add_up_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
