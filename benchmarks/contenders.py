@@ -242,7 +242,7 @@ def _quant_conv(conv: nn.Module, qnn: Any, rule: type, bits: int) -> nn.Module:
     assert isinstance(conv, nn.Conv2d)
     own = qnn.QuantConv2d(
         conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups,
-        conv.bias is not None, weight_quant=rule, weight_bit_width=bits,
+        bias=conv.bias is not None, weight_quant=rule, weight_bit_width=bits,
     )  # fmt: skip
     own.load_state_dict(conv.state_dict(), strict=False)
     return own
