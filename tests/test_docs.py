@@ -38,6 +38,7 @@ RUN_ELSEWHERE = {
     "python benchmarks/sampling.py --steps 16": ("tests/benchmarks/test_sampling.py", "sampling.py"),
     "python benchmarks/ablation.py --eval-data Set5": ("tests/benchmarks/test_qat.py", "ablation.py"),
     "python benchmarks/qat_gain.py --eval-data Set5": ("tests/benchmarks/test_qat.py", "qat_gain.py"),
+    "python benchmarks/qat_step.py --eval-data Set5": ("tests/benchmarks/test_qat_step.py", "qat_step.main()"),
     "python benchmarks/ptq.py --models xlsr --clippings mse --bits 8/8/8 4/4/8": ("tests/benchmarks/test_ptq.py", "ptq.py"),
     "python benchmarks/fidelity.py": ("tests/benchmarks/test_search.py", "fidelity.py"),
     "python benchmarks/supernet.py": ("tests/benchmarks/test_supernet.py", "supernet"),
