@@ -40,7 +40,7 @@ class Training:
     def __init__(self, bench: Workbench, quantized: Quantized) -> None:
         self.bench, self.quantized, self.steps = bench, quantized, bench.spec.steps
         self.module = channels_last(quantized.module)
-        self.network = quicker(self.module) if bench.spec.device == "cpu" else self.module
+        self.network = self._network()
         parameters: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.module.named_parameters():
             rate = LEARNING_RATES.get(name.rpartition(".")[2], LEARNING_RATE)
@@ -76,6 +76,10 @@ class Training:
         loss.backward()
         self.optimizer.step()
         self.step += 1
+
+    def _network(self) -> nn.Module:
+        """What computes the outputs in training: the same parameters."""
+        return quicker(self.module) if self.bench.spec.device == "cpu" else self.module
 
     def _loss(self, chosen: Tensor) -> Tensor:
         device = self.bench.spec.device

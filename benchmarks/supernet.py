@@ -94,10 +94,13 @@ class Supernet(Training):
         super().__init__(bench, Quantized(nn.ModuleList(network.module for network in self.networks), [], ()))
         self.module.train()
 
+    def _network(self) -> nn.Module:
+        return self.module
+
     def _loss(self, chosen: Tensor) -> Tensor:
         """The loss of one policy. The coarsest comes first, as the first loss sets by how much the rates shrink."""
         index = self.random.randrange(len(self.networks)) if self.step else self.coarsest
-        self.module = self.networks[index].module
+        self.network = self.networks[index].module
         return super()._loss(chosen)
 
 

@@ -65,6 +65,8 @@ RUN_ELSEWHERE = {
     "autoq export mine --pick knee -o knee": ("tests/test_delivery.py", '"export"'),
     "autoq export mine --pick knee --format packed -o small": ("tests/test_delivery.py", 'format="packed"'),
     "autoq unpack small/model.safetensors -o runtime": ("tests/test_delivery.py", "unpack(packed.file"),
+    "autoq cost --model xlsr --target npu-uint8 --input 640x360": ("tests/objectives/test_modelled.py", "44.85"),
+    "python benchmarks/clipped_output.py --eval-data Set14": ("tests/benchmarks/test_clipped_output.py", "clipped_output"),
     "python benchmarks/exports.py srgan-x4 --points 10": ("tests/benchmarks/test_exports.py", '"--points"'),
     "python -m pytest tests/export/test_nibbles.py": ("Makefile", "$(BIN)/python -m pytest"),
     "autoq search --model srresnet --objectives size,latency,psnr --study srresnet-x4": (
