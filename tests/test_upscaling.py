@@ -284,7 +284,7 @@ def gif() -> bytes:
         (["doubling.onnx", "photo.png", "out.jpg"], "output 'out.jpg': expected a name that ends in .png; type out.png"),
         (["doubling.onnx", "photo.png", "none/out.png"], "output 'none/out.png': there is no folder 'none'; make it, or give another path"),
         (["doubling.onnx", "photo.png", "folder.png"], "output 'folder.png': a folder; give the name of a .png file"),
-        (["doubling.onnx", "photo.png", "out.png", "--target", "openvino"], "unknown target 'openvino' (known: bits, onnxruntime-cpu, onnxruntime-cuda, openvino-cpu). Did you mean 'openvino-cpu'?"),
+        (["doubling.onnx", "photo.png", "out.png", "--target", "openvino"], "unknown target 'openvino' (known: bits, npu-uint8, onnxruntime-cpu, onnxruntime-cuda, openvino-cpu). Did you mean 'openvino-cpu'?"),
         (["doubling.onnx", "photo.png", "out.png", "--tile", "8"], "--tile '8': expected a whole number from 16 to 8192; type --tile 256"),
         (["doubling.onnx", "photo.png", "out.png", "--threads", "0"], "--threads '0': expected a whole number from 1 to 1024; type --threads 2"),
     ],
