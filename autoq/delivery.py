@@ -109,9 +109,10 @@ def deliver(study: Study, record: Record, format: str, folder: Path, phase: Call
         delivered = write(retrain(study, record, phase), format, partial, phase)
         if wrong := verify.broken(delivered.lines):
             found, advice = "; ".join(wrong.values()), ""
-            if set(wrong) == {"latency"} and target_info(study.spec.trial.target).model is None:
+            target = target_info(study.spec.trial.target)
+            if set(wrong) == {"latency"} and target.model is None:
                 advice = "; type the command again when nothing else runs on this machine"
-            elif study.spec.trial.exact_weight_bits > exact_weight_bits():
+            elif target.overflows and study.spec.trial.exact_weight_bits > exact_weight_bits():
                 advice = "; 8-bit weights overflow on this processor, which has no VNNI: search again here"
             raise AutoqError(f"{point_name(record)} of study '{study.name}' does not export as promised: {found}{advice}")
         if folder.is_dir():

@@ -103,6 +103,8 @@ def _processor(read: Callable[[], dict[str, str] | None] = processor.facts) -> I
         return
     yield Check(name="processor", state="ok", found=f"{facts.get('model name', platform.machine())}, {os.cpu_count()} cores")
     flags = facts.get("flags", "").split()
+    if platform.machine().lower() not in processor.X86:
+        return
     for flag, cost in FLAGS.items():
         have = [name for name in (flag, *ALSO[flag]) if name in flags]
         yield Check(name=flag, state="ok" if have else "absent", found=", ".join(have) or "not there", cost="" if have else cost)

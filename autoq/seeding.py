@@ -12,14 +12,16 @@ from autoq import additive, pareto
 from autoq.additive import Predicted
 from autoq.constraints import Constraint
 from autoq.data import middle
+from autoq.export.nibbles import NIBBLE
 from autoq.models import model_info
 from autoq.models.stages import assign
 from autoq.objectives.cost import costs
 from autoq.objectives.latency import by_kinds, kind, policy_key
 from autoq.objectives.latency_table import LatencyTable
 from autoq.objectives.size import packed_bytes
-from autoq.policy import ROLES, Policy, StageQuant, TensorQuant, all_float
+from autoq.policy import ROLES, Policy, Role, StageQuant, TensorQuant, all_float
 from autoq.quantize import place
+from autoq.quantizers import QUANTIZERS
 from autoq.sensitivity import alone, measure
 from autoq.space import SearchSpace
 from autoq.spec import Probe, Sensitivity
@@ -108,7 +110,7 @@ def _adding(bench: Workbench, objectives: Sequence[str], table: LatencyTable) ->
     def of(policy: Policy) -> list[float]:
         every = {"size": float(packed_bytes(bench.traced, place(bench.traced, policy, bench.execution), bench.execution))}
         if "size_runtime" in names:
-            placements = place(bench.traced, _at_least_8(policy), bench.execution)
+            placements = place(bench.traced, _as_loaded(policy), bench.execution)
             every["size_runtime"] = float(packed_bytes(bench.traced, placements, bench.execution))
         if not {"size", "size_runtime", "latency"}.issuperset(names):
             found = costs(bench.traced, policy, bench.execution, table.frame)
@@ -120,14 +122,16 @@ def _adding(bench: Workbench, objectives: Sequence[str], table: LatencyTable) ->
     return Costs(names, of)
 
 
-def _at_least_8(policy: Policy) -> Policy:
-    """What a runtime file holds: narrower integers are widened to 8 bits."""
+def _as_loaded(policy: Policy) -> Policy:
+    """What a runtime file holds: weights whose integers fit 4 bits as 4, what is otherwise narrower than 8 bits as 8."""
 
-    def widened(quant: TensorQuant) -> TensorQuant:
-        return dataclasses.replace(quant, bits=max(8, quant.bits))
+    def widened(role: Role, quant: TensorQuant) -> TensorQuant:
+        symmetric = role == "weight" and quant.signed
+        nibbles = symmetric and QUANTIZERS[quant.quantizer].weight_integers(quant.bits) <= NIBBLE.bits
+        return dataclasses.replace(quant, bits=NIBBLE.bits if nibbles else max(8, quant.bits))
 
-    stages = ((stage, StageQuant(*(widened(quant.role(role)) for role in ROLES))) for stage, quant in policy.stages)
-    return Policy(tuple(stages))
+    stages = ((stage, StageQuant(*(widened(role, quant.role(role)) for role in ROLES))) for stage, quant in policy.stages)
+    return Policy(tuple(stages), policy.output)
 
 
 def _latency(bench: Workbench, table: LatencyTable, policy: Policy) -> float:

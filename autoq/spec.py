@@ -125,6 +125,14 @@ class StudyFile(BaseModel):
     definition: StudySpec
     environment: Environment
 
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, found: Any) -> Any:
+        """Studies that do not say how wide their weights' levels are have all of them."""
+        if isinstance(found, dict) and isinstance(trial := (found.get("definition") or {}).get("trial"), dict):
+            trial.setdefault("exact_weight_bits", 8)
+        return found
+
 
 class TrialResult(BaseModel):
     """What a trial found. values: every metric measured, objective or not. reason: why it failed or stopped, else None."""

@@ -120,10 +120,8 @@ def latency(
     near = abs(interval.middle / promised - 1) <= LATENCY_TOLERANCE or (interval.low <= then.high and then.low <= interval.high)
     words = f"within {LATENCY_TOLERANCE:.0%}, or intervals meet" if same else "promised on another machine or runtime"
     ratio = promised_float / interval.middle
-    return [
-        Line("latency", promised, interval.middle, words, near if same else None, interval.low, interval.high),
-        Line("speedup", promised_float / promised, ratio, "", None),
-    ]
+    found = Line("latency", promised, interval.middle, words, near if same else None, interval.low, interval.high)
+    return [found] if policy.is_float else [found, Line("speedup", promised_float / promised, ratio, "", None)]
 
 
 def exact(name: str, promised: float, found: float) -> Line:

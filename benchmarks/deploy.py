@@ -48,6 +48,7 @@ from autoq.objectives.quality import METRICS, averaged, judged, load_models, why
 from autoq.objectives.size import packed_bytes
 from autoq.options import parse_frame
 from autoq.policy import Policy, all_float
+from autoq.processor import exact_weight_bits
 from autoq.study import Study
 from autoq.tiles import to_input, to_pixels
 from autoq.trial import trained
@@ -58,8 +59,7 @@ VALIDATION = 8
 """Images, at most, that accuracy control validates on: it looks at all of them for every layer."""
 
 PACKAGES = ("openvino", "nncf", "onnxruntime")
-MULTIPLIES_BYTES = ("avx512_vnni", "avx_vnni", "amx_int8")
-FEATURES = (*MULTIPLIES_BYTES, "avx512_bf16", "amx_bf16")
+FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16", "amx_bf16")
 """Of the processor, by torch's names: instructions that multiply 8-bit integers, and bfloat16."""
 
 
@@ -119,7 +119,7 @@ def build_rivals(bench: Workbench, folder: Path) -> tuple[list[Point], dict[str,
         calibration=[patch.numpy() for batch in calibration_patches(train, spec.seed) for patch in batch.split(1)],
         validation=[(to_input(pair.low), pair.high) for pair in bench.pairs[:VALIDATION]],
         scale=spec.scale,
-        reduced=not any(torch.cpu.get_capabilities().get(name) for name in MULTIPLIES_BYTES),
+        reduced=exact_weight_bits() < 8,
     )
     points, failed = [], {}
     for number, (name, rival) in enumerate(RIVALS.items()):
@@ -139,6 +139,8 @@ def build_rivals(bench: Workbench, folder: Path) -> tuple[list[Point], dict[str,
 
 def own_points(study: Study, bench: Workbench) -> list[Point]:
     """The front without the float network, and the baselines of this machine's line, as `autoq export` writes them."""
+    if study.spec.trial.exact_weight_bits > exact_weight_bits():
+        raise InputError(f"study '{study.name}': its 8-bit weights overflow on this processor, which has no VNNI; search again here")
     records = findings.front(study.records(), study.spec.objectives)
     front = [record for record in records if record.name != findings.FLOAT_NAME]
     if not front:

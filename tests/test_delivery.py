@@ -90,7 +90,7 @@ def test_a_point_exports_as_promised(study: Study, name: str, tmp_path: Path, mo
     assert f"| size | {values['size']:,.0f} bytes | {values['size']:,.0f} bytes | exactly | yes |" in card
     assert "| body |" in card
     assert "32x24 pixels with 1 threads: 25 times in turn with the float network, after one time to warm up" in card
-    assert ("**Not faster than float:**" in card) == (not found.document()["faster_than_float"])
+    assert ("**Not faster than float:**" in card) == (found.document()["faster_than_float"] is False)
 
 
 def test_the_snippet_upscales_an_image(study: Study, tmp_path: Path) -> None:

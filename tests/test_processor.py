@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from autoq import processor
 from autoq.policy import TensorQuant, weight_quant
 from autoq.quantizers import QUANTIZERS, within
+from autoq.spec import StudyFile
 
 
 @pytest.mark.parametrize(
@@ -40,6 +42,15 @@ def test_an_unknown_x86_processor_gets_what_is_exact_everywhere(tmp_path: Path) 
 def test_facts_are_the_first_cores(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("processor\t: 0\nflags\t\t: a b\n\nprocessor\t: 1\nflags\t\t: c\n")
     assert processor.facts(tmp_path / "cpuinfo") == {"processor": "0", "flags": "a b"}
+
+
+def test_a_study_that_does_not_say_has_all_levels() -> None:
+    """Whatever the processor that reads it: its weights were trained with them."""
+    found = yaml.safe_load((Path(__file__).parents[1] / "studies" / "srgan-x4" / "study.yaml").read_text())
+    del found["definition"]["trial"]["exact_weight_bits"]
+    assert StudyFile.model_validate(found).definition.trial.exact_weight_bits == 8
+    found["definition"]["trial"]["exact_weight_bits"] = 7
+    assert StudyFile.model_validate(found).definition.trial.exact_weight_bits == 7
 
 
 @pytest.mark.parametrize("quantizer", [name for name, info in QUANTIZERS.items() if "weight" in info.serves])

@@ -18,17 +18,19 @@ from autoq import seeding
 from autoq.cli import main
 from autoq.data import middle
 from autoq.executed import as_executed
+from autoq.export.onnx import export_graph, payload_bytes
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency import entries
 from autoq.objectives.latency_table import LatencyTable
-from autoq.policy import Policy, StageQuant
+from autoq.policy import Policy, StageQuant, uniform
 from autoq.quantize import place, quantize
 from autoq.seeding import find_seeds, probe
 from autoq.sensitivity import agreement, alone, analyse
 from autoq.space import SearchSpace, parse_space
 from autoq.spec import Analysis, Answer, Answers, Probe, Question, StudySpec, TrialSpec
 from autoq.study import Study, space_facts
-from autoq.workbench import Workbench, input_hashes, prepare, upscale
+from autoq.tracing import roles_by_stage
+from autoq.workbench import Workbench, input_hashes, prepare, runtime_model, upscale
 from tests.conftest import made_up
 from tests.test_cli import run
 
@@ -95,6 +97,22 @@ def test_many_probes_look_at_the_middle_of_the_images(
     cut = dataclasses.replace(bench, pairs=tuple(middle(pair) for pair in bench.pairs))
     assert all(each.loss == pytest.approx(error(cut, Policy.from_dict(each.policy)), rel=1e-5) for each in found[::7])
     assert spearmanr([each.loss for each in found], [each.loss for each in probes]).statistic > 0.95
+
+
+def test_seeds_know_what_a_runtime_file_holds(bench: Workbench, table: LatencyTable) -> None:
+    """Of 4-bit weights the file has half a byte each, of 6-bit ones a whole one."""
+    graph = export_graph(bench.traced)
+    of = seeding._adding(bench, ("size_runtime", "psnr"), table).of
+
+    def both(bits: str) -> tuple[float, float]:
+        stages = {layer.stage: roles_by_stage(bench.traced.sites)[layer.stage] for layer in bench.traced.layers}
+        policy = uniform(",".join(f"{stage}={bits if stage == 'body' else '8/8/8'}" for stage in stages), stages)
+        quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+        return of(policy)[0], payload_bytes(runtime_model("openvino-cpu", graph, quantized))
+
+    predicted, found = zip(*(both(bits) for bits in ("8/8/8", "6/8/8", "4/8/8")), strict=True)
+    assert predicted[0] == predicted[1] > predicted[2]
+    assert predicted[0] - predicted[2] == found[0] - found[2]
 
 
 def test_the_ranking_is_that_of_a_brute_force_evaluation(bench: Workbench, spec: TrialSpec, space: SearchSpace) -> None:

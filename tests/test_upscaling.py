@@ -323,14 +323,15 @@ def test_a_network_of_no_whole_scale(tmp_path: Path) -> None:
         autoq.upscale(tmp_path / "shrinking.onnx", photo, tmp_path / "out.png")
 
 
-def test_a_file_that_the_target_does_not_run(doubling: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["openvino-cpu", "onnxruntime-cpu"])
+def test_a_file_that_the_target_does_not_run(doubling: Path, tmp_path: Path, target: str) -> None:
     model = onnx.load(doubling)
     model.graph.node[0].op_type, model.graph.node[0].domain = "Unheard", "of"
     model.opset_import.append(helper.make_opsetid("of", 1))
     onnx.save(model, tmp_path / "odd.onnx")
     photo = saved(tmp_path / "photo.png", noise(20, 30))
-    with pytest.raises(InputError, match=r"odd\.onnx': openvino-cpu does not run it \(.*of\.Unheard\); give an \.onnx file as"):
-        autoq.upscale(tmp_path / "odd.onnx", photo, tmp_path / "out.png")
+    with pytest.raises(InputError, match=rf"odd\.onnx': {target} does not run it \(.*Unheard.*\); give an \.onnx file as"):
+        autoq.upscale(tmp_path / "odd.onnx", photo, tmp_path / "out.png", target=target)
 
 
 def test_a_full_disk_leaves_nothing(doubling: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,8 @@ import onnxruntime
 from onnx import TensorProto, helper
 
 from autoq.targets import Runner
+from autoq.targets.pixels import of_pixels
+from autoq.targets.refusals import as_runtime_errors
 
 PROVIDER = "CUDAExecutionProvider"
 OPTIONS = {"use_tf32": "0"}
@@ -32,12 +34,14 @@ class ONNXRuntimeCUDA:
     def load(self, file: bytes | Path, threads: int) -> Runner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # of what the processor is left with
-        session = onnxruntime.InferenceSession(file, options, providers=[(PROVIDER, OPTIONS)], enable_fallback=0)
+        with as_runtime_errors():
+            session = onnxruntime.InferenceSession(file, options, providers=[(PROVIDER, OPTIONS)], enable_fallback=0)
 
         def run(image: np.ndarray) -> np.ndarray:
-            return np.asarray(session.run(None, {"input": image})[0])
+            with as_runtime_errors():
+                return np.asarray(session.run(None, {"input": image})[0])
 
-        return run
+        return of_pixels(run) if session.get_inputs()[0].type == "tensor(uint8)" else run
 
     def version(self) -> str:
         return f"ONNX Runtime {onnxruntime.__version__} CUDA"
@@ -52,7 +56,8 @@ def _starts() -> bool:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what fails is said in one line
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER], enable_fallback=0)
+        with as_runtime_errors():
+            session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER], enable_fallback=0)
     except RuntimeError:
         return False
     return PROVIDER in session.get_providers()

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from autoq.pixels import LEVELS
 from autoq.targets import Runner
-
-LEVELS = 255
 
 
 def of_pixels(run: Callable[[np.ndarray], np.ndarray]) -> Runner:
