@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 
 from autoq.targets import Runner
-from autoq.targets.pixels import of_pixels
-from autoq.targets.refusals import as_runtime_errors
+from autoq.targets.sessions import runner
 
 
 class ONNXRuntimeCPU:
@@ -27,14 +25,7 @@ class ONNXRuntimeCPU:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
         # else the threads of one network wait in a busy loop while the next one is measured
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        with as_runtime_errors():
-            session = onnxruntime.InferenceSession(file, options, providers=list(self.providers))
-
-        def run(image: np.ndarray) -> np.ndarray:
-            with as_runtime_errors():
-                return np.asarray(session.run(None, {"input": image})[0])
-
-        return of_pixels(run) if session.get_inputs()[0].type == "tensor(uint8)" else run
+        return runner(file, options, providers=list(self.providers))
 
     def version(self) -> str:
         return f"ONNX Runtime {onnxruntime.__version__}"

@@ -9,13 +9,11 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 from onnx import TensorProto, helper
 
 from autoq.targets import Runner
-from autoq.targets.pixels import of_pixels
-from autoq.targets.refusals import as_runtime_errors
+from autoq.targets.sessions import as_runtime_errors, runner
 
 PROVIDER = "CUDAExecutionProvider"
 OPTIONS = {"use_tf32": "0"}
@@ -34,14 +32,7 @@ class ONNXRuntimeCUDA:
     def load(self, file: bytes | Path, threads: int) -> Runner:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads  # of what the processor is left with
-        with as_runtime_errors():
-            session = onnxruntime.InferenceSession(file, options, providers=[(PROVIDER, OPTIONS)], enable_fallback=0)
-
-        def run(image: np.ndarray) -> np.ndarray:
-            with as_runtime_errors():
-                return np.asarray(session.run(None, {"input": image})[0])
-
-        return of_pixels(run) if session.get_inputs()[0].type == "tensor(uint8)" else run
+        return runner(file, options, providers=[(PROVIDER, OPTIONS)], enable_fallback=0)
 
     def version(self) -> str:
         return f"ONNX Runtime {onnxruntime.__version__} CUDA"
