@@ -101,6 +101,7 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "stopped": sum(record.state == "pruned" for record in trials),
         "verdict": _verdict(records, objectives, study.sensitivity()),
         "tiles": _tiles(records, found, objectives, float_record, measured),
+        "remeasured": measured and bool(info.latency),
         "latency_note": "" if measured else f"Latencies are {info.latency}. The float network does not run there.",
         "heads": [axis_label(name) for name in objectives],
         "all_heads": [axis_label(name) for name in columns],
