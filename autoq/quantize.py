@@ -248,8 +248,8 @@ def _build(source: fx.Node, placement: Placement, statistics: Mapping[str, Stati
         return image_quantizer()
     if placement.source not in statistics:
         raise PolicyError(f"no statistics of tensor '{placement.source}': calibrate before quantizing")
-    check(quant, role, execution.integer_bits)
     if role == "weight":
+        check(quant, role, execution.integer_bits)  # the width that was asked for, not the one it may become
         quant = within(quant, execution.weight_bits)
     quantizer = make_quantizer(quant, _per(statistics[placement.source], quant), role, execution.integer_bits)
     quantizer.axis = channel_axis(source)

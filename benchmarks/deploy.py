@@ -47,10 +47,10 @@ from autoq.objectives.latency import machine, measure
 from autoq.objectives.quality import METRICS, averaged, judged, load_models, why_unavailable
 from autoq.objectives.size import packed_bytes
 from autoq.options import parse_frame
+from autoq.pixels import to_input, to_pixels
 from autoq.policy import Policy, all_float
 from autoq.processor import exact_weight_bits
 from autoq.study import Study
-from autoq.tiles import to_input, to_pixels
 from autoq.trial import trained
 from autoq.verify import ROUNDS
 from autoq.workbench import Workbench, prepare, runtime_file, runtime_model

@@ -25,8 +25,8 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from autoq.export.onnx import INPUT, payload_bytes
 from autoq.objectives.quality import psnr
+from autoq.pixels import to_pixels
 from autoq.targets import Runner, load_target
-from autoq.tiles import to_pixels
 
 OPENVINO, ORT = "openvino-cpu", "onnxruntime-cpu"
 

@@ -18,10 +18,10 @@ from autoq.data import Image, calibration_patches, make_pair, read_folder, train
 from autoq.export.onnx import export_graph
 from autoq.models import model_info, staged_model
 from autoq.objectives.quality import psnr
+from autoq.pixels import to_input, to_pixels
 from autoq.policy import uniform
 from autoq.quantize import collect, quantize
 from autoq.targets import load_target, target_info
-from autoq.tiles import to_input, to_pixels
 from autoq.tracing import trace
 from autoq.workbench import execution_on, runtime_model, upscale
 
