@@ -55,11 +55,6 @@ def weight_quant(bits: int, quantizer: str = "minmax", clipping: str = "minmax")
     return TensorQuant(bits, quantizer, clipping, "channel", signed=True) if bits != FLOAT_BITS else FLOAT
 
 
-def tensor_quant(bits: int, quantizer: str = "minmax", clipping: str = "minmax") -> TensorQuant:
-    """The usual activation and skip format: affine, one scale per tensor."""
-    return TensorQuant(bits, quantizer, clipping, "tensor", signed=False) if bits != FLOAT_BITS else FLOAT
-
-
 @dataclass(frozen=True)
 class Formats:
     """What a target has for a role. Of granularity and signedness the first is what is meant where none is named."""
