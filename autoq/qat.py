@@ -79,7 +79,8 @@ class Training:
 
     def _network(self) -> nn.Module:
         """What computes the outputs in training: the same parameters."""
-        return quicker(self.module) if self.bench.spec.device == "cpu" else self.module
+        device = self.bench.spec.device
+        return quicker(self.module, native_bfloat16(device)) if device == "cpu" else self.module
 
     def _loss(self, chosen: Tensor) -> Tensor:
         device = self.bench.spec.device

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from autoq import winograd
 from autoq.quantizers.functional import in_memory_order, laid_out_as
 
 FEW_CHANNELS = 8
 """A vector register's worth of float32: convolution kernels with fewer outputs leave the rest of it idle."""
+
+MANY_CHANNELS, MANY_PAIRS = 32, 2048
+"""Channels in and out, and products of both, from which on transforms cost less than the multiplications that they save."""
 
 
 class _PReLU(torch.autograd.Function):
@@ -51,8 +56,11 @@ def convolve_by_columns(x: Tensor, weight: Tensor, bias: Tensor | None, padding:
     return found if bias is None else found + bias.reshape(1, -1, 1, 1)
 
 
-def quicker(module: fx.GraphModule) -> fx.GraphModule:
-    """A graph of the same submodules and parameters whose PReLUs and narrow convolutions are computed as above."""
+def quicker(module: fx.GraphModule, native_bfloat16: bool = False) -> fx.GraphModule:
+    """A graph of the same submodules and parameters whose PReLUs and convolutions are computed as above, or by Winograd.
+
+    native_bfloat16: whether convolutions run in bfloat16, faster than what is saved in float32.
+    """
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     for node in graph.nodes:
@@ -60,8 +68,8 @@ def quicker(module: fx.GraphModule) -> fx.GraphModule:
             with graph.inserting_before(node):
                 slope = graph.get_attr(f"{node.target}.weight")
             node.op, node.target, node.args = "call_function", prelu, (node.args[0], slope)
-        elif node.target is F.conv2d and (padding := _narrow(module, node)) is not None:
-            node.target, node.args = convolve_by_columns, (*node.args[:3], padding)
+        elif node.target is F.conv2d and (quicker_one := _quicker_convolution(module, node, native_bfloat16)):
+            node.target, node.args = quicker_one
     return fx.GraphModule(module, graph)
 
 
@@ -69,19 +77,25 @@ def _has_one_slope(module: nn.Module) -> bool:
     return isinstance(module, nn.PReLU) and module.num_parameters == 1
 
 
-def _narrow(module: fx.GraphModule, node: fx.Node) -> tuple[int, int] | None:
-    """The padding of a convolution that gains by columns; None of any other."""
+def _quicker_convolution(
+    module: fx.GraphModule, node: fx.Node, native_bfloat16: bool
+) -> tuple[Callable[..., Tensor], tuple[Any, ...]] | None:
+    """What computes a convolution with less, and its arguments; None where torch's own kernel does best."""
     weight = node.args[1]
     while isinstance(weight, fx.Node) and weight.op == "call_module":
         weight = weight.args[0]  # behind its quantizer
     if not isinstance(weight, fx.Node) or weight.op != "get_attr" or len(node.args) != 7 or node.kwargs:
         return None
-    outputs, inputs, _, width = _parameter(module, weight).shape
+    outputs, inputs, height, width = _parameter(module, weight).shape
     stride, padding, dilation, groups = cast(tuple[Any, ...], node.args[3:])
     if (stride, dilation, groups) != ((1, 1), (1, 1), 1) or not isinstance(padding, tuple):
         return None
-    gains = outputs < FEW_CHANNELS <= min(inputs, outputs * width) and padding[1] < width
-    return cast(tuple[int, int], padding) if gains else None
+    if outputs < FEW_CHANNELS <= min(inputs, outputs * width) and padding[1] < width:
+        return convolve_by_columns, (*node.args[:3], padding)
+    many = min(inputs, outputs) >= MANY_CHANNELS and inputs * outputs >= MANY_PAIRS
+    if many and (height, width, *padding) == (3, 3, 1, 1) and not native_bfloat16:
+        return winograd.convolve, node.args[:3]
+    return None
 
 
 def _parameter(module: fx.GraphModule, node: fx.Node) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from autoq import winograd
 from autoq.quantizers.functional import fake_quantize_learned
 from autoq.quick import convolve_by_columns, prelu, quicker
 
@@ -57,6 +58,53 @@ def test_a_convolution_by_columns_as_torchs(kernel: tuple[int, int], padding: tu
     expected = results(lambda x, w, b: F.conv2d(x, w, b, padding=padding), *inputs)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("chunk", [1, winograd.CHUNK])
+@pytest.mark.parametrize("size", [(12, 8), (11, 13), (3, 1)])
+def test_winograd_as_torchs(
+    layout: torch.memory_format, chunk: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(winograd, "CHUNK", chunk)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(3, 6, *size, generator=generator).contiguous(memory_format=layout)
+    inputs = x, torch.randn(5, 6, 3, 3, generator=generator), torch.randn(5, generator=generator)
+    found = results(winograd.convolve, *inputs)
+    expected = results(lambda x, w, b: F.conv2d(x, w, b, padding=1), *(part.double() for part in inputs))
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= winograd.ERROR * other.abs().max()
+
+
+def test_winograd_asks_for_no_gradient_of_the_image() -> None:
+    x, weight = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3, requires_grad=True)
+    winograd.convolve(x, weight, None).sum().backward()
+    assert weight.grad is not None
+    assert x.grad is None
+
+
+class Wide(nn.Module):
+    def __init__(self, inputs: int, outputs: int, side: int) -> None:
+        super().__init__()
+        self.weight, self.padding = nn.Parameter(torch.randn(outputs, inputs, side, side)), (side // 2, side // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, None, (1, 1), self.padding, (1, 1), 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "bfloat16", "expected"),
+    [
+        ((64, 64, 3), False, winograd.convolve),
+        ((64, 64, 3), True, F.conv2d),
+        ((16, 16, 3), False, F.conv2d),
+        ((64, 64, 1), False, F.conv2d),
+        ((64, 3, 9), True, convolve_by_columns),
+    ],
+)
+def test_how_a_convolution_is_computed(shape: tuple[int, int, int], bfloat16: bool, expected: Callable[..., Tensor]) -> None:
+    network = quicker(fx.symbolic_trace(Wide(*shape)), bfloat16)
+    assert expected in {node.target for node in network.graph.nodes}
 
 
 class Narrow(nn.Module):

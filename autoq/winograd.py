@@ -1,0 +1,157 @@
+"""Convolutions of 3x3 with a quarter of the multiplications: Winograd's minimal filtering, for training on processors.
+
+Lavin and Gray 2016, Fast Algorithms for Convolutional Neural Networks, section 4: F(4x4, 3x3). An output tile of 4x4 comes of
+an input tile of 6x6 as A^T ((G w G^T) * (B^T x B)) A, which is linear in both, so the gradients are the transposes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+TILE = 4
+WINDOW = TILE + 2
+"""Side of an output tile, and of the input that it sees."""
+
+CHUNK = 1 << 20
+"""Transformed values that are worked on at a time: what stays in the cache. More would be paged in anew at every step."""
+
+_INPUT = (
+    (4, 0, -5, 0, 1, 0),
+    (0, -4, -4, 1, 1, 0),
+    (0, 4, -4, -1, 1, 0),
+    (0, -2, -1, 2, 1, 0),
+    (0, 2, -1, -2, 1, 0),
+    (0, 4, 0, -5, 0, 1),
+)
+_FILTER = (
+    (1 / 4, 0, 0),
+    (-1 / 6, -1 / 6, -1 / 6),
+    (-1 / 6, 1 / 6, -1 / 6),
+    (1 / 24, 1 / 12, 1 / 6),
+    (1 / 24, -1 / 12, 1 / 6),
+    (0, 0, 1),
+)
+_OUTPUT = (
+    (1, 1, 1, 1, 1, 0),
+    (0, 1, -1, 2, -2, 0),
+    (0, 1, 1, 4, 4, 0),
+    (0, 1, -1, 8, -8, 1),
+)
+
+
+def _both_ways(rows: tuple[tuple[float, ...], ...]) -> Tensor:
+    """m x m^T of a tile as one matrix on its values, row by row."""
+    matrix = torch.tensor(rows, dtype=torch.float64)
+    return torch.kron(matrix, matrix).float()
+
+
+INPUT, FILTER, OUTPUT = _both_ways(_INPUT), _both_ways(_FILTER), _both_ways(_OUTPUT)
+"""[36, 36], [36, 9] and [16, 36]: B^T, G and A^T of the paper, on both axes."""
+
+ERROR = 3e-5
+"""Share of the largest value that rounding may change: three times what was seen."""
+
+POINTS = WINDOW**2
+"""Products that an output tile takes for every pair of channels, where a direct convolution takes 144."""
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A convolution of 3x3 with stride 1 and padding 1. x [n, c, h, w], weight [o, c, 3, 3] -> [n, o, h, w], float32.
+
+    Rounding errors are some times those of a direct convolution; of outputs and gradients within ERROR of their largest value.
+    """
+    found: Tensor = _Convolution.apply(x, weight)  # type: ignore[no-untyped-call]
+    return found if bias is None else found + bias.reshape(1, -1, 1, 1)
+
+
+class _Convolution(torch.autograd.Function):
+    """Kept for the backward pass: the transformed inputs, chunk by chunk, and the transformed weight."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
+        images, inputs, height, width = x.shape
+        outputs = weight.shape[0]
+        filters = (FILTER @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(POINTS, inputs, outputs)
+        found = x.new_empty((images, height, width, outputs))
+        seen = []
+        for part in _chunks(x.shape, outputs):
+            seen.append((INPUT @ _windows(x[part])).view(POINTS, -1, inputs))
+            tiles = OUTPUT @ torch.bmm(seen[-1], filters).view(POINTS, -1)
+            found[part] = _image(tiles, found[part].shape)
+        ctx.save_for_backward(filters, *seen)
+        ctx.shape = x.shape  # type: ignore[attr-defined]
+        return found.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
+        filters, *seen = ctx.saved_tensors  # type: ignore[attr-defined]
+        images, inputs, height, width = ctx.shape  # type: ignore[attr-defined]
+        outputs = filters.shape[2]
+        gradient = gradients[0].permute(0, 2, 3, 1)
+        of_x = gradient.new_empty((images, height, width, inputs)) if ctx.needs_input_grad[0] else None  # type: ignore[attr-defined]
+        of_filters = torch.zeros_like(filters)
+        for part, own in zip(_chunks(ctx.shape, outputs), seen, strict=True):  # type: ignore[attr-defined]
+            of_products = (OUTPUT.T @ _tiles(gradient[part])).view(POINTS, -1, outputs)
+            of_filters.baddbmm_(own.transpose(1, 2), of_products)
+            if of_x is not None:
+                of_windows = INPUT.T @ torch.bmm(of_products, filters.transpose(1, 2)).view(POINTS, -1)
+                of_x[part] = _sum_of_windows(of_windows, of_x[part].shape)
+        of_weight = (FILTER.T @ of_filters.view(POINTS, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
+        return None if of_x is None else of_x.permute(0, 3, 1, 2), of_weight
+
+
+def _chunks(shape: torch.Size, outputs: int) -> Iterator[slice]:
+    """Images that are worked on at a time."""
+    images, inputs, height, width = shape
+    values = POINTS * _count(height) * _count(width) * max(inputs, outputs)
+    step = max(1, CHUNK // values)
+    for start in range(0, images, step):
+        yield slice(start, start + step)
+
+
+def _count(side: int) -> int:
+    """Tiles that cover a side."""
+    return -(-side // TILE)
+
+
+def _windows(x: Tensor) -> Tensor:
+    """[n, c, h, w] -> [36, tiles x c]: what every tile sees, zeros around the image."""
+    height, width = x.shape[2:]
+    below, right = TILE * _count(height) - height, TILE * _count(width) - width
+    padded = F.pad(x, (1, 1 + right, 1, 1 + below)).permute(0, 2, 3, 1)
+    return padded.unfold(1, WINDOW, TILE).unfold(2, WINDOW, TILE).permute(4, 5, 0, 1, 2, 3).reshape(POINTS, -1)
+
+
+def _tiles(image: Tensor) -> Tensor:
+    """[n, h, w, c] -> [16, tiles x c]."""
+    images, height, width, channels = image.shape
+    rows, columns = _count(height), _count(width)
+    if (height, width) != (TILE * rows, TILE * columns):
+        image = F.pad(image, (0, 0, 0, TILE * columns - width, 0, TILE * rows - height))
+    return image.reshape(images, rows, TILE, columns, TILE, channels).permute(2, 4, 0, 1, 3, 5).reshape(TILE**2, -1)
+
+
+def _image(tiles: Tensor, shape: torch.Size) -> Tensor:
+    """Inverse of `_tiles`, for an image of this shape."""
+    images, height, width, channels = shape
+    rows, columns = _count(height), _count(width)
+    found = tiles.view(TILE, TILE, images, rows, columns, channels).permute(2, 3, 0, 4, 1, 5)
+    return found.reshape(images, TILE * rows, TILE * columns, channels)[:, :height, :width]
+
+
+def _sum_of_windows(windows: Tensor, shape: torch.Size) -> Tensor:
+    """The transpose of `_windows`: [36, tiles x c] -> [n, h, w, c], each value the sum of its windows'."""
+    images, height, width, channels = shape
+    rows, columns = _count(height), _count(width)
+    parts = windows.view(WINDOW, WINDOW, images, rows, columns, channels).permute(2, 3, 0, 4, 1, 5)
+    total = windows.new_zeros((images, rows + 1, TILE, columns + 1, TILE, channels))
+    over = WINDOW - TILE
+    total[:, :rows, :, :columns] += parts[:, :, :TILE, :, :TILE]
+    total[:, 1:, :over, :columns] += parts[:, :, TILE:, :, :TILE]
+    total[:, :rows, :, 1:, :over] += parts[:, :, :TILE, :, TILE:]
+    total[:, 1:, :over, 1:, :over] += parts[:, :, TILE:, :, TILE:]
+    return total.view(images, TILE * (rows + 1), TILE * (columns + 1), channels)[:, 1 : height + 1, 1 : width + 1]
