@@ -33,7 +33,7 @@ from autoq.processor import exact_weight_bits
 from autoq.quantize import Quantized
 from autoq.spec import Record
 from autoq.study import Study
-from autoq.targets import load_target, target_info
+from autoq.targets import TargetInfo, load_target, target_info
 from autoq.targets.bits import check_executor
 from autoq.trial import trained
 from autoq.verify import Line
@@ -245,7 +245,7 @@ def _describe(study: Study, record: Record, policy: Policy, format: str, folder:
         "spec": spec,
         "record": record,
         "point": point_name(record),
-        "stages": _formats(policy, target_info(spec.trial.target).integer_bits),
+        "stages": _formats(policy, target_info(spec.trial.target)),
         "lines": [_in_words(line) for line in lines],
         "rounds": verify.ROUNDS,
         "faster": verify.faster(lines),
@@ -258,14 +258,15 @@ def _describe(study: Study, record: Record, policy: Policy, format: str, folder:
         (folder / "run.py").write_text(environment.get_template("run.py.j2").render(facts))
 
 
-def _formats(policy: Policy, integer_bits: int) -> list[tuple[str, dict[str, str]]]:
+def _formats(policy: Policy, target: TargetInfo) -> list[tuple[str, dict[str, str]]]:
     """stage, and its formats by role in words."""
+    in_float = "bfloat16" if target.bfloat16 else "float32"
 
     def words(role: Role, quant: TensorQuant) -> str:
         if quant.is_float and policy.output == "uint8":
             return ""  # the stage has no such tensor: nothing is float there
-        if quant.bits > integer_bits:
-            return "float16, run as float32" if role == "weight" and not quant.is_float else "float32"
+        if quant.bits > target.integer_bits:
+            return f"float16, run as {in_float}" if role == "weight" and not quant.is_float else in_float
         return f"{quant.bits} bits per {quant.granularity}, {quant.quantizer} from {quant.clipping}"
 
     return [(stage, {role: words(role, quant.role(role)) for role in ROLES}) for stage, quant in policy.stages]

@@ -9,10 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from autoq.quantize import Quantized, operand_quantizers, quantizer_of
+from autoq.quantize import Quantized, insert_behind, operand_quantizers, quantizer_of, read_from
 from autoq.quantizers.base import Quantizer
 from autoq.quantizers.functional import dequantize_affine, quantize_sum
-from autoq.tracing import nodes_by_name, skip_edges
+from autoq.tracing import Site, nodes_by_name, producer, skip_edges
 
 
 class IntegerLayer(nn.Module):
@@ -61,9 +61,18 @@ class IntegerSum(nn.Module):
         return dequantize_affine(integers, scale, zero_point)
 
 
+class BFloat16(nn.Module):
+    """A tensor as the processor reads it that multiplies bfloat16 and sums in float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.bfloat16().float()
+
+
 def as_executed(quantized: Quantized) -> fx.GraphModule:
     """The trained network with its integer layers and sums computed as integer runtimes do: what evaluation and export agree on."""
     module = copy.deepcopy(quantized.module).eval()
+    for site in quantized.bfloat16:
+        _read_as_bfloat16(module, site)
     for placed in quantized.placed:
         if placed.placement.sites[0].index is None:
             _execute_sum(module, placed.quantizer)
@@ -77,6 +86,13 @@ def as_executed(quantized: Quantized) -> fx.GraphModule:
     module.graph.lint()
     module.recompile()
     return module
+
+
+def _read_as_bfloat16(module: fx.GraphModule, site: Site) -> None:
+    """Round what an edge reads."""
+    path = f"bfloat16_{site.node}_{site.index}"
+    module.add_submodule(path, BFloat16())
+    read_from(module, site, insert_behind(module, producer(module, site), path))
 
 
 def _execute_sum(module: fx.GraphModule, path: str) -> None:

@@ -73,15 +73,15 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
-        images, inputs, height, width = x.shape
+        images, _, height, width = x.shape
         outputs = weight.shape[0]
-        filters = (FILTER @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(POINTS, inputs, outputs)
+        filters = (FILTER @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(POINTS, -1, outputs)
         found = x.new_empty((images, height, width, outputs))
         seen = []
         for part in _chunks(x.shape, outputs):
-            seen.append((INPUT @ _windows(x[part])).view(POINTS, -1, inputs))
-            tiles = OUTPUT @ torch.bmm(seen[-1], filters).view(POINTS, -1)
-            found[part] = _image(tiles, found[part].shape)
+            seen.append(_each(INPUT, _windows(x[part])))
+            products = torch.bmm(seen[-1].transpose(0, 1), filters)
+            found[part] = _image(_each(OUTPUT, products.transpose(0, 1)), found[part].shape)
         ctx.save_for_backward(filters, *seen)
         ctx.shape = x.shape  # type: ignore[attr-defined]
         return found.permute(0, 3, 1, 2)
@@ -95,13 +95,18 @@ class _Convolution(torch.autograd.Function):
         of_x = gradient.new_empty((images, height, width, inputs)) if ctx.needs_input_grad[0] else None  # type: ignore[attr-defined]
         of_filters = torch.zeros_like(filters)
         for part, own in zip(_chunks(ctx.shape, outputs), seen, strict=True):  # type: ignore[attr-defined]
-            of_products = (OUTPUT.T @ _tiles(gradient[part])).view(POINTS, -1, outputs)
-            of_filters.baddbmm_(own.transpose(1, 2), of_products)
+            of_products = _each(OUTPUT.T, _tiles(gradient[part])).transpose(0, 1)
+            of_filters.baddbmm_(own.permute(1, 2, 0), of_products)
             if of_x is not None:
-                of_windows = INPUT.T @ torch.bmm(of_products, filters.transpose(1, 2)).view(POINTS, -1)
-                of_x[part] = _sum_of_windows(of_windows, of_x[part].shape)
+                of_windows = torch.bmm(of_products, filters.transpose(1, 2)).transpose(0, 1)
+                of_x[part] = _sum_of_windows(_each(INPUT.T, of_windows), of_x[part].shape)
         of_weight = (FILTER.T @ of_filters.view(POINTS, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
         return None if of_x is None else of_x.permute(0, 3, 1, 2), of_weight
+
+
+def _each(matrix: Tensor, tiles: Tensor) -> Tensor:
+    """A matrix times every tile. [k, m] and [tiles, m, channels] -> [tiles, k, channels]."""
+    return torch.bmm(matrix.expand(tiles.shape[0], -1, -1), tiles)
 
 
 def _chunks(shape: torch.Size, outputs: int) -> Iterator[slice]:
@@ -119,35 +124,37 @@ def _count(side: int) -> int:
 
 
 def _windows(x: Tensor) -> Tensor:
-    """[n, c, h, w] -> [36, tiles x c]: what every tile sees, zeros around the image."""
-    height, width = x.shape[2:]
+    """[n, c, h, w] -> [tiles, 36, c]: what every tile sees, zeros around the image."""
+    channels, height, width = x.shape[1:]
     below, right = TILE * _count(height) - height, TILE * _count(width) - width
     padded = F.pad(x, (1, 1 + right, 1, 1 + below)).permute(0, 2, 3, 1)
-    return padded.unfold(1, WINDOW, TILE).unfold(2, WINDOW, TILE).permute(4, 5, 0, 1, 2, 3).reshape(POINTS, -1)
+    windows = padded.unfold(1, WINDOW, TILE).unfold(2, WINDOW, TILE)
+    return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, POINTS, channels)
 
 
 def _tiles(image: Tensor) -> Tensor:
-    """[n, h, w, c] -> [16, tiles x c]."""
+    """[n, h, w, c] -> [tiles, 16, c]."""
     images, height, width, channels = image.shape
     rows, columns = _count(height), _count(width)
     if (height, width) != (TILE * rows, TILE * columns):
         image = F.pad(image, (0, 0, 0, TILE * columns - width, 0, TILE * rows - height))
-    return image.reshape(images, rows, TILE, columns, TILE, channels).permute(2, 4, 0, 1, 3, 5).reshape(TILE**2, -1)
+    parts = image.reshape(images, rows, TILE, columns, TILE, channels).transpose(2, 3)
+    return parts.reshape(-1, TILE**2, channels)
 
 
 def _image(tiles: Tensor, shape: torch.Size) -> Tensor:
     """Inverse of `_tiles`, for an image of this shape."""
     images, height, width, channels = shape
     rows, columns = _count(height), _count(width)
-    found = tiles.view(TILE, TILE, images, rows, columns, channels).permute(2, 3, 0, 4, 1, 5)
+    found = tiles.view(images, rows, columns, TILE, TILE, channels).transpose(2, 3)
     return found.reshape(images, TILE * rows, TILE * columns, channels)[:, :height, :width]
 
 
 def _sum_of_windows(windows: Tensor, shape: torch.Size) -> Tensor:
-    """The transpose of `_windows`: [36, tiles x c] -> [n, h, w, c], each value the sum of its windows'."""
+    """The transpose of `_windows`: [tiles, 36, c] -> [n, h, w, c], each value the sum of its windows'."""
     images, height, width, channels = shape
     rows, columns = _count(height), _count(width)
-    parts = windows.view(WINDOW, WINDOW, images, rows, columns, channels).permute(2, 3, 0, 4, 1, 5)
+    parts = windows.view(images, rows, columns, WINDOW, WINDOW, channels).transpose(2, 3)
     total = windows.new_zeros((images, rows + 1, TILE, columns + 1, TILE, channels))
     over = WINDOW - TILE
     total[:, :rows, :, :columns] += parts[:, :, :TILE, :, :TILE]

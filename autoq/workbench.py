@@ -103,7 +103,7 @@ def execution_on(target: str, exact_weight_bits: int | None = None) -> Execution
     """How a target runs a quantized network. exact_weight_bits: see `processor.exact_weight_bits`; of this one if not given."""
     info = target_info(target)
     exact = exact_weight_bits or processor.exact_weight_bits()
-    return Execution(info.integer_bits, info.fused_sums, exact if info.overflows else info.integer_bits)
+    return Execution(info.integer_bits, info.fused_sums, exact if info.overflows else info.integer_bits, info.bfloat16)
 
 
 def runtime_model(target: str, graph: Graph, quantized: Quantized) -> Graph:

@@ -1,6 +1,7 @@
 """autoq's front and its rivals, deployed: one float network, one set of images, one machine, one run.
 
-python benchmarks/deploy.py STUDY --eval-data Set5     STUDY: a finished search for openvino-cpu, a name or an absolute path
+python benchmarks/deploy.py STUDY --eval-data Set5     STUDY: a finished search for openvino-cpu, or openvino-cpu-bf16:
+                                                       a name or an absolute path
 
 PSNR, NIQE   on the images of --eval-data (NIQE where its model file is), or on those that the study's trials were judged on
 shipped      bytes of the tensors that are stored: in autoq's package, of a rival in the file itself
@@ -29,12 +30,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import openvino
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rivals import FAILURES, OPENVINO, RIVALS, Given, named, onnx_file
+from rivals import BFLOAT16, FAILURES, OPENVINO, RIVALS, Given, named, onnx_file
 from standing import INT8, MIXED, Found, Group, Point, document, line, table, verdict
 
 from autoq import findings
@@ -51,6 +51,7 @@ from autoq.pixels import to_input, to_pixels
 from autoq.policy import Policy, all_float
 from autoq.processor import exact_weight_bits
 from autoq.study import Study
+from autoq.targets import why_unusable
 from autoq.trial import trained
 from autoq.verify import ROUNDS
 from autoq.workbench import Workbench, prepare, runtime_file, runtime_model
@@ -133,6 +134,9 @@ def build_rivals(bench: Workbench, folder: Path) -> tuple[list[Point], dict[str,
             failed[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue
         for runtime in rival.runtimes:
+            if (reason := why_unusable(runtime)) is not None:
+                failed[named(name, runtime)] = reason
+                continue
             points.append(Point(named(name, runtime), "rival", dataclasses.replace(file, runtime=runtime), file.payload))
     return points, failed
 
@@ -157,7 +161,7 @@ def own_points(study: Study, bench: Workbench) -> list[Point]:
     for name, group, policy, steps in wanted:
         note(f"training {name}: {steps} steps")
         quantized = trained(bench, policy, steps)
-        file = onnx_file(runtime_model(bench.spec.target, graph, quantized).SerializeToString())
+        file = onnx_file(runtime_model(bench.spec.target, graph, quantized).SerializeToString(), bench.spec.target)
         packed = packed_bytes(bench.traced, [placed.placement for placed in quantized.placed], bench.execution)
         points.append(Point(name, group, file, packed))
     return points
@@ -172,7 +176,6 @@ def circumstances(study: Study, images: Path | None, frame: tuple[int, int]) -> 
     """What the figures belong to."""
     spec, able = study.spec, torch.cpu.get_capabilities()
     searched_on = str(spec.trial.eval_data or "photographs of scikit-image")
-    executed = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return {
         "study": study.name,
         "model": f"{spec.trial.model} x{spec.trial.scale}",
@@ -183,14 +186,13 @@ def circumstances(study: Study, images: Path | None, frame: tuple[int, int]) -> 
         "threads": spec.latency_threads,
         "machine": machine(),
         "features": [name for name in FEATURES if able.get(name)],
-        "bfloat16": "executed" if executed else "not executed here: runs as float32",
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="a finished study for openvino-cpu: its name under studies/, or an absolute path")
+    parser.add_argument("study", help="a finished study for openvino-cpu or openvino-cpu-bf16: its name under studies/, or an absolute path")
     parser.add_argument("--eval-data", type=Path, help="images that all files are judged on; the study's own if not given")
     parser.add_argument("--frame", help="input size WxH that latency is measured at; the study's if not given")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="times that every file is run")
@@ -198,8 +200,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         study = open_study(options.study)
-        if study.spec.trial.target != OPENVINO:
-            raise InputError(f"study '{study.name}': it is for {study.spec.trial.target}; give a study for {OPENVINO}")
+        if study.spec.trial.target not in (OPENVINO, BFLOAT16):
+            raise InputError(f"study '{study.name}': it is for {study.spec.trial.target}; give a study for {OPENVINO} or {BFLOAT16}")
         check_inputs(study.name, study.spec)
         frame = parse_frame(options.frame) if options.frame else study.spec.frame
         found = investigate(study, options.eval_data, frame, options.rounds)

@@ -2,7 +2,7 @@
 
 python benchmarks/qat_gain.py --eval-data Set5     SRResNet x4 from the bundled weights; goes on where it was stopped
 
-PTQ is the best of the clipping rules, judged on the evaluation images themselves; QAT starts from `mse`.
+PTQ is the best of the clipping rules, judged on the evaluation images themselves; QAT starts from the one of --start.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
     add_options(parser, TABLE, steps=100, seeds=1)
     parser.add_argument("--quantizer", default="lsq", help="of the trainings")
     parser.add_argument("--clippings", nargs="+", choices=CLIPPING_NAMES, default=CLIPPING_NAMES, help="of PTQ")
+    parser.add_argument("--start", choices=CLIPPING_NAMES, default="minmax", help="clipping that the trainings start from")
     options = parser.parse_args()
     stages = stages_of(options.model, options.scale, options.weights, {})
     runs = []
@@ -42,7 +43,7 @@ def main() -> None:
         runs.append(Run("float", untrained, all_float(stages)))
         for bits in (NEAR, NARROW):
             runs += [Run(f"PTQ {rule}", untrained, uniform(bits, stages, "minmax", rule)) for rule in options.clippings]
-        runs += [Run("QAT", spec, uniform(bits, stages, options.quantizer, "mse")) for bits in (NEAR, NARROW)]
+        runs += [Run("QAT", spec, uniform(bits, stages, options.quantizer, options.start)) for bits in (NEAR, NARROW)]
     psnr = np.array([values["psnr"] for values in measured(options.table, runs)]).reshape(options.seeds, -1).mean(0)
     rules = len(options.clippings)
     exact, ptq, qat = psnr[0], psnr[1 : 1 + 2 * rules].reshape(2, rules), psnr[1 + 2 * rules :]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from autoq.objectives.quality import psnr
 from autoq.pixels import to_pixels
 from autoq.targets import Runner, load_target
 
-OPENVINO, ORT = "openvino-cpu", "onnxruntime-cpu"
+OPENVINO, BFLOAT16, ORT = "openvino-cpu", "openvino-cpu-bf16", "onnxruntime-cpu"
 
 MAX_DROP = 0.05
 """dB that accuracy control may lose on its validation images."""
@@ -42,25 +42,17 @@ nncf.set_log_level(logging.ERROR)
 @dataclass(frozen=True)
 class File:
     """A network as a runtime loads it. data: an ONNX file, or the path of an .xml; payload: bytes of its tensors;
-    bytes: of all that is stored. precision: of the layers that run in float.
+    bytes: of all that is stored. runtime: a target of autoq's.
     """
 
     data: bytes | Path
     payload: int
     bytes: int
     runtime: str = OPENVINO
-    precision: str = "f32"
 
     def load(self, threads: int) -> Runner:
         """In its runtime."""
-        if self.precision == "f32":
-            return load_target(self.runtime).load(self.data, threads)
-        compiled = openvino.compile_model(
-            self.data,
-            "CPU",
-            {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": threads},
-        )
-        return lambda image: np.asarray(compiled(image)[0])
+        return load_target(self.runtime).load(self.data, threads)
 
 
 @dataclass(frozen=True)
@@ -87,12 +79,12 @@ class Rival:
 
 def named(rival: str, runtime: str) -> str:
     """A rival's name where it is run in a runtime."""
-    return rival if runtime == OPENVINO else f"{rival}, in ONNX Runtime"
+    return f"{rival}, in ONNX Runtime" if runtime == ORT else rival
 
 
-def onnx_file(data: bytes) -> File:
+def onnx_file(data: bytes, runtime: str = OPENVINO) -> File:
     """An ONNX file as OpenVINO loads it."""
-    return File(data, payload_bytes(onnx.load_from_string(data)), len(data))
+    return File(data, payload_bytes(onnx.load_from_string(data)), len(data), runtime)
 
 
 def _ir_file(model: openvino.Model, folder: Path) -> File:
@@ -107,8 +99,8 @@ def _float32(given: Given, folder: Path) -> File:
     return onnx_file(given.network)
 
 
-def _bfloat16(given: Given, folder: Path) -> File:
-    return replace(_ir_file(_read(given), folder), precision="bf16")
+def _halved(given: Given, folder: Path) -> File:
+    return _ir_file(_read(given), folder)
 
 
 def _ptq(preset: nncf.QuantizationPreset, fast: bool, given: Given, folder: Path) -> File:
@@ -166,7 +158,7 @@ FLOAT, PTQ = "float32", "NNCF PTQ"
 
 RIVALS: dict[str, Rival] = {
     FLOAT: Rival(_float32, (OPENVINO, ORT)),
-    "bfloat16": Rival(_bfloat16),
+    "bfloat16": Rival(_halved, (BFLOAT16,)),
     PTQ: Rival(partial(_ptq, PERFORMANCE, True)),
     f"{PTQ}, mixed": Rival(partial(_ptq, MIXED, True)),
     f"{PTQ}, accurate bias": Rival(partial(_ptq, PERFORMANCE, False)),

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rivals import FLOAT, OPENVINO, PTQ, File, named
+from rivals import FLOAT, ORT, PTQ, File, named
 
 from autoq.confirmation import Interval, median_interval
 from autoq.measuring import HAND_RULE
@@ -160,7 +160,7 @@ def table(found: Found) -> Iterator[str]:
         yield f"{title}:"
         for point in found.of(group):
             words = _times(found.speed(point))
-            if point.file.runtime != OPENVINO:
+            if point.file.runtime == ORT:
                 words += f" ({found.speed(point, named(FLOAT, point.file.runtime)).middle:.2f}x)"
             niqe = f"{point.quality['niqe']:.2f}" if "niqe" in point.quality else "-"
             yield (

@@ -24,6 +24,7 @@ from autoq.policy import Policy, uniform
 from autoq.spec import StudySpec, TrialSpec
 from autoq.study import Study
 from autoq.targets import load_target
+from autoq.targets.openvino_cpu_bf16 import OpenVINOBFloat16
 from autoq.trial import run_trial
 from autoq.workbench import input_hashes, prepare
 
@@ -103,6 +104,20 @@ def test_the_snippet_upscales_an_image(study: Study, tmp_path: Path) -> None:
     run = load_target("openvino-cpu").load(tmp_path / "out" / "model.onnx", 1)
     expected = run(torch.from_numpy(pixels).permute(2, 0, 1)[None].numpy().astype(np.float32) / 255)[0].transpose(1, 2, 0)
     np.testing.assert_array_equal(found, (expected.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def test_a_study_in_bfloat16_exports_what_runs_in_bfloat16(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OpenVINOBFloat16, "missing", staticmethod(lambda: None))  # without it OpenVINO computes in float32
+    there = shutil.copytree(study.folder, tmp_path / "study")
+    for path in (there / "study.yaml", study.latency_path):
+        copied = there / path.name
+        copied.write_text(copied.read_text().replace("openvino-cpu", "openvino-cpu-bf16"))
+    found = export_point(Study.open(there), tmp_path / "out", pick="float")
+    assert next(line.found for line in found.lines if line.name == "agreement") >= 50
+    assert '"INFERENCE_PRECISION_HINT": "bf16"' in (tmp_path / "out" / "run.py").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| body | bfloat16 | bfloat16 | bfloat16 |" in card
+    assert "float32 |" not in card
 
 
 def test_a_package_unpacks_to_the_same_runtime_file(study: Study, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class TargetInfo:
     latency: how it is measured; empty where it is not offered. integers, size_only: in words, what runs on integers and
     what is stored narrower than it runs. output: what networks take and give there, images as float32 or as uint8. model:
     what latency is computed from where it is not measured. overflows: whether it has int8 kernels that are exact with weights of
-    `processor.exact_weight_bits` only.
+    `processor.exact_weight_bits` only. bfloat16: whether float layers and sums compute in it.
     """
 
     location: str
@@ -67,6 +67,7 @@ class TargetInfo:
     model: LatencyModel | None = None
     wheel: str = ""
     overflows: bool = False
+    bfloat16: bool = False
 
 
 TARGETS: dict[str, TargetInfo] = {
@@ -82,6 +83,20 @@ TARGETS: dict[str, TargetInfo] = {
         size_only="widths below 8 bits run as int8",
         meaning="OpenVINO on this processor: int8 executed, narrower widths run as int8 (size-only), wider ones as float32",
         overflows=True,
+    ),
+    "openvino-cpu-bf16": TargetInfo(
+        location="autoq.targets.openvino_cpu_bf16:OpenVINOBFloat16",
+        package="openvino",
+        formats=INTEGER_RUNTIME,
+        integer_bits=8,
+        fused_sums=True,
+        file="qdq",
+        latency="measured, float layers and the float network in bfloat16",
+        integers="layers and sums whose operands have 8 bits or fewer",
+        size_only="widths below 8 bits run as int8",
+        meaning="OpenVINO on a processor with bfloat16: as openvino-cpu, but what is wider than 8 bits runs as bfloat16",
+        overflows=True,
+        bfloat16=True,
     ),
     "onnxruntime-cpu": TargetInfo(
         location="autoq.targets.onnxruntime_cpu:ONNXRuntimeCPU",

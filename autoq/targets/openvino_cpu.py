@@ -14,6 +14,8 @@ from autoq.targets.pixels import of_pixels
 class OpenVINOCPU:
     """Loads ONNX, and paths of its own format. Float layers run in float32 (not bfloat16), so latencies compare like with like."""
 
+    precision = "f32"
+
     def __init__(self) -> None:
         self.core = openvino.Core()
 
@@ -25,7 +27,7 @@ class OpenVINOCPU:
         compiled = self.core.compile_model(
             self.core.read_model(file),
             "CPU",
-            {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads},
+            {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": self.precision, "INFERENCE_NUM_THREADS": threads},
         )
 
         def run(image: np.ndarray) -> np.ndarray:

@@ -190,7 +190,7 @@ def test_a_space_that_shares_nothing_with_the_target_names_the_conflict(name: st
 
 @pytest.mark.parametrize(("name", "bits"), CASES)
 def test_the_runtime_agrees_to_60_db_on_xlsr(name: str, bits: str) -> None:
-    assert agreement(name, bits, xlsr()) >= 60
+    assert agreement(name, bits, xlsr()) >= (50 if TARGETS[name].bfloat16 else 60)
 
 
 @pytest.mark.parametrize(("name", "bits"), CASES)
