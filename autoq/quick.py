@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
@@ -20,20 +20,27 @@ MANY_CHANNELS, MANY_PAIRS = 32, 2048
 
 
 class _PReLU(torch.autograd.Function):
-    """PReLU with one slope. torch's own backward works value by value; this one in vectors."""
+    """PReLU with one slope. torch's own backward works value by value; this one in vectors.
+
+    Where the slope is positive the result serves the backward pass as well as the input, which can be freed.
+    """
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, slope: Tensor) -> Tensor:
-        ctx.save_for_backward(x, slope)
-        return F.leaky_relu(x, slope.item())
+        ctx.slope = slope.item()  # type: ignore[attr-defined]
+        found = F.leaky_relu(x, ctx.slope)  # type: ignore[attr-defined]
+        ctx.save_for_backward(found if ctx.slope > 0 else x, slope)  # type: ignore[attr-defined]
+        return found
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        x, slope = ctx.saved_tensors  # type: ignore[attr-defined]
-        below = x.clamp(max=0)
+        kept, slope = ctx.saved_tensors  # type: ignore[attr-defined]
+        of_result: bool = ctx.slope > 0  # type: ignore[attr-defined]
+        below = kept.clamp(max=0)
         gradient = laid_out_as(gradients[0], below)
         of_slope = torch.dot(in_memory_order(gradient).float(), in_memory_order(below).float()).reshape(slope.shape)
-        return torch.ops.aten.leaky_relu_backward(gradient, x, slope.item(), False), of_slope
+        of_x = torch.ops.aten.leaky_relu_backward(gradient, kept, ctx.slope, of_result)  # type: ignore[attr-defined]
+        return of_x, of_slope / ctx.slope if of_result else of_slope  # type: ignore[attr-defined]
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
@@ -46,14 +53,43 @@ def convolve_by_columns(x: Tensor, weight: Tensor, bias: Tensor | None, padding:
     """A convolution of stride 1 in two steps: each column of the kernel apart, as channels of their own, then their sum, shifted.
 
     x [n, c, h, w], weight [o, c, kh, kw] -> [n, o, h', w']. The multiplications are the same, but the first step has kw times
-    as many output channels, which fills the vector registers where o is small.
+    as many output channels, which fills the vector registers where o is small; zeros fill the last one.
     """
     outputs, inputs, height, width = weight.shape
-    columns = weight.flip(3).permute(0, 3, 1, 2).reshape(outputs * width, inputs, height, 1)
+    columns = weight.permute(3, 0, 1, 2).reshape(outputs * width, inputs, height, 1)
+    columns = F.pad(columns, (0, 0, 0, 0, 0, 0, 0, -len(columns) % FEW_CHANNELS))
     parts = F.conv2d(x, columns, None, padding=(padding[0], 0))
-    size = (parts.shape[2], parts.shape[3] + 2 * padding[1] - width + 1)
-    found = F.fold(parts.flatten(2), size, (1, width), padding=(0, width - 1 - padding[1]))
+    found: Tensor = _ShiftedSum.apply(parts, outputs, width, padding[1])  # type: ignore[no-untyped-call]
     return found if bias is None else found + bias.reshape(1, -1, 1, 1)
+
+
+class _ShiftedSum(torch.autograd.Function):
+    """Column k of the output channels, moved by k - padding: [n, >= kw o, h, w] -> [n, o, h, w']."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, parts: Tensor, outputs: int, width: int, padding: int) -> Tensor:
+        ctx.shape, ctx.columns = parts.shape, (outputs, width, padding)  # type: ignore[attr-defined]
+        images, _, height, side = parts.shape
+        found = parts.new_zeros((images, height, side + 2 * padding - width + 1, outputs))
+        for column, here, there in _shifts(side, *ctx.columns):  # type: ignore[attr-defined]
+            found[:, :, there] += parts.permute(0, 2, 3, 1)[:, :, here, column]
+        return found.permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        images, channels, height, side = ctx.shape  # type: ignore[attr-defined]
+        of_parts = gradients[0].new_zeros((images, height, side, channels))
+        for column, here, there in _shifts(side, *ctx.columns):  # type: ignore[attr-defined]
+            of_parts[:, :, here, column] = gradients[0].permute(0, 2, 3, 1)[:, :, there]
+        return of_parts.permute(0, 3, 1, 2), None, None, None
+
+
+def _shifts(side: int, outputs: int, width: int, padding: int) -> Iterator[tuple[slice, slice, slice]]:
+    """For every column of a kernel its channels, and the places that they are read at and added to."""
+    for column in range(width):
+        move = column - padding
+        first, last = max(0, -move), min(side + 2 * padding - width + 1, side - move)
+        yield slice(column * outputs, (column + 1) * outputs), slice(first + move, last + move), slice(first, last)
 
 
 def quicker(module: fx.GraphModule, native_bfloat16: bool = False) -> fx.GraphModule:

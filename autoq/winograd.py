@@ -16,7 +16,7 @@ TILE = 4
 WINDOW = TILE + 2
 """Side of an output tile, and of the input that it sees."""
 
-CHUNK = 1 << 20
+CHUNK = 1 << 21
 """Transformed values that are worked on at a time: what stays in the cache. More would be paged in anew at every step."""
 
 _INPUT = (
@@ -64,44 +64,46 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
     Rounding errors are some times those of a direct convolution; of outputs and gradients within ERROR of their largest value.
     """
-    found: Tensor = _Convolution.apply(x, weight)  # type: ignore[no-untyped-call]
-    return found if bias is None else found + bias.reshape(1, -1, 1, 1)
+    found: Tensor = _Convolution.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return found
 
 
 class _Convolution(torch.autograd.Function):
     """Kept for the backward pass: the transformed inputs, chunk by chunk, and the transformed weight."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor) -> Tensor:
-        images, _, height, width = x.shape
-        outputs = weight.shape[0]
-        filters = (FILTER @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(POINTS, -1, outputs)
-        found = x.new_empty((images, height, width, outputs))
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        images, inputs, height, width = x.shape
+        outputs, rows, columns = weight.shape[0], _count(height), _count(width)
+        shift = weight.new_zeros(1) if bias is None else bias
+        filters = _each(FILTER, weight.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)).transpose(0, 1)
+        found = x.new_empty((images, rows, TILE, columns, TILE, outputs))
         seen = []
         for part in _chunks(x.shape, outputs):
             seen.append(_each(INPUT, _windows(x[part])))
-            products = torch.bmm(seen[-1].transpose(0, 1), filters)
-            found[part] = _image(_each(OUTPUT, products.transpose(0, 1)), found[part].shape)
+            products = torch.bmm(seen[-1].transpose(0, 1), filters.transpose(1, 2)).transpose(0, 1)
+            tiles = torch.baddbmm(shift, OUTPUT.expand(len(products), -1, -1), products)
+            found[part] = tiles.view(-1, rows, columns, TILE, TILE, outputs).transpose(2, 3)
         ctx.save_for_backward(filters, *seen)
         ctx.shape = x.shape  # type: ignore[attr-defined]
-        return found.permute(0, 3, 1, 2)
+        return found.view(images, TILE * rows, TILE * columns, outputs)[:, :height, :width].permute(0, 3, 1, 2)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         filters, *seen = ctx.saved_tensors  # type: ignore[attr-defined]
         images, inputs, height, width = ctx.shape  # type: ignore[attr-defined]
-        outputs = filters.shape[2]
+        outputs = filters.shape[1]
         gradient = gradients[0].permute(0, 2, 3, 1)
         of_x = gradient.new_empty((images, height, width, inputs)) if ctx.needs_input_grad[0] else None  # type: ignore[attr-defined]
-        of_filters = torch.zeros_like(filters)
+        of_filters = gradient.new_zeros(filters.shape)
         for part, own in zip(_chunks(ctx.shape, outputs), seen, strict=True):  # type: ignore[attr-defined]
             of_products = _each(OUTPUT.T, _tiles(gradient[part])).transpose(0, 1)
-            of_filters.baddbmm_(own.permute(1, 2, 0), of_products)
+            of_filters.baddbmm_(of_products.transpose(1, 2), own.transpose(0, 1))
             if of_x is not None:
-                of_windows = torch.bmm(of_products, filters.transpose(1, 2)).transpose(0, 1)
-                of_x[part] = _sum_of_windows(_each(INPUT.T, of_windows), of_x[part].shape)
-        of_weight = (FILTER.T @ of_filters.view(POINTS, -1)).view(3, 3, inputs, outputs).permute(3, 2, 0, 1)
-        return None if of_x is None else of_x.permute(0, 3, 1, 2), of_weight
+                of_x[part] = _sum_of_windows(_each(INPUT.T, torch.bmm(of_products, filters).transpose(0, 1)), of_x[part].shape)
+        of_weight = _each(FILTER.T, of_filters.transpose(0, 1)).view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
+        of_bias = gradient.sum((0, 1, 2)) if ctx.needs_input_grad[2] else None  # type: ignore[attr-defined]
+        return None if of_x is None else of_x.permute(0, 3, 1, 2), of_weight, of_bias
 
 
 def _each(matrix: Tensor, tiles: Tensor) -> Tensor:
@@ -113,7 +115,8 @@ def _chunks(shape: torch.Size, outputs: int) -> Iterator[slice]:
     """Images that are worked on at a time."""
     images, inputs, height, width = shape
     values = POINTS * _count(height) * _count(width) * max(inputs, outputs)
-    step = max(1, CHUNK // values)
+    parts = -(-images // max(1, CHUNK // values))
+    step = -(-images // parts)
     for start in range(0, images, step):
         yield slice(start, start + step)
 
@@ -133,21 +136,13 @@ def _windows(x: Tensor) -> Tensor:
 
 
 def _tiles(image: Tensor) -> Tensor:
-    """[n, h, w, c] -> [tiles, 16, c]."""
+    """[n, h, w, c] -> [tiles, 16, c]: the image in parts."""
     images, height, width, channels = image.shape
     rows, columns = _count(height), _count(width)
     if (height, width) != (TILE * rows, TILE * columns):
         image = F.pad(image, (0, 0, 0, TILE * columns - width, 0, TILE * rows - height))
     parts = image.reshape(images, rows, TILE, columns, TILE, channels).transpose(2, 3)
     return parts.reshape(-1, TILE**2, channels)
-
-
-def _image(tiles: Tensor, shape: torch.Size) -> Tensor:
-    """Inverse of `_tiles`, for an image of this shape."""
-    images, height, width, channels = shape
-    rows, columns = _count(height), _count(width)
-    found = tiles.view(images, rows, columns, TILE, TILE, channels).transpose(2, 3)
-    return found.reshape(images, TILE * rows, TILE * columns, channels)[:, :height, :width]
 
 
 def _sum_of_windows(windows: Tensor, shape: torch.Size) -> Tensor:

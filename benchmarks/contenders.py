@@ -256,7 +256,9 @@ def _nncf(start: Given) -> Steps:
     nncf.set_log_level(logging.ERROR)
     patches = nncf.Dataset([part for batch in start.calibration for part in batch.split(1)])
     network = nncf.quantize(copy.deepcopy(start.folded), patches, target_device=nncf.TargetDevice.CPU)
-    return PlainTraining(start.bench, network.train().requires_grad_(True), torch.contiguous_format)
+    for parameter in network.train().parameters():
+        parameter.requires_grad_(parameter.is_floating_point())
+    return PlainTraining(start.bench, network, torch.contiguous_format)
 
 
 def _torchao(start: Given) -> Steps:

@@ -144,7 +144,9 @@ def build_rivals(bench: Workbench, folder: Path) -> tuple[list[Point], dict[str,
 def own_points(study: Study, bench: Workbench) -> list[Point]:
     """The front without the float network, and the baselines of this machine's line, as `autoq export` writes them."""
     if study.spec.trial.exact_weight_bits > exact_weight_bits():
-        raise InputError(f"study '{study.name}': its 8-bit weights overflow on this processor, which has no VNNI; search again here")
+        raise InputError(
+            f"study '{study.name}': its 8-bit weights overflow on this processor, which has no VNNI; search again here"
+        )
     records = findings.front(study.records(), study.spec.objectives)
     front = [record for record in records if record.name != findings.FLOAT_NAME]
     if not front:
@@ -192,7 +194,9 @@ def circumstances(study: Study, images: Path | None, frame: tuple[int, int]) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", help="a finished study for openvino-cpu or openvino-cpu-bf16: its name under studies/, or an absolute path")
+    parser.add_argument(
+        "study", help="a finished study for openvino-cpu or openvino-cpu-bf16: its name under studies/, or an absolute path"
+    )
     parser.add_argument("--eval-data", type=Path, help="images that all files are judged on; the study's own if not given")
     parser.add_argument("--frame", help="input size WxH that latency is measured at; the study's if not given")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="times that every file is run")
@@ -201,7 +205,9 @@ def main() -> None:
     try:
         study = open_study(options.study)
         if study.spec.trial.target not in (OPENVINO, BFLOAT16):
-            raise InputError(f"study '{study.name}': it is for {study.spec.trial.target}; give a study for {OPENVINO} or {BFLOAT16}")
+            raise InputError(
+                f"study '{study.name}': it is for {study.spec.trial.target}; give a study for {OPENVINO} or {BFLOAT16}"
+            )
         check_inputs(study.name, study.spec)
         frame = parse_frame(options.frame) if options.frame else study.spec.frame
         found = investigate(study, options.eval_data, frame, options.rounds)

@@ -44,8 +44,9 @@ def test_a_learned_scale_as_torchs_kernel(layout: torch.memory_format, bits: int
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_prelu_as_torchs(layout: torch.memory_format) -> None:
-    inputs = image(8, layout), torch.tensor([0.2])
+@pytest.mark.parametrize("slope", [0.2, 1.5, 0.0, -0.1])
+def test_prelu_as_torchs(layout: torch.memory_format, slope: float) -> None:
+    inputs = image(8, layout), torch.tensor([slope])
     for one, other in zip(results(prelu, *inputs), results(F.prelu, *inputs), strict=True):
         torch.testing.assert_close(one, other)
 

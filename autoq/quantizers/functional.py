@@ -93,8 +93,9 @@ def fake_quantize_learned(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: in
     qmax - zero_point above it; summed over the scale's elements and multiplied by `gradient_factor`.
     """
     zero_point = zero_point.to(scale.dtype)
-    if scale.numel() == 1 and not x.is_cuda:
-        found: Tensor = _LearnedPerTensor.apply(x, scale, zero_point, qmin, qmax, gradient_factor)  # type: ignore[no-untyped-call]
+    if not x.is_cuda:
+        kernel = _LearnedPerTensor if scale.numel() == 1 else _LearnedPerSlice
+        found: Tensor = kernel.apply(x, scale, zero_point, qmin, qmax, gradient_factor)  # type: ignore[no-untyped-call]
         return found
     if scale.numel() == 1:
         return torch._fake_quantize_learnable_per_tensor_affine(
@@ -106,7 +107,7 @@ def fake_quantize_learned(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: in
 class _LearnedPerTensor(torch.autograd.Function):
     """torch's learnable kernel for one scale, in vectors: on a CPU its own works value by value, backward too.
 
-    Kept for the backward pass: which values are inside, and what each contributes to the scale's gradient.
+    Kept for the backward pass: the values, and the result.
     """
 
     @staticmethod
@@ -120,27 +121,59 @@ class _LearnedPerTensor(torch.autograd.Function):
         gradient_factor: float,
     ) -> Tensor:
         step, zero = scale.item(), zero_point.item()
-        units = x * (1.0 / scale.reshape(()))
-        rounded = units.round()
-        kept = rounded.clamp(qmin - zero, qmax - zero)
-        inside = rounded == kept
-        torch.sub(kept, units, out=units)
-        of_scale = torch.where(inside, units, kept, out=rounded)
-        ctx.save_for_backward(inside, of_scale, scale, zero_point)
+        found = (x * (1.0 / scale.reshape(()))).round_().clamp_(qmin - zero, qmax - zero).mul_(step)
+        ctx.save_for_backward(x, found, scale, zero_point)
+        # at a half beside the range, which may round to either side, no gradient passes
+        ctx.inside = (qmin - zero - 0.5) * step, (qmax - zero + 0.5) * step  # type: ignore[attr-defined]
         ctx.gradient_factor = gradient_factor  # type: ignore[attr-defined]
-        return kept.mul_(step)
+        return found
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        inside, of_scale, scale, zero_point = ctx.saved_tensors  # type: ignore[attr-defined]
+        x, found, scale, zero_point = ctx.saved_tensors  # type: ignore[attr-defined]
         factor: float = ctx.gradient_factor  # type: ignore[attr-defined]
-        gradient = laid_out_as(gradients[0], of_scale)
-        passed = gradient * inside
-        to_scale = torch.dot(in_memory_order(gradient), in_memory_order(of_scale)) * factor
+        gradient = laid_out_as(gradients[0], x)
+        passed = torch.ops.aten.hardtanh_backward(gradient, x, *ctx.inside)  # type: ignore[attr-defined]
+        kept = torch.dot(in_memory_order(gradient), in_memory_order(found))
+        to_scale = (kept - torch.dot(in_memory_order(passed), in_memory_order(x))) / scale.reshape(()) * factor
         to_zero = None
         if ctx.needs_input_grad[2]:  # type: ignore[attr-defined]
             to_zero = ((passed.sum() - gradient.sum()) * scale.reshape(()) * factor).reshape(zero_point.shape)
         return passed, to_scale.reshape(scale.shape), to_zero, None, None, None
+
+
+class _LearnedPerSlice(torch.autograd.Function):
+    """The same with a scale for every slice along dimension 0."""
+
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor,
+        qmin: int,
+        qmax: int,
+        gradient_factor: float,
+    ) -> Tensor:
+        zero = per_slice(zero_point, x)
+        units = x * (1.0 / per_slice(scale, x))
+        rounded = units.round()
+        kept = torch.clamp(rounded, qmin - zero, qmax - zero)
+        ctx.save_for_backward(units, rounded == kept, kept, scale)
+        ctx.gradient_factor = gradient_factor  # type: ignore[attr-defined]
+        return kept * per_slice(scale, x)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        units, inside, kept, scale = ctx.saved_tensors  # type: ignore[attr-defined]
+        factor: float = ctx.gradient_factor  # type: ignore[attr-defined]
+        passed = gradients[0] * inside
+        others = tuple(range(1, units.dim()))
+        to_scale = (gradients[0] * kept - passed * units).sum(others) * factor
+        to_zero = None
+        if ctx.needs_input_grad[2]:  # type: ignore[attr-defined]
+            to_zero = (passed - gradients[0]).sum(others) * scale * factor
+        return passed, to_scale, to_zero, None, None, None
 
 
 def laid_out_as(x: Tensor, other: Tensor) -> Tensor:
