@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -49,6 +50,37 @@ def prelu(x: Tensor, slope: Tensor) -> Tensor:
     return found
 
 
+class _PixelShuffle(torch.autograd.Function):
+    """Place by place within a block: channels stay together, where torch moves single values."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, factor: int) -> Tensor:
+        ctx.factor = factor  # type: ignore[attr-defined]
+        images, channels, height, width = x.shape
+        channels //= factor**2
+        blocks = x.permute(0, 2, 3, 1).reshape(images, height, width, channels, factor, factor)
+        found = x.new_empty((images, height, factor, width, factor, channels))
+        for row, column in itertools.product(range(factor), repeat=2):
+            found[:, :, row, :, column] = blocks[..., row, column]
+        return found.view(images, height * factor, width * factor, channels).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        factor: int = ctx.factor  # type: ignore[attr-defined]
+        images, channels, height, width = gradients[0].shape
+        blocks = gradients[0].permute(0, 2, 3, 1).reshape(images, height // factor, factor, width // factor, factor, channels)
+        of_x = blocks.new_empty((images, height // factor, width // factor, channels, factor, factor))
+        for row, column in itertools.product(range(factor), repeat=2):
+            of_x[..., row, column] = blocks[:, :, row, :, column]
+        return of_x.flatten(3).permute(0, 3, 1, 2), None
+
+
+def pixel_shuffle(x: Tensor, factor: int) -> Tensor:
+    """`torch.nn.functional.pixel_shuffle`."""
+    found: Tensor = _PixelShuffle.apply(x, factor)  # type: ignore[no-untyped-call]
+    return found
+
+
 def convolve_by_columns(x: Tensor, weight: Tensor, bias: Tensor | None, padding: tuple[int, int]) -> Tensor:
     """A convolution of stride 1 in two steps: each column of the kernel apart, as channels of their own, then their sum, shifted.
 
@@ -93,7 +125,7 @@ def _shifts(side: int, outputs: int, width: int, padding: int) -> Iterator[tuple
 
 
 def quicker(module: fx.GraphModule, native_bfloat16: bool = False) -> fx.GraphModule:
-    """A graph of the same submodules and parameters whose PReLUs and convolutions are computed as above, or by Winograd.
+    """A graph of the same submodules and parameters: PReLUs, pixel shuffles and convolutions computed as above, or by Winograd.
 
     native_bfloat16: whether convolutions run in bfloat16, faster than what is saved in float32.
     """
@@ -104,6 +136,8 @@ def quicker(module: fx.GraphModule, native_bfloat16: bool = False) -> fx.GraphMo
             with graph.inserting_before(node):
                 slope = graph.get_attr(f"{node.target}.weight")
             node.op, node.target, node.args = "call_function", prelu, (node.args[0], slope)
+        elif node.op == "call_module" and isinstance(shuffle := module.get_submodule(str(node.target)), nn.PixelShuffle):
+            node.op, node.target, node.args = "call_function", pixel_shuffle, (node.args[0], shuffle.upscale_factor)
         elif node.target is F.conv2d and (quicker_one := _quicker_convolution(module, node, native_bfloat16)):
             node.target, node.args = quicker_one
     return fx.GraphModule(module, graph)

@@ -34,7 +34,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from rivals import BFLOAT16, FAILURES, OPENVINO, RIVALS, Given, named, onnx_file
+try:
+    from rivals import BFLOAT16, FAILURES, OPENVINO, RIVALS, Given, named, onnx_file
+except ModuleNotFoundError as error:
+    print(f"error: {error.name} is not installed; type pip install -c constraints.txt -e '.[bench]'", file=sys.stderr)
+    sys.exit(2)
 from standing import INT8, MIXED, Found, Group, Point, document, line, table, verdict
 
 from autoq import findings

@@ -18,7 +18,7 @@ from autoq.trial import evaluate, trained
 from autoq.workbench import prepare
 
 METRICS = ("psnr", "ssim")
-KEYS = ("name", "policy", "seed", "steps", "batch", "sqcl", "data", "eval_data")
+KEYS = ("name", "policy", "seed", "steps", "batch", "sqcl", "exact_weight_bits", "data", "eval_data")
 COLUMNS = (*KEYS, *METRICS, "seconds")
 BUNDLED = "bundled"
 
@@ -38,8 +38,8 @@ class Run:
         folders = {
             name: folder.name if folder else BUNDLED for name, folder in (("data", spec.data), ("eval_data", spec.eval_data))
         }
-        numbers = {"seed": spec.seed, "steps": spec.steps, "batch": spec.batch, "sqcl": f"{spec.sqcl:g}"}
-        return {"name": self.name, "policy": self.policy.hash, **{name: str(value) for name, value in numbers.items()}, **folders}
+        numbers = {name: f"{getattr(spec, name):g}" for name in ("seed", "steps", "batch", "sqcl", "exact_weight_bits")}
+        return {"name": self.name, "policy": self.policy.hash, **numbers, **folders}
 
     def values(self) -> dict[str, float]:
         """METRICS after the training."""

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from autoq import winograd
 from autoq.quantizers.functional import fake_quantize_learned
-from autoq.quick import convolve_by_columns, prelu, quicker
+from autoq.quick import convolve_by_columns, pixel_shuffle, prelu, quicker
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -49,6 +49,15 @@ def test_prelu_as_torchs(layout: torch.memory_format, slope: float) -> None:
     inputs = image(8, layout), torch.tensor([slope])
     for one, other in zip(results(prelu, *inputs), results(F.prelu, *inputs), strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("factor", [2, 3])
+def test_pixel_shuffle_as_torchs(layout: torch.memory_format, factor: int) -> None:
+    x = image(2 * factor**2, layout)
+    found, expected = (results(lambda x, each=each: each(x, factor), x) for each in (pixel_shuffle, F.pixel_shuffle))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(("kernel", "padding"), [((9, 9), (4, 4)), ((3, 3), (0, 0)), ((3, 5), (1, 0)), ((5, 3), (0, 2))])
@@ -111,18 +120,18 @@ def test_how_a_convolution_is_computed(shape: tuple[int, int, int], bfloat16: bo
 class Narrow(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.weight, self.act = nn.Parameter(torch.randn(3, 8, 9, 9)), nn.PReLU()
+        self.weight, self.act, self.shuffle = nn.Parameter(torch.randn(3, 8, 9, 9)), nn.PReLU(), nn.PixelShuffle(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(self.act(x), self.weight, None, (1, 1), (4, 4), (1, 1), 1)
+        return F.conv2d(self.shuffle(self.act(x)), self.weight, None, (1, 1), (4, 4), (1, 1), 1)
 
 
 def test_the_graph_shares_its_parameters() -> None:
     module = fx.symbolic_trace(Narrow())
     network = quicker(module)
     targets = {node.target for node in network.graph.nodes if node.op == "call_function"}
-    assert targets == {prelu, convolve_by_columns}
-    x = torch.randn(1, 8, 12, 12)
+    assert targets == {prelu, pixel_shuffle, convolve_by_columns}
+    x = torch.randn(1, 32, 6, 6)
     torch.testing.assert_close(network(x), module(x), rtol=1e-4, atol=1e-4)
     network(x).sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())

@@ -113,7 +113,8 @@ class BiasQuantizer(nn.Module):
     @property
     def scale(self) -> Tensor:
         activation, weight = self._sources
-        return (activation.scale * weight.scale).detach()
+        with torch.no_grad():
+            return activation.scale * weight.scale
 
     def forward(self, bias: Tensor) -> Tensor:
         scale = self.scale

@@ -1,6 +1,7 @@
 """The rivals in miniature: a network of one block, really quantized by NNCF and ONNX Runtime, and the rule of dominance."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,13 @@ def test_a_study_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch, 
         run(monkeypatch, "nothing-of-that-name")
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("error: study 'studies/nothing-of-that-name': no study.yaml there")
+
+
+def test_without_nncf_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['nncf'] = None; sys.path.insert(0, 'benchmarks'); import deploy"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1)
+    assert found.stderr.startswith("error: nncf is not installed; type pip install")
 
 
 def point(psnr: float, shipped: int, ms: float, loaded: int = 1000) -> deploy.Point:
