@@ -5,6 +5,7 @@ float32-norms         the same with batch norms that train
 float32-channels-last the same as float32, laid out as autoq lays out its networks
 bfloat16              the same, in autocast
 autoq                 autoq.qat.Training with the quantizer and clipping of a study's baselines
+autoq-compiled        the same network by torch.compile, in the place of autoq's own ways on processors
 autoq-NAME            the same with another quantizer for the roles that it serves, at the widest bits it has up to those asked for
 brevitas              brevitas.nn: Int8WeightPerChannelFloat, Uint8ActPerTensorFloat for the image, Int8ActPerTensorFloat for the
                       rest and for sums, the widths those asked for; ranges calibrated first, so that no step gathers statistics
@@ -145,9 +146,15 @@ def _float(start: Given, norms: bool = False, last: bool = False, bfloat16: bool
     return PlainTraining(start.bench, network, torch.channels_last if last else torch.contiguous_format, bfloat16)
 
 
-def _own(quantizer: str, start: Given) -> Steps:
+def _own(quantizer: str, start: Given) -> Training:
     bench = start.bench
     return Training(bench, quantize(bench.traced, own_policy(start, quantizer), bench.statistics, bench.execution))
+
+
+def _compiled(start: Given) -> Steps:
+    training = _own(BASELINE_QUANTIZER, start)
+    training.network = torch.compile(training.module)
+    return training
 
 
 def own_policy(start: Given, quantizer: str = BASELINE_QUANTIZER) -> Policy:
@@ -286,6 +293,7 @@ CONTENDERS: dict[str, Contender] = {
     "float32-channels-last": Contender(partial(_float, last=True)),
     "bfloat16": Contender(partial(_float, last=True, bfloat16=True)),
     **dict(sorted(OWN.items(), key=lambda entry: entry[0] != "autoq")),
+    "autoq-compiled": Contender(_compiled),
     "brevitas": Contender(_brevitas, *BREVITAS),
     "brevitas-channels-last": Contender(partial(_brevitas, last=True), *BREVITAS),
     "nncf": Contender(_nncf, ("nncf", "nncf.torch"), "nncf==3.4.0"),

@@ -5,6 +5,7 @@ python benchmarks/qat_step.py --eval-data Set5     SRResNet x4, bundled weights,
 wall, CPU    milliseconds a step: of the clock, and of the processor's time over all threads; medians and their 95 % intervals.
              Contenders take one step each in turn, round by round, another one first each time.
 ratio        of a contender's step to float32's in the same round, the median
+begin        seconds of the first two steps, with what is compiled, or set up, for them
 memory       MiB: how far the resident set grows, at its peak in two steps, from before the contender is built (Linux)
 PSNR         after --steps steps from the same weights on the same patches, by the same rates: autoq's default and Brevitas
 
@@ -55,9 +56,10 @@ MiB = 2**20
 
 @dataclass
 class Row:
-    """A contender's samples, round by round, in milliseconds. memory: MiB."""
+    """A contender's samples, round by round, in milliseconds. begin: seconds. memory: MiB."""
 
     name: str
+    begin: float = 0.0
     memory: float = 0.0
     wall: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
@@ -73,11 +75,11 @@ def measured(start: Given, names: Sequence[str], rounds: int) -> tuple[list[Row]
     for name in names:
         note(f"building {name}")
         try:
-            trainings[name], memory = warmed_up(start, name)
+            trainings[name], *begun = warmed_up(start, name)
         except FAILURES as error:
             failed[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue
-        rows[name] = Row(name, memory)
+        rows[name] = Row(name, *begun)
     order = list(trainings)
     for number in range(rounds):
         note(f"round {number + 1} of {rounds}")
@@ -90,8 +92,8 @@ def measured(start: Given, names: Sequence[str], rounds: int) -> tuple[list[Row]
     return list(rows.values()), failed
 
 
-def warmed_up(start: Given, name: str) -> tuple[Steps, float]:
-    """A training after WARM_UP steps, and the MiB that they took at their peak, with what was built for them."""
+def warmed_up(start: Given, name: str) -> tuple[Steps, float, float]:
+    """A training after WARM_UP steps, the seconds they took, and the MiB at their peak, with what was built for them."""
     torch.manual_seed(start.bench.spec.seed)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
@@ -100,8 +102,9 @@ def warmed_up(start: Given, name: str) -> tuple[Steps, float]:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    begun = time.perf_counter()
     training.advance(WARM_UP)
-    return training, (resident("VmHWM") - before) / MiB
+    return training, time.perf_counter() - begun, (resident("VmHWM") - before) / MiB
 
 
 def resident(kind: str) -> int:
@@ -152,6 +155,7 @@ def document(rows: Sequence[Row], failed: Mapping[str, str], psnr: Mapping[str, 
             "name": row.name,
             "wall_ms": rounded(median_interval(row.wall)),
             "cpu_ms": rounded(median_interval(row.cpu)),
+            "begin_s": round(row.begin, 2),
             "memory_mib": round(row.memory, 1),
             "ratio_float32": {clock: rounded(ratio(known, row.name, FLOAT, clock)) for clock in ("wall", "cpu")},
             "ratio_brevitas": {clock: rounded(ratio(known, row.name, BREVITAS, clock)) for clock in ("wall", "cpu")},
@@ -173,14 +177,16 @@ def rounded(interval: Interval | None) -> dict[str, float] | None:
 def table(rows: Sequence[Row], failed: Mapping[str, str]) -> list[str]:
     """A line for every contender."""
     known = {row.name: row for row in rows}
-    lines = [f"{'':22} {'wall ms':>26} {'CPU ms':>8} {'ratio':>7} {'of CPU':>7} {'MiB':>7}"]
+    lines = [f"{'':22} {'wall ms':>26} {'CPU ms':>8} {'ratio':>7} {'of CPU':>7} {'begin s':>7} {'MiB':>7}"]
     for row in rows:
         wall = median_interval(row.wall)
         ratios = [ratio(known, row.name, FLOAT, clock) for clock in ("wall", "cpu")]
         cells = " ".join(f"{'-' if each is None else f'{each.middle:.2f}':>7}" for each in ratios)
         spread = f"{wall.middle:.1f} [{wall.low:.1f}, {wall.high:.1f}]"
         ending = f"  {remark(row.name)}" if remark(row.name) else ""
-        lines.append(f"{row.name:22} {spread:>26} {statistics.median(row.cpu):8.1f} {cells} {row.memory:7.0f}{ending}")
+        lines.append(
+            f"{row.name:22} {spread:>26} {statistics.median(row.cpu):8.1f} {cells} {row.begin:7.1f} {row.memory:7.0f}{ending}"
+        )
     return lines + [f"{name:22} failed: {error}" for name, error in failed.items()]
 
 
