@@ -33,7 +33,7 @@ BROKEN_IMPORT = (ImportError, OSError, RuntimeError, AttributeError)
 
 FLAGS = {
     "avx512_vnni": "int8 gains less over float32, and 8-bit weights have the levels of 7: more would overflow in int8 kernels",
-    "avx512_bf16": "training runs in float32, longer than in bfloat16, and nothing on openvino-cpu-bf16",
+    "avx512_bf16": "training runs in float32, which takes longer than bfloat16; there is no target openvino-cpu-bf16",
 }
 ALSO = {"avx512_vnni": ("avx_vnni",), "avx512_bf16": ("amx_bf16",)}
 """Newer instructions that serve as well."""

@@ -1,4 +1,4 @@
-"""A network computed with less time and memory traffic while it trains on a CPU; the same numbers to float32 rounding."""
+"""A network computed with less time and memory traffic while it trains on a CPU; the same numbers to a few roundings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.autograd.function import once_differentiable
 
 from autoq import winograd
 from autoq.quantizers.functional import in_memory_order, laid_out_as
+from autoq.winograd import empty_image
 
 FEW_CHANNELS = 8
 """A vector register's worth of float32: convolution kernels with fewer outputs leave the rest of it idle."""
@@ -21,27 +23,21 @@ MANY_CHANNELS, MANY_PAIRS = 32, 2048
 
 
 class _PReLU(torch.autograd.Function):
-    """PReLU with one slope. torch's own backward works value by value; this one in vectors.
-
-    Where the slope is positive the result serves the backward pass as well as the input, which can be freed.
-    """
+    """PReLU with one slope. torch's own backward works value by value; this one in vectors."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, slope: Tensor) -> Tensor:
-        ctx.slope = slope.item()  # type: ignore[attr-defined]
-        found = F.leaky_relu(x, ctx.slope)  # type: ignore[attr-defined]
-        ctx.save_for_backward(found if ctx.slope > 0 else x, slope)  # type: ignore[attr-defined]
-        return found
+        ctx.save_for_backward(x, slope)
+        return F.leaky_relu(x, slope.item())
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, Tensor]:
-        kept, slope = ctx.saved_tensors  # type: ignore[attr-defined]
-        of_result: bool = ctx.slope > 0  # type: ignore[attr-defined]
-        below = kept.clamp(max=0)
+        x, slope = ctx.saved_tensors  # type: ignore[attr-defined]
+        below = x.clamp(max=0)
         gradient = laid_out_as(gradients[0], below)
         of_slope = torch.dot(in_memory_order(gradient).float(), in_memory_order(below).float()).reshape(slope.shape)
-        of_x = torch.ops.aten.leaky_relu_backward(gradient, kept, ctx.slope, of_result)  # type: ignore[attr-defined]
-        return of_x, of_slope / ctx.slope if of_result else of_slope  # type: ignore[attr-defined]
+        return torch.ops.aten.leaky_relu_backward(gradient, x, slope.item(), False), of_slope
 
 
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
@@ -59,12 +55,14 @@ class _PixelShuffle(torch.autograd.Function):
         images, channels, height, width = x.shape
         channels //= factor**2
         blocks = x.permute(0, 2, 3, 1).reshape(images, height, width, channels, factor, factor)
-        found = x.new_empty((images, height, factor, width, factor, channels))
+        found = empty_image(x, (images, channels, height * factor, width * factor))
+        places = found.permute(0, 2, 3, 1).view(images, height, factor, width, factor, channels)
         for row, column in itertools.product(range(factor), repeat=2):
-            found[:, :, row, :, column] = blocks[..., row, column]
-        return found.view(images, height * factor, width * factor, channels).permute(0, 3, 1, 2)
+            places[:, :, row, :, column] = blocks[..., row, column]
+        return found
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         factor: int = ctx.factor  # type: ignore[attr-defined]
         images, channels, height, width = gradients[0].shape
@@ -102,12 +100,13 @@ class _ShiftedSum(torch.autograd.Function):
     def forward(ctx: torch.autograd.function.FunctionCtx, parts: Tensor, outputs: int, width: int, padding: int) -> Tensor:
         ctx.shape, ctx.columns = parts.shape, (outputs, width, padding)  # type: ignore[attr-defined]
         images, _, height, side = parts.shape
-        found = parts.new_zeros((images, height, side + 2 * padding - width + 1, outputs))
+        found = empty_image(parts.float(), (images, outputs, height, side + 2 * padding - width + 1)).zero_()
         for column, here, there in _shifts(side, *ctx.columns):  # type: ignore[attr-defined]
-            found[:, :, there] += parts.permute(0, 2, 3, 1)[:, :, here, column]
-        return found.permute(0, 3, 1, 2)
+            found[:, :, :, there] += parts[:, column, :, here]
+        return found.to(parts.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         images, channels, height, side = ctx.shape  # type: ignore[attr-defined]
         of_parts = gradients[0].new_zeros((images, height, side, channels))

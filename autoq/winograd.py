@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 TILE = 4
 WINDOW = TILE + 2
@@ -77,18 +78,21 @@ class _Convolution(torch.autograd.Function):
         outputs, rows, columns = weight.shape[0], _count(height), _count(width)
         shift = weight.new_zeros(1) if bias is None else bias
         filters = _each(FILTER, weight.permute(0, 2, 3, 1).reshape(outputs, -1, inputs)).transpose(0, 1)
-        found = x.new_empty((images, rows, TILE, columns, TILE, outputs))
+        found = empty_image(x, (images, outputs, TILE * rows, TILE * columns))
+        places = found.permute(0, 2, 3, 1).view(images, rows, TILE, columns, TILE, outputs)
         seen = []
         for part in _chunks(x.shape, outputs):
             seen.append(_each(INPUT, _windows(x[part])))
             products = torch.bmm(seen[-1].transpose(0, 1), filters.transpose(1, 2)).transpose(0, 1)
             tiles = torch.baddbmm(shift, OUTPUT.expand(len(products), -1, -1), products)
-            found[part] = tiles.view(-1, rows, columns, TILE, TILE, outputs).transpose(2, 3)
+            places[part] = tiles.view(-1, rows, columns, TILE, TILE, outputs).transpose(2, 3)
         ctx.save_for_backward(filters, *seen)
         ctx.shape = x.shape  # type: ignore[attr-defined]
-        return found.view(images, TILE * rows, TILE * columns, outputs)[:, :height, :width].permute(0, 3, 1, 2)
+        whole = found.shape[2:] == x.shape[2:]
+        return found if whole else found[:, :, :height, :width].clone(memory_format=torch.channels_last)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         filters, *seen = ctx.saved_tensors  # type: ignore[attr-defined]
         images, inputs, height, width = ctx.shape  # type: ignore[attr-defined]
@@ -104,6 +108,11 @@ class _Convolution(torch.autograd.Function):
         of_weight = _each(FILTER.T, of_filters.transpose(0, 1)).view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
         of_bias = gradient.sum((0, 1, 2)) if ctx.needs_input_grad[2] else None  # type: ignore[attr-defined]
         return None if of_x is None else of_x.permute(0, 3, 1, 2), of_weight, of_bias
+
+
+def empty_image(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """A tensor [n, c, h, w] with its channels last; no view, so that what comes after may change it in place."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def _each(matrix: Tensor, tiles: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def judging_metrics(pairs: Sequence[Pair], border: int) -> tuple[tuple[str, ...]
 
 
 def build_rivals(bench: Workbench, folder: Path) -> tuple[list[Point], dict[str, str]]:
-    """Every rival in every runtime that it is run in; and of those that could not be built the error."""
+    """Every rival in every runtime that it is run in; and of those that could not be built, or do not run here, the error."""
     spec = bench.spec
     train = [make_pair(image, spec.scale) for image in train_images(spec.data)]
     exact = all_float(dict.fromkeys(layer.stage for layer in bench.traced.layers))

@@ -38,7 +38,7 @@ class Run:
         folders = {
             name: folder.name if folder else BUNDLED for name, folder in (("data", spec.data), ("eval_data", spec.eval_data))
         }
-        numbers = {name: f"{getattr(spec, name):g}" for name in ("seed", "steps", "batch", "sqcl", "exact_weight_bits")}
+        numbers = {name: str(getattr(spec, name)) for name in ("seed", "steps", "batch", "sqcl", "exact_weight_bits")}
         return {"name": self.name, "policy": self.policy.hash, **numbers, **folders}
 
     def values(self) -> dict[str, float]:

@@ -58,7 +58,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Found:
-    """Everything measured. failed: rivals that could not be built, and why; float_ms: of float32, in turn with the others.
+    """Everything measured. failed: rivals that could not be built or do not run here, and why; float_ms: of float32, in turn with the others.
 
     remark: why NIQE was not judged. images: judged on; seen: of them, those that the study's trials were judged on.
     """
@@ -177,7 +177,7 @@ def verdict(found: Found) -> Iterator[str]:
         yield f"{meaning}: {len(above)} of {rivals} rivals dominate a point of the front, {len(below)} are dominated by one"
         yield from (f"  {name} dominates {', '.join(names)}" for name, names in above.items())
         yield from (f"  {name} is dominated by {', '.join(names)}" for name, names in below.items())
-    yield from (f"could not be built: {name}: {reason}" for name, reason in found.failed.items())
+    yield from (f"not here: {name}: {reason}" for name, reason in found.failed.items())
 
 
 def line(found: Found) -> Iterator[str]:

@@ -43,6 +43,67 @@ def test_a_learned_scale_as_torchs_kernel(layout: torch.memory_format, bits: int
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+def test_a_learned_scale_of_a_part_of_a_tensor() -> None:
+    scale, point = torch.tensor([2.5 / 255]), torch.tensor([3.0])
+    for layout in LAYOUTS:
+        for x in (image(8, layout)[:, 3:], image(1, layout).expand(2, 8, 7, 10), image(8, layout)[..., :5]):
+            found, expected = (
+                results(lambda x, s, z, part=part: part(x, s, z), x, scale, point)
+                for part in (
+                    lambda x, s, z: fake_quantize_learned(x[..., 1:], s, z, 0, 255, 0.1),
+                    lambda x, s, z: torch._fake_quantize_learnable_per_tensor_affine(x[..., 1:], s, z, 0, 255, 0.1),
+                )
+            )
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_the_gradient_of_a_learned_scale_is_not_lost_in_its_sums(bits: int) -> None:
+    generator = torch.Generator().manual_seed(4)
+    x, top = torch.randn(1, 64, 96, 96, generator=generator), 2**bits - 1
+    gradient = 1e-3 + 1e-3 * torch.randn(x.shape, generator=generator)
+    scale = torch.tensor([8.0 / top], requires_grad=True)
+    zero = float(top // 2)
+    fake_quantize_learned(x, scale, torch.tensor([zero]), 0, top, 1.0).backward(gradient)
+    units = (x * (1.0 / scale.detach())).double()
+    kept = units.round().clamp(-zero, top - zero)
+    inside = units.round() == kept
+    expected = (gradient.double() * torch.where(inside, kept - units, kept)).sum()
+    assert scale.grad is not None
+    assert abs(scale.grad.item() - expected.item()) <= 2e-3 * max(1.0, abs(expected.item()))
+
+
+@pytest.mark.parametrize(("bits", "zeros"), [(4, 0), (8, 0), (8, 5)])
+def test_a_learned_scale_for_every_filter_as_torchs_kernel(bits: int, zeros: int) -> None:
+    weight = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(5))
+    scale, point = torch.linspace(0.5, 2, 6) / 2 ** (bits - 1), torch.full((6,), float(zeros))
+    low, high = -(2 ** (bits - 1)) + 1, 2 ** (bits - 1) - 1
+    kernel = torch._fake_quantize_learnable_per_channel_affine
+    found = results(lambda w, s, z: fake_quantize_learned(w, s, z, low, high, 0.1), weight, scale, point)
+    expected = results(lambda w, s, z: kernel(w, s, z, 0, low, high, 0.1), weight, scale, point)
+    assert (found[1] == 0).any(), "some are clipped"
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_what_comes_after_may_change_its_input_in_place() -> None:
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(inplace=True), nn.PixelShuffle(2), nn.ReLU(inplace=True))
+    x = torch.randn(1, 64, 6, 6)
+    weight, bias = wide[0].weight, wide[0].bias
+
+    def network(x: Tensor) -> Tensor:
+        return F.relu_(pixel_shuffle(F.relu_(winograd.convolve(x, weight, bias)), 2))
+
+    torch.testing.assert_close(network(x), wide(x), rtol=1e-4, atol=1e-4)
+    network(x).sum().backward()
+    narrow = torch.randn(3, 8, 9, 9, requires_grad=True)
+    F.relu_(convolve_by_columns(torch.randn(1, 8, 12, 12), narrow, None, (4, 4))).sum().backward()
+    assert weight.grad is not None
+    assert narrow.grad is not None
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("slope", [0.2, 1.5, 0.0, -0.1])
 def test_prelu_as_torchs(layout: torch.memory_format, slope: float) -> None:

@@ -27,6 +27,7 @@ from autoq.models import model_info
 from autoq.models.srresnet import SRResNet
 from autoq.policy import uniform
 from autoq.quantize import collect, quantize
+from autoq.targets import TARGETS
 from autoq.tiles import Tiling, upscaled
 from autoq.tracing import Traced, trace
 from autoq.workbench import execution_on
@@ -284,7 +285,7 @@ def gif() -> bytes:
         (["doubling.onnx", "photo.png", "out.jpg"], "output 'out.jpg': expected a name that ends in .png; type out.png"),
         (["doubling.onnx", "photo.png", "none/out.png"], "output 'none/out.png': there is no folder 'none'; make it, or give another path"),
         (["doubling.onnx", "photo.png", "folder.png"], "output 'folder.png': a folder; give the name of a .png file"),
-        (["doubling.onnx", "photo.png", "out.png", "--target", "openvino"], "unknown target 'openvino' (known: bits, npu-uint8, onnxruntime-cpu, onnxruntime-cuda, openvino-cpu). Did you mean 'openvino-cpu'?"),
+        (["doubling.onnx", "photo.png", "out.png", "--target", "openvino"], f"unknown target 'openvino' (known: {', '.join(sorted(TARGETS))}). Did you mean 'openvino-cpu'?"),
         (["doubling.onnx", "photo.png", "out.png", "--tile", "8"], "--tile '8': expected a whole number from 16 to 8192; type --tile 256"),
         (["doubling.onnx", "photo.png", "out.png", "--threads", "0"], "--threads '0': expected a whole number from 1 to 1024; type --threads 2"),
     ],

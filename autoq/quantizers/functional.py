@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 SMALLEST_SCALE = 1e-9
 """A constant-zero tensor still needs a positive scale."""
@@ -107,7 +108,7 @@ def fake_quantize_learned(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: in
 class _LearnedPerTensor(torch.autograd.Function):
     """torch's learnable kernel for one scale, in vectors: on a CPU its own works value by value, backward too.
 
-    Kept for the backward pass: the values, and the result.
+    Kept for the backward pass: the values in units of the scale.
     """
 
     @staticmethod
@@ -121,21 +122,26 @@ class _LearnedPerTensor(torch.autograd.Function):
         gradient_factor: float,
     ) -> Tensor:
         step, zero = scale.item(), zero_point.item()
-        found = (x * (1.0 / scale.reshape(()))).round_().clamp_(qmin - zero, qmax - zero).mul_(step)
-        ctx.save_for_backward(x, found, scale, zero_point)
-        # at a half beside the range, which may round to either side, no gradient passes
-        ctx.inside = (qmin - zero - 0.5) * step, (qmax - zero + 0.5) * step  # type: ignore[attr-defined]
+        units = x * (1.0 / scale.reshape(()))
+        ctx.save_for_backward(units, scale, zero_point)
+        ctx.ends = qmin - zero, qmax - zero  # type: ignore[attr-defined]
         ctx.gradient_factor = gradient_factor  # type: ignore[attr-defined]
-        return found
+        return units.round().clamp_(qmin - zero, qmax - zero).mul_(step)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, found, scale, zero_point = ctx.saved_tensors  # type: ignore[attr-defined]
+        units, scale, zero_point = ctx.saved_tensors  # type: ignore[attr-defined]
+        low, high = ctx.ends  # type: ignore[attr-defined]
         factor: float = ctx.gradient_factor  # type: ignore[attr-defined]
-        gradient = laid_out_as(gradients[0], x)
-        passed = torch.ops.aten.hardtanh_backward(gradient, x, *ctx.inside)  # type: ignore[attr-defined]
-        kept = torch.dot(in_memory_order(gradient), in_memory_order(found))
-        to_scale = (kept - torch.dot(in_memory_order(passed), in_memory_order(x))) / scale.reshape(()) * factor
+        gradient = laid_out_as(gradients[0], units)
+        # at a half beside the range, which may round to either side, no gradient passes
+        passed = torch.ops.aten.hardtanh_backward(gradient, units, low - 0.5, high + 0.5)
+        kept = units.round().clamp_(low, high)
+        outside = torch.dot(in_memory_order(gradient - passed), in_memory_order(kept))
+        # the difference first: its sums would be hundreds of times larger than what is left of them
+        inside = torch.dot(in_memory_order(passed), in_memory_order(kept.sub_(units)))
+        to_scale = (inside + outside) * factor
         to_zero = None
         if ctx.needs_input_grad[2]:  # type: ignore[attr-defined]
             to_zero = ((passed.sum() - gradient.sum()) * scale.reshape(()) * factor).reshape(zero_point.shape)
@@ -143,7 +149,7 @@ class _LearnedPerTensor(torch.autograd.Function):
 
 
 class _LearnedPerSlice(torch.autograd.Function):
-    """The same with a scale for every slice along dimension 0."""
+    """torch's learnable kernel for a scale per slice along dimension 0, in vectors."""
 
     @staticmethod
     def forward(
@@ -164,12 +170,13 @@ class _LearnedPerSlice(torch.autograd.Function):
         return kept * per_slice(scale, x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         units, inside, kept, scale = ctx.saved_tensors  # type: ignore[attr-defined]
         factor: float = ctx.gradient_factor  # type: ignore[attr-defined]
         passed = gradients[0] * inside
         others = tuple(range(1, units.dim()))
-        to_scale = (gradients[0] * kept - passed * units).sum(others) * factor
+        to_scale = (gradients[0] * torch.where(inside, kept - units, kept)).sum(others) * factor
         to_zero = None
         if ctx.needs_input_grad[2]:  # type: ignore[attr-defined]
             to_zero = (passed - gradients[0]).sum(others) * scale * factor

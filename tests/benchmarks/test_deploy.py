@@ -94,7 +94,7 @@ def test_a_rival_that_cannot_be_built_is_named_with_its_error(
     monkeypatch.setattr(deploy, "RIVALS", {"float32": RIVALS["float32"], "another": Rival(fail)})
     run(monkeypatch, str(study.folder.absolute()), "--rounds", "1")
     lines = capsys.readouterr().out.splitlines()
-    assert "could not be built: another: RuntimeError: no such operator" in lines
+    assert "not here: another: RuntimeError: no such operator" in lines
     assert "of 1 images the study's trials were judged on 1" in lines
     assert sum("of 2 rivals dominate a point of the front" in line for line in lines) == 2
     assert {"rivals:", "autoq's front:"} <= {*lines}
