@@ -6,6 +6,7 @@ import contextlib
 import functools
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from autoq.errors import InputError, PolicyError
 from autoq.events import Events
@@ -15,7 +16,7 @@ from autoq.objectives import latency as latencies
 from autoq.objectives.latency import policy_key
 from autoq.objectives.latency_table import Entry, LatencyTable, with_prediction
 from autoq.objectives.modelled import milliseconds
-from autoq.policy import Policy, all_float, uniform
+from autoq.policy import Policy, StageQuant, TensorQuant, all_float, uniform
 from autoq.quantize import place
 from autoq.space import SearchSpace, SpaceFacts, parse_space
 from autoq.spec import Remeasured, StudySpec
@@ -28,7 +29,9 @@ HAND_RULE = "hand rule"
 AGAIN_ROUNDS = 15
 """Times that every structure of the front is measured again."""
 
-BASELINE_QUANTIZER, BASELINE_CLIPPING = "lsq", "mse"
+BASELINE_QUANTIZER = "lsq"
+BASELINE_CLIPPING = ("minmax", "mse")
+"""From 8 bits on, and below: many levels lose more where they cut off than where they are coarse, few levels less."""
 
 
 def baselines(facts: SpaceFacts, hand_rule: bool) -> dict[str, Policy]:
@@ -42,8 +45,20 @@ def baselines(facts: SpaceFacts, hand_rule: bool) -> dict[str, Policy]:
     found = {}
     for name, bits in policies.items():
         with contextlib.suppress(PolicyError):
-            found[name] = uniform(bits, facts.stages, BASELINE_QUANTIZER, BASELINE_CLIPPING, facts.formats, facts.output)
+            found[name] = baseline(uniform(bits, facts.stages, BASELINE_QUANTIZER, formats=facts.formats, output=facts.output))
     return found
+
+
+def baseline(policy: Policy) -> Policy:
+    """A policy with the baselines' clipping for every width."""
+
+    def clipped(quant: TensorQuant) -> TensorQuant:
+        return quant if quant.is_float else replace(quant, clipping=BASELINE_CLIPPING[quant.bits < 8])
+
+    stages = tuple(
+        (stage, StageQuant(clipped(quant.weight), clipped(quant.activation), clipped(quant.skip))) for stage, quant in policy.stages
+    )
+    return replace(policy, stages=stages)
 
 
 def _structures(spec: StudySpec, space: SearchSpace) -> latencies.Structures:

@@ -37,7 +37,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from autoq.data import batches, calibration_patches, make_pair, train_images
 from autoq.device import native_bfloat16
 from autoq.errors import InputError
-from autoq.measuring import BASELINE_CLIPPING, BASELINE_QUANTIZER
+from autoq.measuring import BASELINE_QUANTIZER, baseline
 from autoq.models import staged_model
 from autoq.policy import ROLES, Policy, TensorQuant, uniform
 from autoq.qat import FULL_RATE_LOSS, LEARNING_RATE, LEARNING_RATES, Training
@@ -160,7 +160,7 @@ def _compiled(start: Given) -> Steps:
 def own_policy(start: Given, quantizer: str = BASELINE_QUANTIZER) -> Policy:
     """The widths asked for, with a quantizer where it serves and the baselines' elsewhere."""
     stages = roles_by_stage(start.bench.traced.sites)
-    policy = uniform(start.bits, stages, BASELINE_QUANTIZER, BASELINE_CLIPPING)
+    policy = baseline(uniform(start.bits, stages, BASELINE_QUANTIZER))
     served = {
         stage: replace(quant, **{role: _served(quant.role(role), role, quantizer, start) for role in ROLES})
         for stage, quant in policy.stages

@@ -58,9 +58,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Found:
-    """Everything measured. failed: rivals that could not be built or do not run here, and why; float_ms: of float32, in turn with the others.
+    """Everything measured. failed: rivals that could not be built or do not run here, and why.
 
-    remark: why NIQE was not judged. images: judged on; seen: of them, those that the study's trials were judged on.
+    float_ms: of float32, in turn with the others. remark: why NIQE was not judged. images: judged on; seen: of them, those that
+    the study's trials were judged on.
     """
 
     points: list[Point]
