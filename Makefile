@@ -14,7 +14,7 @@ test: install-test
 	$(BIN)/ruff format --check autoq tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 install: .venv/installed
 install-test: .venv/installed-test

@@ -9,10 +9,11 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from autoq.quantize import Quantized, insert_behind, operand_quantizers, quantizer_of, read_from
+from autoq.bfloat16 import BFloat16, round_as_stored, stored_by
+from autoq.quantize import Quantized, operand_quantizers, quantizer_of
 from autoq.quantizers.base import Quantizer
 from autoq.quantizers.functional import dequantize_affine, quantize_sum
-from autoq.tracing import Site, nodes_by_name, producer, skip_edges
+from autoq.tracing import nodes_by_name, skip_edges
 
 
 class IntegerLayer(nn.Module):
@@ -40,11 +41,14 @@ class IntegerLayer(nn.Module):
 
 
 class IntegerSum(nn.Module):
-    """A sum of an integer tensor and a layer's result, quantized: see `functional.quantize_sum`."""
+    """A sum of an integer tensor and a layer's result, quantized: see `functional.quantize_sum`.
 
-    def __init__(self, operand: Quantizer, output: Quantizer) -> None:
+    stored: how the layer's result is stored before, if not in the registers.
+    """
+
+    def __init__(self, operand: Quantizer, output: Quantizer, stored: BFloat16 | None) -> None:
         super().__init__()
-        self.operand, self.output_quantizer = operand, output
+        self.operand, self.output_quantizer, self.stored = operand, output, stored
 
     def forward(self, operand: Tensor, addend: Tensor) -> Tensor:
         scale, zero_point = self.output_quantizer.scale, self.output_quantizer.zero_point
@@ -57,22 +61,16 @@ class IntegerSum(nn.Module):
             zero_point,
             self.output_quantizer.qmin,
             self.output_quantizer.qmax,
+            self.stored or (lambda x: x),
         )
         return dequantize_affine(integers, scale, zero_point)
-
-
-class BFloat16(nn.Module):
-    """A tensor as the processor reads it that multiplies bfloat16 and sums in float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.bfloat16().float()
 
 
 def as_executed(quantized: Quantized) -> fx.GraphModule:
     """The trained network with its integer layers and sums computed as integer runtimes do: what evaluation and export agree on."""
     module = copy.deepcopy(quantized.module).eval()
-    for site in quantized.bfloat16:
-        _read_as_bfloat16(module, site)
+    if quantized.bfloat16:
+        round_as_stored(module, quantized.integer_layers)
     for placed in quantized.placed:
         if placed.placement.sites[0].index is None:
             _execute_sum(module, placed.quantizer)
@@ -88,13 +86,6 @@ def as_executed(quantized: Quantized) -> fx.GraphModule:
     return module
 
 
-def _read_as_bfloat16(module: fx.GraphModule, site: Site) -> None:
-    """Round what an edge reads."""
-    path = f"bfloat16_{site.node}_{site.index}"
-    module.add_submodule(path, BFloat16())
-    read_from(module, site, insert_behind(module, producer(module, site), path))
-
-
 def _execute_sum(module: fx.GraphModule, path: str) -> None:
     """Merge a sum and the quantizer at `path` behind it, where one operand of the sum is on a grid and the other is not."""
     (output,) = module.graph.find_nodes(op="call_module", target=path)
@@ -108,7 +99,9 @@ def _execute_sum(module: fx.GraphModule, path: str) -> None:
     own, of_output = quantizers[which], quantizer_of(module, output)
     assert own is not None
     assert of_output is not None
-    module.add_submodule(target, IntegerSum(own, of_output))
-    output.target, output.args = target, (operand, addend)
-    if not total.users:
-        module.graph.erase_node(total)  # in place, it would still be executed
+    stored = stored_by(module, addend)
+    module.add_submodule(target, IntegerSum(own, of_output, stored))
+    output.target, output.args = target, (operand, addend.all_input_nodes[0] if stored else addend)
+    for unread in (total, addend):
+        if not unread.users:
+            module.graph.erase_node(unread)  # in place, it would still be executed

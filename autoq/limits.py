@@ -43,14 +43,15 @@ def time_limit(seconds: float, spent: float = 0.0) -> Iterator[None]:
     """Raise TrialFailed once `seconds` less `spent` have passed; where that is not heeded within GRACE, end the process."""
     left = max(0.001, seconds - spent)
     message = f"took longer than the limit of {seconds:g} s a trial (--timeout)"
-    with Path(os.devnull).open("w") as silence, _raising(signal.SIGALRM, message, faulthandler.cancel_dump_traceback_later):
+
+    def cancel() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        faulthandler.cancel_dump_traceback_later()
+
+    with Path(os.devnull).open("w") as silence, _raising(signal.SIGALRM, message, threading.Event(), cancel):
         faulthandler.dump_traceback_later(left + GRACE, exit=True, file=silence)
         signal.setitimer(signal.ITIMER_REAL, left)
-        try:
-            yield
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            faulthandler.cancel_dump_traceback_later()
+        yield
 
 
 @contextlib.contextmanager
@@ -64,14 +65,10 @@ def memory_limit(gib: float) -> Iterator[None]:
             if held() > gib:
                 signal.pthread_kill(main, signal.SIGUSR1)
 
-    with _raising(signal.SIGUSR1, f"needs more memory than the bound of {gib:g} GiB a worker (--memory)", done.set):
-        watcher = threading.Thread(target=watch, daemon=True)
+    watcher = threading.Thread(target=watch, daemon=True)
+    with _raising(signal.SIGUSR1, f"needs more memory than the bound of {gib:g} GiB a worker (--memory)", done, watcher.join):
         watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join()
+        yield
 
 
 def can_bound_memory() -> bool:
@@ -86,15 +83,23 @@ def held() -> float:
 
 
 @contextlib.contextmanager
-def _raising(number: signal.Signals, message: str, first: Callable[[], object]) -> Iterator[None]:
-    """Within, a signal raises TrialFailed in the main thread, after it called `first`."""
+def _raising(number: signal.Signals, message: str, done: threading.Event, last: Callable[[], object]) -> Iterator[None]:
+    """Within, the first signal raises TrialFailed in the main thread; `done` is then set, or at the end, and `last` called.
+
+    Later signals do nothing, and the handler stays until nobody sends any.
+    """
 
     def handle(number: int, frame: FrameType | None) -> None:
-        first()
-        raise TrialFailed(message, 0)
+        if not done.is_set():
+            done.set()
+            raise TrialFailed(message, 0)
 
     before = signal.signal(number, handle)
     try:
-        yield
+        try:
+            yield
+        finally:
+            done.set()
     finally:
+        last()
         signal.signal(number, before)

@@ -48,7 +48,7 @@ class Execution:
     integer_bits: the widest integer it executes. A wider weight is stored as float16 and its layer runs in
     float; a wider activation or skip stays float.
     weight_bits: of the levels that integer weights have at most; more would overflow on the processor.
-    bfloat16: what is in float computes in bfloat16: operands are rounded to it, products are summed in float32.
+    bfloat16: what is in float computes in bfloat16: tensors are stored in it, products are summed in float32.
     fused_sums: a layer whose output only a sum reads is added in the layer's accumulators, so that operand
     never exists as a tensor and is not rounded.
     """
@@ -78,14 +78,14 @@ class Placed:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A fake-quantized network and what was put where. `integer_layers`: nodes that run on integers; `bfloat16`: edges whose
-    tensors are read as bfloat16.
+    """A fake-quantized network and what was put where. `integer_layers`: nodes that run on integers; `bfloat16`: whether what
+    is in float is stored in it.
     """
 
     module: fx.GraphModule
     placed: list[Placed]
     integer_layers: tuple[str, ...]
-    bfloat16: tuple[Site, ...]
+    bfloat16: bool
 
 
 # ---------------------------------------------------------------- statistics
@@ -211,18 +211,7 @@ def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics
         _quantize_bias(module, nodes[name])
     module.graph.lint()
     module.recompile()
-    return Quantized(module, placed, on_integers, _in_bfloat16(traced, placements, on_integers, execution))
-
-
-def _in_bfloat16(traced: Traced, placements: list[Placement], on_integers: Iterable[str], execution: Execution) -> tuple[Site, ...]:
-    """Edges that are read as bfloat16: by layers that run in float, weights included, and by sums of what is no integer."""
-    if not execution.bfloat16:
-        return ()
-    in_float = {layer.node for layer in traced.layers}.difference(on_integers)
-    quantized = {site for placement in placements for site in placement.sites}
-    exact = quantized | set(_fused_operands(traced)) if execution.fused_sums else quantized
-    skips = {site for site in traced.sites if site.role == "skip" and site.index is not None} - exact
-    return tuple(site for site in traced.sites if site.node in in_float or site in skips)
+    return Quantized(module, placed, on_integers, execution.bfloat16)
 
 
 def format_at(site: Site, policy: Policy, integer_bits: int) -> TensorQuant:

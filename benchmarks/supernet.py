@@ -91,7 +91,7 @@ class Supernet(Training):
         self.networks = [share(bench, policy, shared) for policy in policies]
         self.coarsest = min(range(len(policies)), key=lambda index: bits(policies[index]))
         self.random = random.Random(bench.spec.seed)
-        super().__init__(bench, Quantized(nn.ModuleList(network.module for network in self.networks), [], ()))
+        super().__init__(bench, Quantized(nn.ModuleList(network.module for network in self.networks), [], (), False))
         self.module.train()
 
     def _network(self) -> nn.Module:

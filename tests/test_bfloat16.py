@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from autoq.bfloat16 import BFloat16
 from autoq.errors import InputError
-from autoq.executed import BFloat16, IntegerLayer, as_executed
+from autoq.executed import IntegerLayer, IntegerSum, as_executed
 from autoq.models import fresh_model, model_info
 from autoq.policy import uniform
 from autoq.quantize import Quantized, collect, quantize
 from autoq.targets import check_usable, load_target
 from autoq.targets.openvino_cpu_bf16 import OpenVINOBFloat16
-from autoq.tracing import Traced, nodes_by_name, producer, trace
+from autoq.tracing import Traced, nodes_by_name, trace
 from autoq.workbench import execution_on
 
 TARGET = "openvino-cpu-bf16"
@@ -27,28 +29,55 @@ IMAGE = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
 @functools.cache
-def network() -> Traced:
+def network(blocks: int = 1) -> Traced:
     torch.manual_seed(0)
-    return trace(fresh_model("srresnet", 2, blocks=1, features=8).eval(), model_info("srresnet").patterns)
+    return trace(fresh_model("srresnet", 2, blocks=blocks, features=8).eval(), model_info("srresnet").patterns)
 
 
-def quantized(bits: str) -> Quantized:
+def quantized(bits: str, blocks: int = 1) -> Quantized:
     policy = uniform(bits, model_info("srresnet").stages)
-    return quantize(network(), policy, collect(network(), [IMAGE]), execution_on(TARGET))
+    return quantize(network(blocks), policy, collect(network(blocks), [IMAGE]), execution_on(TARGET))
 
 
 def reads_bfloat16(module: fx.GraphModule, node: fx.Node) -> bool:
     return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), BFloat16)
 
 
-def test_float_layers_and_sums_read_bfloat16() -> None:
+def test_float_layers_read_bfloat16() -> None:
     module = as_executed(quantized("32/32/32"))
-    layers = {layer.node for layer in network().layers}
-    assert all(reads_bfloat16(module, producer(module, site)) for site in network().sites if site.node in layers)
-    sums = [node for node in module.graph.nodes if node.target is torch.add or getattr(node.target, "__name__", "") == "add"]
-    assert sums
-    for total in sums:  # the other operand stays in a layer's accumulators
-        assert sorted(reads_bfloat16(module, operand) for operand in total.args[:2]) == [False, True]
+    layers = [nodes_by_name(module)[layer.node] for layer in network().layers]
+    read = [operand for layer in layers for operand in layer.args[:3] if isinstance(operand, fx.Node)]
+    assert len(read) > 2 * len(layers), "inputs, weights and biases"
+    shuffled = [operand for operand in read if "Shuffle" in type(called(module, operand)).__name__]
+    assert len(shuffled) == 1
+    assert all(reads_bfloat16(module, operand.all_input_nodes[0] if operand in shuffled else operand) for operand in read)
+    assert not any(reads_bfloat16(module, node) for node in module.graph.find_nodes(op="output")[0].all_input_nodes)
+
+
+def called(module: fx.GraphModule, node: fx.Node) -> object:
+    return module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def test_a_sum_goes_with_a_layer_where_nothing_later_reads_the_other_operand() -> None:
+    module = as_executed(quantized("32/32/32", blocks=2))
+    first, second, last = (node for node in module.graph.nodes if getattr(node.target, "__name__", "") == "add")
+    assert [reads_bfloat16(module, operand) for operand in first.args[:2]] == [True, True], "the last sum reads the other, too"
+    assert [reads_bfloat16(module, operand) for operand in second.args[:2]] == [True, False]
+    assert [reads_bfloat16(module, operand) for operand in last.args[:2]] == [True, True], (
+        "the first operand's layer is read before"
+    )
+
+
+def test_a_layer_s_result_is_stored_in_the_units_it_is_added_in() -> None:
+    module = as_executed(quantized("8/8/8", blocks=2))
+    first, second, last = (each for each in module.modules() if isinstance(each, IntegerSum))
+    assert (first.stored is None, second.stored, last.stored) == (False, None, None)
+    operand, addend = torch.zeros(1, 1, 1, 2), torch.tensor([[[[0.3, 0.301]]]]) * first.operand.scale * 255
+    plain = copy.copy(first)
+    plain.stored = None
+    in_units = addend / first.operand.scale - first.operand.zero_point
+    rounded = (in_units.bfloat16().float() + first.operand.zero_point) * first.operand.scale
+    assert torch.equal(first(operand, addend), plain(operand, rounded))
 
 
 def test_a_layer_in_bfloat16_sums_in_float32() -> None:
@@ -66,14 +95,16 @@ def test_a_layer_in_bfloat16_sums_in_float32() -> None:
 
     with torch.no_grad():
         Kept(module).run(IMAGE)
-        expected = F.conv2d(IMAGE.bfloat16().float(), weight.bfloat16().float(), bias, padding=weight.shape[2] // 2)
+        rounded = [each.bfloat16().float() for each in (IMAGE, weight, bias)]
+        expected = F.conv2d(*rounded, padding=weight.shape[2] // 2)
     torch.testing.assert_close(seen[first.node], expected)
     assert not torch.equal(seen[first.node], F.conv2d(IMAGE, weight, bias, padding=weight.shape[2] // 2))
 
 
 def test_integers_are_not_rounded() -> None:
     module = as_executed(quantized("8/8/8"))
-    assert not any(reads_bfloat16(module, node) for node in module.graph.nodes)
+    rounded = [node.all_input_nodes[0].name for node in module.graph.nodes if reads_bfloat16(module, node)]
+    assert rounded == [], "nothing but results of layers that several read is stored in float"
     module = as_executed(quantized("feature_extraction=16/8/8,body=8/8/8,upsampling=8/8/8,reconstruction=8/8/8"))
     nodes = nodes_by_name(module)
     first, *others = network().layers

@@ -28,6 +28,15 @@ def test_a_trial_that_needs_too_much_memory_is_interrupted() -> None:
     assert 0.1 < len(hoard) / 32 < 1, "interrupted on the way, not at the end"
 
 
+def test_signals_that_come_late_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoq.limits.MEMORY_PERIOD", 0)
+    before = signal.getsignal(signal.SIGUSR1)
+    for _ in range(100):
+        with pytest.raises(TrialFailed), limits(None, 0.0):
+            time.sleep(30)
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
 def test_within_the_limits_nothing_happens_and_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGALRM), signal.getsignal(signal.SIGUSR1)
     with limits(60, held() + 10):

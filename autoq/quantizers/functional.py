@@ -6,6 +6,7 @@ entry per slice along dimension 0.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
@@ -214,14 +215,16 @@ def quantize_sum(
     output_zero_point: Tensor,
     qmin: int,
     qmax: int,
+    stored: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """The integers of operand + addend, as float32, the operand being on the grid (scale, zero_point). No gradient.
 
     Computed in units of the operand's scale, as integer runtimes do that add a layer's float result to an
     integer tensor: (addend - zero_point scale) / scale + q, then the output's range in the same units.
+    stored: the float result in these units as it is kept until it is added.
     """
     scale, output_scale, zero_point = scale.detach(), output_scale.detach(), zero_point.float()
-    units = (addend - zero_point * scale) * (1.0 / scale) + (torch.round(operand / scale) + zero_point)
+    units = stored((addend - zero_point * scale) * (1.0 / scale)) + (torch.round(operand / scale) + zero_point)
     low, high = ((end - output_zero_point) * output_scale / scale for end in (qmin, qmax))
     factor = (qmax - qmin) / (high - low)
     return _multiply_add(units, factor, -low * factor).round_().add_(qmin).clamp_(qmin, qmax)
