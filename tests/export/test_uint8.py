@@ -75,9 +75,12 @@ def test_every_layer_is_an_integer_kernel(graph: Graph, quantized: Quantized, tm
     assert not {"Conv", "Clip", "Relu", "QuantizeLinear", "DequantizeLinear"}.intersection(found)
 
 
-@pytest.mark.parametrize("target", [TARGET, "openvino-cpu"])
-def test_any_runtime_takes_images_for_pixels(graph: Graph, quantized: Quantized, target: str) -> None:
-    """The file is the same; a runner takes and gives float32 in [0, 1]."""
+@pytest.mark.parametrize(("target", "decibels"), [(TARGET, 50), ("openvino-cpu", 40)])
+def test_any_runtime_takes_images_for_pixels(graph: Graph, quantized: Quantized, target: str, decibels: float) -> None:
+    """The file is the same; a runner takes and gives float32 in [0, 1].
+
+    OpenVINO has no integer kernels for weights with a zero point, and between its float kernels it may leave a rounding out.
+    """
     image = np.random.default_rng(1).integers(0, 256, (1, 3, 40, 56)).astype(np.float32) / np.float32(255)
     found = load_target(target).load(WRITERS[INFO.file](graph, quantized).SerializeToString(), 1)(image)
     with torch.no_grad():
