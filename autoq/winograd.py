@@ -99,15 +99,16 @@ class _Convolution(torch.autograd.Function):
         outputs = filters.shape[1]
         gradient = gradients[0].permute(0, 2, 3, 1)
         of_x = gradient.new_empty((images, height, width, inputs)) if ctx.needs_input_grad[0] else None  # type: ignore[attr-defined]
-        of_filters = gradient.new_zeros(filters.shape)
+        of_filters = gradient.new_zeros(filters.shape) if ctx.needs_input_grad[1] else None  # type: ignore[attr-defined]
         for part, own in zip(_chunks(ctx.shape, outputs), seen, strict=True):  # type: ignore[attr-defined]
             of_products = _each(OUTPUT.T, _tiles(gradient[part])).transpose(0, 1)
-            of_filters.baddbmm_(of_products.transpose(1, 2), own.transpose(0, 1))
+            if of_filters is not None:
+                of_filters.baddbmm_(of_products.transpose(1, 2), own.transpose(0, 1))
             if of_x is not None:
                 of_x[part] = _sum_of_windows(_each(INPUT.T, torch.bmm(of_products, filters).transpose(0, 1)), of_x[part].shape)
-        of_weight = _each(FILTER.T, of_filters.transpose(0, 1)).view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
+        of_weight = None if of_filters is None else _each(FILTER.T, of_filters.transpose(0, 1)).view(outputs, 3, 3, inputs)
         of_bias = gradient.sum((0, 1, 2)) if ctx.needs_input_grad[2] else None  # type: ignore[attr-defined]
-        return None if of_x is None else of_x.permute(0, 3, 1, 2), of_weight, of_bias
+        return *(None if each is None else each.permute(0, 3, 1, 2) for each in (of_x, of_weight)), of_bias
 
 
 def empty_image(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:

@@ -71,7 +71,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Rival:
-    """build: writes its files to a folder. runtimes: what the file is run in."""
+    """build: writes its files to a folder. runtimes: what the file is run in; OpenVINO in the precision of the study's target."""
 
     build: Callable[[Given, Path], File]
     runtimes: tuple[str, ...] = (OPENVINO,)

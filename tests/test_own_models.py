@@ -23,6 +23,7 @@ from autoq.networks import cost, space_file
 from autoq.options import search_space
 from autoq.policy import uniform
 from autoq.quantize import collect, quantize
+from autoq.quick import quicker
 from autoq.spec import TrialSpec
 from autoq.tracing import roles_by_stage, trace
 from autoq.workbench import execution_on
@@ -55,6 +56,18 @@ class Net(nn.Module):
         x = self.act(self.head(x))
         return self.shuffle(self.tail(self.join(x, self.body(x))))
 
+class Wide(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.act, self.body = nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(64, 64, 3, padding=1)
+        self.tail, self.shuffle = nn.Conv2d(64, 12, 3, padding=1), nn.PixelShuffle(2)
+    def forward(self, x):
+        x = self.act(self.head(x))
+        y = self.act(self.body(x))
+        y += x
+        return self.act(self.shuffle(self.tail(y)))
+
 def variant(**methods):
     return type("Variant", (Net,), methods)
 def raises():
@@ -74,7 +87,7 @@ Less = variant(join=lambda self, x, y: x - 0.1 * y)
 Reflected = lambda: Net(head=nn.Conv2d(3, 8, 3, padding=1, padding_mode="reflect"))
 Normed = lambda: Net(head=parametrizations.weight_norm(nn.Conv2d(3, 8, 3, padding=1)))
 """
-UNUSUAL = ["Length", "Named", "Joined", "Scaled", "InPlace", "Less", "Reflected", "Normed"]
+UNUSUAL = ["Length", "Named", "Joined", "Scaled", "InPlace", "Less", "Reflected", "Normed", "Wide"]
 
 
 def written(folder: Path) -> Path:
@@ -118,6 +131,16 @@ def check_works(network: nn.Module, stages: Any) -> None:
         real, executed = network(image), as_executed(quantized)(image)
         torch.testing.assert_close(traced.module(image), real, rtol=0, atol=1e-5)
     assert 0 < (executed - real).square().mean() < 2e-3 * real.var()
+    plain, quick = (gradients(network, image) for network in (quantized.module, quicker(quantized.module)))
+    for one, other in zip(plain, quick, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * max(1e-3, float(one.abs().max())))
+
+
+def gradients(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+    """Of all parameters, as a step of training finds them."""
+    network.zero_grad()
+    network(image).square().mean().backward()
+    return [parameter.grad.clone() for _, parameter in sorted(network.named_parameters()) if parameter.grad is not None]
 
 
 OPTIONS = [

@@ -147,11 +147,24 @@ def test_winograd_as_torchs(
         assert (one - other).abs().max() <= winograd.ERROR * other.abs().max()
 
 
-def test_winograd_asks_for_no_gradient_of_the_image() -> None:
-    x, weight = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3, requires_grad=True)
-    winograd.convolve(x, weight, None).sum().backward()
-    assert weight.grad is not None
-    assert x.grad is None
+@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
+def test_winograd_finds_the_gradients_that_are_asked_for(wanted: tuple[bool, ...]) -> None:
+    inputs = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3), torch.randn(4)
+    leaves = [values.requires_grad_(asked) for values, asked in zip(inputs, wanted, strict=True)]
+    winograd.convolve(*leaves).sum().backward()
+    assert tuple(leaf.grad is not None for leaf in leaves) == wanted
+
+
+@pytest.mark.parametrize("channels", [(64, 64), (64, 256), (32, 64)])
+def test_winograd_keeps_its_bound_where_it_is_used(channels: tuple[int, int]) -> None:
+    """On what ReLUs give: nothing cancels, so sums are largest against what they differ by."""
+    generator = torch.Generator().manual_seed(6)
+    inputs, outputs = channels
+    x, weight = torch.rand(2, inputs, 24, 24, generator=generator), torch.randn(outputs, inputs, 3, 3, generator=generator)
+    found = results(lambda x, w: winograd.convolve(x, w, None), x, weight)
+    expected = results(lambda x, w: F.conv2d(x, w, padding=1), x.double(), weight.double())
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() <= winograd.ERROR * other.abs().max()
 
 
 class Wide(nn.Module):
