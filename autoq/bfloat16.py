@@ -10,7 +10,9 @@ from torch import Tensor, fx, nn
 from autoq.quantize import insert_behind, quantizer_of
 from autoq.tracing import CONCATENATIONS, is_activation, moves_pixels, skip_edges
 
-LAYERS = {F.conv2d, F.conv_transpose2d, F.linear}
+ALWAYS = {F.conv2d, F.linear}
+LAYERS = {*ALWAYS, F.conv_transpose2d}
+"""Layers, and those that compute in bfloat16 wherever they are."""
 
 
 class BFloat16(nn.Module):
@@ -25,11 +27,12 @@ def round_as_stored(module: fx.GraphModule, integer_layers: Iterable[str]) -> No
 
     As OpenVINO does it: what alone reads a result, an activation or a quantizer, is computed in one go with it and gets float32.
     So is a sum with the first layer it adds, where nothing else reads that one and nothing later reads the other operand. What
-    comes after the last layers is in float32.
+    comes behind the last convolutions, a transposed one too, is in float32.
     """
     on_integers = set(integer_layers)
-    in_float = {node for node in module.graph.nodes if node.target in LAYERS and node.name not in on_integers}
-    exact = _behind_the_layers(module)
+    exact = _last(module)
+    layers = {node for node in module.graph.nodes if node.target in LAYERS} - exact
+    in_float = {node for node in layers if node.name not in on_integers}
     stored = [
         node
         for node in _computed_from_images(module)
@@ -56,9 +59,10 @@ def _computed_from_images(module: fx.GraphModule) -> list[fx.Node]:
     return list(found)
 
 
-def _behind_the_layers(module: fx.GraphModule) -> set[fx.Node]:
-    """What computes the output from the results of layers, they included."""
-    return _before(next(iter(module.graph.find_nodes(op="output"))), LAYERS)
+def _last(module: fx.GraphModule) -> set[fx.Node]:
+    """What computes the output from the results of the last convolutions; a transposed one, too."""
+    found = _before(next(iter(module.graph.find_nodes(op="output"))), ALWAYS)
+    return {node for node in found if node.target not in ALWAYS}
 
 
 def _round(module: fx.GraphModule, source: fx.Node, readers: list[fx.Node]) -> None:

@@ -88,6 +88,12 @@ class Found:
         """Rivals that dominate a point of the front."""
         return self.beaten("rival", "front", which)
 
+    def standing(self, which: Payload) -> dict[str, list[str]]:
+        """Of the rivals that dominate a point of the front, those points that no other point of it dominates on these images."""
+        fallen = {name for names in self.beaten("front", "front", which).values() for name in names}
+        found = {name: [other for other in names if other not in fallen] for name, names in self.dominating(which).items()}
+        return {name: names for name, names in found.items() if names}
+
     def dominated(self, which: Payload) -> dict[str, list[str]]:
         """Rivals that are dominated, and by which points of the front."""
         found = self.beaten("front", "rival", which)
@@ -106,8 +112,10 @@ def figures(found: Found) -> dict[str, float]:
         "rivals": len(found.of("rival")),
         "front": len(found.of("front")),
         "dominating_rivals": len(found.dominating("shipped")),
+        "dominating_rivals_standing": len(found.standing("shipped")),
         "dominated_rivals": len(found.dominated("shipped")),
         "dominating_rivals_loaded": len(found.dominating("loaded")),
+        "dominating_rivals_loaded_standing": len(found.standing("loaded")),
         "dominated_rivals_loaded": len(found.dominated("loaded")),
         "failed_rivals": len(found.failed),
         "images": found.images,
@@ -149,6 +157,7 @@ def document(found: Found, about: dict[str, Any]) -> dict[str, Any]:
         "about": about,
         "points": [entry(point) for point in found.points],
         "dominating": found.dominating("shipped"),
+        "standing": found.standing("shipped"),
         "dominated": found.dominated("shipped"),
         "failed": found.failed,
     }
@@ -176,7 +185,11 @@ def verdict(found: Found) -> Iterator[str]:
     for which, meaning in words.items():
         above, below, rivals = found.dominating(which), found.dominated(which), len(found.of("rival"))
         yield f"{meaning}: {len(above)} of {rivals} rivals dominate a point of the front, {len(below)} are dominated by one"
-        yield from (f"  {name} dominates {', '.join(names)}" for name, names in above.items())
+        standing = found.standing(which)
+        yield f"  {len(standing)} dominate a point that no other of the front dominates"
+        for name, names in above.items():
+            fallen = [f"{each} (as another of the front does)" for each in names if each not in standing.get(name, ())]
+            yield f"  {name} dominates {', '.join([*standing.get(name, ()), *fallen])}"
         yield from (f"  {name} is dominated by {', '.join(names)}" for name, names in below.items())
     yield from (f"not here: {name}: {reason}" for name, reason in found.failed.items())
 

@@ -1,5 +1,6 @@
 """The rivals in miniature: a network of one block, really quantized by NNCF and ONNX Runtime, and the rule of dominance."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from autoq.trial import run_trial
 from autoq.workbench import prepare
 from benchmarks import deploy
 from benchmarks.rivals import RIVALS, File, Rival
+from benchmarks.standing import Found, Point, verdict
 from tests.conftest import small_image
 
 BASELINES = {"float": "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8"}
@@ -114,9 +116,9 @@ def test_without_nncf_it_says_what_to_install() -> None:
     assert found.stderr.startswith("error: nncf is not installed; type pip install")
 
 
-def point(psnr: float, shipped: int, ms: float, loaded: int = 1000) -> deploy.Point:
+def point(psnr: float, shipped: int, ms: float, loaded: int = 1000) -> Point:
     """A file of so many dB, bytes and milliseconds."""
-    return deploy.Point("", "rival", File(b"", loaded, loaded), shipped, {"psnr": psnr}, [ms])
+    return Point("", "rival", File(b"", loaded, loaded), shipped, {"psnr": psnr}, [ms])
 
 
 @pytest.mark.parametrize(
@@ -134,8 +136,26 @@ def point(psnr: float, shipped: int, ms: float, loaded: int = 1000) -> deploy.Po
     ],
     ids=["equal", "within the margins", "dB", "bytes", "ms", "a little worse in two", "fewer dB", "more bytes", "slower"],
 )
-def test_what_dominates(one: deploy.Point, dominates: bool) -> None:
+def test_what_dominates(one: Point, dominates: bool) -> None:
     assert one.dominates(point(30.0, 1000, 10.0), "shipped") is dominates
+
+
+def test_points_that_others_of_the_front_dominate_are_said_to_be() -> None:
+    """On the images of the search the slow point was a little better."""
+    named = {
+        "rival": ("rival", point(31.33, 1588, 42.0)),
+        "quick": ("front", point(31.34, 1564, 25.0)),
+        "slow": ("front", point(31.31, 1580, 46.0)),
+        "small": ("front", point(31.20, 880, 25.0)),
+    }
+    points = [dataclasses.replace(each, name=name, group=group) for name, (group, each) in named.items()]
+    found = Found(points, {}, [100.0], "", 5, 0)
+    assert (found.dominating("shipped"), found.standing("shipped")) == ({"rival": ["slow"]}, {})
+    assert found.dominated("shipped") == {"rival": ["quick"]}
+    assert "  rival dominates slow (as another of the front does)" in verdict(found)
+    alone = Found([each for each in points if each.name != "quick"], {}, [100.0], "", 5, 0)
+    assert alone.standing("shipped") == {"rival": ["slow"]}
+    assert "  rival dominates slow" in verdict(alone)
 
 
 def test_the_same_by_what_is_loaded() -> None:
