@@ -48,7 +48,7 @@ def time_limit(seconds: float, spent: float = 0.0) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         faulthandler.cancel_dump_traceback_later()
 
-    with Path(os.devnull).open("w") as silence, _raising(signal.SIGALRM, message, threading.Event(), cancel):
+    with Path(os.devnull).open("w") as silence, _raising(signal.SIGALRM, message, cancel):
         faulthandler.dump_traceback_later(left + GRACE, exit=True, file=silence)
         signal.setitimer(signal.ITIMER_REAL, left)
         yield
@@ -66,7 +66,13 @@ def memory_limit(gib: float) -> Iterator[None]:
                 signal.pthread_kill(main, signal.SIGUSR1)
 
     watcher = threading.Thread(target=watch, daemon=True)
-    with _raising(signal.SIGUSR1, f"needs more memory than the bound of {gib:g} GiB a worker (--memory)", done, watcher.join):
+
+    def stop() -> None:
+        done.set()
+        if watcher.ident is not None:
+            watcher.join()
+
+    with _raising(signal.SIGUSR1, f"needs more memory than the bound of {gib:g} GiB a worker (--memory)", stop):
         watcher.start()
         yield
 
@@ -83,15 +89,17 @@ def held() -> float:
 
 
 @contextlib.contextmanager
-def _raising(number: signal.Signals, message: str, done: threading.Event, last: Callable[[], object]) -> Iterator[None]:
-    """Within, the first signal raises TrialFailed in the main thread; `done` is then set, or at the end, and `last` called.
+def _raising(number: signal.Signals, message: str, last: Callable[[], object]) -> Iterator[None]:
+    """Within, the first signal raises TrialFailed in the main thread. Later ones do nothing, and are handled until `last` returns.
 
-    Later signals do nothing, and the handler stays until nobody sends any.
+    last: called at the end; it sees to it that no more signals come.
     """
+    heeded = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not done.is_set():
-            done.set()
+        nonlocal heeded
+        if not heeded:
+            heeded = True
             raise TrialFailed(message, 0)
 
     before = signal.signal(number, handle)
@@ -99,7 +107,9 @@ def _raising(number: signal.Signals, message: str, done: threading.Event, last: 
         try:
             yield
         finally:
-            done.set()
+            heeded = True
     finally:
-        last()
-        signal.signal(number, before)
+        try:
+            last()
+        finally:
+            signal.signal(number, before)

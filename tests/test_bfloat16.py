@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
 from typing import Any
 
-import openvino
 import pytest
 import torch
 import torch.nn.functional as F
@@ -19,8 +17,7 @@ from autoq.executed import IntegerLayer, IntegerSum, as_executed
 from autoq.models import fresh_model, model_info
 from autoq.policy import uniform
 from autoq.quantize import Quantized, collect, quantize
-from autoq.targets import check_usable, load_target
-from autoq.targets.openvino_cpu_bf16 import OpenVINOBFloat16
+from autoq.targets import check_usable, load_target, openvino_cpu, openvino_cpu_bf16
 from autoq.tracing import Traced, nodes_by_name, trace
 from autoq.workbench import execution_on
 
@@ -129,7 +126,7 @@ def test_integers_are_not_rounded() -> None:
 def test_where_the_processor_has_no_bfloat16_it_says_so(
     able: list[str], reason: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(openvino, "Core", with_capabilities(able))
+    monkeypatch.setattr(openvino_cpu_bf16, "core", lambda: Spy(able=able))
     if reason is None:
         check_usable(TARGET)
         return
@@ -137,32 +134,24 @@ def test_where_the_processor_has_no_bfloat16_it_says_so(
         check_usable(TARGET)
 
 
-def with_capabilities(able: list[str]) -> Callable[[], openvino.Core]:
-    """OpenVINO on a processor that has these."""
-
-    class Core(openvino.Core):  # type: ignore[misc]
-        def get_property(self, device: str, name: str) -> Any:
-            return able if name == "OPTIMIZATION_CAPABILITIES" else super().get_property(device, name)
-
-    return Core
-
-
 def test_openvino_is_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
-    monkeypatch.setattr(OpenVINOBFloat16, "missing", staticmethod(lambda: None))
+    spy = Spy(able=["BF16"])
+    for module in (openvino_cpu, openvino_cpu_bf16):
+        monkeypatch.setattr(module, "core", lambda: spy)
     for name in ("openvino-cpu", TARGET):
-        target: Any = load_target(name)
-        monkeypatch.setattr(target, "core", Spy(asked))
         with pytest.raises(StopIteration):
-            target.load(b"", 1)
-    assert asked == ["f32", "bf16"]
+            load_target(name).load(b"", 1)
+    assert spy.asked == ["f32", "bf16"]
 
 
 class Spy:
-    """Stands for OpenVINO's core: keeps the precision that a network is compiled for."""
+    """Stands for OpenVINO's core: has these capabilities, and keeps the precisions that networks are compiled for."""
 
-    def __init__(self, asked: list[str]) -> None:
-        self.asked = asked
+    def __init__(self, able: list[str]) -> None:
+        self.able, self.asked = able, list[str]()
+
+    def get_property(self, device: str, name: str) -> list[str]:
+        return self.able
 
     def read_model(self, file: bytes) -> bytes:
         return file

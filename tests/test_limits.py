@@ -1,4 +1,6 @@
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -43,3 +45,32 @@ def test_within_the_limits_nothing_happens_and_handlers_are_put_back() -> None:
         time.sleep(0.3)
     assert (signal.getsignal(signal.SIGALRM), signal.getsignal(signal.SIGUSR1)) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+IN_TURN = """
+import gc, os, signal
+from autoq.export.onnx import export_graph
+from autoq.models import fresh_model, model_info
+from autoq.policy import uniform
+from autoq.quantize import quantize
+from autoq.targets import load_target
+from autoq.tracing import trace
+from autoq.workbench import execution_on, runtime_model
+
+traced, target = trace(fresh_model("espcn", 2).eval(), model_info("espcn").patterns), "openvino-cpu"
+quantized = quantize(traced, uniform("32/32/32", model_info("espcn").stages), {}, execution_on(target))
+file = runtime_model(target, export_graph(traced), quantized).SerializeToString()
+targets = [load_target(target) for _ in range(3)]
+runs = [each.load(file, 1) for each in targets]
+while runs:
+    del runs[0], targets[0]
+    gc.collect()
+signal.signal(signal.SIGALRM, lambda number, frame: print("heard"))
+os.kill(os.getpid(), signal.SIGALRM)
+"""
+
+
+def test_a_signal_reaches_a_process_that_has_run_files_in_openvino() -> None:
+    """Where cores end in another order than they began OpenVINO leaves signals a freed stack."""
+    found = subprocess.run([sys.executable, "-c", IN_TURN], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (0, "heard\n"), found.stderr

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import openvino
-
-from autoq.targets.openvino_cpu import OpenVINOCPU
+from autoq.targets.openvino_cpu import OpenVINOCPU, core
 
 
 class OpenVINOBFloat16(OpenVINOCPU):
@@ -14,6 +12,6 @@ class OpenVINOBFloat16(OpenVINOCPU):
 
     @staticmethod
     def missing() -> str | None:
-        if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             return None
         return "this processor has no instructions for bfloat16 (AVX-512 BF16 or AMX); type --target openvino-cpu"

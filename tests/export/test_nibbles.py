@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from onnx import TensorProto
@@ -19,6 +18,7 @@ from autoq.models import model_info
 from autoq.policy import uniform
 from autoq.quantize import collect, quantize
 from autoq.targets import TARGETS, load_target
+from autoq.targets.openvino_cpu import core
 from autoq.tracing import Traced
 from autoq.workbench import execution_on
 
@@ -55,8 +55,8 @@ def test_runtimes_give_the_same_numbers(tiny_traced: Traced, graph: Graph, bits:
 
 def test_openvino_runs_the_same_kernels(tiny_traced: Traced, graph: Graph) -> None:
     def kernels(file: Graph) -> list[tuple[str, str]]:
-        core = openvino.Core()
-        compiled = core.compile_model(core.read_model(file.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        model = core().read_model(file.SerializeToString())
+        compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         infos = [operator.get_rt_info() for operator in compiled.get_runtime_model().get_ops()]
         return sorted((info["layerType"].astype(str), info["runtimePrecision"].astype(str)) for info in infos)
 
