@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from autoq.quantize import insert_behind, quantizer_of
-from autoq.tracing import CONCATENATIONS, is_activation, moves_pixels, skip_edges
+from autoq.tracing import CONCATENATIONS, PRODUCTS, SUMS, is_activation, moves_pixels, skip_edges
 
-ALWAYS = {F.conv2d, F.linear}
-LAYERS = {*ALWAYS, F.conv_transpose2d}
-"""Layers, and those that compute in bfloat16 wherever they are."""
+LAYERS = {F.conv2d, F.linear, F.conv_transpose2d}
 
 
 class BFloat16(nn.Module):
@@ -25,22 +23,27 @@ class BFloat16(nn.Module):
 def round_as_stored(module: fx.GraphModule, integer_layers: Iterable[str]) -> None:
     """Round the float tensors of a quantized graph that leave the registers, and what float layers read, biases included.
 
-    As OpenVINO does it: what alone reads a result, an activation or a quantizer, is computed in one go with it and gets float32.
-    So is a sum with the first layer it adds, where nothing else reads that one and nothing later reads the other operand. What
-    comes behind the last convolutions, a transposed one too, is in float32.
+    As OpenVINO does it:
+
+    - What alone reads a result, an activation or a quantizer, is computed in one go with it and gets float32; so does a sum or
+      product with the first element-wise operation it reads, unless that reads the other operand, too.
+    - So is a sum with a convolution it adds, unless something else reads that one, something later reads the other operand, or
+      the convolution does. A convolution in float has no activation in between, and the other operand is no integer.
+    - What comes behind the last layers and resized images is in float32; of transposed convolutions they themselves.
     """
     on_integers = set(integer_layers)
-    exact = _last(module)
-    layers = {node for node in module.graph.nodes if node.target in LAYERS} - exact
+    tail = _float32_tail(module)
+    layers = {node for node in module.graph.nodes if node.target in LAYERS} - tail
     in_float = {node for node in layers if node.name not in on_integers}
+    resized = [node for node in module.graph.nodes if _resizes(module, node)]
     stored = [
         node
-        for node in _computed_from_images(module)
-        if node not in exact
+        for node in module.graph.nodes
+        if (node in layers or _is_element_wise(module, node) or node in resized)
+        and node.users
+        and node not in tail
         and not moves_pixels(module, node)
-        and node.target not in CONCATENATIONS
-        and quantizer_of(module, node) is None
-        and not _goes_on(module, node, in_float)
+        and not _stays_in_registers(module, node, in_float)
     ]
     for node in stored:
         _round(module, node, list(node.users))
@@ -48,21 +51,15 @@ def round_as_stored(module: fx.GraphModule, integer_layers: Iterable[str]) -> No
         for source in layer.all_input_nodes:
             if not _is_rounded(module, source):
                 _round(module, source, [layer])
+    for node in resized:
+        if node.all_input_nodes[0].op == "placeholder":
+            _round(module, node.all_input_nodes[0], [node])
 
 
-def _computed_from_images(module: fx.GraphModule) -> list[fx.Node]:
-    """In order; weights and what is made of them are not."""
-    found: dict[fx.Node, None] = {}
-    for node in module.graph.nodes:
-        if node.op.startswith("call") and any(each.op == "placeholder" or each in found for each in node.all_input_nodes):
-            found[node] = None
-    return list(found)
-
-
-def _last(module: fx.GraphModule) -> set[fx.Node]:
-    """What computes the output from the results of the last convolutions; a transposed one, too."""
-    found = _before(next(iter(module.graph.find_nodes(op="output"))), ALWAYS)
-    return {node for node in found if node.target not in ALWAYS}
+def storage_of(module: fx.GraphModule, node: fx.Node) -> BFloat16 | None:
+    """What rounded a tensor as it was stored, if it was."""
+    found = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return found if isinstance(found, BFloat16) else None
 
 
 def _round(module: fx.GraphModule, source: fx.Node, readers: list[fx.Node]) -> None:
@@ -73,49 +70,104 @@ def _round(module: fx.GraphModule, source: fx.Node, readers: list[fx.Node]) -> N
         reader.replace_input_with(source, rounded)
 
 
-def stored_by(module: fx.GraphModule, node: fx.Node) -> BFloat16 | None:
-    """What rounded a tensor as it was stored, if it was."""
-    found = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return found if isinstance(found, BFloat16) else None
-
-
 def _is_rounded(module: fx.GraphModule, node: fx.Node) -> bool:
     while moves_pixels(module, node):
         node = node.all_input_nodes[0]
-    return stored_by(module, node) is not None
+    return storage_of(module, node) is not None
 
 
-def _goes_on(module: fx.GraphModule, node: fx.Node, in_float: set[fx.Node]) -> bool:
-    """Whether a float result is used in the registers and never stored."""
+def _float32_tail(module: fx.GraphModule) -> set[fx.Node]:
+    """What computes the output from the results of the last layers and of resizing; transposed convolutions, too."""
+
+    def ends(node: fx.Node) -> bool:
+        return node.target in (F.conv2d, F.linear) or _resizes(module, node)
+
+    (output,) = module.graph.find_nodes(op="output")
+    return {node for node in _before(output, ends) if not ends(node)}
+
+
+def _resizes(module: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return isinstance(module.get_submodule(str(node.target)), nn.Upsample)
+    return node.target is F.interpolate
+
+
+def _is_element_wise(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node computes a float value of values at the same place."""
+    if node.op == "placeholder" or quantizer_of(module, node) is not None:
+        return False
+    return node.target in SUMS | PRODUCTS or is_activation(module, node)
+
+
+def _stays_in_registers(module: fx.GraphModule, node: fx.Node, in_float: Collection[fx.Node]) -> bool:
+    """Whether a result is used as it is computed, and never stored."""
     if len(node.users) != 1:
         return False
     (reader,) = node.users
-    if skip_edges(reader) and reader.target not in CONCATENATIONS:
-        return _added_to(module, reader, in_float) is node
-    return is_activation(module, reader) or quantizer_of(module, reader) is not None
+    if quantizer_of(module, reader) is not None or (_is_element_wise(module, reader) and _tensors(reader) == 1):
+        return not _resizes(module, node)
+    return node in (_added_to(module, reader, in_float), _computed_with(module, reader, in_float))
 
 
-def _added_to(module: fx.GraphModule, total: fx.Node, in_float: set[fx.Node]) -> fx.Node | None:
-    """The operand of a sum in whose layer's accumulators the other one is added, if any."""
+def _computed_with(module: fx.GraphModule, node: fx.Node, in_float: Collection[fx.Node]) -> fx.Node | None:
+    """The element-wise operand of a sum or product that is computed in one go with it: the first that reads nothing else of its."""
+    if not _is_element_wise(module, node) or _added_to(module, node, in_float) is not None:
+        return None
+    for operand in node.all_input_nodes:
+        alone = _is_element_wise(module, operand) and len(operand.users) == 1 and not _ends_a_layer(module, operand, in_float)
+        if alone and not _read_with(module, operand, in_float).intersection(node.all_input_nodes):
+            return operand
+    return None
+
+
+def _read_with(module: fx.GraphModule, node: fx.Node, in_float: Collection[fx.Node]) -> set[fx.Node]:
+    """What an element-wise operation reads, and what is computed in one go with it."""
+    own = set(node.all_input_nodes)
+    within = _computed_with(module, node, in_float)
+    return own if within is None else own | _read_with(module, within, in_float)
+
+
+def _tensors(node: fx.Node) -> int:
+    return sum(isinstance(each, fx.Node) and each.op != "get_attr" for each in node.args)
+
+
+def _ends_a_layer(module: fx.GraphModule, node: fx.Node, in_float: Collection[fx.Node]) -> bool:
+    """Whether a node is a layer, or computed in one go with one."""
+    if _added_to(module, node, in_float) is not None:
+        return True
+    if is_activation(module, node) and len(node.all_input_nodes[0].users) == 1:
+        return _ends_a_layer(module, node.all_input_nodes[0], in_float)
+    return not _is_element_wise(module, node)
+
+
+def _is_sum(node: fx.Node) -> bool:
+    return bool(skip_edges(node)) and node.target not in CONCATENATIONS
+
+
+def _added_to(module: fx.GraphModule, total: fx.Node, in_float: Collection[fx.Node]) -> fx.Node | None:
+    """The operand of a sum in whose convolution's accumulators the other one is added, if any."""
+    if not _is_sum(total):
+        return None
     operands = skip_edges(total)
     for operand, other in (operands, operands[::-1]):
         layer = operand
         if is_activation(module, operand) and len(operand.all_input_nodes[0].users) == 1:
             layer = operand.all_input_nodes[0]
-        if layer.target not in LAYERS:
+        if layer.target is not F.conv2d or len(operand.users) != 1 or operand is other or other in layer.all_input_nodes:
             continue
-        mixed = layer in in_float and quantizer_of(module, other) is not None
-        read_later = set(other.users) - {total} - _before(total)
-        return operand if len(operand.users) == 1 and not mixed and not read_later else None
+        if layer in in_float and (layer is not operand or quantizer_of(module, other) is not None):
+            continue
+        if set(other.users) - {total} <= _before(total):
+            return operand
     return None
 
 
-def _before(node: fx.Node, until: Collection[object] = ()) -> set[fx.Node]:
-    """All that a node depends on; of nodes with a target in `until` not what these depend on."""
+def _before(node: fx.Node, until: Callable[[fx.Node], bool] = lambda _: False) -> set[fx.Node]:
+    """All that a node depends on; not what those depend on that `until` holds for."""
     found: set[fx.Node] = set()
     left = [node]
     while left:
         new = set(left.pop().all_input_nodes) - found
         found |= new
-        left += [each for each in new if each.target not in until]
+        left += [each for each in new if not until(each)]
     return found

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from autoq.bfloat16 import BFloat16, round_as_stored, stored_by
+from autoq.bfloat16 import BFloat16, round_as_stored, storage_of
 from autoq.quantize import Quantized, operand_quantizers, quantizer_of
 from autoq.quantizers.base import Quantizer
 from autoq.quantizers.functional import dequantize_affine, quantize_sum
@@ -99,7 +99,7 @@ def _execute_sum(module: fx.GraphModule, path: str) -> None:
     own, of_output = quantizers[which], quantizer_of(module, output)
     assert own is not None
     assert of_output is not None
-    stored = stored_by(module, addend)
+    stored = storage_of(module, addend)
     module.add_submodule(target, IntegerSum(own, of_output, stored))
     output.target, output.args = target, (operand, addend.all_input_nodes[0] if stored else addend)
     for unread in (total, addend):

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import copy
 import functools
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import fx
+from torch import Tensor, fx, nn
 
 from autoq.bfloat16 import BFloat16
 from autoq.errors import InputError
 from autoq.executed import IntegerLayer, IntegerSum, as_executed
+from autoq.export.onnx import export_graph
 from autoq.models import fresh_model, model_info
 from autoq.policy import uniform
 from autoq.quantize import Quantized, collect, quantize
-from autoq.targets import check_usable, load_target, openvino_cpu, openvino_cpu_bf16
-from autoq.tracing import Traced, nodes_by_name, trace
-from autoq.workbench import execution_on
+from autoq.targets import check_usable, load_target, openvino_cpu, openvino_cpu_bf16, why_unusable
+from autoq.tracing import Traced, nodes_by_name, roles_by_stage, trace
+from autoq.workbench import execution_on, runtime_model
 
 TARGET = "openvino-cpu-bf16"
 IMAGE = torch.rand(1, 3, 12, 12, generator=torch.Generator().manual_seed(0))
@@ -70,24 +73,73 @@ def called(module: fx.GraphModule, node: fx.Node) -> object:
 
 def test_a_sum_goes_with_a_layer_where_nothing_later_reads_the_other_operand() -> None:
     module = as_executed(quantized("32/32/32", blocks=2))
-    first, second, last = (node for node in module.graph.nodes if getattr(node.target, "__name__", "") == "add")
+    first, *others = (node for node in module.graph.nodes if getattr(node.target, "__name__", "") == "add")
     assert [reads_bfloat16(module, operand) for operand in first.args[:2]] == [True, True], "the last sum reads the other, too"
-    assert [reads_bfloat16(module, operand) for operand in second.args[:2]] == [True, False]
-    assert [reads_bfloat16(module, operand) for operand in last.args[:2]] == [True, True], (
-        "the first operand's layer is read before"
-    )
+    assert len(others) == 2
+    for total in others:
+        assert [reads_bfloat16(module, operand) for operand in total.args[:2]] == [True, False]
+
+
+class Joined(nn.Module):
+    """Two convolutions, and what a variant makes of them; another one last."""
+
+    def __init__(self, join: Callable[[Tensor, Tensor, nn.Module], Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.join, self.one, self.other = join, nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.join(F.leaky_relu(self.one(x)), x, self.other))
+
+
+JOINED: dict[str, tuple[Callable[[Tensor, Tensor, nn.Module], Tensor], str]] = {
+    "the convolution reads the other operand": (lambda y, x, conv: y + conv(y), "leaky_relu other add last"),
+    "the convolution does not": (lambda y, x, conv: torch.sigmoid(y) + conv(y), "leaky_relu sigmoid add last"),
+    "an activation between": (lambda y, x, conv: torch.sigmoid(y) + F.relu(conv(y)), "leaky_relu relu add last"),
+    "twice the same": (lambda y, x, conv: (z := conv(y)) + z, "leaky_relu other add last"),
+    "a chain": (lambda y, x, conv: (conv(y) * y + torch.sigmoid(y)) * torch.tanh(y), "leaky_relu other sigmoid tanh mul_1 last"),
+    "a chain of what is read before": (lambda y, x, conv: conv(y) * y + y, "leaky_relu other mul add last"),
+    "sums": (lambda y, x, conv: torch.sigmoid(y) + torch.tanh(y) + y, "leaky_relu tanh add add_1 last"),
+    "gated": (lambda y, x, conv: torch.sigmoid(conv(y)) * y, "leaky_relu sigmoid mul last"),
+    "scaled": (lambda y, x, conv: (y + conv(y)) * 0.2 + torch.tanh(y), "leaky_relu other tanh add_1 last"),
+    "split": (lambda y, x, conv: torch.cat([(z := torch.split(conv(y), 4, 1))[1], z[0]], 1), "leaky_relu other cat last"),
+    "unread": (lambda y, x, conv: F.relu_(conv(y)), "leaky_relu other relu_ last"),
+}
+"""By what is special: the operation, and whose results are stored."""
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_what_is_stored_is_what_openvino_stores(name: str) -> None:
+    join, stored = JOINED[name]
+    traced = trace(Joined(join).eval(), {"all": ("*",)})
+    policy = uniform("32/32/32", roles_by_stage(traced.sites))
+    quantized = quantize(traced, policy, collect(traced, [IMAGE]), execution_on(TARGET))
+    module = as_executed(quantized)
+    rounded = [node.all_input_nodes[0] for node in module.graph.nodes if reads_bfloat16(module, node)]
+    assert " ".join(node.name for node in rounded if node.op.startswith("call")) == stored
+    if why_unusable(TARGET) is None:
+        file = runtime_model(TARGET, export_graph(traced), quantized).SerializeToString()
+        with torch.no_grad():
+            expected = module(IMAGE).numpy()
+        found = load_target(TARGET).load(file, 1)(IMAGE.numpy())
+        assert np.mean((found - expected) ** 2) < 1e-7 * np.mean(expected**2)
 
 
 def test_a_layer_s_result_is_stored_in_the_units_it_is_added_in() -> None:
     module = as_executed(quantized("8/8/8", blocks=2))
     first, second, last = (each for each in module.modules() if isinstance(each, IntegerSum))
     assert (first.stored is None, second.stored, last.stored) == (False, None, None)
-    operand, addend = torch.zeros(1, 1, 1, 2), torch.tensor([[[[0.3, 0.301]]]]) * first.operand.scale * 255
-    plain = copy.copy(first)
+    plain = copy.deepcopy(first)
     plain.stored = None
-    in_units = addend / first.operand.scale - first.operand.zero_point
-    rounded = (in_units.bfloat16().float() + first.operand.zero_point) * first.operand.scale
-    assert torch.equal(first(operand, addend), plain(operand, rounded))
+    scale, zero_point = first.operand.scale, first.operand.zero_point
+    operand, addend = torch.zeros(1, 1, 1, 200), torch.linspace(-300, 300, 200).reshape(1, 1, 1, 200) * scale
+    in_units = (addend / scale - zero_point).bfloat16().float()
+    found = first(operand, addend)
+    assert not torch.equal(found, plain(operand, addend))
+    torch.testing.assert_close(
+        found, plain(operand, (in_units + zero_point) * scale), rtol=0, atol=float(first.output_quantizer.scale) * 1.01
+    )
 
 
 def test_a_layer_in_bfloat16_sums_in_float32() -> None:

@@ -130,7 +130,9 @@ def check_works(network: nn.Module, stages: Any) -> None:
     with torch.no_grad():
         real, executed = network(image), as_executed(quantized)(image)
         torch.testing.assert_close(traced.module(image), real, rtol=0, atol=1e-5)
+        kept = as_executed(quantize(traced, policy, collect(traced, [image]), execution_on("openvino-cpu-bf16")))(image)
     assert 0 < (executed - real).square().mean() < 2e-3 * real.var()
+    assert 0 < (kept - real).square().mean() < 2e-3 * real.var()
     plain, quick = (gradients(network, image) for network in (quantized.module, quicker(quantized.module)))
     for one, other in zip(plain, quick, strict=True):
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.02 * max(1e-3, float(one.abs().max())))

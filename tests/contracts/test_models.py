@@ -19,10 +19,10 @@ from autoq.quantize import place, quantize
 from autoq.space import bundled_space, load_space
 from autoq.spec import TrialSpec
 from autoq.study import space_facts
-from autoq.targets import load_target
+from autoq.targets import load_target, why_unusable
 from autoq.tracing import CONCATENATIONS, SUMS, Traced, roles_by_stage, trace
 from autoq.trial import run_trial
-from autoq.workbench import Workbench, prepare
+from autoq.workbench import Workbench, execution_on, prepare
 from tests.conftest import small_image
 
 SHALLOW = {
@@ -106,9 +106,20 @@ def check_8_bit_file(bench: Workbench, graph: Graph, policy: Policy) -> None:
     with torch.no_grad():
         expected, real = executed(image).numpy(), bench.traced.module(image).numpy()
     assert 0 < np.mean((expected - real) ** 2) < 1e-2 * max(real.var(), 0.01)
-    found = load_target("openvino-cpu").load(write_qdq(graph, quantized).SerializeToString(), threads=1)(image.numpy())
+    file = write_qdq(graph, quantized).SerializeToString()
+    found = load_target("openvino-cpu").load(file, threads=1)(image.numpy())
     assert found.shape == expected.shape
-    assert -10 * np.log10(np.mean((found - expected) ** 2) + 1e-20) >= 50
+    assert decibels(found, expected) >= 50
+    bfloat16 = "openvino-cpu-bf16"
+    with torch.no_grad():
+        kept = as_executed(quantize(bench.traced, policy, bench.statistics, execution_on(bfloat16)))(image).numpy()
+    assert decibels(kept, expected) >= 30
+    if why_unusable(bfloat16) is None:
+        assert decibels(load_target(bfloat16).load(file, threads=1)(image.numpy()), kept) >= 40
+
+
+def decibels(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(-10 * np.log10(np.mean((found - expected) ** 2) + 1e-20))
 
 
 @pytest.mark.parametrize("name", MODELS)
