@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, fx, nn
 
-from autoq.bfloat16 import BFloat16, round_as_stored, storage_of
+from autoq.bfloat16 import round_as_stored, storage_of
 from autoq.quantize import Quantized, operand_quantizers, quantizer_of
 from autoq.quantizers.base import Quantizer
 from autoq.quantizers.functional import dequantize_affine, quantize_sum
@@ -43,10 +43,10 @@ class IntegerLayer(nn.Module):
 class IntegerSum(nn.Module):
     """A sum of an integer tensor and a layer's result, quantized: see `functional.quantize_sum`.
 
-    stored: how the layer's result is stored before, if not in the registers.
+    stored: how the layer's result is kept until it is added.
     """
 
-    def __init__(self, operand: Quantizer, output: Quantizer, stored: BFloat16 | None) -> None:
+    def __init__(self, operand: Quantizer, output: Quantizer, stored: nn.Module) -> None:
         super().__init__()
         self.operand, self.output_quantizer, self.stored = operand, output, stored
 
@@ -61,7 +61,7 @@ class IntegerSum(nn.Module):
             zero_point,
             self.output_quantizer.qmin,
             self.output_quantizer.qmax,
-            self.stored or (lambda x: x),
+            self.stored,
         )
         return dequantize_affine(integers, scale, zero_point)
 
@@ -100,7 +100,7 @@ def _execute_sum(module: fx.GraphModule, path: str) -> None:
     assert own is not None
     assert of_output is not None
     stored = storage_of(module, addend)
-    module.add_submodule(target, IntegerSum(own, of_output, stored))
+    module.add_submodule(target, IntegerSum(own, of_output, stored or nn.Identity()))
     output.target, output.args = target, (operand, addend.all_input_nodes[0] if stored else addend)
     for unread in (total, addend):
         if not unread.users:

@@ -30,8 +30,8 @@ AGAIN_ROUNDS = 15
 """Times that every structure of the front is measured again."""
 
 BASELINE_QUANTIZER = "lsq"
-BASELINE_CLIPPING = ("minmax", "mse")
-"""From 8 bits on, and below: many levels lose more where they cut off than where they are coarse, few levels less."""
+WIDE_CLIPPING, NARROW_CLIPPING = "minmax", "mse"
+"""What baselines' training starts from: from 8 bits on, and below (benchmarks/qat_gain.py --start)."""
 
 
 def baselines(facts: SpaceFacts, hand_rule: bool) -> dict[str, Policy]:
@@ -53,7 +53,7 @@ def baseline(policy: Policy) -> Policy:
     """A policy with the baselines' clipping for every width."""
 
     def clipped(quant: TensorQuant) -> TensorQuant:
-        return quant if quant.is_float else replace(quant, clipping=BASELINE_CLIPPING[quant.bits < 8])
+        return quant if quant.is_float else replace(quant, clipping=NARROW_CLIPPING if quant.bits < 8 else WIDE_CLIPPING)
 
     stages = tuple(
         (stage, StageQuant(clipped(quant.weight), clipped(quant.activation), clipped(quant.skip))) for stage, quant in policy.stages

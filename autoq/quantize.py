@@ -50,7 +50,7 @@ class Execution:
     weight_bits: of the levels that integer weights have at most; more would overflow on the processor.
     bfloat16: what is in float computes in bfloat16: tensors are stored in it, products are summed in float32.
     fused_sums: a layer whose output only a sum reads is added in the layer's accumulators, so that operand
-    never exists as a tensor and is not rounded.
+    is not quantized by itself.
     """
 
     integer_bits: int = 16

@@ -35,7 +35,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 try:
-    from rivals import BFLOAT16, FAILURES, FLOAT, OPENVINO, RIVALS, Given, named, onnx_file
+    from rivals import BFLOAT16, FAILURES, OPENVINO, RIVALS, Given, named, onnx_file, run_in
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; type pip install -c constraints.txt -e '.[bench]'", file=sys.stderr)
     sys.exit(2)
@@ -138,7 +138,7 @@ def build_rivals(bench: Workbench, folder: Path) -> tuple[list[Point], dict[str,
             failed[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue
         for usual in rival.runtimes:
-            runtime = spec.target if usual == OPENVINO and name != FLOAT else usual
+            runtime = run_in(name, usual, spec.target)
             if (reason := why_unusable(runtime)) is not None:
                 failed[named(name, runtime)] = reason
                 continue

@@ -82,6 +82,11 @@ def named(rival: str, runtime: str) -> str:
     return f"{rival}, in ONNX Runtime" if runtime == ORT else rival
 
 
+def run_in(rival: str, usual: str, target: str) -> str:
+    """What a rival's file is run in: in OpenVINO the study's own target; float32 in float32."""
+    return target if usual == OPENVINO and rival != FLOAT else usual
+
+
 def onnx_file(data: bytes, runtime: str = OPENVINO) -> File:
     """An ONNX file as OpenVINO loads it."""
     return File(data, payload_bytes(onnx.load_from_string(data)), len(data), runtime)

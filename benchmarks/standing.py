@@ -89,10 +89,19 @@ class Found:
         return self.beaten("rival", "front", which)
 
     def standing(self, which: Payload) -> dict[str, list[str]]:
-        """Of the rivals that dominate a point of the front, those points that no other point of it dominates on these images."""
-        fallen = {name for names in self.beaten("front", "front", which).values() for name in names}
+        """Of the rivals that dominate a point of the front, those points that none of it dominates that stands itself here."""
+        fallen = self.fallen(which)
         found = {name: [other for other in names if other not in fallen] for name, names in self.dominating(which).items()}
         return {name: names for name, names in found.items() if names}
+
+    def fallen(self, which: Payload) -> set[str]:
+        """Points of the front that another one dominates that has not fallen itself."""
+        left, fallen = self.of("front"), set[str]()
+        while best := [point for point in left if not any(other.dominates(point, which) for other in left)]:
+            beaten = [point for point in left if any(other.dominates(point, which) for other in best)]
+            fallen |= {point.name for point in beaten}
+            left = [point for point in left if point not in best and point not in beaten]
+        return fallen
 
     def dominated(self, which: Payload) -> dict[str, list[str]]:
         """Rivals that are dominated, and by which points of the front."""

@@ -40,6 +40,10 @@ RUN_ELSEWHERE = {
     "python benchmarks/qat_gain.py --eval-data Set5": ("tests/benchmarks/test_qat.py", "qat_gain.py"),
     "python benchmarks/qat_step.py --eval-data Set5": ("tests/benchmarks/test_qat_step.py", "qat_step.main()"),
     "python benchmarks/ptq.py --models xlsr --clippings mse --bits 8/8/8 4/4/8": ("tests/benchmarks/test_ptq.py", "ptq.py"),
+    "python benchmarks/ptq.py --models srresnet srgan --clippings minmax --bits 8/8/8 4/4/8 --eval-data Set5": (
+        "tests/benchmarks/test_ptq.py",
+        "ptq.py",
+    ),
     "python benchmarks/fidelity.py": ("tests/benchmarks/test_search.py", "fidelity.py"),
     "python benchmarks/supernet.py": ("tests/benchmarks/test_supernet.py", "supernet"),
     "python benchmarks/search.py": ("tests/benchmarks/test_search.py", "search.py"),
@@ -70,11 +74,11 @@ RUN_ELSEWHERE = {
     "python benchmarks/clipped_output.py --eval-data Set14": ("tests/benchmarks/test_clipped_output.py", "clipped_output"),
     "python benchmarks/exports.py srgan-x4 --points 10": ("tests/benchmarks/test_exports.py", '"--points"'),
     "python -m pytest tests/export/test_nibbles.py": ("Makefile", "$(BIN)/python -m pytest"),
-    "autoq search --model srresnet --objectives size,latency,psnr --study srresnet-x4": (
+    "autoq search --model srresnet --objectives size,latency,psnr --eval-data val/ --study srresnet-x4": (
         "tests/test_driver.py",
         '== ["size", "latency", "psnr"]',
     ),
-    "autoq search --model srgan --weights generator.pth --objectives size,latency,psnr --study srgan-5-x4": (
+    "autoq search --model srgan --weights generator.pth --objectives size,latency,psnr --eval-data val/ --study srgan-5-x4": (
         "tests/test_driver.py",
         '"search", *OPTIONS, "--weights"',
     ),

@@ -9,15 +9,15 @@ import pytest
 from autoq.errors import InputError
 from autoq.events import Events
 from autoq.export.onnx import export_graph
-from autoq.measuring import check_table, measure_again, measure_latencies, measure_more
+from autoq.measuring import baselines, check_table, measure_again, measure_latencies, measure_more
 from autoq.models import model_info
 from autoq.objectives import latency
 from autoq.options import space_by
-from autoq.policy import Policy, all_float, uniform
+from autoq.policy import ROLES, Policy, all_float, uniform
 from autoq.quantize import place
 from autoq.seeding import find_seeds, probe
 from autoq.spec import StudySpec, TrialResult, TrialSpec
-from autoq.study import Study
+from autoq.study import Study, space_facts
 from autoq.workbench import prepare
 
 SPACE = """
@@ -46,6 +46,13 @@ def study(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -
         frame=(32, 24),
     )
     return Study.create(tmp_path / "study", spec, {"command": "", "python": "", "machine": "", "versions": {}})
+
+
+def test_baselines_start_from_what_suits_their_widths() -> None:
+    found = baselines(space_facts("srgan", "openvino-cpu"), hand_rule=True)
+    formats = [quant.role(role) for policy in found.values() for _, quant in policy.stages for role in ROLES]
+    starts = {(each.bits < 8, each.clipping) for each in formats if not each.is_float}
+    assert starts == {(False, "minmax"), (True, "mse")}
 
 
 def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Study) -> None:

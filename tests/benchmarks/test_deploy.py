@@ -20,7 +20,7 @@ from autoq.targets import why_unusable
 from autoq.trial import run_trial
 from autoq.workbench import prepare
 from benchmarks import deploy
-from benchmarks.rivals import RIVALS, File, Rival
+from benchmarks.rivals import RIVALS, File, Rival, run_in
 from benchmarks.standing import Found, Point, verdict
 from tests.conftest import small_image
 
@@ -138,6 +138,18 @@ def point(psnr: float, shipped: int, ms: float, loaded: int = 1000) -> Point:
 )
 def test_what_dominates(one: Point, dominates: bool) -> None:
     assert one.dominates(point(30.0, 1000, 10.0), "shipped") is dominates
+
+
+@pytest.mark.parametrize(
+    ("rival", "usual", "runs_in"),
+    [
+        ("NNCF PTQ", "openvino-cpu", "openvino-cpu-bf16"),
+        ("float32", "openvino-cpu", "openvino-cpu"),
+        ("ORT static, entropy", "onnxruntime-cpu", "onnxruntime-cpu"),
+    ],
+)
+def test_rivals_run_in_the_precision_of_the_study(rival: str, usual: str, runs_in: str) -> None:
+    assert run_in(rival, usual, "openvino-cpu-bf16") == runs_in
 
 
 def test_points_that_others_of_the_front_dominate_are_said_to_be() -> None:
