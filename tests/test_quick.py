@@ -148,13 +148,15 @@ def test_winograd_as_torchs(
 
 
 @pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
-def test_winograd_finds_the_gradients_that_are_asked_for(wanted: tuple[bool, ...]) -> None:
+def test_winograd_computes_the_gradients_that_are_asked_for(wanted: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3), torch.randn(4)
     leaves = [values.requires_grad_(asked) for values, asked in zip(inputs, wanted, strict=True)]
-    found = winograd.convolve(*leaves)
-    assert found.grad_fn is not None
-    returned = found.grad_fn(torch.ones_like(found))
-    assert tuple(gradient is not None for gradient in returned) == wanted
+    found, used, each = winograd.convolve(*leaves), set[torch.Size](), winograd._each
+    monkeypatch.setattr(winograd, "_each", lambda matrix, tiles: (used.add(matrix.shape), each(matrix, tiles))[1])
+    found.sum().backward()
+    of_x, of_weight = winograd.INPUT.T.shape, winograd.FILTER.T.shape
+    assert (of_x in used, of_weight in used) == wanted[:2]
+    assert tuple(leaf.grad is not None for leaf in leaves) == wanted
 
 
 @pytest.mark.parametrize("channels", [(64, 64), (64, 256), (32, 64)])
