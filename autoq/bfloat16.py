@@ -8,9 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from autoq.quantize import insert_behind, quantizer_of
-from autoq.tracing import CONCATENATIONS, PRODUCTS, SUMS, is_activation, moves_pixels, skip_edges
-
-LAYERS = {F.conv2d, F.linear, F.conv_transpose2d}
+from autoq.tracing import CONCATENATIONS, LAYER_FUNCTIONS, PRODUCTS, SUMS, is_activation, moves_pixels, skip_edges
 
 
 class BFloat16(nn.Module):
@@ -33,8 +31,9 @@ def round_as_stored(module: fx.GraphModule, integer_layers: Iterable[str]) -> No
     """
     on_integers = set(integer_layers)
     tail = _float32_tail(module)
-    layers = {node for node in module.graph.nodes if node.target in LAYERS} - tail
+    layers = {node for node in module.graph.nodes if node.target in LAYER_FUNCTIONS} - tail
     in_float = {node for node in layers if node.name not in on_integers}
+    registers = _Registers(module, in_float)
     resized = [node for node in module.graph.nodes if _resizes(module, node)]
     stored = [
         node
@@ -43,7 +42,7 @@ def round_as_stored(module: fx.GraphModule, integer_layers: Iterable[str]) -> No
         and node.users
         and node not in tail
         and not moves_pixels(module, node)
-        and not _stays_in_registers(module, node, in_float)
+        and not registers.keep(node)
     ]
     for node in stored:
         _round(module, node, list(node.users))
@@ -99,67 +98,69 @@ def _is_element_wise(module: fx.GraphModule, node: fx.Node) -> bool:
     return node.target in SUMS | PRODUCTS or is_activation(module, node)
 
 
-def _stays_in_registers(module: fx.GraphModule, node: fx.Node, in_float: Collection[fx.Node]) -> bool:
-    """Whether a result is used as it is computed, and never stored."""
-    if len(node.users) != 1:
-        return False
-    (reader,) = node.users
-    if quantizer_of(module, reader) is not None or (_is_element_wise(module, reader) and _tensors(reader) == 1):
-        return not _resizes(module, node)
-    return node in (_added_to(module, reader, in_float), _computed_with(module, reader, in_float))
+class _Registers:
+    """What OpenVINO computes in one go. in_float: the layers that compute in bfloat16."""
 
+    def __init__(self, module: fx.GraphModule, in_float: Collection[fx.Node]) -> None:
+        self.module, self.in_float = module, in_float
 
-def _computed_with(module: fx.GraphModule, node: fx.Node, in_float: Collection[fx.Node]) -> fx.Node | None:
-    """The element-wise operand of a sum or product that is computed in one go with it: the first that reads nothing else of its."""
-    if not _is_element_wise(module, node) or _added_to(module, node, in_float) is not None:
+    def keep(self, node: fx.Node) -> bool:
+        """Whether a result is used as it is computed, and never stored."""
+        if len(node.users) != 1:
+            return False
+        (reader,) = node.users
+        if quantizer_of(self.module, reader) is not None or (_is_element_wise(self.module, reader) and _tensors(reader) == 1):
+            return not _resizes(self.module, node)
+        return node in (self._added_to(reader), self._computed_with(reader))
+
+    def _computed_with(self, node: fx.Node) -> fx.Node | None:
+        """The element-wise operand that a sum or product is computed with: the first that reads nothing else of its."""
+        if not _is_element_wise(self.module, node) or self._added_to(node) is not None:
+            return None
+        for operand in node.all_input_nodes:
+            alone = _is_element_wise(self.module, operand) and len(operand.users) == 1 and not self._ends_a_layer(operand)
+            if alone and not self._read_with(operand).intersection(node.all_input_nodes):
+                return operand
         return None
-    for operand in node.all_input_nodes:
-        alone = _is_element_wise(module, operand) and len(operand.users) == 1 and not _ends_a_layer(module, operand, in_float)
-        if alone and not _read_with(module, operand, in_float).intersection(node.all_input_nodes):
-            return operand
-    return None
 
+    def _read_with(self, node: fx.Node) -> set[fx.Node]:
+        """What an element-wise operation reads, and what is computed in one go with it."""
+        own = set(node.all_input_nodes)
+        within = self._computed_with(node)
+        return own if within is None else own | self._read_with(within)
 
-def _read_with(module: fx.GraphModule, node: fx.Node, in_float: Collection[fx.Node]) -> set[fx.Node]:
-    """What an element-wise operation reads, and what is computed in one go with it."""
-    own = set(node.all_input_nodes)
-    within = _computed_with(module, node, in_float)
-    return own if within is None else own | _read_with(module, within, in_float)
+    def _ends_a_layer(self, node: fx.Node) -> bool:
+        """Whether a node is a layer, or computed in one go with one."""
+        if self._added_to(node) is not None:
+            return True
+        if is_activation(self.module, node) and len(node.all_input_nodes[0].users) == 1:
+            return self._ends_a_layer(node.all_input_nodes[0])
+        return not _is_element_wise(self.module, node)
+
+    def _added_to(self, total: fx.Node) -> fx.Node | None:
+        """The operand of a sum in whose convolution's accumulators the other one is added, if any."""
+        if not _is_sum(total):
+            return None
+        operands = skip_edges(total)
+        for operand, other in (operands, operands[::-1]):
+            layer = operand
+            if is_activation(self.module, operand) and len(operand.all_input_nodes[0].users) == 1:
+                layer = operand.all_input_nodes[0]
+            if layer.target is not F.conv2d or len(operand.users) != 1 or operand is other or other in layer.all_input_nodes:
+                continue
+            if layer in self.in_float and (layer is not operand or quantizer_of(self.module, other) is not None):
+                continue
+            if set(other.users) - {total} <= _before(total):
+                return operand
+        return None
 
 
 def _tensors(node: fx.Node) -> int:
     return sum(isinstance(each, fx.Node) and each.op != "get_attr" for each in node.args)
 
 
-def _ends_a_layer(module: fx.GraphModule, node: fx.Node, in_float: Collection[fx.Node]) -> bool:
-    """Whether a node is a layer, or computed in one go with one."""
-    if _added_to(module, node, in_float) is not None:
-        return True
-    if is_activation(module, node) and len(node.all_input_nodes[0].users) == 1:
-        return _ends_a_layer(module, node.all_input_nodes[0], in_float)
-    return not _is_element_wise(module, node)
-
-
 def _is_sum(node: fx.Node) -> bool:
     return bool(skip_edges(node)) and node.target not in CONCATENATIONS
-
-
-def _added_to(module: fx.GraphModule, total: fx.Node, in_float: Collection[fx.Node]) -> fx.Node | None:
-    """The operand of a sum in whose convolution's accumulators the other one is added, if any."""
-    if not _is_sum(total):
-        return None
-    operands = skip_edges(total)
-    for operand, other in (operands, operands[::-1]):
-        layer = operand
-        if is_activation(module, operand) and len(operand.all_input_nodes[0].users) == 1:
-            layer = operand.all_input_nodes[0]
-        if layer.target is not F.conv2d or len(operand.users) != 1 or operand is other or other in layer.all_input_nodes:
-            continue
-        if layer in in_float and (layer is not operand or quantizer_of(module, other) is not None):
-            continue
-        if set(other.users) - {total} <= _before(total):
-            return operand
-    return None
 
 
 def _before(node: fx.Node, until: Callable[[fx.Node], bool] = lambda _: False) -> set[fx.Node]:

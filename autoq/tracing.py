@@ -26,6 +26,9 @@ METHODS = {"relu", "tanh", "sigmoid"}
 """The same as functions and as methods of tensors."""
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+LAYER_FUNCTIONS = {F.conv2d, F.conv_transpose2d, F.linear}
+"""What layers are lowered to."""
+
 PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 CONCATENATIONS = {torch.cat, torch.concat}
@@ -244,7 +247,7 @@ def _lower_layers(module: fx.GraphModule) -> dict[str, str]:
 
 def _refuse_loose_weights(module: fx.GraphModule, node: fx.Node) -> None:
     """Raise InputError for a convolution that is no layer: its weight would silently stay in float. Constants may."""
-    if node.target not in (F.conv2d, F.conv_transpose2d, F.linear):
+    if node.target not in LAYER_FUNCTIONS:
         return
     weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
     constant = isinstance(weight, fx.Node) and weight.op == "get_attr" and str(weight.target) in dict(module.named_buffers())

@@ -27,6 +27,7 @@ from autoq.export.onnx import INPUT, payload_bytes
 from autoq.objectives.quality import psnr
 from autoq.pixels import to_pixels
 from autoq.targets import Runner, load_target
+from autoq.targets.openvino_cpu import core
 
 OPENVINO, BFLOAT16, ORT = "openvino-cpu", "openvino-cpu-bf16", "onnxruntime-cpu"
 
@@ -155,7 +156,7 @@ class _Reader(CalibrationDataReader):
 
 
 def _read(given: Given) -> openvino.Model:
-    return openvino.Core().read_model(given.network)
+    return core().read_model(given.network)
 
 
 PERFORMANCE, MIXED = nncf.QuantizationPreset.PERFORMANCE, nncf.QuantizationPreset.MIXED

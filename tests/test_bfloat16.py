@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from autoq.bfloat16 import BFloat16
+from autoq.bfloat16 import BFloat16, storage_of
 from autoq.errors import InputError
 from autoq.executed import IntegerLayer, IntegerSum, as_executed
 from autoq.export.onnx import export_graph
@@ -40,7 +40,7 @@ def quantized(bits: str, blocks: int = 1) -> Quantized:
 
 
 def reads_bfloat16(module: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(module.get_submodule(str(node.target)), BFloat16)
+    return storage_of(module, node) is not None
 
 
 def test_float_layers_read_bfloat16() -> None:
