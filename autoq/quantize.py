@@ -48,7 +48,6 @@ class Execution:
     integer_bits: the widest integer it executes. A wider weight is stored as float16 and its layer runs in
     float; a wider activation or skip stays float.
     weight_bits: of the levels that integer weights have at most; more would overflow on the processor.
-    bfloat16: what is in float computes in bfloat16: tensors are stored in it, products are summed in float32.
     fused_sums: a layer whose output only a sum reads is added in the layer's accumulators, so that operand
     is not quantized by itself.
     """
@@ -56,7 +55,6 @@ class Execution:
     integer_bits: int = 16
     fused_sums: bool = False
     weight_bits: int = 16
-    bfloat16: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,14 +76,11 @@ class Placed:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A fake-quantized network and what was put where. `integer_layers`: nodes that run on integers; `bfloat16`: whether what
-    is in float is stored in it.
-    """
+    """A fake-quantized network and what was put where. `integer_layers`: nodes that run on integers."""
 
     module: fx.GraphModule
     placed: list[Placed]
     integer_layers: tuple[str, ...]
-    bfloat16: bool
 
 
 # ---------------------------------------------------------------- statistics
@@ -211,7 +206,7 @@ def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics
         _quantize_bias(module, nodes[name])
     module.graph.lint()
     module.recompile()
-    return Quantized(module, placed, on_integers, execution.bfloat16)
+    return Quantized(module, placed, on_integers)
 
 
 def format_at(site: Site, policy: Policy, integer_bits: int) -> TensorQuant:
@@ -311,7 +306,6 @@ def operand_quantizers(module: fx.GraphModule, layer: fx.Node) -> tuple[Quantize
 
 
 def quantizer_of(module: fx.GraphModule, node: fx.Node) -> Quantizer | None:
-    """The quantizer whose output a node is, if it is one's; of a sum merged with its quantizer, that one."""
+    """The quantizer whose output a node is, if it is one's."""
     found = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    found = getattr(found, "output_quantizer", found)
     return found if isinstance(found, Quantizer) else None

@@ -49,10 +49,10 @@ class Quantizer(nn.Module, ABC):
         """Fake-quantized `x`, float32, same shape: with gradients in training mode, as integer runtimes round in eval mode."""
         x = x.float().transpose(0, self.axis)
         self.observe(x)
-        found = self.simulate(x) if self.training else self._as_executed(x)
+        found = self.simulate(x) if self.training else self._quantized(x)
         return found.transpose(0, self.axis)
 
-    def _as_executed(self, x: Tensor) -> Tensor:
+    def _quantized(self, x: Tensor) -> Tensor:
         return functional.dequantize_affine(self._integers(x), self.scale, self.zero_point)
 
     def observe(self, x: Tensor) -> None:
@@ -67,11 +67,6 @@ class Quantizer(nn.Module, ABC):
         x = x.float().transpose(0, self.axis)
         self.observe(x)
         return self._integers(x).transpose(0, self.axis).to(torch.int32)
-
-    def steps(self, x: Tensor) -> Tensor:
-        """Quantized values `x` in units of the scale, the zero point being zero: float32 that holds integers."""
-        x = x.transpose(0, self.axis)
-        return torch.round(x / functional.per_slice(self.scale, x)).transpose(0, self.axis)
 
     def _integers(self, x: Tensor) -> Tensor:
         return functional.quantize_affine(x, self.scale, self.zero_point, self.qmin, self.qmax)

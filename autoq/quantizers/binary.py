@@ -25,7 +25,7 @@ class Binary(Quantizer):
         self.initial_scale = positive(magnitudes.mean(1))
 
     def simulate(self, x: Tensor) -> Tensor:
-        return straight_through(self._as_executed(x), x * self._factor(x))
+        return straight_through(self._quantized(x), x * self._factor(x))
 
     def _factor(self, x: Tensor) -> Tensor:
         """What the gradient is multiplied by on its way to the weights."""

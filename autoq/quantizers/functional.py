@@ -206,30 +206,6 @@ def quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qma
     return _multiply_add(x, factor, (zero_point * scale) * factor).round_().clamp_(qmin, qmax)
 
 
-def quantize_sum(
-    operand: Tensor,
-    addend: Tensor,
-    scale: Tensor,
-    zero_point: Tensor,
-    output_scale: Tensor,
-    output_zero_point: Tensor,
-    qmin: int,
-    qmax: int,
-    stored: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """The integers of operand + addend, as float32, the operand being on the grid (scale, zero_point). No gradient.
-
-    Computed in units of the operand's scale, as integer runtimes do that add a layer's float result to an
-    integer tensor: (addend - zero_point scale) / scale + q, then the output's range in the same units.
-    stored: the float result in these units as it is kept until it is added.
-    """
-    scale, output_scale, zero_point = scale.detach(), output_scale.detach(), zero_point.float()
-    units = stored((addend - zero_point * scale) * (1.0 / scale)) + (torch.round(operand / scale) + zero_point)
-    low, high = ((end - output_zero_point) * output_scale / scale for end in (qmin, qmax))
-    factor = (qmax - qmin) / (high - low)
-    return _multiply_add(units, factor, -low * factor).round_().add_(qmin).clamp_(qmin, qmax)
-
-
 def _multiply_add(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
     """x * factor + shift with one rounding to float32, as a fused multiply-add instruction has."""
     return x.detach().double().mul_(factor.double()).add_(shift.double()).float()

@@ -36,7 +36,7 @@ class Ternary(Quantizer):
         self.initial_scale = positive((magnitudes * above).sum(1) / above.sum(1).clamp(min=1))
 
     def simulate(self, x: Tensor) -> Tensor:
-        return straight_through(self._as_executed(x), x)
+        return straight_through(self._quantized(x), x)
 
     def _integers(self, x: Tensor) -> Tensor:
         return torch.sign(x) * (x.abs() > per_slice(self.threshold, x))
