@@ -41,6 +41,12 @@ def psnr(found: np.ndarray, expected: np.ndarray, border: int) -> float:
     return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
 
 
+def fidelity(found: np.ndarray, reference: np.ndarray) -> float:
+    """dB on RGB, peak 255, at most PSNR_CEILING; uint8 RGB of equal shape. reference: the float network's output."""
+    error = np.mean((found.astype(np.float64) - reference) ** 2)
+    return min(float(10 * np.log10(255.0**2 / error)), PSNR_CEILING) if error else PSNR_CEILING
+
+
 def ssim(found: np.ndarray, expected: np.ndarray, border: int) -> float:
     """Wang et al. 2004 on Y: Gaussian window of sigma 1.5, 11x11, data range 255."""
     return float(

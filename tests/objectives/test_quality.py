@@ -20,6 +20,17 @@ def test_psnr_by_hand() -> None:
     assert quality.ssim(grey, grey, 4) == pytest.approx(1.0)
 
 
+def test_fidelity_by_hand() -> None:
+    grey = np.full((20, 20, 3), 100, dtype=np.uint8)
+    red = grey.copy()
+    red[..., 0] = 94  # -6 in one channel of three, unsigned differences would wrap: a mean squared error of 12
+    assert quality.fidelity(red, grey) == quality.fidelity(grey, red) == pytest.approx(10 * np.log10(255**2 / 12), abs=1e-9)
+    assert quality.fidelity(grey, grey) == 100.0
+    nearly = np.zeros((4000, 4000, 3), np.uint8)
+    nearly[0, 0, 0] = 1  # 124.9 dB
+    assert quality.fidelity(nearly, np.zeros_like(nearly)) == 100.0
+
+
 def test_public_checkpoint_reproduces_its_published_psnr(shared: Path) -> None:
     model = build_model("srgan", 4, shared / "weights" / "srgan_5block_x4_leftthomas.pth")
     values = []
