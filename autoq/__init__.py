@@ -4,9 +4,9 @@ study = autoq.search("srgan", budget=50)
 study.front                     # a pandas DataFrame
 autoq.write_report(study)       # reports/<name>.html
 autoq.open_study("srgan-x4")    # a study of earlier, to be read
-autoq.export_point(study, "knee", pick="knee")      # a point as files that run
-autoq.upscale("knee/model.onnx", "photo.png", "large.png")
-autoq.evaluate("knee/model.onnx", data="Set5")
+autoq.export_point(study, "compromise", pick="compromise")  # a point as files that run
+autoq.upscale("compromise/model.onnx", "photo.png", "large.png")
+autoq.evaluate("compromise/model.onnx", data="Set5")
 """
 
 from __future__ import annotations

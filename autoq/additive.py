@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,9 @@ TIE = 1e-5
 
 BROUGHT_BACK = 0.5
 """Of the dB that quantizing costs, what a short training brings back: two thirds on XLSR, up to nine tenths on SRGAN."""
+
+GAINED = 4.0
+"""dB of fidelity that a short training adds: 3 to 5 on SRGAN (benchmarks/tables/fidelity-srgan-x4.csv)."""
 
 QUALITY_SLACK = 3.0
 """dB below the float network from which on a policy is worth nothing, as in a study's hypervolume."""
@@ -278,16 +281,33 @@ def _solve(*problem: Any, **settings: Any) -> Any:
         os.close(kept)
 
 
-def by_worth(front: Sequence[Predicted], float_mse: float, reference: Sequence[float], count: int) -> list[Predicted]:
+class Quality(NamedTuple):
+    """What an error of the output (mean squared, 1 is full scale) is worth after a short training, in dB to be minimized.
+
+    corner: from which on a policy is worth nothing.
+    """
+
+    of: Callable[[float], float]
+    corner: float
+
+
+def lost_psnr(float_mse: float) -> Quality:
+    """PSNR to the originals, from which the float network is `float_mse` away: the dB lost."""
+    return Quality(lambda loss: 10 * math.log10(1 + loss / float_mse) * (1 - BROUGHT_BACK), QUALITY_SLACK)
+
+
+def lost_fidelity(floor: float) -> Quality:
+    """PSNR to the float network's output, worth something above `floor` dB."""
+    return Quality(lambda loss: 10 * math.log10(max(loss, 1e-10)) - GAINED, -floor)
+
+
+def by_worth(front: Sequence[Predicted], quality: Quality, reference: Sequence[float], count: int) -> list[Predicted]:
     """`count` policies of a predicted front, each the one that adds most to the volume the earlier ones dominate.
 
-    float_mse: of the float network's output to the truth (1 is full scale), to which losses add; quality is their sum in
-    dB, of whose fall training is taken to bring back BROUGHT_BACK. reference: the costs from which on a policy is worth
-    nothing; in quality that is QUALITY_SLACK below the float network.
+    reference: the costs from which on a policy is worth nothing.
     """
-    falls = [10 * math.log10(1 + each.loss / float_mse) * (1 - BROUGHT_BACK) for each in front]
-    values = np.array([[1 + fall, *each.costs] for fall, each in zip(falls, front, strict=True)])
-    corner = [1 + QUALITY_SLACK, *reference]
+    values = np.array([[quality.of(each.loss), *each.costs] for each in front])
+    corner = [quality.corner, *reference]
     left, chosen = list(range(len(front))), list[int]()
     while left and len(chosen) < count:
         volumes = [pareto.hypervolume(values[[*chosen, index]], _minimized(values), corner) for index in left]

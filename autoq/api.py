@@ -27,13 +27,13 @@ from autoq.options import (
     absolute,
     check_measurable,
     default_objectives,
+    default_quality,
     default_scale,
     fields_of,
     model_name,
     resolve_device,
     space_by,
     weights_path,
-    why_not_first_choice,
 )
 from autoq.space import space_layers
 from autoq.spec import StudySpec, TrialSpec
@@ -188,7 +188,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         name = f"{plain}-x{trial.scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = study_folder(name)
     if "objectives" not in fields:
-        fields["objectives"] = default_objectives(model, trial.target)
+        fields["objectives"] = default_objectives(trial)
     fields.setdefault("device", resolve_device("auto"))
     fields["hand_rule"] = True
     fields.setdefault("confirm", DEFAULT_CONFIRM)
@@ -215,12 +215,11 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     from autoq.driver import environment
     from autoq.measuring import check_table
     from autoq.objectives.latency_table import read_table
-    from autoq.workbench import check_unseen, input_hashes, prepare
+    from autoq.workbench import check_held_out, input_hashes, prepare
 
     table = read_table(table_path) if table_path else None
     prepare(spec.trial)  # bad weights and images end here, before a study exists
-    if spec.confirm:
-        check_unseen(spec.trial)
+    check_held_out(spec.trial)
     spec = spec.model_copy(update={"inputs": input_hashes(spec.trial)})
     if table:
         check_table(table, spec)
@@ -229,15 +228,13 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     study = Study.create(folder, spec, environment(command), table.model_dump_json(indent=1) if table else None)
     if (name := _other_network(spec.trial)) is not None:
         events.note(f"the bundled weights of {model} x{trial.scale} are of {name}; --weights takes a file of another depth")
-    if "objectives" not in options and (reason := why_not_first_choice(model)):
-        events.note(f"quality is {spec.objectives[-1]}: {reason}")
+    if "objectives" not in options:
+        events.note("quality is {}: {}".format(*default_quality(spec.trial)))
     return study
 
 
 def _check_together(fields: Mapping[str, Any]) -> None:
     """Raise InputError for options that do not go together."""
-    if fields.get("test_data") and not fields["confirm"]:
-        raise InputError("--test-data: with --confirm 0 nothing is judged on it; leave one of them out")
     if fields.get("by", GRANULARITIES[0]) != GRANULARITIES[0] and "peak_memory" in fields["objectives"]:
         raise InputError(f"--by {fields['by']}: peak_memory counts by the network's own stages; leave one of them out")
     known = {stage for policy in fields.get("warm_start", ()) for stage in policy["stages"]}

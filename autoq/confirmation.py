@@ -1,8 +1,8 @@
-"""What became of a front's points when they were trained with other seeds, judged on other images and measured again.
+"""What became of a front's points when they were judged on other images, trained with other seeds and measured again.
 
-A search takes the best of many noisy numbers, so what it reports is a little too good. Training again with seeds it did
-not use, on images it never saw, shows by how much. Intervals of means are Student's, 95 %; those of medians are of order
-statistics, at least 95 % where there are enough samples, else all of them.
+A search takes the best of many noisy numbers, so what it reports is a little too good. Every fully trained point is judged on
+images that no suggestion depends on; points of the front train again with other seeds. Intervals of
+means are Student's, 95 %; those of medians are of order statistics, at least 95 % where there are enough samples, else all of them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from scipy.special import stdtrit
+from scipy.stats import spearmanr
 
 from autoq import pareto
 from autoq.constraints import Constraint
-from autoq.findings import FLOAT_NAME, losses, point_name
+from autoq.findings import FLOAT_NAME, float_baseline, front, losses, point_name
 from autoq.objectives import OBJECTIVES, score
 from autoq.policy import Policy
 from autoq.spec import Confirmation, Record, Remeasured
@@ -36,30 +37,27 @@ class Interval:
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A point of the front. again, unseen: qualities by name, on the search's images and on others; latency: ms.
+    """A point of the front, judged once more.
 
-    ranks: of the first quality among the points, best is 1, as the search found it, trained again, and on other images.
-    dominated: whether another point is as good in everything and better in something, with the qualities on other images
-    and the latency found again. breaks: bounds that are broken with the qualities trained again and that latency. reason:
-    why a training failed. Where all of them did there are no qualities and no ranks.
+    replicated: qualities on the search's images with other seeds, by name; empty where no training was repeated. held_out:
+    qualities on images that no suggestion depends on, over all its trainings. seeds: how many trainings were repeated.
+    latency: ms, measured again. dominated: whether another fully trained point is as good in everything and better in
+    something, with the qualities on held-out images. breaks: bounds that the repeated trainings and that latency break.
+    reason: why a training failed.
     """
 
     record: Record
-    again: Mapping[str, Interval]
-    unseen: Mapping[str, Interval]
+    replicated: Mapping[str, Interval]
+    held_out: Mapping[str, Interval]
+    seeds: int
     latency: Interval | None
-    ranks: tuple[int, ...]
     dominated: bool
     breaks: tuple[str, ...]
     reason: str | None
 
     @property
     def stays(self) -> bool:
-        return bool(self.ranks) and not self.dominated and not self.breaks
-
-    @property
-    def changes_rank(self) -> bool:
-        return len(set(self.ranks)) > 1
+        return bool(self.held_out) and not self.dominated and not self.breaks
 
 
 def confirmed_qualities(objectives: Sequence[str]) -> tuple[str, ...]:
@@ -68,85 +66,105 @@ def confirmed_qualities(objectives: Sequence[str]) -> tuple[str, ...]:
 
 
 def confirmed(
-    front: Sequence[Record],
+    records: Sequence[Record],
     confirmations: Sequence[Confirmation],
     remeasured: Remeasured,
     objectives: Sequence[str],
     constraints: Sequence[Constraint] = (),
-    float_values: Mapping[str, float] | None = None,
 ) -> list[Confirmed]:
-    """The points of a front that were trained again, in its order; the float network, which nothing changes, among them."""
+    """The points of the front of `records`, in its order, where their quality on held-out images is known.
+
+    They are held against every fully trained point of the study, not against each other alone.
+    """
     qualities = confirmed_qualities(objectives)
-    runs: dict[str, list[Confirmation]] = {}
-    for each in confirmations:
-        runs.setdefault(each.policy, []).append(each)
-    hashed = [(record, Policy.from_dict(record.policy).hash) for record in front]
-    points = [_Trained(record, runs[name], remeasured.samples.get(name)) for record, name in hashed if name in runs]
-    known = [point for point in points if point.complete]
-    others = [losses(point.values(qualities, unseen=True), objectives) for point in known]
-    first = qualities[0]
-    ranks = [
-        _ranks([point.record.values[first] for point in known], first),
-        _ranks([point.quality(first).middle for point in known], first),
-        _ranks([point.quality(first, unseen=True).middle for point in known], first),
-    ]
-    worse = pareto.dominated(others, others, ["minimize"] * len(objectives))
+    points = _judged_apart(records, confirmations, remeasured, qualities)
+    exact = float_baseline(records)
+    reference = {} if exact is None else exact.values
+    on_front = {point_name(record) for record in front(records, objectives)}
+    every = [losses(point.values(apart=True), objectives) for point in points.values()]
     found = []
-    for point in points:
-        place = known.index(point) if point.complete else None
-        values = point.values(qualities)
+    for name in sorted(on_front & points.keys(), key=lambda name: points[name].record.values[objectives[0]]):
+        point = points[name]
+        own = losses(point.values(apart=True), objectives)
+        again = point.values()
         found.append(
             Confirmed(
                 point.record,
-                again={} if place is None else {name: point.quality(name) for name in qualities},
-                unseen={} if place is None else {name: point.quality(name, unseen=True) for name in qualities},
+                replicated=point.replicated,
+                held_out=point.held_out,
+                seeds=len(point.complete),
                 latency=point.latency,
-                ranks=() if place is None else tuple(column[place] for column in ranks),
-                dominated=False if place is None else bool(worse[place]),
-                breaks=tuple(each.text for each in constraints if each.violation(values, float_values or values) > 0),
-                reason=next((each.result.reason for each in point.runs if each.result.state != "complete"), None),
+                dominated=bool(pareto.dominated([own], every, ["minimize"] * len(objectives))[0]),
+                breaks=tuple(bound.text for bound in constraints if bound.violation(again, reference or again) > 0),
+                reason=next((run.result.reason for run in point.runs if run.result.state != "complete"), None),
             )
         )
     return found
 
 
+def rank_agreement(records: Sequence[Record], quality: str) -> float | None:
+    """Spearman's correlation between a quality on the search's images and on held-out ones, over all fully trained points.
+
+    The float network is left out. None for fewer than three points.
+    """
+    pairs = [
+        (record.values[quality], record.held_out[quality])
+        for record in records
+        if record.state == "complete" and record.name != FLOAT_NAME and quality in record.held_out
+    ]
+    return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else None
+
+
 @dataclass(frozen=True)
-class _Trained:
-    """A point of the front, its trainings with other seeds, and its latency measured again."""
+class _Point:
+    """A fully trained point, its trainings with other seeds, and its latency measured again."""
 
     record: Record
     runs: list[Confirmation]
-    samples: tuple[float, ...] | None
+    samples: tuple[float, ...]
+    qualities: tuple[str, ...]
 
     @property
     def complete(self) -> list[Confirmation]:
-        return [each for each in self.runs if each.result.state == "complete"]
+        return [run for run in self.runs if run.result.state == "complete"]
 
     @property
     def latency(self) -> Interval | None:
         return median_interval(self.samples) if self.samples else None
 
-    def quality(self, name: str, unseen: bool = False) -> Interval:
-        """Mean over the trainings; no seed changes the float network."""
-        values = [(each.unseen if unseen else each.result.values)[name] for each in self.complete]
-        return Interval(*[values[0]] * 3) if self.record.name == FLOAT_NAME else mean_interval(values)
+    @property
+    def replicated(self) -> dict[str, Interval]:
+        """Qualities on the search's images, without the search's own training, which was selected."""
+        runs = [run.result.values for run in self.complete]
+        return {name: mean_interval([values[name] for values in runs]) for name in self.qualities} if runs else {}
 
-    def values(self, qualities: Sequence[str], unseen: bool = False) -> dict[str, float]:
-        """What the point is worth now, as far as it was found again."""
-        found = dict(self.record.values)
-        if self.complete:
-            found |= {name: self.quality(name, unseen).middle for name in qualities}
-        if self.latency is not None:
+    @property
+    def held_out(self) -> dict[str, Interval]:
+        runs = [self.record.held_out, *(run.result.held_out for run in self.complete)]
+        return {name: mean_interval([values[name] for values in runs]) for name in self.qualities}
+
+    def values(self, apart: bool = False) -> dict[str, float]:
+        """What the point is worth now: as repeated, or on held-out images."""
+        judged = self.held_out if apart else self.replicated
+        found = {**self.record.values, **{name: interval.middle for name, interval in judged.items()}}
+        if self.latency is not None and not apart:
             found["latency"] = self.latency.middle
         if {"psnr", "latency"} <= found.keys():
             found["score"] = score(found["psnr"], found["latency"])
         return found
 
 
-def _ranks(values: Sequence[float], name: str) -> list[int]:
-    """1 for the best; equal values share a rank."""
-    ordered = sorted(values, reverse=OBJECTIVES[name].direction == "maximize")
-    return [ordered.index(value) + 1 for value in values]
+def _judged_apart(
+    records: Sequence[Record], confirmations: Sequence[Confirmation], remeasured: Remeasured, qualities: tuple[str, ...]
+) -> dict[str, _Point]:
+    """Every feasible, fully trained point whose qualities on held-out images are known, by name."""
+    found = {}
+    for record in records:
+        if record.state == "complete" and record.feasible and record.held_out.keys() >= {*qualities}:
+            key = Policy.from_dict(record.policy).hash
+            runs = [each for each in confirmations if each.policy == key]
+            found[point_name(record)] = _Point(record, runs, remeasured.samples.get(key, ()), qualities)
+    return found
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -168,22 +186,38 @@ def median_interval(samples: Sequence[float]) -> Interval:
     return Interval(statistics.median(ordered), ordered[left_out], ordered[count - 1 - left_out])
 
 
-def in_words(points: Sequence[Confirmed]) -> str:
-    """One sentence on what became of a front; empty where nothing was trained again."""
-    known = [point for point in points if point.ranks]
-    lost = [point for point in points if not point.ranks]
-    failed = f" {len(lost)} could not be trained again: {lost[0].reason}." if lost else ""
-    if not known:
-        return failed.strip()
-    name = next(iter(known[0].unseen))
-    sign = 1 if OBJECTIVES[name].direction == "maximize" else -1
-    worst = min(known, key=lambda point: sign * (point.again[name].middle - point.record.values[name]))
-    change = f"{worst.again[name].middle - worst.record.values[name]:+.2f} {OBJECTIVES[name].unit}".strip()
-    return (
-        f"Trained again with seeds the search did not use and judged on images it never saw, {sum(p.stays for p in known)} of"
-        f" {len(known)} points stay on the front and {sum(p.changes_rank for p in known)} change their rank in {name};"
-        f" with other seeds the one that loses most, {point_name(worst.record)}, changes by {change}.{failed}"
-    )
+def in_words(points: Sequence[Confirmed], records: Sequence[Record], objectives: Sequence[str]) -> str:
+    """A few sentences on what became of a front; empty where nothing was judged on held-out images."""
+    if not points:
+        return ""
+    quality = confirmed_qualities(objectives)[0]
+    stay = f"{sum(point.stays for point in points)} of {len(points)} points stay on the front"
+    words = [f"On images that no suggestion depends on, {stay}"]
+    if (agreement := rank_agreement(records, quality)) is not None:
+        words[0] += f" (rank correlation of {quality} over all fully trained points: {agreement:.2f})"
+    repeated = [point for point in points if point.replicated]
+    if repeated:
+        sign = 1 if OBJECTIVES[quality].direction == "maximize" else -1
+        worst = min(repeated, key=lambda point: sign * (point.replicated[quality].middle - point.record.values[quality]))
+        change = f"{worst.replicated[quality].middle - worst.record.values[quality]:+.2f} {OBJECTIVES[quality].unit}".strip()
+        trained = (
+            f"{len(repeated)} of them were trained again with other seeds"
+            if len(repeated) < len(points)
+            else ("All were trained again with other seeds")
+        )
+        words.append(f"{trained}; the largest loss is {change} ({point_name(worst.record)})")
+    if failed := [point for point in points if point.reason]:
+        words.append(f"{len(failed)} could not be trained again: {failed[0].reason}")
+    return ". ".join(words) + "."
+
+
+def document(points: Sequence[Confirmed], records: Sequence[Record], objectives: Sequence[str]) -> dict[str, Any]:
+    """JSON data: how the search's images rank points as held-out images do, and the points of the front."""
+    return {
+        "rank_agreement": {name: rank_agreement(records, name) for name in confirmed_qualities(objectives)},
+        "stay": sum(point.stays for point in points),
+        "front": entries(points),
+    }
 
 
 def entries(points: Sequence[Confirmed]) -> list[dict[str, Any]]:
@@ -191,10 +225,10 @@ def entries(points: Sequence[Confirmed]) -> list[dict[str, Any]]:
     return [
         {
             "point": point_name(point.record),
-            "again": {name: _entry(interval) for name, interval in point.again.items()},
-            "unseen": {name: _entry(interval) for name, interval in point.unseen.items()},
+            "replicated": {name: _entry(interval) for name, interval in point.replicated.items()},
+            "held_out": {name: _entry(interval) for name, interval in point.held_out.items()},
+            "seeds": point.seeds,
             "latency": _entry(point.latency) if point.latency else None,
-            "ranks": dict(zip(("search", "again", "unseen"), point.ranks, strict=False)),
             "stays": point.stays,
             "breaks": list(point.breaks),
             "reason": point.reason,

@@ -21,29 +21,30 @@ def export_point(
     trial: int | None = None,
     pick: str | None = None,
     format: str = "onnx",
+    strict: bool = False,
     events: Events | None = None,
 ) -> Delivered:
     """Write a point of a study as files that run: model, policy.json, README.md (model card) and run.py.
 
     study: its name under studies/, an absolute path, or what `search` returned. folder: a new one. trial: a number, or
-    pick: a rule, `knee`, an objective, `psnr_drop<=0.1 then size`, or a point's name. format: onnx (what the target's
-    runtime loads), openvino, packed (every weight at its own width; `unpack` makes the runtime's file of it), or qonnx (what
-    the target `bits` has instead of them).
+    pick: a rule, `compromise`, `smallest`, `fastest`, an objective, `psnr_drop<=0.1 then size`, or a point's name. format:
+    onnx (what the target's runtime loads), openvino, packed (every weight at its own width; `unpack` makes the runtime's file
+    of it), or qonnx (what the target `bits` has instead of them).
 
     The policy trains again, to the same weights. The file is then reloaded in the target's runtime and held against the
     study's figures: qualities, bytes, latency. Raises InputError for a point or folder that cannot be, AutoqError where
-    the file does not do what was promised; then no folder is left.
+    bytes or qualities are not what was promised; then no folder is left. strict: raise for a latency that differs, too.
     """
     found = open_study(study) if isinstance(study, str) else study
     events = events or Events()
     if (trial is None) == (pick is None):
-        raise InputError("export: which point? type --trial N or --pick RULE, for example --pick knee")
+        raise InputError("export: which point? type --trial N or --pick RULE, for example --pick compromise")
     records = found.records()
     record = picking.by_number(records, trial) if trial is not None else picking.by_rule(records, found.spec.objectives, str(pick))
     check_inputs(found.name, found.spec)
     from autoq.delivery import deliver
 
-    return deliver(found, record, format, Path(folder), events.phase)
+    return deliver(found, record, format, Path(folder), events.phase, strict)
 
 
 def unpack(file: str | Path, folder: str | Path) -> Path:

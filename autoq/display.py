@@ -54,7 +54,7 @@ def show_evaluation(found: Mapping[str, Any]) -> None:
     Console(highlight=False).print(table)
 
 
-def show_delivered(file: Path, lines: Sequence[Mapping[str, str]], faster: bool | None) -> None:
+def show_delivered(file: Path, lines: Sequence[Mapping[str, str]], faster: bool | None, warnings: Sequence[str]) -> None:
     """A point's file on standard output, with what was promised of it and what was found. faster: than float, if measured."""
     console = Console(highlight=False)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -67,4 +67,6 @@ def show_delivered(file: Path, lines: Sequence[Mapping[str, str]], faster: bool 
     console.print(table)
     if faster is False:
         console.print("not faster than the float network here", soft_wrap=True)
-    console.print(f"{file}; as promised", soft_wrap=True)
+    for warning in warnings:
+        console.print(f"warning: {warning}", soft_wrap=True, markup=False)
+    console.print(str(file) if warnings else f"{file}; as promised", soft_wrap=True, markup=False)

@@ -14,7 +14,6 @@ import shutil
 import sys
 import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
@@ -30,19 +29,19 @@ from autoq.errors import AutoqError, TrialFailed
 from autoq.events import Events
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph
 from autoq.files import write_whole
-from autoq.findings import FLOAT_NAME
 from autoq.limits import limits
 from autoq.measuring import baselines, check_table, measure_again, measure_latencies, measure_more
-from autoq.objectives import PSNR_TO_FLOAT
+from autoq.objectives import FIDELITY
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency_table import LatencyTable, read_table
 from autoq.policy import Policy
+from autoq.replication import planned
 from autoq.searcher import Abort, Job, StudySearcher
 from autoq.seeding import find_seeds, probe
 from autoq.spec import Confirmation, StudySpec, TrialResult
 from autoq.study import Study
-from autoq.trial import confirm, run_trial
-from autoq.workbench import prepare, unseen, with_seed
+from autoq.trial import replicate, run_trial
+from autoq.workbench import held_out, prepare, with_seed
 
 R = TypeVar("R")
 
@@ -84,7 +83,7 @@ def search(study: Study, events: Events | None = None) -> None:
         closest = min(complete, key=lambda record: max(record.violations.values()))
         reached = (
             ", ".join(f"{each.name} {each.value(closest.values, study.float_values):.6g}" for each in study.constraints)
-            or f"{PSNR_TO_FLOAT} {closest.values[PSNR_TO_FLOAT]:.1f} dB"
+            or f"{FIDELITY} {closest.values[FIDELITY]:.1f} dB"
         )
         bounds = ", ".join(spec.constraints) or "the bound on quality"
         raise AutoqError(
@@ -103,11 +102,11 @@ def _is_open(study: Study) -> bool:
     """Whether anything is left to run or to measure."""
     if _jobs(study) or study.storage.running() or study.storage.count < study.spec.budget:
         return True
-    points = findings.front(study.records(), study.spec.objectives)
-    trained = Counter(each.policy for each in study.confirmations())
-    hashes = {Policy.from_dict(record.policy).hash: 1 if record.name == FLOAT_NAME else study.spec.confirm for record in points}
-    measured = study.remeasured().samples
-    return study.spec.confirm > 0 and any(trained[each] < count or each not in measured for each, count in hashes.items())
+    records = study.records()
+    front = {Policy.from_dict(record.policy).hash for record in findings.front(records, study.spec.objectives)}
+    repeated = {(each.policy, each.seed) for each in study.confirmations()}
+    wanted = {(each.policy.hash, each.seed) for each in planned(records, study.spec)}
+    return study.spec.confirm > 0 and not (front <= study.remeasured().samples.keys() and wanted <= repeated)
 
 
 def _run(study: Study, events: Events) -> None:
@@ -139,7 +138,7 @@ def _seed(study: Study, graph: Graph, table: LatencyTable, events: Events) -> La
     events.phase("quantizing the stages one at a time")
     bench = prepare(spec.trial)
     torch.set_num_threads(spec.latency_threads)  # nothing else runs yet
-    probes = probe(bench, study.space, events.phase)
+    probes = probe(bench, graph, study.space, events.phase)
     for _ in range(CHOICES):
         seeds = find_seeds(bench, study.space, spec.objectives, table, spec.seeds, probes, study.constraints, study.warm_start)
         fuller = measure_more(study, graph, table, [Policy.from_dict(seed) for seed in seeds.seeds], events)
@@ -215,9 +214,9 @@ class TrialActor(tune.Trainable):
         policy = Policy.from_dict(self.config["policy"])
 
         def work() -> Confirmation:
-            unseen(with_seed(self.spec.trial, seed))  # shared by all points, so no point's time limit pays for it
+            held_out(with_seed(self.spec.trial, seed))  # shared by all points, so no point's time limit pays for it
             with self._limits():
-                return confirm(self.spec.trial, policy, seed)
+                return replicate(self.spec.trial, policy, self.graph, seed)
 
         found = _tried(work)
         return found if isinstance(found, Confirmation) else Confirmation(policy=policy.hash, seed=seed, result=found)

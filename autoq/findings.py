@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from autoq import pareto
-from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT, reference_value
+from autoq.objectives import FIDELITY, OBJECTIVES, reference_value
 from autoq.spec import Record, Sensitivity, StudySpec
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def prediction_agreement(records: Iterable[Record], sensitivity: Sensitivity | N
     import numpy as np
     import pandas as pd
 
-    trained = {record.number: record.values[PSNR_TO_FLOAT] for record in records if record.state == "complete"}
+    trained = {record.number: record.values[FIDELITY] for record in records if record.state == "complete"}
     pairs = [(loss, -trained[n]) for n, loss in enumerate(sensitivity.predicted if sensitivity else ()) if n in trained]
     return float(np.corrcoef(pd.DataFrame(pairs).rank().T)[0, 1]) if len(pairs) > 2 else None
 
@@ -109,12 +109,13 @@ def document(
     records: Sequence[Record],
     seconds: float,
     sensitivity: Sensitivity | None = None,
-    confirmed: Sequence[Mapping[str, Any]] = (),
+    confirmed: Mapping[str, Any] | None = None,
     latency: Mapping[str, Any] | None = None,
+    recommended: Mapping[str, Record] | None = None,
 ) -> dict[str, Any]:
-    """The JSON document of a search: definition, trials, front, baselines, hypervolume. confirmed: `confirmation.entries`.
+    """The JSON document of a search: definition, trials, front, baselines, hypervolume. confirmed: `confirmation.document`.
 
-    latency: `speed.Speed.document`.
+    latency: `speed.Speed.document`. recommended: `pick.recommended`.
     """
     exact = float_baseline(records)
     objectives = spec.objectives
@@ -137,7 +138,8 @@ def document(
         }
         if sensitivity is not None
         else None,
-        "confirmed": list(confirmed),
+        "recommended": {rule: point_name(record) for rule, record in (recommended or {}).items()},
+        "confirmed": confirmed,
         "latency": latency,
         "hypervolume": hypervolume(records, objectives),
         "reference_point": reference_point(records, objectives),

@@ -14,7 +14,7 @@ from autoq.limits import can_bound_memory
 from autoq.models import is_custom, is_file, model_info
 from autoq.models.published import REQUEST, published_file
 from autoq.models.stages import StagePatterns
-from autoq.objectives import OBJECTIVES, OF_LATENCY, check_objectives
+from autoq.objectives import FIDELITY, OBJECTIVES, OF_LATENCY, check_objectives
 from autoq.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
 from autoq.spec import Device, Granularity, SamplerName, Sampling, TrialSpec
 from autoq.storage import check_url
@@ -24,9 +24,6 @@ from autoq.targets import target_info
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
 DEVICES = ("auto", *get_args(Device))
-QUALITY_ORDER = ("pi", "niqe", "psnr")
-"""Which quality a search optimizes by default: the first this machine can measure; PSNR for PSNR-trained networks."""
-
 DEFAULT_SCALE = 4
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 """What may have a format of its own, the coarsest first."""
@@ -117,23 +114,23 @@ def fields_of(options: Mapping[str, Any], trial: TrialSpec, by: str = GRANULARIT
     return fields
 
 
-def default_objectives(model: str, target: str) -> tuple[str, ...]:
-    """size, latency (bops where the target offers none) and the best quality this machine can measure."""
-    from autoq.objectives.quality import why_unavailable
-
-    order = QUALITY_ORDER if model_info(model).perceptual else ("psnr",)
-    return (
-        "size",
-        "latency" if target_info(target).latency else "bops",
-        next(name for name in order if why_unavailable(name) is None),
-    )
+def default_objectives(trial: TrialSpec) -> tuple[str, ...]:
+    """size, latency (bops where the target offers none), and the quality that suits the network: see `default_quality`."""
+    return ("size", "latency" if target_info(trial.target).latency else "bops", default_quality(trial)[0])
 
 
-def why_not_first_choice(model: str) -> str | None:
-    """Why `default_objectives` are not those with the quality that suits a model best; None where they are."""
-    from autoq.objectives.quality import why_unavailable
+def default_quality(trial: TrialSpec) -> tuple[str, str]:
+    """The quality that a search optimizes if none is named, and why, in a few words.
 
-    return why_unavailable(QUALITY_ORDER[0]) if model_info(model).perceptual else None
+    PSNR to an original rewards blur, so only networks trained for it are judged by it.
+    """
+    if trial.images == "lr":
+        return FIDELITY, "low-resolution images have no originals to compare with"
+    if is_custom(trial.model):
+        return FIDELITY, "what this network was trained for is unknown; --objectives size,latency,psnr if for pixels"
+    if model_info(trial.model).perceptual:
+        return FIDELITY, f"{trial.model} is trained for looks, and PSNR to an original would reward blur"
+    return "psnr", f"{trial.model} is trained for pixels"
 
 
 def check_measurable(objectives: Iterable[str]) -> None:

@@ -1,9 +1,12 @@
 """Which point of a study is meant: by number, by name, or by a rule.
 
 trial 7, 8/8/8              a point by its name
-knee                        the front's point nearest to the best of every objective
+smallest, fastest           the front's smallest or fastest point among those close to float
+compromise                  the front's point nearest to the best of every objective
 size                        the front's best in an objective
 pi<=2.2, latency<=30ms then size      the best in an objective of those within bounds
+
+Close to float means within CLOSE of the study's quality; where no point is, the front's best in quality.
 """
 
 from __future__ import annotations
@@ -16,11 +19,21 @@ from autoq import findings, pareto
 from autoq.constraints import Constraint, parse_all
 from autoq.errors import InputError, unknown
 from autoq.findings import FLOAT_NAME, point_name
-from autoq.objectives import OBJECTIVES
+from autoq.objectives import FIDELITY, OBJECTIVES
 from autoq.spec import Record
 
-KNEE, THEN = "knee", " then "
-EXAMPLE = "type --pick knee, --pick size, --pick 'psnr_drop<=0.1 then size' or --trial 7"
+THEN = " then "
+SMALLEST, FASTEST, COMPROMISE = "smallest", "fastest", "compromise"
+EXAMPLE = "type --pick compromise, --pick smallest, --pick 'psnr_drop<=0.1 then size' or --trial 7"
+
+CLOSE = {
+    "psnr": "psnr_drop<=0.1",
+    "ssim": "ssim_drop<=0.003",
+    FIDELITY: "fidelity>=40",
+    "niqe": "niqe_drop<=0.1",
+    "pi": "pi_drop<=0.1",
+}
+"""Quality -> what a point keeps that most people would not tell from the float network."""
 
 
 def by_number(records: Sequence[Record], number: int) -> Record:
@@ -47,8 +60,8 @@ def by_rule(records: Sequence[Record], objectives: Sequence[str], rule: str) -> 
     front = [record for record in findings.front(records, objectives) if record.name != FLOAT_NAME]
     if not front:
         raise InputError(f"--pick '{rule}': the front holds nothing but the float network; {EXAMPLE}")
-    if rule == KNEE:
-        return front[_knee([findings.losses(record.values, objectives) for record in front])]
+    if rule in (SMALLEST, FASTEST, COMPROMISE):
+        return recommended(records, objectives)[rule]
     *bounds, goal = rule.rsplit(THEN, 1) if THEN in rule else (rule,)
     if goal.strip() not in OBJECTIVES:
         raise InputError(f"--pick '{rule}': {unknown('objective', goal.strip(), OBJECTIVES)}; {EXAMPLE}")
@@ -64,6 +77,40 @@ def by_rule(records: Sequence[Record], objectives: Sequence[str], rule: str) -> 
     return min(within, key=lambda record: findings.losses(record.values, [goal]))
 
 
+def recommended(records: Sequence[Record], objectives: Sequence[str]) -> dict[str, Record]:
+    """The points most users want, by rule: SMALLEST, FASTEST, COMPROMISE. Empty where the front is the float network alone."""
+    front = [record for record in findings.front(records, objectives) if record.name != FLOAT_NAME]
+    if not front:
+        return {}
+    exact, kept = findings.float_baseline(records), parse_all([close_to_float(objectives)])
+    close = [record for record in front if exact is None or _keeps(record, kept, exact.values)]
+    if not close:
+        close = [min(front, key=lambda record: findings.losses(record.values, [_quality(objectives)]))]
+    fast = "latency" if all("latency" in record.values for record in close) else "bops"
+    return {
+        SMALLEST: min(close, key=lambda record: record.values["size"]),
+        FASTEST: min(close, key=lambda record: (record.values[fast], record.values["size"])),
+        COMPROMISE: front[_compromise([findings.losses(record.values, objectives) for record in front])],
+    }
+
+
+def rules_of(records: Sequence[Record], objectives: Sequence[str]) -> dict[str, list[str]]:
+    """point -> the rules that recommend it."""
+    found: dict[str, list[str]] = {}
+    for rule, record in recommended(records, objectives).items():
+        found.setdefault(point_name(record), []).append(rule)
+    return found
+
+
+def close_to_float(objectives: Sequence[str]) -> str:
+    """The bound that `recommended` applies to a study's first quality, as text."""
+    return CLOSE[_quality(objectives)]
+
+
+def _quality(objectives: Sequence[str]) -> str:
+    return next((name for name in objectives if name in CLOSE), FIDELITY)
+
+
 def _keeps(record: Record, bounds: Sequence[Constraint], float_values: Mapping[str, float]) -> bool:
     for bound in bounds:
         if bound.objective not in record.values:
@@ -73,7 +120,7 @@ def _keeps(record: Record, bounds: Sequence[Constraint], float_values: Mapping[s
     return all(bound.violation(record.values, float_values) <= 0 for bound in bounds)
 
 
-def _knee(values: Sequence[Sequence[float]]) -> int:
+def _compromise(values: Sequence[Sequence[float]]) -> int:
     """The point nearest to the best of every objective, each counted from 0 (best of the front) to 1 (worst)."""
     points = pareto.losses(values, ["minimize"] * len(values[0]))
     span = np.ptp(points, axis=0)

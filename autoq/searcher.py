@@ -20,6 +20,7 @@ from autoq.halving import cohort, limit, promoted
 from autoq.objectives import latency as latencies
 from autoq.policy import Policy
 from autoq.quantize import place
+from autoq.replication import Replication, planned
 from autoq.spec import Confirmation, Rung, TrialResult
 from autoq.storage import Asked
 from autoq.study import Study
@@ -88,7 +89,7 @@ class StudySearcher(Searcher):
         self.rungs = study.spec.rungs or (study.spec.trial.steps,)
         self.reached: dict[int, dict[int, TrialResult]] = {}
         self.policies: dict[int, str] = {}
-        self.confirming: list[tuple[Policy, str, int]] = []
+        self.confirming: list[Replication] = []
         for rung in study.rungs():
             self._note(rung)
 
@@ -142,21 +143,15 @@ class StudySearcher(Searcher):
         return True
 
     def _plan_confirmations(self) -> bool:
-        """Fill `waiting` with what of the front was not trained again yet, seed by seed; False where there is nothing."""
+        """Fill `waiting` with the trainings to repeat that were not yet, seed by seed; False where there is none."""
         spec = self.study.spec
         if self.running or not spec.confirm:
             return False
         done = {(each.policy, each.seed) for each in self.study.confirmations()}
-        points = findings.front(self.study.records(), spec.objectives)
-        self.confirming = [
-            (Policy.from_dict(record.policy), findings.point_name(record), spec.trial.seed + 1 + number)
-            for number in range(spec.confirm)
-            for record in points
-            if number == 0 or record.name != FLOAT_NAME  # no seed changes the float network
-        ]
+        self.confirming = planned(self.study.records(), spec)
         self.waiting = [
-            Job(f"{name} again", policy, spec.trial.steps, seed=seed)
-            for policy, name, seed in self.confirming
+            Job(f"{findings.point_name(record)} again", policy, spec.trial.steps, seed=seed)
+            for record, policy, seed in self.confirming
             if (policy.hash, seed) not in done
         ]
         return bool(self.waiting)
@@ -240,7 +235,7 @@ class StudySearcher(Searcher):
 
     def _confirm(self, job: Job, found: Confirmation) -> None:
         self.study.add_confirmation(found)
-        wanted = {(policy.hash, seed) for policy, _, seed in self.confirming}
+        wanted = {(policy.hash, seed) for _, policy, seed in self.confirming}
         done = sum((each.policy, each.seed) in wanted for each in self.study.confirmations())
         self.events.confirmed(job.name, done, len(wanted))
 

@@ -13,8 +13,10 @@ from autoq.additive import Predicted
 from autoq.constraints import Constraint
 from autoq.data import middle
 from autoq.export.nibbles import NIBBLE
+from autoq.export.onnx import Graph
 from autoq.models import model_info
 from autoq.models.stages import assign
+from autoq.objectives import FIDELITY_FLOOR, OBJECTIVES
 from autoq.objectives.cost import costs
 from autoq.objectives.latency import by_kinds, kind, policy_key
 from autoq.objectives.latency_table import LatencyTable
@@ -34,7 +36,7 @@ ADDITIVE = ("size", "size_runtime", "ops", "bops", "peak_memory")
 """Costs that add up over stages, peak_memory roughly."""
 
 
-def probe(bench: Workbench, space: SearchSpace, phase: Callable[[str], None] | None = None) -> tuple[Probe, ...]:
+def probe(bench: Workbench, graph: Graph, space: SearchSpace, phase: Callable[[str], None] | None = None) -> tuple[Probe, ...]:
     """Every stage alone in each of its `additive.probes`, without training, in their order.
 
     Where they are more than MOST_ON_WHOLE_IMAGES, they look at the middle of every evaluation image.
@@ -43,7 +45,7 @@ def probe(bench: Workbench, space: SearchSpace, phase: Callable[[str], None] | N
     wanted = [alone(stages, stage, quant) for stage in stages for quant in additive.probes(space, stage)]
     if len(wanted) > MOST_ON_WHOLE_IMAGES:
         bench = dataclasses.replace(bench, pairs=tuple(middle(pair) for pair in bench.pairs))
-    return tuple(measure(bench, wanted, (), phase=phase))
+    return tuple(measure(bench, graph, wanted, (), phase=phase))
 
 
 class Costs(NamedTuple):
@@ -91,7 +93,7 @@ def find_seeds(
     bounds = [each for each in constraints if each.exact and each.name in names]
     front = [each for each in front if all(bound.violation(dict(zip(names, each.costs, strict=True)), {}) <= 0 for bound in bounds)]
     known = _like(bench, space, warm_start)[: count // 2]
-    best = additive.by_worth(front, _float_mse(bench), [1.01 * cost for cost in reference], count)
+    best = additive.by_worth(front, _quality(bench, objectives), [1.01 * cost for cost in reference], count)
     chosen = [each.policy for each in best if each.policy not in known]
     seeds = [*known, *chosen][:count]
     return Sensitivity(
@@ -167,7 +169,9 @@ def _like(bench: Workbench, space: SearchSpace, warm_start: Sequence[Policy]) ->
     return list(dict.fromkeys(additive.nearest(space, in_parts(policy)) for policy in warm_start))
 
 
-def _float_mse(bench: Workbench) -> float:
-    """Mean squared error of the float network's outputs to the truth; 1 is full scale."""
+def _quality(bench: Workbench, objectives: Sequence[str]) -> additive.Quality:
+    """PSNR where an objective compares with originals, else fidelity."""
+    if not any(OBJECTIVES[name].original for name in objectives):
+        return additive.lost_fidelity(FIDELITY_FLOOR)
     pairs = zip(bench.float_outputs, bench.pairs, strict=True)
-    return float(np.mean([np.mean((output.astype(float) - pair.high) ** 2) / 255**2 for output, pair in pairs]))
+    return additive.lost_psnr(float(np.mean([np.mean((output.astype(float) - pair.high) ** 2) / 255**2 for output, pair in pairs])))

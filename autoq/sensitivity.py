@@ -18,11 +18,11 @@ import torch
 from scipy.stats import rankdata
 
 from autoq import additive
-from autoq.executed import as_executed
-from autoq.export.onnx import export_graph
+from autoq.export.onnx import Graph, export_graph
 from autoq.objectives import latency as latencies
 from autoq.objectives.modelled import milliseconds
 from autoq.objectives.size import packed_bytes
+from autoq.pixels import to_input
 from autoq.policy import Policy, Role, StageQuant, all_float
 from autoq.qat import Training
 from autoq.quantize import quantize
@@ -30,7 +30,7 @@ from autoq.space import SearchSpace
 from autoq.spec import Analysis, Probe, Question, TrialSpec
 from autoq.targets import load_target, target_info
 from autoq.trial import judge
-from autoq.workbench import Workbench, prepare, runtime_file, upscale
+from autoq.workbench import Workbench, prepare, runtime_file, runtime_model, shipped, upscale
 
 NEWS_EVERY = 100
 """Formats after which a search says how many are looked at."""
@@ -38,15 +38,19 @@ NEWS_EVERY = 100
 
 def measure(
     bench: Workbench,
+    graph: Graph,
     policies: Iterable[Policy],
     metrics: tuple[str, ...],
     steps: int = 0,
     phase: Callable[[str], None] | None = None,
 ) -> list[Probe]:
-    """Quantize, train for `steps` of the bench's (none: post-training quantization), and look at the output."""
+    """Quantize, train for `steps` of the bench's (none: post-training quantization), and judge the written file.
+
+    graph: the marked float graph of `export_graph`.
+    """
     policies = list(policies)
     bench = dataclasses.replace(bench, metrics=metrics)
-    expected = [upscale(bench.traced.module, pair.low, "cpu").clamp(0, 1) for pair in bench.pairs]
+    expected = [upscale(bench.traced.module, pair.low, "cpu").clamp(0, 1).numpy() for pair in bench.pairs]
     found = []
     for number, policy in enumerate(policies):
         if phase is not None and number and number % NEWS_EVERY == 0:
@@ -57,14 +61,14 @@ def measure(
         quantized.module.to(bench.spec.device)
         if steps:
             Training(bench, quantized).advance(steps)
-        module = as_executed(quantized)
-        outputs = [upscale(module, pair.low, bench.spec.device).nan_to_num().clamp(0, 1) for pair in bench.pairs]
+        run = shipped(bench, quantized, runtime_model(bench.spec.target, graph, quantized))
+        outputs = [np.clip(np.nan_to_num(run(to_input(pair.low))), 0, 1) for pair in bench.pairs]
         found.append(
             Probe(
                 policy=policy.to_dict(),
                 stages=tuple(stage for stage, quant in policy.stages if quant != StageQuant()),
                 label=", ".join(f"{stage} {quant.label}" for stage, quant in policy.stages if quant != StageQuant()),
-                mse=tuple(float((a - b).square().mean()) for a, b in zip(outputs, expected, strict=True)),
+                mse=tuple(float(np.mean((a - b) ** 2)) for a, b in zip(outputs, expected, strict=True)),
                 values=judge(bench, outputs) if metrics else {},
                 size=packed_bytes(bench.traced, [placed.placement for placed in quantized.placed], bench.execution),
                 seconds=round(time.perf_counter() - start, 3),
@@ -86,6 +90,7 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
     start = time.perf_counter()
     spec = spec.model_copy(update={"steps": question.steps})
     bench = prepare(spec)
+    graph = export_graph(bench.traced)
     stages = list(space.choices)
     groups: list[tuple[str, ...]] = [(stage,) for stage in stages]
     if question.pairs:
@@ -101,13 +106,17 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
     phase(f"quantizing {len(whole) + len(parts)} combinations of stages, roles and widths")
     metrics = (question.metric,)
     float_policy = all_float(stages)
-    (exact,) = measure(bench, [float_policy], metrics)
-    found = dict(zip([*whole, *parts], measure(bench, [*whole.values(), *parts.values()], metrics, question.steps), strict=True))
+    (exact,) = measure(bench, graph, [float_policy], metrics)
+    found = dict(
+        zip([*whole, *parts], measure(bench, graph, [*whole.values(), *parts.values()], metrics, question.steps), strict=True)
+    )
     times: dict[str, float] = {}
     saved: dict[tuple[str, ...], float] = {}
     if target_info(spec.target).latency:
         phase(f"measuring the latency of {len(groups)} combinations of stages")
-        float_ms, saved = _milliseconds_saved(bench, {group: whole[group, question.widths[-1]] for group in groups}, question)
+        float_ms, saved = _milliseconds_saved(
+            bench, graph, {group: whole[group, question.widths[-1]] for group in groups}, question
+        )
         times = {"latency": round(float_ms, 3)}
     suffering = {
         stage: float(np.mean([np.log10(max(found[(stage,), bits].loss, 1e-12)) for bits in question.widths])) for stage in stages
@@ -128,7 +137,7 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
     seeds = [images.mean(0)]
     for seed in range(spec.seed + 1, spec.seed + question.seeds):
         other = prepare(spec.model_copy(update={"seed": seed}))
-        again = measure(other, [whole[(stage,), bits] for stage in stages for bits in question.widths], (), question.steps)
+        again = measure(other, graph, [whole[(stage,), bits] for stage in stages for bits in question.widths], (), question.steps)
         seeds.append(np.array([probe.loss for probe in again]))
     document = {
         "model": spec.model,
@@ -182,7 +191,7 @@ def _against(exact: Probe, found: Probe, metric: str) -> dict[str, float]:
 
 
 def _milliseconds_saved(
-    bench: Workbench, policies: Mapping[tuple[str, ...], Policy], question: Question
+    bench: Workbench, graph: Graph, policies: Mapping[tuple[str, ...], Policy], question: Question
 ) -> tuple[float, dict[tuple[str, ...], float]]:
     """Milliseconds a frame of the float network, and what each policy saves of them."""
     exact, model = all_float(stage for stage, _ in next(iter(policies.values())).stages), target_info(bench.spec.target).model
@@ -192,7 +201,7 @@ def _milliseconds_saved(
             group: milliseconds(bench.traced, policy, bench.execution, question.frame, model) for group, policy in policies.items()
         }
         return whole, {group: round(whole - ms, 3) for group, ms in found.items()}
-    graph, target = export_graph(bench.traced), load_target(bench.spec.target)
+    target = load_target(bench.spec.target)
     float_samples, samples = latencies.measure(
         {" ".join(group): functools.partial(runtime_file, bench, graph, policy) for group, policy in policies.items()},
         runtime_file(bench, graph, exact),

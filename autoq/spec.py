@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
 from autoq.processor import exact_weight_bits
 
 Device = Literal["cpu", "cuda"]
 Sampling = Literal["uniform", "proportional", "threshold"]
+Images = Literal["hr", "lr"]
 SamplerName = Literal["auto", "tpe", "gp", "nsga2", "nsga3", "random"]
 Granularity = Literal["stage", "block", "layer"]
 State = Literal["complete", "pruned", "failed"]
+
+
+def _current_names(found: Any) -> Any:
+    """Values as earlier versions named them: fidelity was psnr_to_float."""
+    if isinstance(found, dict) and "psnr_to_float" in found:
+        found = {"fidelity" if name == "psnr_to_float" else name: value for name, value in found.items()}
+    return found
+
+
+Values = Annotated[dict[str, float], BeforeValidator(_current_names)]
+"""What was measured, by name."""
 
 
 class TrialSpec(BaseModel):
     """All a trial needs besides its policy: network, images, target, training. The same for every trial of a study.
 
     layers: stage -> patterns of module paths, where the space says them; else the model's own stages. steps: QAT steps
-    (0 = PTQ). test_data: images that no trial is judged on, for the front's confirmation. threads: of this trial, not of the
-    latency table. device: where it trains and is evaluated. sampling: where patches are cut, see `data.PatchSampler`.
-    exact_weight_bits: see `processor.exact_weight_bits`, of the processor that the study began on.
-    sqcl: weight of the calibration loss in training, see `sqcl.CalibrationLoss`; 0 is without.
-    patches: distinct training patches; batch: patches a step; patch: low-resolution side in pixels.
+    (0 = PTQ). images: whether the folders hold high-resolution originals or low-resolution inputs. test_data: held-out
+    images, which no suggestion depends on. threads: of this trial, not of the latency table. device: where it trains.
+    sampling: where patches are cut, see `data.PatchSampler`. exact_weight_bits: see `processor.exact_weight_bits`, of the
+    processor that the study began on. sqcl: weight of the calibration loss in training, see `sqcl.CalibrationLoss`; 0 is
+    without. patches: distinct training patches; batch: patches a step; patch: low-resolution side in pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,6 +46,7 @@ class TrialSpec(BaseModel):
     weights: Path | None = None
     layers: tuple[tuple[str, tuple[str, ...]], ...] = ()
     target: str = "openvino-cpu"
+    images: Images = "hr"
     data: Path | None = None
     eval_data: Path | None = None
     test_data: Path | None = None
@@ -135,12 +148,16 @@ class StudyFile(BaseModel):
 
 
 class TrialResult(BaseModel):
-    """What a trial found. values: every metric measured, objective or not. reason: why it failed or stopped, else None."""
+    """What a trial found. values: every metric measured, objective or not; simulation_agreement_db among them, which says how
+    near training's network was to the file. held_out: qualities on images that no suggestion depends on, of full trials.
+    reason: why it failed or stopped, else None.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     state: State
-    values: dict[str, float] = {}
+    values: Values = {}
+    held_out: Values = {}
     steps: int = 0
     seconds: float = 0.0
     reason: str | None = None
@@ -158,17 +175,22 @@ class Rung(BaseModel):
 
 
 class Confirmation(BaseModel):
-    """One line of confirmed.jsonl: a point of the front trained again with a seed that the search did not use.
-
-    policy: a hash. result: judged on the search's own images. unseen: qualities on images that the search never saw.
-    """
+    """One line of confirmed.jsonl: a point of the front trained again with a seed that the search did not use. policy: a hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     policy: str
     seed: int
     result: TrialResult
-    unseen: dict[str, float] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, found: Any) -> Any:
+        """Earlier versions kept the qualities on held-out images beside the result."""
+        if isinstance(found, dict) and "unseen" in found:
+            result, held_out = dict(found["result"]), found["unseen"]
+            found = {**{name: found[name] for name in ("policy", "seed")}, "result": {**result, "held_out": held_out}}
+        return found
 
 
 class Remeasured(BaseModel):
@@ -341,7 +363,8 @@ class Record(BaseModel):
     policy: dict[str, Any]
     label: str
     structure: str = ""
-    values: dict[str, float] = {}
+    values: Values = {}
+    held_out: Values = {}
     steps: int = 0
     seconds: float = 0.0
     reason: str | None = None

@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autoq.errors import InputError, StudyError, unknown
 from autoq.halving import cohort
-from autoq.objectives import OBJECTIVES, PSNR_TO_FLOAT
+from autoq.objectives import FIDELITY, FIDELITY_FLOOR, OBJECTIVES
 from autoq.policy import ROLES, Policy
 from autoq.space import SearchSpace
 from autoq.spec import Record, StudySpec
@@ -40,9 +40,6 @@ be tried again: the space is small.
 
 SQLITE_PATIENCE = 60
 """Seconds to wait for a reader, such as a dashboard, to let go of the database file."""
-
-QUALITY_GUARD_DB = 30.0
-"""With a no-reference objective, a policy whose output is further than this from the float network's is infeasible."""
 
 STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED, "complete": TrialState.COMPLETE}
 
@@ -240,7 +237,7 @@ class TrialStorage:
         """Of the bounds; records of earlier versions do not say how they kept the quality guard."""
         if record.violations or record.state != "complete" or not guarded(self._spec):
             return record.violations
-        return {"quality_guard": QUALITY_GUARD_DB - record.values[PSNR_TO_FLOAT]}
+        return {"quality_guard": FIDELITY_FLOOR - record.values[FIDELITY]}
 
     def _values(self, record: Record) -> list[float]:
         return [record.values[name] for name in self._spec.objectives]

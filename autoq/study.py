@@ -22,12 +22,12 @@ from autoq.errors import InputError, StudyError, suggest
 from autoq.files import append_line, read_lines, write_whole
 from autoq.folder import StudyFolder
 from autoq.models import is_custom, model_info
-from autoq.objectives import PSNR_TO_FLOAT, check_objectives
+from autoq.objectives import FIDELITY, FIDELITY_FLOOR, check_objectives
 from autoq.policy import Policy, Role
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.space import SearchSpace, SpaceFacts, parse_space, stored_stages
 from autoq.spec import Confirmation, Record, Sensitivity, StudyFile, StudySpec, TrialResult
-from autoq.storage import QUALITY_GUARD_DB, Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
+from autoq.storage import Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.targets import target_info
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Study(StudyFolder):
         known = self.float_values or result.values
         found = {each.text: each.violation(result.values, known) for each in self.constraints}
         if guarded(self.spec):
-            found["quality_guard"] = QUALITY_GUARD_DB - result.values[PSNR_TO_FLOAT]
+            found["quality_guard"] = FIDELITY_FLOOR - result.values[FIDELITY]
         return found
 
     @property
@@ -233,7 +233,7 @@ class Study(StudyFolder):
         needed = confirmed_qualities(self.spec.objectives)
 
         def check(found: Confirmation) -> None:
-            if found.result.state == "complete" and not {*needed} <= found.result.values.keys() & found.unseen.keys():
+            if found.result.state == "complete" and not {*needed} <= found.result.values.keys() & found.result.held_out.keys():
                 raise ValueError("values are missing")
 
         return read_lines(self.confirmed_path, Confirmation, check)
@@ -245,16 +245,14 @@ class Study(StudyFolder):
             self.space.parameters(policy)
             if record.number is None or not 0 <= record.number < self.spec.budget:
                 raise ValueError(f"number {record.number}: expected 0 to {self.spec.budget - 1}")
-        needed = {*self.spec.objectives, *([PSNR_TO_FLOAT] if guarded(self.spec) else [])}
+        needed = {*self.spec.objectives, *([FIDELITY] if guarded(self.spec) else [])}
         if record.state == "complete" and not needed <= record.values.keys():
             raise ValueError("values are missing")
 
     @property
     def confirmed(self) -> list[Confirmed]:
-        """The points of the front with what became of them when they were trained and measured again."""
-        found = findings.front(self.records(), self.spec.objectives)
-        trained, measured = self.confirmations(), self.remeasured()
-        return confirmed(found, trained, measured, self.spec.objectives, self.constraints, self.float_values)
+        """The points of the front with what became of them on held-out images, trained and measured again."""
+        return confirmed(self.records(), self.confirmations(), self.remeasured(), self.spec.objectives, self.constraints)
 
     @property
     def front(self) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from autoq import confirmation
+from autoq import confirmation, pick
 from autoq.events import Events, Progress, TrainingEvents
 from autoq.findings import (
     NOT_FASTER,
@@ -227,15 +227,27 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BLOCKS[round((value - low) / step)] for value in values)
 
 
-def front_table(found: Sequence[Record], objectives: Sequence[str], exact: Record | None, ratios: bool = True) -> Table:
-    """Points as rows. exact: the float network's record; costs also as times smaller than its, where wanted."""
+def front_table(
+    found: Sequence[Record],
+    objectives: Sequence[str],
+    exact: Record | None,
+    ratios: bool = True,
+    rules: Mapping[str, Sequence[str]] | None = None,
+) -> Table:
+    """Points as rows. exact: the float network's record; costs also as times smaller than its, where wanted. rules: point ->
+    the rules that recommend it.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("point", no_wrap=True)
     for name in objectives:
         table.add_column(name, justify="right", no_wrap=True)
+    if rules:
+        table.add_column("recommended", no_wrap=True)
     table.add_column("bits by stage, w/a/s", no_wrap=True, overflow="ellipsis")
     for record in found:
-        table.add_row(point_name(record), *(_against(name, record, exact, ratios) for name in objectives), record.label)
+        name = point_name(record)
+        values = [_against(objective, record, exact, ratios) for objective in objectives]
+        table.add_row(name, *values, *([", ".join(rules.get(name, ()))] if rules else []), record.label)
     return table
 
 
@@ -257,7 +269,10 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
     found = front(records, objectives)
     if found:
         console.print(f"front of {study.name}")
-        console.print(front_table(found, objectives, float_baseline(records)))
+        rules = pick.rules_of(records, objectives)
+        console.print(front_table(found, objectives, float_baseline(records), rules=rules))
+        if rules:
+            console.print(f"smallest and fastest: of points with {pick.close_to_float(objectives)}, if there are any", markup=False)
     alone = baselines_alone(records, objectives)
     volume = hypervolume(records, objectives)
     if alone is not None and volume is not None:
@@ -265,7 +280,7 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
         seeds = hypervolume(seeds_alone(records, sensitivity), objectives)
         of_seeds = f"; seeds alone {seeds:.4f}" if sensitivity else ""
         console.print(f"hypervolume {volume:.4f}{of_seeds}; baselines alone {alone:.4f}")
-    if sentence := confirmation.in_words(study.confirmed):
+    if sentence := confirmation.in_words(study.confirmed, records, objectives):
         console.print(sentence, soft_wrap=True)
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)

@@ -12,29 +12,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, fx
 
-from autoq.data import to_pixels
 from autoq.errors import TrialFailed
-from autoq.executed import as_executed
 from autoq.export.onnx import Graph, export_graph, payload_bytes
 from autoq.files import whole
 from autoq.models import fresh_model, is_custom, model_info, staged_model
 from autoq.models.stages import StagePatterns
-from autoq.objectives import PSNR_TO_FLOAT, score
+from autoq.objectives import FIDELITY, score
 from autoq.objectives.cost import costs
 from autoq.objectives.latency import structure_key
 from autoq.objectives.latency_table import LatencyTable
 from autoq.objectives.modelled import milliseconds
-from autoq.objectives.quality import PSNR_CEILING, averaged, judged
+from autoq.objectives.quality import averaged, decibels, fidelity, judged
 from autoq.objectives.size import packed_bytes
+from autoq.pixels import to_input, to_pixels
 from autoq.policy import Policy, Role
 from autoq.qat import Training
 from autoq.quantize import Quantized, collect, quantize
 from autoq.spec import Confirmation, TrialResult, TrialSpec
-from autoq.targets import target_info
+from autoq.targets import Runner, target_info
 from autoq.tracing import roles_by_stage, trace
-from autoq.workbench import Workbench, execution_on, prepare, runtime_model, unseen, upscale, with_seed
+from autoq.workbench import Workbench, execution_on, held_out, prepare, runtime_model, shipped, simulated, with_seed
+
+AGREEMENT_IMAGES = 4
+"""Evaluation images on which the network that was trained is compared with its file."""
 
 
 def stages_of(model: str, scale: int, weights: Path | None, layers: StagePatterns) -> dict[str, tuple[Role, ...]]:
@@ -80,45 +81,61 @@ def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, 
 def run_trial(
     spec: TrialSpec, policy: Policy, latency: LatencyTable, graph: Graph, until: int | None = None, state: Path | None = None
 ) -> TrialResult:
-    """PTQ, QAT for `spec.steps`, evaluation. Deterministic for (spec, policy, latency) on one machine.
+    """PTQ, QAT for `spec.steps`, evaluation of the written file. Deterministic for (spec, policy, latency) on one machine.
 
-    graph: the marked float graph of `export_graph`. until: stop after so many of the steps. state: a file where the
-    training that stops early is kept, and is taken up from if it is there. A trial that diverges comes back as failed,
-    with a reason.
+    Args:
+        spec: What all trials of the study share.
+        policy: The candidate.
+        latency: The study's frozen latencies.
+        graph: The marked float graph of `export_graph`.
+        until: Stop after this many of the steps. A trial that reaches `spec.steps` is also judged on the held-out images.
+        state: Where a training that stops early is kept, and from where it continues.
+
+    Returns:
+        The values, or a failed result with its reason where the training diverged.
     """
     bench = prepare(spec)
     start = time.perf_counter()
     steps = _steps(spec, policy, until)
     try:
         quantized = trained(bench, policy, steps, state)
-        values = evaluate(bench, as_executed(quantized))
+        values, apart = _judged_file(bench, quantized, graph, whole=steps == _steps(spec, policy))
     except TrialFailed as failure:
         return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
     placements = [placed.placement for placed in quantized.placed]
     values["size"] = packed_bytes(bench.traced, placements, bench.execution)
-    values["size_runtime"] = payload_bytes(runtime_model(spec.target, graph, quantized))
     cost = costs(bench.traced, policy, bench.execution, latency.frame)
     values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
     if latency.entries:
         values["latency"] = latency.ms(structure_key(bench.traced, placements, bench.execution), policy)
-        values["score"] = score(values["psnr"], values["latency"])
-    return TrialResult(state="complete", values=values, steps=steps, seconds=_since(start))
+        if "psnr" in values:
+            values["score"] = score(values["psnr"], values["latency"])
+    return TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
 
 
-def confirm(spec: TrialSpec, policy: Policy, seed: int) -> Confirmation:
+def replicate(spec: TrialSpec, policy: Policy, graph: Graph, seed: int) -> Confirmation:
     """A policy trained fully with another seed (of patches, calibration and training), judged on both sets of images."""
     spec = with_seed(spec, seed)
-    bench, other = prepare(spec), unseen(spec)
+    bench = prepare(spec)
     start = time.perf_counter()
     steps = _steps(spec, policy)
     try:
-        module = as_executed(trained(bench, policy, steps))
-        values, judged = evaluate(bench, module), evaluate(other, module)
+        values, apart = _judged_file(bench, trained(bench, policy, steps), graph, whole=True)
+        result = TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
     except TrialFailed as failure:
         result = TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
-        return Confirmation(policy=policy.hash, seed=seed, result=result)
-    result = TrialResult(state="complete", values=values, steps=steps, seconds=_since(start))
-    return Confirmation(policy=policy.hash, seed=seed, result=result, unseen=judged)
+    return Confirmation(policy=policy.hash, seed=seed, result=result)
+
+
+def _judged_file(bench: Workbench, quantized: Quantized, graph: Graph, whole: bool) -> tuple[dict[str, float], dict[str, float]]:
+    """Values of the written file on the evaluation images, and, of a `whole` trial, on the held-out images."""
+    model = runtime_model(bench.spec.target, graph, quantized)
+    run = shipped(bench, quantized, model)
+    outputs = run_all(bench, run)
+    values = judge(bench, outputs)
+    values["size_runtime"] = payload_bytes(model)
+    values["simulation_agreement_db"] = agreement(bench, quantized, outputs)
+    return values, evaluate(held_out(bench.spec), run) if whole else {}
 
 
 def _steps(spec: TrialSpec, policy: Policy, until: int | None = None) -> int:
@@ -164,36 +181,45 @@ def _since(start: float) -> float:
     return round(time.perf_counter() - start, 3)
 
 
-def evaluate(bench: Workbench, module: fx.GraphModule) -> dict[str, float]:
-    """Every available metric, averaged over the evaluation images, and the PSNR to the float network's output.
-
-    Raises TrialFailed when the output is not finite.
-    """
-    return judge(bench, upscale_all(bench, module))
+def evaluate(bench: Workbench, run: Runner) -> dict[str, float]:
+    """Every metric of the bench, and fidelity, averaged over the evaluation images. Raises TrialFailed as `run_all` and `judge`."""
+    return judge(bench, run_all(bench, run))
 
 
-def upscale_all(bench: Workbench, module: fx.GraphModule) -> list[Tensor]:
-    """The outputs for the evaluation images. Raises TrialFailed when one is not finite."""
+def run_all(bench: Workbench, run: Runner) -> list[np.ndarray]:
+    """Outputs for the evaluation images, float32 [1, 3, height, width] each. Raises TrialFailed when one is not finite."""
     outputs = []
     for pair in bench.pairs:
-        output = upscale(module, pair.low, bench.spec.device)
-        if not torch.isfinite(output).all():
+        output = run(to_input(pair.low))
+        if not np.isfinite(output).all():
             raise TrialFailed(f"the output for image '{pair.name}' is not finite", bench.spec.steps)
         outputs.append(output)
     return outputs
 
 
-def judge(bench: Workbench, outputs: Sequence[Tensor]) -> dict[str, float]:
-    """Every metric of the bench, averaged over outputs for the evaluation images, and their PSNR to the float network's.
+def judge(bench: Workbench, outputs: Sequence[np.ndarray]) -> dict[str, float]:
+    """Every metric of the bench, averaged over outputs for the evaluation images, and their fidelity to the float network's.
 
     Raises TrialFailed where a metric is not a finite number.
     """
-    found = [to_pixels(output) for output in outputs]
+    found = [to_pixels(output[0]) for output in outputs]
     border = bench.spec.scale
     values = averaged([judged(bench.metrics, image, pair.high, border) for image, pair in zip(found, bench.pairs, strict=True)])
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
         raise TrialFailed(f"{', '.join(broken)} of the output is not a finite number", bench.spec.steps)
-    errors = [np.mean((a.astype(float) - b) ** 2) / 255**2 for a, b in zip(found, bench.float_outputs, strict=True)]
-    values[PSNR_TO_FLOAT] = float(np.mean([-10 * np.log10(max(error, 10 ** (-PSNR_CEILING / 10))) for error in errors]))
+    values[FIDELITY] = float(np.mean([fidelity(a, b) for a, b in zip(found, bench.float_outputs, strict=True)]))
     return values
+
+
+def agreement(bench: Workbench, quantized: Quantized, outputs: Sequence[np.ndarray]) -> float:
+    """PSNR (dB) between a file's outputs, clipped to [0, 1], and those of the network that was trained.
+
+    A diagnostic of the training's approximation, over the first AGREEMENT_IMAGES evaluation images.
+    """
+    run = simulated(bench, quantized)
+    errors = []
+    for pair, output in zip(bench.pairs[:AGREEMENT_IMAGES], outputs, strict=False):
+        difference = np.clip(output, 0, 1) - np.clip(run(to_input(pair.low)), 0, 1)
+        errors.append(np.mean(difference.astype(float) ** 2))
+    return decibels(float(np.mean(errors)))

@@ -37,7 +37,7 @@ from autoq.policy import Policy
 from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialSpec
-from autoq.targets import target_info
+from autoq.targets import Runner, load_target, target_info
 from autoq.tracing import Traced, check_reads_pixels, trace
 
 TEACHER_BATCH = 16
@@ -103,7 +103,7 @@ def execution_on(target: str, exact_weight_bits: int | None = None) -> Execution
     """How a target runs a quantized network. exact_weight_bits: see `processor.exact_weight_bits`; of this one if not given."""
     info = target_info(target)
     exact = exact_weight_bits or processor.exact_weight_bits()
-    return Execution(info.integer_bits, info.fused_sums, exact if info.overflows else info.integer_bits, info.bfloat16)
+    return Execution(info.integer_bits, info.fused_sums, exact if info.overflows else info.integer_bits)
 
 
 def runtime_model(target: str, graph: Graph, quantized: Quantized) -> Graph:
@@ -117,9 +117,27 @@ def runtime_file(bench: Workbench, graph: Graph, policy: Policy) -> bytes:
     return bytes(runtime_model(bench.spec.target, graph, quantized).SerializeToString())
 
 
+def shipped(bench: Workbench, quantized: Quantized, model: Graph) -> Runner:
+    """What a user gets: the written file in the target's runtime; where none executes it at speed, the network in torch."""
+    if not target_info(bench.spec.target).executes:
+        return simulated(bench, quantized)
+    return load_target(bench.spec.target).load(model.SerializeToString(), bench.spec.threads)
+
+
+def simulated(bench: Workbench, quantized: Quantized) -> Runner:
+    """The fake-quantized network as training computes it, in evaluation mode."""
+    module = copy.deepcopy(quantized.module).eval()
+
+    def run(image: np.ndarray) -> np.ndarray:
+        output: np.ndarray = _apply(module, torch.from_numpy(image), bench.spec.device).numpy()
+        return output
+
+    return run
+
+
 @functools.lru_cache(maxsize=1)
-def unseen(spec: TrialSpec) -> Workbench:
-    """The bench with the test images in the place of the evaluation images."""
+def held_out(spec: TrialSpec) -> Workbench:
+    """The bench with the test images, which no suggestion depends on, in the place of the evaluation images."""
     bench, test = prepare(spec), test_images(spec.test_data)
     pairs = tuple(make_pair(image if spec.test_data else centre(image), spec.scale) for image in test)
     network = channels_last(copy.deepcopy(bench.traced.module).to(spec.device))
@@ -127,9 +145,9 @@ def unseen(spec: TrialSpec) -> Workbench:
     return dataclasses.replace(bench, pairs=pairs, float_outputs=outputs)
 
 
-def check_unseen(spec: TrialSpec) -> None:
+def check_held_out(spec: TrialSpec) -> None:
     """Raise DataError where test images are no images, too small, or among those that trials are trained or judged on."""
-    unseen(spec)
+    held_out(spec)
     test = test_images(spec.test_data)
     check_disjoint(train_images(spec.data), test, ("training", "test"))
     check_disjoint(eval_images(spec.eval_data), test, ("evaluation", "test"))
@@ -172,8 +190,12 @@ def input_hashes(spec: TrialSpec) -> dict[str, str]:
     return found
 
 
-@torch.no_grad()
 def upscale(module: nn.Module, low: np.ndarray, device: str) -> Tensor:
-    """uint8 RGB [h, w, 3] -> float32 [1, 3, scale h, scale w] through a float or executed network on `device`."""
-    output: Tensor = module(to_tensor(low).to(device).contiguous(memory_format=torch.channels_last))
+    """uint8 RGB [h, w, 3] -> float32 [1, 3, scale h, scale w] through a network in torch on `device`."""
+    return _apply(module, to_tensor(low), device)
+
+
+@torch.no_grad()
+def _apply(module: nn.Module, image: Tensor, device: str) -> Tensor:
+    output: Tensor = module(image.to(device).contiguous(memory_format=torch.channels_last))
     return output.cpu()

@@ -147,9 +147,9 @@ def test_a_cost_of_all_stages_together_counts() -> None:
 def test_policies_in_the_order_of_their_worth() -> None:
     found = space()
     front = additive.predicted_front(additive.options(found, measured(found), costs_of))
-    first, *_ = chosen = additive.by_worth(front, 1e-3, [1e3, 1e5], 5)
+    first, *_ = chosen = additive.by_worth(front, additive.lost_psnr(1e-3), [1e3, 1e5], 5)
     assert len({each.policy for each in chosen}) == 5
-    assert additive.by_worth(front, 1e-3, [1e3, 1e5], 1) == [first]
+    assert additive.by_worth(front, additive.lost_psnr(1e-3), [1e3, 1e5], 1) == [first]
     falls = [10 * np.log10(1 + each.loss / 1e-3) * (1 - additive.BROUGHT_BACK) for each in front]
     alone = [(3 - fall) * (1e3 - each.costs[0]) * (1e5 - each.costs[1]) for fall, each in zip(falls, front, strict=True)]
     assert first == front[int(np.argmax(alone))]
@@ -170,3 +170,10 @@ def test_the_nearest_policy_of_another_space() -> None:
     found = additive.nearest(small, other)
     assert found.stage("body") == other.stage("body")
     assert found.stage("head") == additive.anchor(small, "head")
+
+
+def test_fidelity_is_worth_what_lies_above_its_floor() -> None:
+    """30 dB of error, of which training takes GAINED: what ends below the floor is worth nothing."""
+    quality = additive.lost_fidelity(30.0)
+    assert quality.of(1e-3) == pytest.approx(-30 - additive.GAINED)
+    assert quality.of(10 ** (-(29.9 - additive.GAINED) / 10)) > quality.corner == -30

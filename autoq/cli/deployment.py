@@ -24,7 +24,7 @@ def export(
         str | None,
         typer.Option(
             metavar="RULE",
-            help="knee, an objective (its best), 'psnr_drop<=0.1 then size' (the best within bounds), or a name (8/8/8).",
+            help="smallest, fastest or compromise (recommended points), an objective (its best), 'psnr_drop<=0.1 then size' (the best within bounds), or a name (8/8/8).",
         ),
     ] = None,
     format: Annotated[
@@ -34,23 +34,28 @@ def export(
             help="onnx (what the target's runtime loads), openvino, packed (every weight at its own width), or qonnx (of target bits).",
         ),
     ] = "onnx",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a file whose latency is not what was promised; otherwise that is a warning.")
+    ] = False,
     quiet: QUIET = False,
     json: JSON = False,
 ) -> None:
-    """Write a point of a study as files that run, checked against what the study promised. Exit code 1 where they differ.
+    """Write a point of a study as files that run, checked against what the study promised.
 
-    Example: autoq export srgan-x4 --pick knee -o knee
+    Bytes or quality that differ end with exit code 1; a latency that differs is a warning.
+
+    Example: autoq export srgan-x4 --pick compromise -o compromise
     """
     from autoq import display, terminal
     from autoq.deployment import export_point
     from autoq.findings import to_json
 
     with terminal.progress(quiet) as events:
-        found = export_point(study, output, trial, pick, format, events)
+        found = export_point(study, output, trial, pick, format, strict, events)
     if json:
         typer.echo(to_json(found.document()))
     else:
-        display.show_delivered(found.file, found.in_words(), found.document()["faster_than_float"])
+        display.show_delivered(found.file, found.in_words(), found.document()["faster_than_float"], found.warnings)
 
 
 @app.command()
@@ -59,7 +64,7 @@ def unpack(
 ) -> None:
     """Make the file that the target's runtime loads of a package.
 
-    Example: autoq unpack knee/model.safetensors -o runtime
+    Example: autoq unpack small/model.safetensors -o runtime
     """
     from autoq.deployment import unpack as unpacked
 

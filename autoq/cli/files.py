@@ -42,7 +42,7 @@ def upscale(
 ) -> None:
     """Upscale an image of any size, in tiles that leave no seams.
 
-    Example: autoq upscale knee/model.onnx photo.png large.png
+    Example: autoq upscale compromise/model.onnx photo.png large.png
     """
     from autoq import display
     from autoq.findings import to_json
@@ -85,7 +85,7 @@ def evaluate(
 ) -> None:
     """Reduce images, upscale them again and compare, as a trial is judged.
 
-    Example: autoq evaluate knee/model.onnx --data Set5 --metrics psnr,ssim
+    Example: autoq evaluate compromise/model.onnx --data Set5 --metrics psnr,ssim
     """
     from autoq import display
     from autoq.evaluating import evaluate as run

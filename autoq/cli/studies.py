@@ -211,8 +211,7 @@ def search(
 
 
 def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
-    from autoq import terminal
-    from autoq.confirmation import entries
+    from autoq import confirmation, pick, terminal
     from autoq.findings import document, to_json
     from autoq.speed import speed
 
@@ -221,7 +220,10 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
         records = study.records()
         latency = speed(study.latency_table(), [record for record in records if record.state == "complete"])
         of_latency = None if latency is None else latency.document()
-        told = document(study.name, study.spec, records, seconds, study.sensitivity(), entries(study.confirmed), of_latency)
+        objectives = study.spec.objectives
+        judged = confirmation.document(study.confirmed, records, objectives)
+        rules = pick.recommended(records, objectives)
+        told = document(study.name, study.spec, records, seconds, study.sensitivity(), judged, of_latency, rules)
         typer.echo(to_json(told))
     else:
         terminal.show_front(study, page, seconds)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from autoq.errors import InputError, unknown
 from autoq.pareto import Direction
@@ -17,7 +18,8 @@ from autoq.pareto import Direction
 class ObjectiveInfo:
     """Direction, unit and meaning. slack: how much worse than float the hypervolume's reference point is.
 
-    A factor where `relative`, else added in the objective's own unit. quality: judged by the images.
+    A factor where `relative`, else added in the objective's own unit. quality: judged by the images. floor: the reference point
+    itself, where it does not depend on the float network's value. original: whether it compares with a high-resolution original.
     """
 
     direction: Direction
@@ -27,15 +29,21 @@ class ObjectiveInfo:
     slack: float
     relative: bool = False
     perceptual: bool = False
+    floor: float | None = None
+    original: bool = False
 
 
 def _cost(unit: str, meaning: str) -> ObjectiveInfo:
     return ObjectiveInfo("minimize", unit, meaning, quality=False, slack=1.01, relative=True)
 
 
-def _quality(direction: Direction, unit: str, meaning: str, slack: float, perceptual: bool = False) -> ObjectiveInfo:
-    return ObjectiveInfo(direction, unit, meaning, quality=True, slack=slack, perceptual=perceptual)
+def _quality(direction: Direction, unit: str, meaning: str, slack: float, **facts: Any) -> ObjectiveInfo:
+    return ObjectiveInfo(direction, unit, meaning, quality=True, slack=slack, **facts)
 
+
+FIDELITY = "fidelity"
+FIDELITY_FLOOR = 30.0
+"""dB: where fidelity's share of the hypervolume begins, and what a policy must reach where a no-reference metric is optimized."""
 
 OBJECTIVES: dict[str, ObjectiveInfo] = {
     "size": _cost("bytes", "packed package: every tensor at its own bit width"),
@@ -44,12 +52,13 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
     "ops": _cost("", "multiplications of a frame x weight bits x feature map bits / 1024"),
     "bops": _cost("", "multiplications of a frame x weight bits x feature map bits"),
     "peak_memory": _cost("bytes", "feature maps held at once at input resolution: trunk, short and long skips"),
-    "psnr": _quality("maximize", "dB", "peak signal-to-noise ratio on Y, border = scale", 3.0),
-    "ssim": _quality("maximize", "", "structural similarity on Y, border = scale", 0.1),
+    "psnr": _quality("maximize", "dB", "peak signal-to-noise ratio on Y, border = scale", 3.0, original=True),
+    "ssim": _quality("maximize", "", "structural similarity on Y, border = scale", 0.1, original=True),
+    FIDELITY: _quality("maximize", "dB", "PSNR (RGB) to the float network's output, capped at 100", 0.0, floor=FIDELITY_FLOOR),
     "niqe": _quality("minimize", "", "natural image quality evaluator (no reference)", 3.0, perceptual=True),
     "pi": _quality("minimize", "", "perceptual index: (10 - NRQM + NIQE) / 2", 3.0, perceptual=True),
     "score": ObjectiveInfo(
-        "maximize", "", "Mobile AI 2021 challenge: 2^(2 PSNR) / (C latency)", quality=True, slack=0.5, relative=True
+        "maximize", "", "Mobile AI 2021 challenge: 2^(2 PSNR) / (C latency)", quality=True, slack=0.5, relative=True, original=True
     ),
 }
 
@@ -58,9 +67,6 @@ OF_LATENCY = ("latency", "score")
 
 SCORE_PSNR, SCORE_MS, SCORE = 29.58, 44.85, 51.02
 """XLSR's row of table 3 (Ayazoglu 2021): dB, milliseconds and score, which set the constant C."""
-
-PSNR_TO_FLOAT = "psnr_to_float"
-"""A value of every trial, no objective: PSNR (dB, RGB) of the quantized output to the float network's output."""
 
 
 def check_objectives(names: Iterable[str]) -> None:
@@ -76,6 +82,8 @@ def check_objectives(names: Iterable[str]) -> None:
 def reference_value(name: str, value_of_float: float) -> float:
     """One coordinate of the hypervolume's reference point: a little worse than the float network."""
     info = OBJECTIVES[name]
+    if info.floor is not None:
+        return info.floor
     if info.relative:
         return info.slack * value_of_float
     return value_of_float + (info.slack if info.direction == "minimize" else -info.slack)

@@ -43,8 +43,12 @@ def psnr(found: np.ndarray, expected: np.ndarray, border: int) -> float:
 
 def fidelity(found: np.ndarray, reference: np.ndarray) -> float:
     """dB on RGB, peak 255, at most PSNR_CEILING; uint8 RGB of equal shape. reference: the float network's output."""
-    error = np.mean((found.astype(np.float64) - reference) ** 2)
-    return min(float(10 * np.log10(255.0**2 / error)), PSNR_CEILING) if error else PSNR_CEILING
+    return decibels(float(np.mean((found.astype(np.float64) - reference) ** 2)) / 255.0**2)
+
+
+def decibels(mse: float) -> float:
+    """PSNR (dB) of a mean squared error in units of the peak, at most PSNR_CEILING."""
+    return min(float(-10 * np.log10(mse)), PSNR_CEILING) if mse else PSNR_CEILING
 
 
 def ssim(found: np.ndarray, expected: np.ndarray, border: int) -> float:

@@ -6,7 +6,6 @@ entry per slice along dimension 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TypeAlias
 
 import torch

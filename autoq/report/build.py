@@ -26,6 +26,7 @@ from autoq.findings import (
     seeds_alone,
 )
 from autoq.objectives import OBJECTIVES
+from autoq.pick import close_to_float, recommended
 from autoq.policy import ROLES, Policy, StageQuant
 from autoq.report.latency import latency_section
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png, sensitivity_figure
@@ -76,7 +77,7 @@ def render(study: Study, records: Sequence[Record], found: Sequence[Record], oth
         sensitivity=Markup(stages),
         prediction=prediction_agreement(records, sensitivity),
         **page_data(study, records, found),
-        **_confirmed(study),
+        **_confirmed(study, records),
         compared=_compared(study, records, other),
     )
 
@@ -101,6 +102,8 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "stopped": sum(record.state == "pruned" for record in trials),
         "verdict": _verdict(records, objectives, study.sensitivity()),
         "tiles": _tiles(records, found, objectives, float_record, measured),
+        "recommended": _recommended(study.name, records, objectives, float_record),
+        "close": close_to_float(objectives),
         "remeasured": measured and bool(info.latency),
         "latency_note": "" if measured else f"Latencies are {info.latency}. The float network does not run there.",
         "heads": [axis_label(name) for name in objectives],
@@ -132,37 +135,35 @@ def _compared(study: Study, records: Sequence[Record], other: Study | None) -> s
     )
 
 
-def _confirmed(study: Study) -> dict[str, Any]:
-    """The section on what became of the front's points when they were trained and measured again."""
+def _confirmed(study: Study, records: Sequence[Record]) -> dict[str, Any]:
+    """The section on what became of the front's points on held-out images, trained and measured again."""
     points = study.confirmed
     if not points:
         return {"confirmed": []}
     qualities = confirmed_qualities(study.spec.objectives)
-    kinds = ("found", "other seeds", "other images")
-    heads = [f"{axis_label(name)}, {kind}" for name in qualities for kind in kinds]
+    heads = [f"{axis_label(name)}, {kind}" for name in qualities for kind in ("found", "held-out images", "other seeds")]
     rows = []
     for point in points:
         numbers = []
         for name in qualities:
             shown = _number(name, point.record.values[name])
-            numbers += [shown, _interval(name, point.again.get(name)), _interval(name, point.unseen.get(name))]
+            numbers += [shown, _interval(name, point.held_out[name]), _interval(name, point.replicated.get(name))]
         latency = [_number("latency", point.record.values.get("latency")), _interval("latency", point.latency)]
-        notes = ["dominated"] * point.dominated + [f"breaks {bound}" for bound in point.breaks]
+        notes = ["dominated on held-out images"] * point.dominated + [f"breaks {bound}" for bound in point.breaks]
         notes += [f"failed: {point.reason}"] * (point.reason is not None)
         rows.append(
             {
                 "name": point_name(point.record),
                 "source": point.record.source,
                 "numbers": numbers + latency,
-                "ranks": ", ".join(map(str, point.ranks)) + (" *" if point.changes_rank else ""),
+                "seeds": str(point.seeds or "not repeated"),
                 "then": ", ".join(notes),
             }
         )
     return {
         "confirmed": rows,
         "confirmed_heads": [*heads, "latency (ms), found", "again"],
-        "confirmed_quality": qualities[0],
-        "confirmed_in_words": in_words(points),
+        "confirmed_in_words": in_words(points, records, study.spec.objectives),
     }
 
 
@@ -196,6 +197,24 @@ def _tiles(
     if float_record is not None and "latency" in float_record.values and measured:
         tiles.append({"value": f"{float_record.values['latency']:.1f} ms", "text": "a frame of the float network"})
     return tiles
+
+
+def _recommended(
+    name: str, records: Sequence[Record], objectives: Sequence[str], float_record: Record | None
+) -> list[dict[str, str]]:
+    """The recommended points as cards: what is gained, at what quality, and the command that exports each."""
+    cards = []
+    for rule, record in recommended(records, objectives).items():
+        gains = [("smaller", _ratio(float_record, record, "size")), ("faster", _ratio(float_record, record, "latency"))]
+        qualities = [f"{axis_label(each)} {_number(each, record.values[each])}" for each in objectives if OBJECTIVES[each].quality]
+        cards.append(
+            {
+                "value": ", ".join(f"{times} {what}" for what, times in gains if times) or point_name(record),
+                "text": f"{rule}: {point_name(record)}, {', '.join(qualities)}",
+                "command": f"autoq export {name} --pick {rule} -o {rule}",
+            }
+        )
+    return cards
 
 
 def _verdict(records: Sequence[Record], objectives: Sequence[str], sensitivity: Sensitivity | None) -> str:

@@ -50,7 +50,8 @@ class TargetInfo:
     latency: how it is measured; empty where it is not offered. integers, size_only: in words, what runs on integers and
     what is stored narrower than it runs. output: what networks take and give there, images as float32 or as uint8. model:
     what latency is computed from where it is not measured. overflows: whether it has int8 kernels that are exact with weights of
-    `processor.exact_weight_bits` only. bfloat16: whether float layers and sums compute in it.
+    `processor.exact_weight_bits` only. bfloat16: whether float layers and sums compute in it. executes: whether its runtime runs
+    a file fast enough to judge every trial by it.
     """
 
     location: str
@@ -68,6 +69,7 @@ class TargetInfo:
     wheel: str = ""
     overflows: bool = False
     bfloat16: bool = False
+    executes: bool = True
 
 
 TARGETS: dict[str, TargetInfo] = {
@@ -157,6 +159,7 @@ TARGETS: dict[str, TargetInfo] = {
         integers="every layer and sum, at its own width",
         size_only="",
         meaning="integers of any width, for research on hardware: no latency, a QONNX file",
+        executes=False,
     ),
 }
 

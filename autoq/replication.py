@@ -1,0 +1,46 @@
+"""Which points of a front train again with other seeds, within a share of the search's own time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from autoq import findings, pick
+from autoq.findings import FLOAT_NAME
+from autoq.policy import Policy
+from autoq.spec import Record, StudySpec
+
+SHARE = 1 / 3
+"""Of the seconds of work on trials and baselines, at most, that replications are expected to take."""
+
+
+class Replication(NamedTuple):
+    """A point of the front that trains again with a seed."""
+
+    record: Record
+    policy: Policy
+    seed: int
+
+
+def planned(records: Sequence[Record], spec: StudySpec) -> list[Replication]:
+    """The trainings to repeat: first all seeds of the recommended points, then of the front's ends, then of the rest.
+
+    It depends on the finished search alone, so an interrupted replication continues with the same plan. They come back seed
+    by seed: what a seed prepares serves all its points.
+    """
+    left = SHARE * sum(record.seconds for record in records)
+    plan = []
+    for record in _by_interest(records, spec.objectives):
+        for number in range(spec.confirm):
+            left -= record.seconds
+            if left >= 0:
+                plan.append(Replication(record, Policy.from_dict(record.policy), spec.trial.seed + 1 + number))
+    return sorted(plan, key=lambda each: each.seed)
+
+
+def _by_interest(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
+    """The front without the float network, which no seed changes: what a user would take first."""
+    front = [record for record in findings.front(records, objectives) if record.name != FLOAT_NAME]
+    ends = [min(front, key=lambda record: findings.losses(record.values, [name])) for name in objectives] if front else []
+    ordered = [*pick.recommended(records, objectives).values(), *ends, *front]
+    return list({findings.point_name(record): record for record in ordered}.values())
