@@ -94,14 +94,6 @@ def recommended(records: Sequence[Record], objectives: Sequence[str]) -> dict[st
     }
 
 
-def rules_of(records: Sequence[Record], objectives: Sequence[str]) -> dict[str, list[str]]:
-    """point -> the rules that recommend it."""
-    found: dict[str, list[str]] = {}
-    for rule, record in recommended(records, objectives).items():
-        found.setdefault(point_name(record), []).append(rule)
-    return found
-
-
 def close_to_float(objectives: Sequence[str]) -> str:
     """The bound that `recommended` applies to a study's first quality, as text."""
     return CLOSE[_quality(objectives)]

@@ -227,27 +227,15 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BLOCKS[round((value - low) / step)] for value in values)
 
 
-def front_table(
-    found: Sequence[Record],
-    objectives: Sequence[str],
-    exact: Record | None,
-    ratios: bool = True,
-    rules: Mapping[str, Sequence[str]] | None = None,
-) -> Table:
-    """Points as rows. exact: the float network's record; costs also as times smaller than its, where wanted. rules: point ->
-    the rules that recommend it.
-    """
+def front_table(found: Sequence[Record], objectives: Sequence[str], exact: Record | None, ratios: bool = True) -> Table:
+    """Points as rows. exact: the float network's record; costs also as times smaller than its, where wanted."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("point", no_wrap=True)
     for name in objectives:
         table.add_column(name, justify="right", no_wrap=True)
-    if rules:
-        table.add_column("recommended", no_wrap=True)
     table.add_column("bits by stage, w/a/s", no_wrap=True, overflow="ellipsis")
     for record in found:
-        name = point_name(record)
-        values = [_against(objective, record, exact, ratios) for objective in objectives]
-        table.add_row(name, *values, *([", ".join(rules.get(name, ()))] if rules else []), record.label)
+        table.add_row(point_name(record), *(_against(name, record, exact, ratios) for name in objectives), record.label)
     return table
 
 
@@ -269,10 +257,11 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
     found = front(records, objectives)
     if found:
         console.print(f"front of {study.name}")
-        rules = pick.rules_of(records, objectives)
-        console.print(front_table(found, objectives, float_baseline(records), rules=rules))
-        if rules:
-            console.print(f"smallest and fastest: of points with {pick.close_to_float(objectives)}, if there are any", markup=False)
+        console.print(front_table(found, objectives, float_baseline(records)))
+        if rules := pick.recommended(records, objectives):
+            points = ", ".join(f"{rule} {point_name(record)}" for rule, record in rules.items())
+            close = pick.close_to_float(objectives)
+            console.print(f"recommended: {points} (smallest and fastest with {close}, if any point has)", soft_wrap=True)
     alone = baselines_alone(records, objectives)
     volume = hypervolume(records, objectives)
     if alone is not None and volume is not None:
