@@ -134,7 +134,7 @@ def sensitivity(
     """How much each stage suffers from being quantized alone, what it saves, which suffers most, and how sure that is.
 
     study: a study of `search`, which then says all that follows up to eval_data, seed and frame; the answer is kept in its
-    folder, and read from there when the same is asked again. by: stage, block or layer. metric: psnr, ssim, niqe or pi.
+    folder, and read from there when the same is asked again. by: stage, block or layer. metric: psnr, ssim, fidelity, niqe or pi.
     steps: of training after quantizing (0: none). pairs: two and three stages together, too. seed: of calibration (0).
     frame: what latency is measured at (96x96). Raises InputError.
     """

@@ -50,7 +50,7 @@ class TrialSpec(BaseModel):
     data: Path | None = None
     eval_data: Path | None = None
     test_data: Path | None = None
-    steps: int = Field(default=100, ge=0)
+    steps: int = Field(default=48, ge=0)
     seed: int = Field(default=0, ge=0)
     threads: PositiveInt = 1
     device: Device = "cpu"

@@ -87,7 +87,7 @@ def sensitivity(
     data: Annotated[Path | None, typer.Option(help="Folder of calibration images; bundled photographs if absent.")] = None,
     eval_data: Annotated[Path | None, typer.Option(help="Folder of evaluation images; bundled photographs if absent.")] = None,
     by: Annotated[str, typer.Option(help="What is quantized alone: stage, block or layer.")] = "stage",
-    metric: Annotated[str, typer.Option(help="Quality: psnr, ssim, niqe or pi.")] = "psnr",
+    metric: Annotated[str, typer.Option(help="Quality: psnr, ssim, fidelity, niqe or pi.")] = "psnr",
     steps: Annotated[
         int | None,
         typer.Option(parser=whole("--steps", 0, MANY, 16), metavar="N", show_default="0", help="Training steps after quantizing."),

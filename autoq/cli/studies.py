@@ -34,7 +34,7 @@ def search(
     objectives: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated: size, size_runtime, latency, ops, bops, peak_memory, psnr, ssim, niqe, pi, score. By default size,latency and the best quality this machine can measure."
+            help="Comma-separated: size, size_runtime, latency, ops, bops, peak_memory, psnr, ssim, fidelity, niqe, pi, score. By default size, latency and the quality that suits the network: psnr if it is trained for pixels, else fidelity, nearness to the float network."
         ),
     ] = None,
     constraint: Annotated[
@@ -92,9 +92,9 @@ def search(
     steps: Annotated[
         int | None,
         typer.Option(
-            parser=whole("--steps", 0, MANY, 100),
+            parser=whole("--steps", 0, MANY, 48),
             metavar="N",
-            show_default="100",
+            show_default="48",
             help="Training steps of a trial; 0 is post-training quantization.",
         ),
     ] = None,
