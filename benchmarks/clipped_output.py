@@ -10,11 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from runs import file_quality, float_graph, in_torch
+
 from autoq.events import TrainingEvents
-from autoq.executed import as_executed
 from autoq.models import MODELS
 from autoq.policy import uniform
 from autoq.pretrain import pretrain
@@ -52,7 +56,8 @@ def psnrs(variant: str, weights: Path, options: argparse.Namespace) -> tuple[flo
     bench, info = prepare(spec), target_info(TARGET)
     policy = replace(uniform("8/8/8", MODELS["xlsr"].stages, formats=info.formats), output=info.output)
     quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
-    return evaluate(bench, bench.traced.module)["psnr"], evaluate(bench, as_executed(quantized))["psnr"]
+    exact = evaluate(bench, in_torch(bench.traced.module))["psnr"]
+    return exact, file_quality(bench, quantized, float_graph(spec))["psnr"]
 
 
 def main() -> None:

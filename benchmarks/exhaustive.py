@@ -20,9 +20,13 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent))
+
+from runs import file_quality, float_graph
+
 from autoq.additive import probes
 from autoq.errors import TrialFailed
-from autoq.executed import as_executed
+from autoq.export.onnx import Graph, export_graph
 from autoq.objectives.cost import costs
 from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, uniform
@@ -32,7 +36,6 @@ from autoq.sensitivity import alone, measure
 from autoq.space import SearchSpace, parse_space
 from autoq.spec import TrialSpec
 from autoq.study import space_facts
-from autoq.trial import evaluate
 from autoq.workbench import Workbench, prepare
 
 RUNGS = (0, 4, 8, 16, 32, 64)
@@ -63,7 +66,7 @@ def space() -> SearchSpace:
     return parse_space(SPACE, space_facts("xlsr", "openvino-cpu"), "table")
 
 
-def row(bench: Workbench, policy: Policy) -> dict[str, object]:
+def row(bench: Workbench, graph: Graph, policy: Policy) -> dict[str, object]:
     """A policy's line: its size (bytes), bit operations, PSNR (dB) and processor seconds at every rung."""
     start = time.process_time()
     torch.manual_seed(bench.spec.seed)
@@ -78,7 +81,7 @@ def row(bench: Workbench, policy: Policy) -> dict[str, object]:
         try:
             training.advance(0 if policy.is_float else rung)
             before = time.process_time()
-            psnr = evaluate(bench, as_executed(quantized))["psnr"]
+            psnr = file_quality(bench, quantized, graph)["psnr"]
         except TrialFailed:
             psnr = float("nan")
         seconds[f"seconds_{rung}"] = round(time.process_time() - start - evaluation, 4)
@@ -88,16 +91,17 @@ def row(bench: Workbench, policy: Policy) -> dict[str, object]:
 
 
 def probe_rows(seed: int) -> Iterator[dict[str, object]]:
-    """First what preparing (images, calibration, the float network's outputs; no imports) and what looking at the stages
-    one at a time took; then the mean squared error of each stage quantized alone.
+    """First what preparing (images, calibration, the float network's outputs and graph; no imports) and what looking at the
+    stages one at a time took; then the mean squared error of each stage quantized alone.
     """
     prepare.cache_clear()
     start = time.process_time()
     bench = prepare(spec(seed))
+    graph = export_graph(bench.traced)
     yield {"stage": "", "label": "preparing", "loss": 0.0, "seconds": round(time.process_time() - start, 4)}
     wanted = [(stage, quant) for stage in space().choices for quant in probes(space(), stage)]
     start = time.process_time()
-    found = measure(bench, [alone(space().choices, stage, quant) for stage, quant in wanted], ())
+    found = measure(bench, graph, [alone(space().choices, stage, quant) for stage, quant in wanted], ())
     yield {"stage": "", "label": "probing", "loss": 0.0, "seconds": round(time.process_time() - start, 4)}
     for (stage, quant), probe in zip(wanted, found, strict=True):
         yield {"stage": stage, "label": quant.label, "loss": probe.loss, "seconds": 0.0}
@@ -135,12 +139,12 @@ def main() -> None:
     if path.is_file():
         with path.open() as file:
             done = {line["policy"] for line in csv.DictReader(file)}
-    bench = prepare(spec(options.seed))
+    bench, graph = prepare(spec(options.seed)), float_graph(spec(options.seed))
     if not (options.folder / f"probes-{name}").is_file():
         write(options.folder / f"probes-{name}", PROBE_COLUMNS, list(probe_rows(options.seed)))
     left = [policy for policy in itertools.islice(policies(), options.policies) if policy.label not in done]
     print(f"{name}: {len(left)} policies to go", file=sys.stderr)
-    write(path, COLUMNS, (row(bench, policy) for policy in left))
+    write(path, COLUMNS, (row(bench, graph, policy) for policy in left))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Do short trials tell the truth? Policies of SRGAN after a few training steps, ranked against 2,000 steps.
+"""Do short trials rank policies as long ones do? Policies of SRGAN after a few training steps against 2,000 steps.
 
 python benchmarks/fidelity.py --measure --steps 2000 --batch 4     hours; goes on where it was stopped
 python benchmarks/fidelity.py --measure      the short ones; both write tables/fidelity-srgan-x4.csv
-python benchmarks/fidelity.py                rank correlations with 95 % intervals, from the table
+python benchmarks/fidelity.py                rank correlations of fidelity and of PSNR, with 95 % intervals, from the table
 """
 
 from __future__ import annotations
@@ -19,23 +19,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import kendalltau, spearmanr
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from runs import file_quality, float_graph, spearman_interval
 
 from autoq.errors import TrialFailed
-from autoq.executed import as_executed
 from autoq.options import default_scale, search_space
 from autoq.policy import Policy
 from autoq.qat import Training
 from autoq.quantize import quantize
 from autoq.spec import TrialSpec
-from autoq.trial import evaluate
 from autoq.workbench import prepare
 
 STEPS = (0, 25, 50, 100, 200)
 POLICIES = 24
 TABLE = Path(__file__).parent / "tables" / "fidelity-srgan-x4.csv"
-COLUMNS = ("number", "label", "hash", "steps", "batch", "psnr", "psnr_to_float", "seconds")
-RESAMPLES = 2000
+COLUMNS = ("number", "label", "hash", "steps", "batch", "psnr", "fidelity", "seconds")
+QUALITIES = ("fidelity", "psnr")
 GROUP = 3
 """Policies that are taken through all numbers of steps before the next ones: preparing is done once for each number."""
 
@@ -77,9 +78,9 @@ def measure(path: Path, model: str, steps: tuple[int, ...], batch: int, count: i
                 training = Training(bench, quantize(bench.traced, policy, bench.statistics, bench.execution))
                 try:
                     training.advance(until)
-                    values = evaluate(bench, as_executed(training.quantized))
+                    values = file_quality(bench, training.quantized, float_graph(bench.spec))
                 except TrialFailed:  # it diverged: last in rank
-                    values = {"psnr": 0.0, "psnr_to_float": 0.0}
+                    values = {"psnr": 0.0, "fidelity": 0.0}
                 seconds = round(time.process_time() - begun, 2)
                 writer.writerow(
                     {
@@ -89,7 +90,7 @@ def measure(path: Path, model: str, steps: tuple[int, ...], batch: int, count: i
                         "steps": until,
                         "batch": batch,
                         "psnr": round(values["psnr"], 4),
-                        "psnr_to_float": round(values["psnr_to_float"], 4),
+                        "fidelity": round(values["fidelity"], 4),
                         "seconds": seconds,
                     }
                 )
@@ -105,35 +106,25 @@ def correlations(path: Path) -> dict[str, float]:
     with path.open() as file:
         lines = list(csv.DictReader(file))
     default = TrialSpec(model="srgan")
-    found: dict[tuple[int, int], dict[str, float]] = {}
-    seconds: dict[tuple[int, int], list[float]] = {}
+    lengths: dict[tuple[int, int], dict[str, dict[str, str]]] = {}
     for line in lines:
-        seconds.setdefault((int(line["steps"]), int(line["batch"])), []).append(float(line["seconds"]))
-        found.setdefault((int(line["steps"]), int(line["batch"])), {})[line["number"]] = float(line["psnr"])
-    longest = max(found)
-    resample = np.random.default_rng(0)
+        lengths.setdefault((int(line["steps"]), int(line["batch"])), {})[line["number"]] = line
+    longest = max(lengths)
     figures: dict[str, float] = {}
-    for (steps, batch), values in sorted(found.items()):
-        both = [number for number in values if number in found[longest]]
+    for (steps, batch), short in sorted(lengths.items()):
+        both = [number for number in short if number in lengths[longest]]
         if (steps, batch) == longest or len(both) < 3:
             continue
         length = str(steps) if steps == 0 or batch == default.batch else f"{steps}x{batch}"
-        short = np.array([values[number] for number in both])
-        long = np.array([found[longest][number] for number in both])
-        for name, measure_of in (("spearman", spearmanr), ("kendall", kendalltau)):
-            draws = resample.integers(0, len(both), (RESAMPLES, len(both)))
-            spread = [measure_of(short[draw], long[draw])[0] for draw in draws if len(set(short[draw])) > 1]
-            low, high = np.percentile(spread, [2.5, 97.5])
-            figures |= {
-                f"{name}_{length}": round(float(measure_of(short, long)[0]), 3),
-                f"{name}_{length}_low": round(float(low), 3),
-                f"{name}_{length}_high": round(float(high), 3),
-            }
+        for quality in QUALITIES:
+            pair = (np.array([float(of[number][quality]) for number in both]) for of in (short, lengths[longest]))
+            names = (f"spearman_{quality}_{length}{end}" for end in ("", "_low", "_high"))
+            figures |= {name: round(value, 3) for name, value in zip(names, spearman_interval(*pair), strict=True)}
         figures[f"policies_{length}"] = len(both)
-        figures[f"seconds_{length}"] = round(statistics.median(seconds[steps, batch]), 1)
-    figures["spearman_ptq"] = figures.get("spearman_0", float("nan"))
-    if f"spearman_{default.steps}" in figures:
-        figures["spearman_default"] = figures[f"spearman_{default.steps}"]
+        figures[f"seconds_{length}"] = round(statistics.median(float(line["seconds"]) for line in short.values()), 1)
+    for name, length in (("ptq", "0"), ("default", str(default.steps))):
+        if f"spearman_fidelity_{length}" in figures:
+            figures[f"spearman_{name}"] = figures[f"spearman_fidelity_{length}"]
     return figures
 
 
@@ -157,9 +148,9 @@ def main() -> None:
         return
     for length in [key.removeprefix("policies_") for key in figures if key.startswith("policies_")]:
         words = []
-        for name in ("spearman", "kendall"):
-            value, low, high = (figures[f"{name}_{length}{end}"] for end in ("", "_low", "_high"))
-            words.append(f"{name} {value:.3f} [{low:.3f}, {high:.3f}]")
+        for quality in QUALITIES:
+            value, low, high = (figures[f"spearman_{quality}_{length}{end}"] for end in ("", "_low", "_high"))
+            words.append(f"{quality} {value:.3f} [{low:.3f}, {high:.3f}]")
         about = f"{figures[f'policies_{length}']:.0f} policies, {figures[f'seconds_{length}']:.1f} s each"
         print(f"{length:>6} steps: {', '.join(words)} ({about})")
 

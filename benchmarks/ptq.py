@@ -29,10 +29,10 @@ from torch import Tensor, fx, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from runs import METRICS, Run, absolute, measured
+from runs import METRICS, Run, absolute, file_quality, float_graph, in_torch, measured
 
 from autoq.data import calibration_patches, make_pair, train_images
-from autoq.executed import as_executed
+from autoq.export.onnx import export_graph
 from autoq.models import model_info
 from autoq.options import default_scale
 from autoq.policy import Policy, uniform
@@ -69,17 +69,18 @@ class PTQ(Run):
     steps: tuple[str, ...] = ()
 
     def values(self) -> dict[str, float]:
-        bench = prepare(self.spec)
+        bench, graph = prepare(self.spec), float_graph(self.spec)
         images = calibration_patches([make_pair(image, self.spec.scale) for image in train_images(self.spec.data)], self.spec.seed)
         if "equalize" in self.steps:
             traced = equalized_network(bench.traced)
             bench = dataclasses.replace(bench, traced=traced, statistics=collect(traced, images))
+            graph = export_graph(traced)
         quantized = quantize(bench.traced, self.policy, bench.statistics, bench.execution)
         if "correct" in self.steps:
             correct(bench.traced, quantized, torch.cat(images))
         Training(bench, quantized).advance(self.spec.steps)
-        executed = dynamic(quantized) if "dynamic" in self.steps else as_executed(quantized)
-        values = evaluate(dataclasses.replace(bench, metrics=METRICS), executed)
+        bench = dataclasses.replace(bench, metrics=METRICS)
+        values = evaluate(bench, in_torch(dynamic(quantized))) if "dynamic" in self.steps else file_quality(bench, quantized, graph)
         return {name: values[name] for name in METRICS}
 
 

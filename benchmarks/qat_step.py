@@ -7,7 +7,8 @@ wall, CPU    milliseconds a step: of the clock, and of the processor's time over
 ratio        of a contender's step to float32's in the same round, the median
 begin        seconds of the first two steps, with what is compiled, or set up, for them
 memory       MiB: how far the resident set grows, at its peak in two steps, from before the contender is built (Linux)
-PSNR         after --steps steps from the same weights on the same patches, by the same rates: autoq's default and Brevitas
+PSNR         after --steps steps from the same weights on the same patches, by the same rates: autoq's default (its file in
+             the target's runtime) and Brevitas (in torch)
 
 A busy machine shifts wall times more than CPU times. A rival whose interface fails is listed with its error.
 """
@@ -34,11 +35,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from contenders import CONTENDERS, Given, PlainTraining, Steps, given, load, own_policy, remark
-from runs import absolute
+from runs import absolute, file_quality, float_graph, in_torch
 
 from autoq.confirmation import Interval, median_interval
 from autoq.errors import InputError
-from autoq.executed import as_executed
 from autoq.objectives.latency import machine
 from autoq.spec import TrialSpec
 from autoq.trial import evaluate, trained
@@ -118,14 +118,15 @@ def qualities(start: Given, names: Sequence[str]) -> dict[str, float]:
     bench, found = start.bench, {}
     if OWN in names:
         note(f"training {OWN}: {bench.spec.steps} steps")
-        found[OWN] = evaluate(bench, as_executed(trained(bench, own_policy(start), bench.spec.steps)))["psnr"]
+        quantized = trained(bench, own_policy(start), bench.spec.steps)
+        found[OWN] = file_quality(bench, quantized, float_graph(bench.spec))["psnr"]
     if BREVITAS in names:
         note(f"training {BREVITAS}: {bench.spec.steps} steps")
         torch.manual_seed(bench.spec.seed)
         training = CONTENDERS[BREVITAS].build(start)
         assert isinstance(training, PlainTraining)
         training.advance(bench.spec.steps)
-        found[BREVITAS] = evaluate(bench, training.network.eval())["psnr"]
+        found[BREVITAS] = evaluate(bench, in_torch(training.network))["psnr"]
     return found
 
 

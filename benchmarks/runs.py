@@ -1,26 +1,101 @@
-"""Trainings that a benchmark compares, kept line by line in a table: what was stopped goes on where it was."""
+"""What benchmarks share: quality as a trial judges it, rank correlations, and trainings kept line by line in a table."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoq.executed import as_executed
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch import nn
+
+from autoq.export.onnx import Graph, export_graph
+from autoq.models import staged_model
 from autoq.policy import Policy
+from autoq.quantize import Quantized
 from autoq.spec import TrialSpec
+from autoq.targets import Runner
+from autoq.tracing import trace
 from autoq.trial import evaluate, trained
-from autoq.workbench import prepare
+from autoq.workbench import Workbench, prepare, runtime_model, shipped
 
 METRICS = ("psnr", "ssim")
 KEYS = ("name", "policy", "seed", "steps", "batch", "sqcl", "exact_weight_bits", "data", "eval_data")
 COLUMNS = (*KEYS, *METRICS, "seconds")
 BUNDLED = "bundled"
+RESAMPLES = 2000
+
+
+# ---------------------------------------------------------------- quality
+
+
+def float_graph(spec: TrialSpec) -> Graph:
+    """The marked float graph of a trial's network; kept until that of another network is asked for."""
+    return _float_graph(spec.model, spec.scale, spec.weights, spec.layers)
+
+
+@functools.lru_cache(maxsize=1)
+def _float_graph(model: str, scale: int, weights: Path | None, layers: tuple[tuple[str, tuple[str, ...]], ...]) -> Graph:
+    return export_graph(trace(*staged_model(model, scale, weights, dict(layers))))
+
+
+def file_quality(bench: Workbench, quantized: Quantized, graph: Graph) -> dict[str, float]:
+    """Judge a quantized network as a trial does: by its written file in the target's runtime, on the bench's images.
+
+    Args:
+        bench: The metrics, images and target.
+        quantized: A network quantized from `bench.traced`.
+        graph: The marked float graph of `bench.traced`.
+
+    Returns:
+        Every metric of the bench, and fidelity.
+
+    Raises:
+        TrialFailed: The output or a metric is not finite.
+    """
+    return evaluate(bench, shipped(bench, quantized, runtime_model(bench.spec.target, graph, quantized)))
+
+
+def in_torch(network: nn.Module) -> Runner:
+    """A network as a runtime's: for what no file holds."""
+    network.eval()
+
+    @torch.no_grad()
+    def run(image: np.ndarray) -> np.ndarray:
+        output: np.ndarray = network(torch.from_numpy(image)).numpy()
+        return output
+
+    return run
+
+
+# ---------------------------------------------------------------- rank correlation
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation along the last axis; NaN where nothing differs."""
+    ranks = [rankdata(values, axis=-1) for values in (a, b)]
+    first, second = (values - values.mean(-1, keepdims=True) for values in ranks)
+    with np.errstate(invalid="ignore"):
+        correlation: np.ndarray = (first * second).sum(-1) / np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
+    return correlation
+
+
+def spearman_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Spearman's correlation and the ends of its 95 % interval, by resampling pairs (percentile bootstrap)."""
+    draws = np.random.default_rng(0).integers(0, len(a), (RESAMPLES, len(a)))
+    low, high = np.nanpercentile(spearman(a[draws], b[draws]), [2.5, 97.5])
+    return float(spearman(a, b)), float(low), float(high)
+
+
+# ---------------------------------------------------------------- a table of trainings
 
 
 @dataclass(frozen=True)
@@ -46,7 +121,7 @@ class Run:
         plain = prepare(self.spec.model_copy(update={"sqcl": 0.0}))  # the same bench for every loss
         bench = dataclasses.replace(plain, spec=self.spec, metrics=METRICS)
         steps = 0 if self.policy.is_float else self.spec.steps
-        values = evaluate(bench, as_executed(trained(bench, self.policy, steps)))
+        values = file_quality(bench, trained(bench, self.policy, steps), float_graph(self.spec))
         return {name: values[name] for name in METRICS}
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 
-from autoq.executed import as_executed
+sys.path.insert(0, str(Path(__file__).parent))
+
+from runs import file_quality, float_graph
+
 from autoq.models import model_info
 from autoq.policy import uniform
 from autoq.qat import Training
 from autoq.quantize import quantize
 from autoq.spec import Sampling, TrialSpec
-from autoq.trial import evaluate
 from autoq.workbench import prepare
 
 POLICIES = ("4/4/8", "6/6/8")
@@ -33,7 +36,7 @@ def psnrs(spec: TrialSpec) -> list[float]:
     for bits in POLICIES:
         quantized = quantize(bench.traced, uniform(bits, stages, "lsq", "mse"), bench.statistics, bench.execution)
         Training(bench, quantized).advance(spec.steps)
-        found.append(evaluate(bench, as_executed(quantized))["psnr"])
+        found.append(file_quality(bench, quantized, float_graph(spec))["psnr"])
     return found
 
 

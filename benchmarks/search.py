@@ -219,7 +219,7 @@ def predicted(run: Run, count: int) -> list[Policy]:
     run.seconds += table.probing
     known = dict(zip(table.policies, table.costs.tolist(), strict=True))
     front = additive.predicted_front(additive.options(space(), table.losses, known.__getitem__))
-    return [each.policy for each in additive.by_worth(front, table.float_mse, table.reference[:-1], count)]
+    return [each.policy for each in additive.by_worth(front, additive.lost_psnr(table.float_mse), table.reference[:-1], count)]
 
 
 def seeds_alone(run: Run) -> None:

@@ -39,21 +39,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import rankdata
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from exhaustive import RUNGS, TABLES, policies, space, spec, write
+from runs import file_quality, float_graph, spearman
 from search import DIRECTIONS, FULL, Table
 
 from autoq import additive, halving, pareto
 from autoq.errors import TrialFailed
-from autoq.executed import as_executed
 from autoq.policy import Policy
 from autoq.qat import Training
 from autoq.quantize import Quantized, quantize
-from autoq.trial import evaluate
 from autoq.workbench import Workbench, prepare
 
 LENGTHS = (0, 50, 100, 200, 400)
@@ -91,7 +89,7 @@ class Supernet(Training):
         self.networks = [share(bench, policy, shared) for policy in policies]
         self.coarsest = min(range(len(policies)), key=lambda index: bits(policies[index]))
         self.random = random.Random(bench.spec.seed)
-        super().__init__(bench, Quantized(nn.ModuleList(network.module for network in self.networks), [], (), False))
+        super().__init__(bench, Quantized(nn.ModuleList(network.module for network in self.networks), [], ()))
         self.module.train()
 
     def _network(self) -> nn.Module:
@@ -128,7 +126,7 @@ def bits(policy: Policy) -> int:
 
 def measure(seed: int, scored: Sequence[Policy], lengths: Sequence[int]) -> Iterator[dict[str, object]]:
     """Seconds of training, then a line for every policy: PSNR (dB) and seconds of scoring, for supernets of these lengths."""
-    bench = prepare(spec(seed))
+    bench, graph = prepare(spec(seed)), float_graph(spec(seed))
     training: dict[str, object] = {"policy": TRAINING}
     lines: list[dict[str, object]] = [{"policy": policy.label} for policy in scored]
     for length in lengths:
@@ -140,7 +138,7 @@ def measure(seed: int, scored: Sequence[Policy], lengths: Sequence[int]) -> Iter
         for line, network in zip(lines, supernet.networks, strict=True):
             start = time.process_time()
             try:
-                psnr = evaluate(bench, as_executed(network))["psnr"]
+                psnr = file_quality(bench, network, graph)["psnr"]
             except TrialFailed:
                 psnr = float("nan")
             line |= {f"psnr_{length}": round(psnr, 4), f"seconds_{length}": round(time.process_time() - start, 4)}
@@ -194,14 +192,6 @@ def contestants(table: Table, other: Table, lines: dict[str, dict[str, str]], kn
     return found
 
 
-def correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's, along the last axis; NaN where nothing differs."""
-    ranks = [rankdata(values, axis=-1) for values in (a, b)]
-    first, second = (values - values.mean(-1, keepdims=True) for values in ranks)
-    with np.errstate(invalid="ignore"):
-        return (first * second).sum(-1) / np.sqrt((first**2).sum(-1) * (second**2).sum(-1))
-
-
 def near_front(values: np.ndarray, slack: float) -> list[int]:
     """Points (size, bit operations, PSNR) that would be on the front of the others with `slack` dB more."""
     cheaper = (values[:, None, :2] <= values[None, :, :2]).all(2)
@@ -235,14 +225,14 @@ def figures_of(table: Table, found: dict[str, Contestant], known: list[int]) -> 
     truth, reference = pareto.losses(values, DIRECTIONS), list(pareto.losses([table.reference], DIRECTIONS)[0])
     subsets = {"near": near_front(values, NEAR), "front": pareto.front(values, DIRECTIONS).tolist()}
     draws = np.random.default_rng(0).integers(0, len(known), (RESAMPLES, len(known)))
-    spread = {name: correlation(each.psnr[draws], values[draws, 2]) for name, each in found.items()}
+    spread = {name: spearman(each.psnr[draws], values[draws, 2]) for name, each in found.items()}
     figures: dict[str, float | bool | str] = {"policies": len(known), **{key: len(each) for key, each in subsets.items()}}
     for name, each in found.items():
-        figures[f"spearman_{name}"] = round(float(correlation(each.psnr, values[:, 2])), 4)
+        figures[f"spearman_{name}"] = round(float(spearman(each.psnr, values[:, 2])), 4)
         low, high = np.nanpercentile(spread[name], [2.5, 97.5])
         figures |= {f"spearman_{name}_low": round(float(low), 4), f"spearman_{name}_high": round(float(high), 4)}
         for key, subset in subsets.items():
-            figures[f"{key}_{name}"] = round(float(correlation(each.psnr[subset], values[subset, 2])), 4)
+            figures[f"{key}_{name}"] = round(float(spearman(each.psnr[subset], values[subset, 2])), 4)
         scores = pareto.losses(np.column_stack([values[:, :2], each.psnr]), DIRECTIONS)
         kept, promoted = rung(scores, truth, reference)
         figures |= {f"kept_{name}": round(kept, 3), f"promoted_{name}": round(promoted, 3)}

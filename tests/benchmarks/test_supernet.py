@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from autoq.executed import as_executed
+from autoq.pixels import to_input
 from autoq.policy import Policy
 from autoq.quantize import Quantized, quantize
-from autoq.workbench import Workbench, prepare, upscale
+from autoq.workbench import Workbench, prepare, simulated
 from benchmarks.supernet import Supernet, near_front, policies, rung, spec
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "supernet.py"
@@ -30,7 +30,7 @@ def some() -> list[Policy]:
 
 
 def output(bench: Workbench, quantized: Quantized) -> torch.Tensor:
-    return upscale(as_executed(quantized), bench.pairs[0].low, "cpu")
+    return torch.from_numpy(simulated(bench, quantized)(to_input(bench.pairs[0].low)))
 
 
 def test_untrained_members_are_what_quantizing_alone_gives(bench: Workbench, some: list[Policy]) -> None:

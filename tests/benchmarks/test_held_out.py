@@ -1,0 +1,61 @@
+"""What is said of a front on held-out images, from records made up."""
+
+import pytest
+
+from autoq.confirmation import confirmed
+from autoq.policy import Policy, uniform
+from autoq.spec import Confirmation, Record, Remeasured, TrialResult
+from benchmarks.held_out import figures_of
+
+OBJECTIVES = ("size", "fidelity")
+STAGES = {"body": ("weight", "activation")}
+
+
+def policy(bits: int) -> Policy:
+    return uniform(f"{bits}/{bits}", STAGES)
+
+
+def point(bits: int, size: float, fidelity: float, apart: float | None, name: str | None = None) -> Record:
+    return Record(
+        number=None if name else bits, name=name, source="baseline" if name else "trial", state="complete", label="",
+        policy=policy(bits).to_dict(), values={"size": size, "fidelity": fidelity},
+        held_out={} if apart is None else {"fidelity": apart}, seconds=10.0,
+    )  # fmt: skip
+
+
+RECORDS = [
+    point(32, 100, 100.0, 100.0, "float"),
+    point(8, 40, 44.0, 40.0, "8/8"),
+    point(7, 35, 43.0, 41.0),  # better than 8/8 on held-out images
+    point(6, 30, 42.0, 39.0),
+    point(5, 30, 41.0, 39.5),  # not on the front; on held-out images better than trial 6
+    point(4, 20, 30.0, 31.0),
+]
+REPLICATED = [
+    Confirmation(
+        policy=policy(4).hash,
+        seed=1,
+        result=TrialResult(state="complete", values={"fidelity": 30.5}, held_out={"fidelity": 30.8}, seconds=7.25),
+    )
+]
+
+
+def test_figures_of_a_study() -> None:
+    again = confirmed(RECORDS, REPLICATED, Remeasured(samples={}), OBJECTIVES)
+    assert figures_of(RECORDS, REPLICATED, again, OBJECTIVES) == {
+        "spearman_held_out": 0.8,  # ranks 5 4 3 2 1 and 4 5 2 3 1: 1 - 6 * 4 / (5 * 24)
+        "front_points": 4,
+        "front_kept": 0.5,  # 7 and 4 of 8, 7, 6, 4
+        "front_trials": 3,
+        "search_seconds": 60.0,
+        "replication_seconds": 7.2,
+    }
+
+
+def test_a_study_without_held_out_images_has_no_such_figures() -> None:
+    records = [record.model_copy(update={"held_out": {}}) for record in RECORDS]
+    figures = figures_of(records, [], confirmed(records, [], Remeasured(samples={}), OBJECTIVES), OBJECTIVES)
+    assert figures["spearman_held_out"] is None
+    assert figures["front_kept"] is None
+    assert figures["front_trials"] == 3
+    assert figures["search_seconds"] == pytest.approx(60)
