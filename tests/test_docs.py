@@ -49,16 +49,19 @@ RUN_ELSEWHERE = {
     "python benchmarks/supernet.py": ("tests/benchmarks/test_supernet.py", "supernet"),
     "python benchmarks/search.py": ("tests/benchmarks/test_search.py", "search.py"),
     "autoq sensitivity --model srgan": ("tests/test_sensitivity.py", '"sensitivity"'),
-    "autoq upscale knee/model.onnx photo.png large.png": ("tests/test_upscaling.py", '"upscale", "doubling.onnx", "photo.png"'),
-    "autoq upscale knee/model.onnx photo.png large.png --tile 128 --threads 1": (
+    "autoq upscale compromise/model.onnx photo.png large.png": (
+        "tests/test_upscaling.py",
+        '"upscale", "doubling.onnx", "photo.png"',
+    ),
+    "autoq upscale compromise/model.onnx photo.png large.png --tile 128 --threads 1": (
         "tests/test_upscaling.py",
         '"--tile", "64", "--threads"',
     ),
-    "autoq evaluate knee/model.onnx --data Set5/ --metrics psnr,ssim": (
+    "autoq evaluate compromise/model.onnx --data Set5/ --metrics psnr,ssim": (
         "tests/test_evaluating.py",
         '"evaluate", str(network), "--data"',
     ),
-    "autoq evaluate knee/model.onnx --data Set5/ --metrics psnr,ssim,niqe --border 4 --json": (
+    "autoq evaluate compromise/model.onnx --data Set5/ --metrics psnr,ssim,niqe --border 4 --json": (
         "tests/test_evaluating.py",
         '"--json"',
     ),
@@ -67,9 +70,9 @@ RUN_ELSEWHERE = {
     "autoq report layerwise --compare stagewise": ("tests/test_driver.py", '"--compare"'),
     "autoq report srresnet-x4-layers --compare srresnet-x4": ("tests/test_driver.py", '"--compare"'),
     "autoq report srgan-x4 --compare srgan-x4-no-stopping": ("tests/test_driver.py", '"--compare"'),
-    "autoq export srgan-x4 --pick knee -o knee": ("tests/test_delivery.py", '"export"'),
-    "autoq export mine --pick knee -o knee": ("tests/test_delivery.py", '"export"'),
-    "autoq export mine --pick knee --format packed -o small": ("tests/test_delivery.py", 'format="packed"'),
+    "autoq export srgan-x4 --pick compromise -o compromise": ("tests/test_delivery.py", '"export"'),
+    "autoq export mine --pick compromise -o compromise": ("tests/test_delivery.py", '"export"'),
+    "autoq export mine --pick compromise --format packed -o small": ("tests/test_delivery.py", 'format="packed"'),
     "autoq unpack small/model.safetensors -o runtime": ("tests/test_delivery.py", "unpack(packed.file"),
     "autoq cost --model xlsr --target npu-uint8 --input 640x360": ("tests/objectives/test_modelled.py", "44.85"),
     "python benchmarks/clipped_output.py --eval-data Set14": ("tests/benchmarks/test_clipped_output.py", "clipped_output"),
