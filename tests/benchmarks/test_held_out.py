@@ -1,11 +1,16 @@
 """What is said of a front on held-out images, from records made up."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from autoq.confirmation import confirmed
+from autoq.options import search_space
 from autoq.policy import Policy, uniform
-from autoq.spec import Confirmation, Record, Remeasured, TrialResult
-from benchmarks.held_out import figures_of
+from autoq.spec import Confirmation, Record, Remeasured, StudySpec, TrialResult, TrialSpec
+from autoq.study import Study
+from benchmarks.held_out import figures_of, main
 
 OBJECTIVES = ("size", "fidelity")
 STAGES = {"body": ("weight", "activation")}
@@ -59,3 +64,29 @@ def test_a_study_without_held_out_images_has_no_such_figures() -> None:
     assert figures["front_kept"] is None
     assert figures["front_trials"] == 3
     assert figures["search_seconds"] == pytest.approx(60)
+
+
+def test_a_study_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    trial = TrialSpec(model="espcn", scale=3)
+    space = search_space(trial)
+    spec = StudySpec(trial=trial, space=space.to_dict(), objectives=OBJECTIVES)
+    study = Study.create(tmp_path / "study", spec, {"command": "", "python": "", "machine": "", "versions": {}})
+    for bits, size, fidelity in (("8/8/8", 40, 44.0), ("6/6/8", 30, 42.0), ("4/4/8", 20, 38.0)):
+        values = {"size": size, "fidelity": fidelity}
+        found = TrialResult(state="complete", values=values, held_out={"fidelity": fidelity - 1}, seconds=2.0)
+        study.add_baseline(bits, uniform(bits, space.facts.stages), found, "")
+    study.close()
+    monkeypatch.setattr("sys.argv", ["held_out.py", str(study.folder), "--json"])
+    main()
+    assert json.loads(capsys.readouterr().out)["figures"] == {
+        "spearman_held_out": 1.0, "front_points": 3, "front_kept": 1.0, "front_trials": 0, "search_seconds": 6.0,
+        "replication_seconds": 0.0,
+    }  # fmt: skip
+
+
+def test_a_study_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["held_out.py", "no-such-study"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "error: study 'studies/no-such-study'" in capsys.readouterr().err
