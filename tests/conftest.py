@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from safetensors.torch import save_file
 
 from autoq.models import model_info
 from autoq.models.srresnet import SRResNet
+from autoq.quantize import Quantized
 from autoq.spec import Analysis, Question
 from autoq.tracing import Traced, trace
 
@@ -97,6 +99,18 @@ def made_up(question: Question, stages: tuple[str, ...]) -> Analysis:
         "stability": {"images": {"spearman": 0.9, "low": 0.5, "high": 1.0}, "seeds": None},
     }  # fmt: skip
     return Analysis.model_validate(found)
+
+
+@torch.no_grad()
+def simulated(quantized: Quantized, image: torch.Tensor) -> np.ndarray:
+    """The output of a fake-quantized network as training computes it, in evaluation mode."""
+    output: np.ndarray = copy.deepcopy(quantized.module).eval()(image).numpy()
+    return output
+
+
+def decibels(found: np.ndarray, expected: np.ndarray, peak: float = 1.0) -> float:
+    """PSNR between two outputs, at most 200 dB."""
+    return float(-10 * np.log10(np.mean((found.astype(float) - expected) ** 2) / peak**2 + 1e-20))
 
 
 def small_image(folder: Path, seed: int, side: int = 96) -> Path:

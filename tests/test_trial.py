@@ -1,19 +1,27 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio
 
 from autoq import qat, trial
-from autoq.errors import DataError
+from autoq.data import make_pair, read_folder
+from autoq.errors import DataError, TrialFailed
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
-from autoq.models import model_info
+from autoq.models import model_info, staged_model
 from autoq.objectives.latency import entries, structure_key
 from autoq.objectives.latency_table import LatencyTable
+from autoq.objectives.quality import PSNR_CEILING
 from autoq.policy import uniform
 from autoq.quantize import place, quantize
 from autoq.spec import TrialSpec
-from autoq.workbench import Workbench, prepare
+from autoq.targets import Runner, load_target
+from autoq.workbench import held_out, prepare, runtime_model, simulated
+from tests.conftest import decibels, small_image
+from tests.conftest import simulated as in_training
 
 STAGES = model_info("srresnet").stages
 POLICIES = {bits: uniform(bits, STAGES, "lsq", "mse") for bits in ("32/32/32", "8/8/8", "4/4/8")}
@@ -52,9 +60,11 @@ def test_a_trial_repeats_exactly_whatever_ran_before(spec: TrialSpec, graph: Gra
 
 def test_float_is_the_reference(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
     result = trial.run_trial(spec, POLICIES["32/32/32"], latency, graph)
-    assert result.values["psnr_to_float"] == trial.PSNR_CEILING
+    assert result.values["fidelity"] >= 60, "rounding to 8 bits apart the file gives the float network's images"
+    assert result.values["simulation_agreement_db"] >= 90
     assert result.steps == 0
     assert {"size", "size_runtime", "latency", "psnr", "ssim"} <= result.values.keys()
+    assert result.held_out.keys() >= {"psnr", "ssim", "fidelity"}, "a network without training is a fully trained one"
 
 
 def test_sizes_are_those_of_the_files(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
@@ -65,13 +75,103 @@ def test_sizes_are_those_of_the_files(spec: TrialSpec, graph: Graph, latency: La
     assert result.values["size"] < result.values["size_runtime"]
 
 
+def small(spec: TrialSpec, folder: Path, **changes: object) -> TrialSpec:
+    """The same trials on three folders of one small image each."""
+    names = ("data", "eval_data", "test_data")
+    images = {name: small_image(folder / name, seed) for seed, name in enumerate(names, 1)}
+    return spec.model_copy(update={**images, **changes})
+
+
+def judged_by_hand(spec: TrialSpec, folder: Path, run: Runner) -> dict[str, float]:
+    """PSNR and fidelity by another library, with luma by its formula, over the images of a folder."""
+    network = staged_model(spec.model, spec.scale, spec.weights, {})[0]
+    found = []
+    for image in read_folder(folder):
+        pair = make_pair(image, spec.scale)
+        low = torch.from_numpy(pair.low).permute(2, 0, 1)[None] / 255
+        with torch.no_grad():
+            outputs = (run(low.numpy())[0], network(low)[0].numpy())
+        output, exact = (np.rint(values.clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0) for values in outputs)
+        inner = slice(spec.scale, -spec.scale)
+        luma = [pixels[inner, inner].astype(float) @ [65.481, 128.553, 24.966] / 255 for pixels in (output, pair.high)]
+        found.append((peak_signal_noise_ratio(*luma, data_range=255), peak_signal_noise_ratio(exact, output)))
+    return dict(zip(("psnr", "fidelity"), np.mean(found, axis=0).tolist(), strict=True))
+
+
+@pytest.mark.parametrize("target", ["openvino-cpu", "onnxruntime-cpu"])
+@pytest.mark.parametrize("bits", ["8/8/8", "4/4/8"])
+def test_values_are_those_of_the_written_file(
+    spec: TrialSpec, graph: Graph, latency: LatencyTable, tmp_path: Path, target: str, bits: str
+) -> None:
+    """Trained again, written to disk, loaded by the runtime, and judged by another library."""
+    there = small(spec, tmp_path, target=target)
+    result = trial.run_trial(there, POLICIES[bits], latency.model_copy(update={"target": target, "entries": {}}), graph)
+    quantized = trial.trained(prepare(there), POLICIES[bits], there.steps)
+    onnx.save(runtime_model(target, graph, quantized), tmp_path / "model.onnx")
+    run = load_target(target).load(tmp_path / "model.onnx", 1)
+    for values, folder in ((result.values, there.eval_data), (result.held_out, there.test_data)):
+        assert folder is not None
+        for name, value in judged_by_hand(there, folder, run).items():
+            assert values[name] == pytest.approx(value, abs=1e-6), name
+    pair = make_pair(read_folder(tmp_path / "eval_data")[0], 2)
+    low = torch.from_numpy(pair.low).permute(2, 0, 1)[None] / 255
+    agreement = decibels(run(low.numpy()).clip(0, 1), in_training(quantized, low).clip(0, 1))
+    assert result.values["simulation_agreement_db"] == pytest.approx(min(agreement, 100), abs=1e-3)
+    assert agreement >= 40
+
+
+def test_where_no_runtime_executes_the_file_the_network_in_torch_is_judged(
+    spec: TrialSpec, graph: Graph, latency: LatencyTable, tmp_path: Path
+) -> None:
+    there = small(spec, tmp_path, target="bits")
+    table = latency.model_copy(update={"target": "bits", "entries": {}})
+    result = trial.run_trial(there, POLICIES["4/4/8"], table, graph)
+    quantized = trial.trained(prepare(there), POLICIES["4/4/8"], there.steps)
+    expected = judged_by_hand(there, tmp_path / "eval_data", lambda low: in_training(quantized, torch.from_numpy(low)))
+    for name, value in expected.items():
+        assert result.values[name] == pytest.approx(value, abs=1e-6)
+    assert result.values["simulation_agreement_db"] == PSNR_CEILING, "it is held against itself"
+
+
+def test_only_fully_trained_trials_see_held_out_images(
+    spec: TrialSpec, graph: Graph, latency: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = small(spec, tmp_path)
+    looked: list[TrialSpec] = []
+    monkeypatch.setattr(trial, "held_out", lambda spec: looked.append(spec) or held_out(spec))
+    pruned = trial.run_trial(there, POLICIES["8/8/8"], latency, graph, until=1)
+    assert (pruned.state, pruned.steps, pruned.held_out, looked) == ("complete", 1, {}, [])
+    full = trial.run_trial(there, POLICIES["8/8/8"], latency, graph, until=3)
+    assert full == trial.run_trial(there, POLICIES["8/8/8"], latency, graph).model_copy(update={"seconds": full.seconds})
+    assert {"psnr", "ssim", "fidelity"} <= full.held_out.keys() <= full.values.keys()
+    assert full.held_out["psnr"] != full.values["psnr"]
+    exact = trial.run_trial(there, POLICIES["32/32/32"], latency, graph, until=1)
+    assert exact.held_out.keys() == full.held_out.keys(), "the float network needs no step"
+
+
+def test_a_replication_is_the_trial_of_another_seed(spec: TrialSpec, graph: Graph, latency: LatencyTable, tmp_path: Path) -> None:
+    there = small(spec, tmp_path)
+    found = trial.replicate(there, POLICIES["4/4/8"], graph, seed=5)
+    other = trial.run_trial(there.model_copy(update={"seed": 5}), POLICIES["4/4/8"], latency, graph)
+    assert (found.policy, found.seed) == (POLICIES["4/4/8"].hash, 5)
+    assert found.result.values == {name: other.values[name] for name in found.result.values}
+    assert found.result.held_out == other.held_out
+    assert found.result.values["psnr"] != trial.run_trial(there, POLICIES["4/4/8"], latency, graph).values["psnr"]
+
+
+def test_an_output_that_is_not_finite_is_a_failed_trial(spec: TrialSpec, tmp_path: Path) -> None:
+    bench = prepare(small(spec, tmp_path))
+    with pytest.raises(TrialFailed, match="the output for image '2' is not finite"):
+        trial.evaluate(bench, lambda low: np.full((1, 3, 96, 96), np.nan, np.float32))
+
+
 def test_training_brings_the_output_closer_to_the_float_network(spec: TrialSpec) -> None:
     longer = spec.model_copy(update={"steps": 40, "patches": 80})
     bench = prepare(longer)
     network = quantize(bench.traced, POLICIES["4/4/8"], bench.statistics, bench.execution)
-    before = trial.evaluate(bench, trial.as_executed(network))
+    before = trial.evaluate(bench, simulated(bench, network))
     qat.Training(bench, network).advance(40)
-    assert trial.evaluate(bench, trial.as_executed(network))["psnr_to_float"] > before["psnr_to_float"] + 0.3
+    assert trial.evaluate(bench, simulated(bench, network))["fidelity"] > before["fidelity"] + 0.3
 
 
 def test_divergence_is_a_failed_trial_with_a_reason(
@@ -92,11 +192,7 @@ def test_bfloat16_training_works_where_it_is_asked_for(spec: TrialSpec, monkeypa
     training = qat.Training(bench, quantize(bench.traced, POLICIES["8/8/8"], bench.statistics, bench.execution))
     training.advance(3)
     assert training.step == 3
-    assert evaluate_psnr(bench, training) > 30
-
-
-def evaluate_psnr(bench: Workbench, training: qat.Training) -> float:
-    return trial.evaluate(bench, trial.as_executed(training.quantized))["psnr_to_float"]
+    assert trial.evaluate(bench, simulated(bench, training.quantized))["fidelity"] > 30
 
 
 def test_a_stored_training_goes_on_as_one_that_was_not_interrupted(spec: TrialSpec, tmp_path: Path) -> None:
@@ -133,11 +229,10 @@ def test_a_trial_on_a_gpu_repeats_and_agrees_with_the_processor(
     assert first.values["psnr"] == pytest.approx(here.values["psnr"], abs=0.05)
 
 
-def test_a_target_without_a_latency_has_none(spec: TrialSpec, latency: LatencyTable) -> None:
+def test_a_target_without_a_latency_has_none(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
     there = spec.model_copy(update={"target": "bits"})
     table = latency.model_copy(update={"target": "bits", "entries": {}})
-    bench = prepare(there)
-    values = trial.run_trial(there, POLICIES["4/4/8"], table, export_graph(bench.traced)).values
+    values = trial.run_trial(there, POLICIES["4/4/8"], table, graph).values
     assert not {"latency", "score"} & values.keys()
-    weights = sum(parameter.numel() for parameter in bench.traced.module.parameters())
+    weights = sum(parameter.numel() for parameter in prepare(there).traced.module.parameters())
     assert values["size_runtime"] > 4 * weights > 4 * values["size"], "QONNX keeps float32 tensors"

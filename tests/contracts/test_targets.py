@@ -15,7 +15,6 @@ import yaml
 
 from autoq import data
 from autoq.errors import InputError, SpaceError
-from autoq.executed import as_executed
 from autoq.export.onnx import Graph, export_graph
 from autoq.models import build_model, model_info, staged_model
 from autoq.policy import FLOAT_BITS, ROLES, uniform
@@ -27,6 +26,7 @@ from autoq.targets import TARGETS, load_target, why_unusable
 from autoq.targets.onnxruntime_cuda import PROVIDER, _starts
 from autoq.tracing import Traced, trace
 from autoq.workbench import execution_on, runtime_model
+from tests.conftest import decibels, simulated
 
 HERE = [name for name in TARGETS if why_unusable(name) is None]
 WIDTHS = ("32/32/32", "8/8/8", "6/6/8", "4/8/8", "4/4/8", "8/8/32", "16/16/8")
@@ -72,11 +72,10 @@ def agreement(target: str, bits: str, subject: Subject) -> float:
     quantized = quantize(traced, policy, statistics, execution_on(target))
     file = runtime_model(target, graph, quantized).SerializeToString()
     run = load_target(target).load(file, threads=1)
-    with torch.no_grad():
-        expected = as_executed(quantized)(image).clamp(0, 1).numpy()
+    expected = simulated(quantized, image).clip(0, 1)
     found = run(image.numpy())
     assert (found.dtype, found.shape) == (np.float32, expected.shape)
-    return float(-10 * np.log10(np.mean((found.clip(0, 1) - expected) ** 2) + 1e-20))
+    return decibels(found.clip(0, 1), expected)
 
 
 @pytest.mark.parametrize("name", TARGETS)

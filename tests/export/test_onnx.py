@@ -12,7 +12,6 @@ from onnx import TensorProto, numpy_helper
 
 from autoq import data
 from autoq.errors import PolicyError
-from autoq.executed import as_executed
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
 from autoq.models import build_model, model_info
 from autoq.policy import Granularity, Policy, StageQuant, TensorQuant, uniform
@@ -20,6 +19,7 @@ from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.targets import load_target
 from autoq.tracing import Traced, trace
 from autoq.workbench import execution_on
+from tests.conftest import decibels, simulated
 
 INT8 = execution_on("openvino-cpu")
 INFO = model_info("srgan")
@@ -45,11 +45,9 @@ def test_openvino_agrees_with_the_network_to_50_db(shared: Path, bits: str) -> N
     weights = [tensor for tensor in file.graph.initializer if len(tensor.dims) == 4]
     assert sum(tensor.data_type in (TensorProto.INT8, TensorProto.INT4) for tensor in weights) == len(network.integer_layers)
     run = load_target("openvino-cpu").load(file.SerializeToString(), threads=2)
-    executed = as_executed(network)
     errors = []
     for image in images:
-        with torch.no_grad():
-            expected = executed(image).clamp(0, 1).numpy()
+        expected = simulated(network, image).clip(0, 1)
         errors.append(float(np.mean((np.clip(run(image.numpy()), 0, 1) - expected) ** 2)))
     agreement = [-10 * np.log10(error + 1e-20) for error in (*errors, np.mean(errors))]
     assert agreement[-1] >= 50, agreement
@@ -75,8 +73,7 @@ def test_onnxruntime_agrees_at_any_size(tiny_traced: Traced, graph: Graph, bits:
     session = onnxruntime.InferenceSession(write_qdq(graph, quantized).SerializeToString(), options)
     for height, width in ((16, 16), (11, 23)):
         image = torch.rand(1, 3, height, width)
-        with torch.no_grad():
-            expected = as_executed(quantized)(image).numpy()
+        expected = simulated(quantized, image)
         (found,) = session.run(None, {"input": image.numpy()})
         assert found.shape == (1, 3, 2 * height, 2 * width)
         assert np.mean((found - expected) ** 2) < 1e-6
@@ -124,10 +121,9 @@ def test_every_quantizer_is_executed_as_its_integers(
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(file.SerializeToString(), options)
     openvino = load_target("openvino-cpu").load(file.SerializeToString(), threads=1)
-    with torch.no_grad():
-        expected = as_executed(quantized)(images[:1]).numpy()
+    expected = simulated(quantized, images[:1])
     for found in (session.run(None, {"input": images[:1].numpy()})[0], openvino(images[:1].numpy())):
-        assert -10 * np.log10(np.mean((found - expected) ** 2) / np.mean(expected**2) + 1e-20) >= 40
+        assert decibels(found, expected, peak=np.sqrt(np.mean(expected**2))) >= 40
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -144,9 +140,8 @@ def test_a_narrow_tensor_read_as_another_narrow_one(tiny_traced: Traced, graph: 
     file = write_qdq(graph, quantized)
     assert [node.op_type for node in file.graph.node].count("Min") > 0
     found = load_target("openvino-cpu").load(file.SerializeToString(), threads=1)(image.numpy())
-    with torch.no_grad():
-        expected = as_executed(quantized)(image).numpy()
-    assert -10 * np.log10(np.mean((found - expected) ** 2) / np.mean(expected**2) + 1e-20) >= 50
+    expected = simulated(quantized, image)
+    assert decibels(found, expected, peak=np.sqrt(np.mean(expected**2))) >= 50
 
 
 def test_weights_whose_integers_are_too_wide_are_refused(tiny_traced: Traced, graph: Graph) -> None:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from autoq.errors import PolicyError
-from autoq.executed import as_executed
 from autoq.export.onnx import export_graph
 from autoq.export.qonnx import write_qonnx
 from autoq.models import model_info
@@ -15,6 +14,7 @@ from autoq.policy import Policy, StageQuant, uniform
 from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.targets import load_target
 from autoq.tracing import Traced
+from tests.conftest import simulated
 
 STAGES = model_info("srresnet").stages
 
@@ -38,8 +38,7 @@ def test_any_width_agrees(tiny_traced: Traced, bits: str, weights: str) -> None:
     policy = uniform(bits, STAGES)
     quantized = network(tiny_traced, policy if weights == "symmetric" else affine_weights(policy, weights))
     image = torch.rand(1, 3, 11, 23, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        expected = as_executed(quantized)(image).numpy()
+    expected = simulated(quantized, image)
     found = load_target("bits").load(write_qonnx(export_graph(tiny_traced), quantized).SerializeToString(), 1)(image.numpy())
     assert found.shape == expected.shape
     assert np.mean((found - expected) ** 2) < 1e-6
