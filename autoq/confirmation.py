@@ -105,14 +105,17 @@ def confirmed(
 def rank_agreement(records: Sequence[Record], quality: str) -> float | None:
     """Spearman's correlation between a quality on the search's images and on held-out ones, over all fully trained points.
 
-    The float network is left out. None for fewer than three points.
+    The float network is left out. None for fewer than three points, and where all have the same value.
     """
     pairs = [
         (record.values[quality], record.held_out[quality])
         for record in records
         if record.state == "complete" and record.name != FLOAT_NAME and quality in record.held_out
     ]
-    return float(spearmanr(*zip(*pairs, strict=True)).statistic) if len(pairs) > 2 else None
+    searched, apart = zip(*pairs, strict=True) if pairs else ((), ())
+    if len(pairs) < 3 or len(set(searched)) == 1 or len(set(apart)) == 1:
+        return None
+    return float(spearmanr(searched, apart).statistic)
 
 
 @dataclass(frozen=True)
