@@ -1,17 +1,28 @@
-"""What is said of a front that was trained again: intervals, ranks, who leaves."""
+"""What is said of a front on held-out images and with other seeds: intervals, ranks, who leaves."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from autoq.confirmation import confirmed, entries, in_words, mean_interval, median_interval
+from autoq.confirmation import (
+    Confirmed,
+    confirmed,
+    document,
+    in_words,
+    mean_interval,
+    median_interval,
+    rank_agreement,
+)
 from autoq.constraints import parse_all
-from autoq.findings import to_json
+from autoq.findings import point_name, to_json
+from autoq.objectives import score
 from autoq.policy import Policy, uniform
 from autoq.spec import Confirmation, Record, Remeasured, TrialResult
 
@@ -23,88 +34,179 @@ def policy(bits: int) -> Policy:
     return uniform(f"{bits}/{bits}", STAGES)
 
 
-def point(bits: int, size: float, latency: float, psnr: float, name: str | None = None) -> Record:
+def point(bits: int, size: float, latency: float, psnr: float, apart: float | None, **fields: Any) -> Record:
+    """A point with its PSNR on the search's images and, where it is known, on held-out ones."""
+    held_out = {} if apart is None else {"psnr": apart}
     values = {"size": size, "latency": latency, "psnr": psnr}
-    number = None if name else bits
-    source = "baseline" if name else "trial"
-    return Record(number=number, name=name, source=source, state="complete", policy=policy(bits).to_dict(), label="", values=values)
+    given = {"number": bits, "source": "trial", "state": "complete", "label": "", **fields}
+    return Record(policy=policy(bits).to_dict(), values=values, held_out=held_out, **given)
 
 
-def trainings(bits: int, again: Sequence[float], unseen: Sequence[float]) -> list[Confirmation]:
+def trainings(bits: int, again: Sequence[float], apart: Sequence[float]) -> list[Confirmation]:
     return [
         Confirmation(
-            policy=policy(bits).hash, seed=seed, result=TrialResult(state="complete", values={"psnr": a}), unseen={"psnr": b}
+            policy=policy(bits).hash, seed=seed, result=TrialResult(state="complete", values={"psnr": a}, held_out={"psnr": b})
         )
-        for seed, (a, b) in enumerate(zip(again, unseen, strict=True), 1)
+        for seed, (a, b) in enumerate(zip(again, apart, strict=True), 1)
     ]
 
 
-FRONT = [point(32, 100, 10, 30.0, "float"), point(8, 50, 5, 29.9), point(6, 40, 5, 29.8), point(4, 30, 5, 29.0)]
+FLOAT = point(32, 100, 10, 30.0, 28.0, number=None, name="float", source="baseline")
+FRONT = [FLOAT, point(8, 50, 5, 29.9, 27.0), point(6, 40, 5, 29.8, 27.4), point(4, 30, 5, 29.0, 26.0)]
 FAILED = Confirmation(policy=policy(4).hash, seed=3, result=TrialResult(state="failed", reason="diverged"))
 CONFIRMATIONS = [
-    *trainings(32, [30.0], [28.0]),
     *trainings(8, [29.7, 29.8, 29.6], [27.0, 27.2, 27.1]),
     *trainings(6, [29.9, 29.8, 29.7], [27.5, 27.4, 27.3]),
     *trainings(4, [29.0, 28.9], [26.0, 26.2]),
     FAILED,
 ]
-AGAIN = Remeasured(samples={policy(bits).hash: (ms,) * 15 for bits, ms in ((32, 10.0), (8, 5.0), (6, 5.0), (4, 5.5))})
+NONE = Remeasured(samples={})
 
 
-def test_ranks_and_who_leaves_the_front() -> None:
-    exact, eight, six, four = confirmed(FRONT, CONFIRMATIONS, AGAIN, OBJECTIVES)
-    assert [each.ranks for each in (exact, eight, six, four)] == [(1, 1, 1), (2, 3, 3), (3, 2, 2), (4, 4, 4)]
-    assert [each.changes_rank for each in (exact, eight, six, four)] == [False, True, True, False]
-    assert [each.stays for each in (exact, eight, six, four)] == [True, False, True, True]  # six is smaller and better
+def names(points: Sequence[Confirmed]) -> list[tuple[str, bool]]:
+    return [(point_name(each.record), each.stays) for each in points]
+
+
+def test_who_leaves_the_front_and_in_which_order() -> None:
+    again = Remeasured(samples={policy(4).hash: (5.5,) * 15})
+    four, six, eight, exact = found = confirmed(FRONT, CONFIRMATIONS, again, OBJECTIVES)
+    # six is smaller than eight, and better on held-out images
+    assert names(found) == [("trial 4", True), ("trial 6", True), ("trial 8", False), ("float", True)]
+    assert (eight.dominated, eight.breaks) == (True, ())
+    assert [each.seeds for each in found] == [2, 3, 3, 0]
     assert four.reason == "diverged"
-    assert (exact.unseen["psnr"].low, exact.unseen["psnr"].high) == (28.0, 28.0)
-    sentence = in_words([exact, eight, six, four])
-    assert "3 of 4 points stay on the front and 2 change their rank in psnr" in sentence
-    assert "trial 8, changes by -0.20 dB" in sentence
+    assert [each.latency and each.latency.middle for each in found] == [5.5, None, None, None]
+    sentence = in_words(found, FRONT, OBJECTIVES)
+    assert "3 of 4 points stay on the front (rank correlation of psnr over all fully trained points: 0.50)" in sentence
+    assert "3 of them were trained again with other seeds; the largest loss is -0.20 dB (trial 8)" in sentence
+    assert sentence.endswith("1 could not be trained again: diverged.")
 
 
-def test_a_point_that_is_slower_than_it_was_leaves() -> None:
-    """Larger and a little worse than the other, it stood on the front for its latency."""
-    front = [point(8, 50, 4, 29.8), point(6, 40, 5, 29.9)]
-    runs = [*trainings(8, [29.8, 29.8], [27.0, 27.0]), *trainings(6, [29.9, 29.9], [27.1, 27.1])]
-    for ms, stays in ((4.0, True), (6.0, False)):
-        again = Remeasured(samples={policy(8).hash: (ms,) * 15, policy(6).hash: (5.0,) * 15})
-        assert [each.stays for each in confirmed(front, runs, again, OBJECTIVES)] == [stays, True]
+def test_replicated_is_of_other_seeds_alone_and_held_out_of_all_trainings() -> None:
+    four, six, eight, exact = confirmed(FRONT, CONFIRMATIONS, NONE, OBJECTIVES)
+    for each, again, apart in (
+        (eight, [29.7, 29.8, 29.6], [27.0, 27.0, 27.2, 27.1]),
+        (six, [29.9, 29.8, 29.7], [27.4, 27.5, 27.4, 27.3]),
+        (four, [29.0, 28.9], [26.0, 26.0, 26.2]),
+    ):
+        for found, values in ((each.replicated["psnr"], again), (each.held_out["psnr"], apart)):
+            low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+            assert (found.middle, found.low, found.high) == pytest.approx((np.mean(values), low, high))
+    assert exact.replicated == {}
+    assert (exact.held_out["psnr"].middle, exact.held_out["psnr"].high) == (28.0, math.inf)
 
 
-def test_nothing_trained_again_is_nothing_said() -> None:
-    assert confirmed(FRONT, [], AGAIN, OBJECTIVES) == []
-    assert in_words([]) == ""
-    (lost,) = confirmed(FRONT, [FAILED], AGAIN, OBJECTIVES)
-    assert not lost.stays
-    assert in_words([lost]) == "1 could not be trained again: diverged."
+def brute_force(records: Sequence[Record]) -> list[tuple[str, bool]]:
+    """Points of the front on the search's images, and whether no fully trained one beats them on held-out images."""
+
+    def beaten(one: Record, quality: Callable[[Record], float]) -> bool:
+        losses = [(each.values["size"], each.values["latency"], -quality(each)) for each in (one, *records)]
+        return any(all(a <= b for a, b in zip(other, losses[0], strict=True)) and other != losses[0] for other in losses[1:])
+
+    front = [each for each in records if not beaten(each, lambda record: record.values["psnr"])]
+    order = sorted(front, key=lambda record: record.values["size"])
+    return [(point_name(each), not beaten(each, lambda record: record.held_out["psnr"])) for each in order]
 
 
-def test_equal_points_stay_and_bounds_are_judged_again() -> None:
-    front = [point(8, 50, 5, 29.8), point(6, 50, 5, 29.8)]
-    runs = [*trainings(8, [29.7, 29.7], [27.0, 27.0]), *trainings(6, [29.7, 29.7], [27.0, 27.0])]
-    again = Remeasured(samples={policy(8).hash: (5.0,) * 15, policy(6).hash: (5.0,) * 15})
-    assert [each.stays for each in confirmed(front, runs, again, OBJECTIVES)] == [True, True]
+def test_points_are_held_against_every_fully_trained_one() -> None:
+    """Larger ones are better on the search's images, more or less."""
+    random = np.random.default_rng(2)
+    records = [point(32, 20, 20, 21.0, 21.0, number=None, name="float", source="baseline")]
+    for size in range(2, 16):
+        psnr, apart = (size + random.normal(0, 3, 2)).tolist()
+        records.append(point(size, size, random.integers(1, 5), psnr, apart))
+    found = names(confirmed(records, [], NONE, OBJECTIVES))
+    assert found == brute_force(records)
+    assert {True, False} == {stays for _, stays in found}
+    alone = [record for record in records if point_name(record) in dict(found)]
+    assert names(confirmed(alone, [], NONE, OBJECTIVES)) != found, "against each other alone more of them would stay"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"state": "pruned", "reason": "others are better"}, {"feasible": False}, {"state": "failed"}], ids=str
+)
+def test_what_did_not_train_fully_or_breaks_a_bound_beats_nobody(fields: dict[str, Any]) -> None:
+    """It is smaller, and better on held-out images than all."""
+    better = point(5, 1, 1, 40.0, 40.0, **fields)
+    assert names(confirmed([*FRONT, better], [], NONE, OBJECTIVES)) == names(confirmed(FRONT, [], NONE, OBJECTIVES))
+    unseen = point(5, 1, 1, 20.0, None)  # of an earlier version
+    assert names(confirmed([*FRONT, unseen], [], NONE, OBJECTIVES)) == names(confirmed(FRONT, [], NONE, OBJECTIVES))
+
+
+def test_rank_agreement_is_spearman_s_over_all_fully_trained_points() -> None:
+    random = np.random.default_rng(0)
+    psnr, apart = random.normal(30, 1, 8), random.normal(27, 1, 8)
+    records = [point(bits, 40, 5, *pair) for bits, pair in enumerate(zip(psnr, apart, strict=True), 2)]
+    ranks = np.argsort(np.argsort(psnr)) - np.argsort(np.argsort(apart))
+    expected = 1 - 6 * (ranks**2).sum() / (8 * 63)
+    others = [FLOAT, point(10, 40, 5, 20.0, 40.0, state="pruned"), point(11, 40, 5, 20.0, None)]
+    assert rank_agreement([*records, *others], "psnr") == pytest.approx(expected)
+    assert rank_agreement([*records[:2], *others], "psnr") is None, "two points agree or they do not"
+    assert rank_agreement(records, "fidelity") is None
+    assert rank_agreement([point(bits, 40, 5, 30.0, 27.0 + bits) for bits in range(2, 6)], "psnr") is None, "nothing differs"
+
+
+def test_nothing_known_of_held_out_images_is_nothing_said() -> None:
+    earlier = [record.model_copy(update={"held_out": {}}) for record in FRONT]
+    assert confirmed(earlier, CONFIRMATIONS, NONE, OBJECTIVES) == []
+    assert in_words([], earlier, OBJECTIVES) == ""
+    assert document([], earlier, OBJECTIVES) == {"rank_agreement": {"psnr": None}, "stay": 0, "front": []}
+
+
+def test_without_other_seeds_the_search_s_own_training_is_judged() -> None:
+    found = confirmed(FRONT, [], NONE, OBJECTIVES)
+    assert names(found) == [("trial 4", True), ("trial 6", True), ("trial 8", False), ("float", True)]
+    assert in_words(found, FRONT, OBJECTIVES) == (
+        "On images that no suggestion depends on, 3 of 4 points stay on the front"
+        " (rank correlation of psnr over all fully trained points: 0.50)."
+    )
+
+
+def test_equal_points_stay() -> None:
+    """On the front of the search's images there is one of them; on held-out images they are no better than each other."""
+    records = [FLOAT, point(8, 50, 5, 29.8, 27.0), point(6, 50, 5, 29.7, 27.0)]
+    assert names(confirmed(records, [], NONE, OBJECTIVES)) == [("trial 8", True), ("float", True)]
+
+
+def test_bounds_are_judged_by_what_was_repeated() -> None:
+    records = [FLOAT, point(8, 50, 5, 29.8, 27.0)]
+    runs, again = trainings(8, [29.7, 29.7], [27.0, 27.0]), Remeasured(samples={policy(8).hash: (5.0,) * 15})
     bounds = parse_all(["latency<=4.9ms", "psnr_drop<=0.25", "size<=60B"])
-    for each in confirmed(front, runs, again, OBJECTIVES, bounds, {"psnr": 30.0}):
-        assert each.breaks == ("latency<=4.9ms", "psnr_drop<=0.25")
-        assert not each.stays
+    eight, exact = confirmed(records, runs, again, OBJECTIVES, bounds)
+    assert (eight.breaks, eight.stays) == (("latency<=4.9ms", "psnr_drop<=0.25"), False)
+    assert exact.breaks == ("latency<=4.9ms", "size<=60B")
+    eight, _ = confirmed(records, [], NONE, OBJECTIVES, parse_all(["latency<=5ms", "psnr_drop<=0.25"]))
+    assert (eight.breaks, eight.stays) == ((), True)
 
 
 def test_without_a_quality_of_its_own_psnr_is_judged_and_the_score_follows() -> None:
-    front = [point(8, 50, 5, 29.8), point(6, 40, 5, 29.7)]
-    runs = [*trainings(8, [29.8, 29.8], [27.0, 27.0]), *trainings(6, [29.9, 29.9], [27.5, 27.5])]
-    eight, six = confirmed(front, runs, Remeasured(samples={}), ("size", "score"))
+    records = [
+        record.model_copy(update={"values": {**record.values, "score": score(record.values["psnr"], 5.0)}})
+        for record in (point(8, 50, 5, 29.8, 27.0), point(6, 40, 5, 29.7, 27.5))
+    ]
+    six, eight = confirmed(records, [], NONE, ("size", "score"))
     assert eight.dominated  # larger, and of lower PSNR at the same latency: a lower score
     assert not six.dominated
-    assert six.ranks == (2, 1, 1)
 
 
 def test_one_training_has_no_interval_and_json_stays_strict() -> None:
-    (only,) = confirmed([FRONT[1]], trainings(8, [29.5], [27.0]), Remeasured(samples={}), OBJECTIVES)
-    assert math.isinf(only.again["psnr"].high)
-    assert only.latency is None
-    assert '"high": null' in to_json(entries([only]))
+    records = [FLOAT, FRONT[1]]
+    found = document(confirmed(records, trainings(8, [29.5], [27.0]), NONE, OBJECTIVES), records, OBJECTIVES)
+    assert json.loads(to_json(found)) == {
+        "rank_agreement": {"psnr": None},
+        "stay": 2,
+        "front": [
+            {
+                "point": "trial 8", "seeds": 1, "latency": None, "stays": True, "breaks": [], "reason": None,
+                "replicated": {"psnr": {"middle": 29.5, "low": None, "high": None}},
+                "held_out": {"psnr": {"middle": 27.0, "low": 27.0, "high": 27.0}},
+            },
+            {
+                "point": "float", "seeds": 0, "latency": None, "stays": True, "breaks": [], "reason": None,
+                "replicated": {}, "held_out": {"psnr": {"middle": 28.0, "low": None, "high": None}},
+            },
+        ],
+    }  # fmt: skip
 
 
 def test_the_interval_of_a_mean_is_student_s() -> None:

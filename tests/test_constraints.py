@@ -19,6 +19,8 @@ FLOAT = {"size": 6e6, "latency": 300.0, "psnr": 30.0, "niqe": 4.0}
         ("psnr_drop<=0.1", "psnr_drop", 0.1, False),
         ("psnr>=29.5dB", "psnr", 29.5, False),
         ("niqe_drop<=0.2", "niqe_drop", 0.2, False),
+        ("fidelity >= 40", "fidelity", 40, False),
+        ("fidelity>=40dB", "fidelity", 40, False),
     ],
 )
 def test_bounds_are_read_in_their_units(text: str, name: str, bound: float, exact: bool) -> None:
@@ -37,6 +39,8 @@ def test_bounds_are_read_in_their_units(text: str, name: str, bound: float, exac
         ("size_drop<=4", "unknown name 'size_drop'"),
         ("size<=4ms", "size is counted in bytes; type size<=4"),
         ("ssim<=4dB", "ssim is counted in plain numbers"),
+        ("psnr_to_float>=40", "unknown name 'psnr_to_float'"),
+        ("fidelity>=40ms", "fidelity is counted in dB; type fidelity>=40"),
     ],
 )
 def test_what_is_no_bound_is_refused(text: str, message: str) -> None:
@@ -52,6 +56,8 @@ def test_violations_are_shares_of_the_bound() -> None:
     assert parse("niqe_drop<=0.25").violation(values, FLOAT) == pytest.approx(1.0)
     assert parse("psnr>=59").violation(values, FLOAT) == pytest.approx(0.5)
     assert parse("psnr_drop<=0").violation(values, FLOAT) == pytest.approx(0.5)
+    for fidelity, beyond in ((39.0, 0.025), (40.0, 0.0), (44.0, -0.1)):
+        assert parse("fidelity>=40").violation({"fidelity": fidelity}, FLOAT) == pytest.approx(beyond)
 
 
 def test_a_study_keeps_what_breaks_a_bound_off_its_front(tmp_path: Path) -> None:

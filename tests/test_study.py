@@ -24,7 +24,7 @@ def make(folder: Path, **changes: Any) -> Study:
 def result(policy: Policy, **values: float) -> TrialResult:
     """A made-up, deterministic worth of a policy."""
     bits = sum(quant.weight.bits for _, quant in policy.stages)
-    found = {"size": 1000.0 * bits, "latency": 50.0 + bits % 7, "psnr": 30 - 20 / bits, "psnr_to_float": 40.0, **values}
+    found = {"size": 1000.0 * bits, "latency": 50.0 + bits % 7, "psnr": 30 - 20 / bits, "fidelity": 40.0, **values}
     return TrialResult(state="complete", values=found, steps=1, seconds=0.5)
 
 
@@ -32,7 +32,7 @@ def float_baseline(study: Study) -> None:
     study.add_baseline(
         "float",
         Policy(()),
-        TrialResult(state="complete", values={"size": 2e5, "latency": 100.0, "psnr": 30.0, "psnr_to_float": 100.0}),
+        TrialResult(state="complete", values={"size": 2e5, "latency": 100.0, "psnr": 30.0, "fidelity": 100.0}),
         "",
     )
 
@@ -88,7 +88,7 @@ def test_front_and_hypervolume_by_hand(tmp_path: Path) -> None:
     study = make(tmp_path / "s", objectives=("size", "psnr"))
     values = [(100.0, 30.0), (60.0, 29.0), (50.0, 29.5), (40.0, 20.0)]
     for number, (size, psnr) in enumerate(values):
-        found = TrialResult(state="complete", values={"size": size, "psnr": psnr, "psnr_to_float": 40.0})
+        found = TrialResult(state="complete", values={"size": size, "psnr": psnr, "fidelity": 40.0})
         study.add_baseline("float" if number == 0 else f"b{number}", Policy(()), found, "")
     records = study.records()
     assert [record.name for record in front(records, ("size", "psnr"))] == ["b3", "b2", "float"]
@@ -99,12 +99,27 @@ def test_front_and_hypervolume_by_hand(tmp_path: Path) -> None:
     assert hypervolume(records[1:], ("size", "psnr")) is None, "no float, no reference"
 
 
+def test_fidelity_counts_from_30_db_on_whatever_the_float_network_is_worth(tmp_path: Path) -> None:
+    objectives = ("size", "fidelity")
+    study = make(tmp_path / "s", objectives=objectives, constraints=("fidelity>=29",))
+    values = {"float": (100.0, 100.0), "b1": (60.0, 45.0), "b2": (50.0, 29.5), "b3": (40.0, 28.0)}
+    for name, (size, fidelity) in values.items():
+        found = TrialResult(state="complete", values={"size": size, "psnr": 30.0, "fidelity": fidelity})
+        assert study.add_baseline(name, Policy(()), found, "").feasible == (name != "b3")
+    records = study.records()
+    assert [record.name for record in front(records, objectives)] == ["b2", "b1", "float"]
+    assert reference_point(records, objectives) == [101.0, 30.0]
+    expected = ((101 - 60) * 15 + (101 - 100) * (100 - 45)) / (101 * 30)
+    assert hypervolume(records, objectives) == pytest.approx(expected)
+    study.close()
+
+
 def test_quality_guard_keeps_noise_off_the_front(tmp_path: Path) -> None:
     study = make(tmp_path / "s", objectives=("size", "latency", "niqe"))
     asked = study.ask()
-    noisy = study.tell(asked.number, asked.policy, result(asked.policy, niqe=1.0, psnr_to_float=25.0), "")
+    noisy = study.tell(asked.number, asked.policy, result(asked.policy, niqe=1.0, fidelity=25.0), "")
     asked = study.ask()
-    faithful = study.tell(asked.number, asked.policy, result(asked.policy, niqe=4.0, psnr_to_float=31.0), "")
+    faithful = study.tell(asked.number, asked.policy, result(asked.policy, niqe=4.0, fidelity=31.0), "")
     assert (noisy.feasible, faithful.feasible) == (False, True)
     assert front(study.records(), study.spec.objectives) == [faithful]
 
