@@ -561,7 +561,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = Study.create(folder, spec, {"command": "autoq search", "python": "3", "machine": "m", "versions": {}})
     for number in range(3):
         asked = made.ask()
-        values = {"size": 100.0 - number, "latency": 10.0, "psnr": 30.0, "psnr_to_float": 40.0}
+        values = {"size": 100.0 - number, "latency": 10.0, "psnr": 30.0, "fidelity": 40.0}
         made.tell(asked.number, asked.policy, TrialResult(state="complete", values=values), "words")
     made.close()
     return folder

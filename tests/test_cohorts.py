@@ -62,7 +62,7 @@ def reported(config: dict[str, Any]) -> dict[str, str]:
     if config["seed"] is None:
         return {"result": worth(config).model_dump_json()}
     result, policy = worth({**config, "number": 0}), Policy.from_dict(config["policy"])
-    again = Confirmation(policy=policy.hash, seed=config["seed"], result=result, unseen=result.values)
+    again = Confirmation(policy=policy.hash, seed=config["seed"], result=result.model_copy(update={"held_out": result.values}))
     return {"confirmation": again.model_dump_json()}
 
 

@@ -20,8 +20,8 @@ from autoq.errors import AutoqError, InputError
 from autoq.events import Events
 from autoq.export.onnx import export_graph, save_graph
 from autoq.measuring import measure_latencies
-from autoq.options import search_space
 from autoq.objectives.latency_table import read_table
+from autoq.options import search_space
 from autoq.policy import Policy, all_float, uniform
 from autoq.spec import StudySpec, TrialSpec
 from autoq.study import Study

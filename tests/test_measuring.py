@@ -85,7 +85,7 @@ def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Stu
     assert all(fuller.ms(key(each), each) == fuller.entries[key(each)].ms for each in (*seeds, new))
     assert fuller.entries.items() >= table.entries.items(), "what was measured stays"
     assert measure_more(study, graph, fuller, seeds, events) is fuller
-    values = {"size": 1.0, "latency": 1.0, "psnr": 30.0, "psnr_to_float": 50.0}
+    values = {"size": 1.0, "latency": 1.0, "psnr": 30.0, "fidelity": 50.0}
     exact = all_float(study.space.choices)
     study.add_baseline("float", exact, TrialResult(state="complete", values=values), "")
     study.add_baseline("other", new, TrialResult(state="complete", values={**values, "size": 0.5, "psnr": 29.0}), "")

@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import spearmanr
 
 from autoq import seeding
 from autoq.cli import main
-from autoq.data import middle
-from autoq.executed import as_executed
-from autoq.export.onnx import export_graph, payload_bytes
+from autoq.data import middle, to_tensor
+from autoq.export.onnx import Graph, export_graph, payload_bytes
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency import entries
 from autoq.objectives.latency_table import LatencyTable
@@ -29,9 +27,10 @@ from autoq.sensitivity import agreement, alone, analyse
 from autoq.space import SearchSpace, parse_space
 from autoq.spec import Analysis, Answer, Answers, Probe, Question, StudySpec, TrialSpec
 from autoq.study import Study, space_facts
+from autoq.targets import load_target
 from autoq.tracing import roles_by_stage
 from autoq.workbench import Workbench, input_hashes, prepare, runtime_model, upscale
-from tests.conftest import made_up
+from tests.conftest import made_up, small_image
 from tests.test_cli import run
 
 SPACE = {
@@ -51,6 +50,11 @@ def spec(tiny_weights: Path) -> TrialSpec:
 @pytest.fixture(scope="module")
 def bench(spec: TrialSpec) -> Workbench:
     return prepare(spec)
+
+
+@pytest.fixture(scope="module")
+def graph(bench: Workbench) -> Graph:
+    return export_graph(bench.traced)
 
 
 @pytest.fixture(scope="module")
@@ -74,34 +78,34 @@ def table(bench: Workbench, space: SearchSpace) -> LatencyTable:
 
 
 @pytest.fixture(scope="module")
-def probes(bench: Workbench, space: SearchSpace) -> tuple[Probe, ...]:
-    return probe(bench, space)
+def probes(bench: Workbench, graph: Graph, space: SearchSpace) -> tuple[Probe, ...]:
+    return probe(bench, graph, space)
 
 
-def error(bench: Workbench, policy: Policy) -> float:
-    """Mean squared error of the output to the float network's."""
-    module = as_executed(quantize(bench.traced, policy, bench.statistics, bench.execution))
+def error(bench: Workbench, graph: Graph, policy: Policy) -> float:
+    """Mean squared error of the written file's output to the float network's."""
+    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+    run = load_target("openvino-cpu").load(runtime_model("openvino-cpu", graph, quantized).SerializeToString(), 1)
     errors = []
     for pair in bench.pairs:
-        a, b = (upscale(network, pair.low, "cpu").clamp(0, 1) for network in (module, bench.traced.module))
-        errors.append(float(torch.mean((a - b) ** 2)))
+        expected = upscale(bench.traced.module, pair.low, "cpu").clamp(0, 1).numpy()
+        errors.append(np.mean((run(to_tensor(pair.low).numpy()).clip(0, 1) - expected) ** 2))
     return float(np.mean(errors))
 
 
 def test_many_probes_look_at_the_middle_of_the_images(
-    bench: Workbench, space: SearchSpace, probes: tuple[Probe, ...], monkeypatch: pytest.MonkeyPatch
+    bench: Workbench, graph: Graph, space: SearchSpace, probes: tuple[Probe, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What they find is what they find on images that are no more than these middles, and ranks as on whole images do."""
     monkeypatch.setattr(seeding, "MOST_ON_WHOLE_IMAGES", len(probes) - 1)
-    found = probe(bench, space)
+    found = probe(bench, graph, space)
     cut = dataclasses.replace(bench, pairs=tuple(middle(pair) for pair in bench.pairs))
-    assert all(each.loss == pytest.approx(error(cut, Policy.from_dict(each.policy)), rel=1e-5) for each in found[::7])
+    assert all(each.loss == pytest.approx(error(cut, graph, Policy.from_dict(each.policy)), rel=1e-5) for each in found[::7])
     assert spearmanr([each.loss for each in found], [each.loss for each in probes]).statistic > 0.95
 
 
-def test_seeds_know_what_a_runtime_file_holds(bench: Workbench, table: LatencyTable) -> None:
+def test_seeds_know_what_a_runtime_file_holds(bench: Workbench, graph: Graph, table: LatencyTable) -> None:
     """Of 4-bit weights the file has half a byte each, of 6-bit ones a whole one."""
-    graph = export_graph(bench.traced)
     of = seeding._adding(bench, ("size_runtime", "psnr"), table).of
 
     def both(bits: str) -> tuple[float, float]:
@@ -115,7 +119,9 @@ def test_seeds_know_what_a_runtime_file_holds(bench: Workbench, table: LatencyTa
     assert predicted[0] - predicted[2] == found[0] - found[2]
 
 
-def test_the_ranking_is_that_of_a_brute_force_evaluation(bench: Workbench, spec: TrialSpec, space: SearchSpace) -> None:
+def test_the_ranking_is_that_of_a_brute_force_evaluation(
+    bench: Workbench, graph: Graph, spec: TrialSpec, space: SearchSpace
+) -> None:
     question = Question(widths=(3, 8), pairs=True, seeds=2, frame=(16, 16))
     phases: list[str] = []
     analysis = analyse(spec, space, question, phases.append)
@@ -131,7 +137,7 @@ def test_the_ranking_is_that_of_a_brute_force_evaluation(bench: Workbench, spec:
         ]
         everything = {role: dataclasses.replace(quant, bits=3) for role, quant in vars(narrow).items() if not quant.is_float}
         wide = {role: dataclasses.replace(quant, bits=8) for role, quant in everything.items()}
-        parts = [error(bench, alone(space.choices, stage, StageQuant(**roles))) for roles in (everything, wide)]
+        parts = [error(bench, graph, alone(space.choices, stage, StageQuant(**roles))) for roles in (everything, wide)]
         losses[stage] = np.mean(np.log10(parts))
     assert found["ranking"] == sorted(losses, key=losses.__getitem__, reverse=True)
     assert (found["most_sensitive"], found["least_sensitive"]) == (found["ranking"][0], found["ranking"][-1])
@@ -158,7 +164,7 @@ def test_the_ranking_is_that_of_a_brute_force_evaluation(bench: Workbench, spec:
 
 
 def test_seeds_are_the_front_that_single_stages_predict(
-    bench: Workbench, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
+    bench: Workbench, graph: Graph, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
 ) -> None:
     found = find_seeds(bench, space, ("size", "latency", "psnr"), table, 6, probes)
     seeds = [Policy.from_dict(seed) for seed in found.seeds]
@@ -170,7 +176,7 @@ def test_seeds_are_the_front_that_single_stages_predict(
     assert len(measured) == len(found.probes)
     one_stage = [policy for policy in weights if sum(quant.weight.bits == 3 for _, quant in policy.stages) == 1]
     assert one_stage
-    actual = [error(bench, seed) for seed in seeds]
+    actual = [error(bench, graph, seed) for seed in seeds]
     assert spearmanr(found.predicted, actual).statistic > 0.7
     assert all(probe.seconds >= 0 and probe.size > 0 for probe in found.probes)
 
@@ -210,7 +216,7 @@ def test_agreement_is_the_mean_rank_correlation() -> None:
     ("options", "message"),
     [
         (["--by", "stages"], "unknown granularity 'stages' (known: block, layer, stage). Did you mean 'stage'?"),
-        (["--metric", "psnrr"], "unknown metric 'psnrr' (known: niqe, pi, psnr, ssim). Did you mean 'psnr'?"),
+        (["--metric", "psnrr"], "unknown metric 'psnrr' (known: fidelity, niqe, pi, psnr, ssim). Did you mean 'psnr'?"),
         (["--steps", "x"], "--steps 'x': expected a whole number from 0 to 1000000; type --steps 16"),
         (["--frame", "96"], "frame '96': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96"),
     ],
@@ -228,9 +234,9 @@ def test_layers_of_a_network_by_themselves(
 ) -> None:
     (tmp_path / "space.yaml").write_text(json.dumps(SPACE))
     options = ["--model", "srresnet", "--scale", "2", "--weights", str(tiny_weights), "--frame", "16x16", "--quiet"]
-    options += ["--space", str(tmp_path / "space.yaml")]
+    options += ["--space", str(tmp_path / "space.yaml"), "--eval-data", str(small_image(tmp_path / "images", 1))]
     shown = {}
-    for by, more in (("layer", ["--json"]), ("block", [])):
+    for by, more in (("layer", ["--json", "--metric", "fidelity"]), ("block", [])):
         monkeypatch.setattr("sys.argv", ["autoq", "sensitivity", "--by", by, *options, *more])
         with pytest.raises(SystemExit) as ended:
             main()
@@ -239,6 +245,9 @@ def test_layers_of_a_network_by_themselves(
     found = json.loads(shown["layer"])
     assert found["by"] == "layer"
     assert len(found["ranking"]) == 6, found["ranking"]
+    assert found["float"]["fidelity"] >= 60
+    changes = {bits: [each["change"] for each in found["entries"] if each["bits"] == bits] for bits in (3, 8)}
+    assert max(changes[3]) < max(changes[8]) < 0
     rows = [line for line in shown["block"].splitlines() if line.rstrip().endswith(" ms")]
     assert len(rows) == 5, shown["block"]
     assert "most sensitive: " in shown["block"]

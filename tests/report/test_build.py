@@ -26,15 +26,13 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     environment = {"command": "autoq <script>alert(1)</script>", "python": "3.11", "machine": "a & b", "versions": {"torch": "2"}}
     study = Study.create(folder / "evil", spec, environment)
     for name, bits, size, ms, psnr in (("float", "32/32/32", 4e6, 100.0, 30.0), ("8/8/8", "8/8/8", 1e6, 40.0, 29.9)):
-        found = TrialResult(
-            state="complete", values={"size": size, "latency": ms, "psnr": psnr, "psnr_to_float": 50.0}, seconds=2.0
-        )
+        found = TrialResult(state="complete", values={"size": size, "latency": ms, "psnr": psnr, "fidelity": 50.0}, seconds=2.0)
         study.add_baseline(name, uniform(bits, facts.stages), found, "all int8")
     asked = study.ask()
     study.tell(
         asked.number,
         asked.policy,
-        TrialResult(state="complete", values={"size": 5e5, "latency": 30.0, "psnr": 29.0, "psnr_to_float": 40.0}, steps=1),
+        TrialResult(state="complete", values={"size": 5e5, "latency": 30.0, "psnr": 29.0, "fidelity": 40.0}, steps=1),
         "mixed",
     )
     asked = study.ask()
@@ -74,7 +72,7 @@ def test_the_page_says_where_the_time_goes(tmp_path: Path) -> None:
     study.latency_path.write_text(table(EVERY).model_dump_json())
     points = {"float": ((False,) * 3, 100.0), "slow": ((True, False, False), 101.0), "mixed": ((True, True, False), 57.0)}
     for number, (name, (integers, ms)) in enumerate(points.items()):
-        values = {"size": 100.0 - number, "latency": ms, "psnr": 30.0, "psnr_to_float": 50.0}
+        values = {"size": 100.0 - number, "latency": ms, "psnr": 30.0, "fidelity": 50.0}
         policy = uniform(f"{8 - number}/8/8", study.space.facts.stages)
         study.add_baseline(name, policy, TrialResult(state="complete", values=values), words(integers, skip=False))
     page = shown(build_report(study, tmp_path)[0])
@@ -97,7 +95,7 @@ def test_a_point_that_is_not_faster_says_so(tmp_path: Path) -> None:
         tmp_path / "slow", of_srresnet(("size", "latency", "psnr")), {"command": "", "python": "", "machine": "", "versions": {}}
     )
     for name, size, ms in (("float", 100.0, 10.0), ("equal", 50.0, 10.0), ("fast", 60.0, 9.9)):
-        values = {"size": size, "latency": ms, "psnr": 30.0, "psnr_to_float": 50.0}
+        values = {"size": size, "latency": ms, "psnr": 30.0, "fidelity": 50.0}
         policy = uniform("8/8/8", study.space.facts.stages)
         study.add_baseline(name, policy, TrialResult(state="complete", values=values), "")
     page = shown(build_report(study, tmp_path)[0])
@@ -126,7 +124,7 @@ def test_two_studies_of_a_network_in_one_report(tmp_path: Path) -> None:
         study = Study.create(tmp_path / name, spec, {"command": "", "python": "", "machine": "", "versions": {}})
         for number, (size, psnr) in enumerate([(100.0, 30.0), *points]):
             policy = uniform("32/32/32" if number == 0 else f"{8 - number}/8/8", facts.stages)
-            values = {"size": size, "psnr": psnr, "latency": 1.0, "psnr_to_float": 50.0}
+            values = {"size": size, "psnr": psnr, "latency": 1.0, "fidelity": 50.0}
             study.add_baseline("float" if number == 0 else f"b{number}", policy, TrialResult(state="complete", values=values), "")
         studies[name] = study
     write_report(studies["here"], tmp_path / "reports", studies["<there>"])
