@@ -91,14 +91,20 @@ def test_budget_baselines_and_front(first: dict) -> None:  # type: ignore[type-a
 
 def test_the_front_is_trained_again_on_images_the_search_never_saw(first: dict) -> None:  # type: ignore[type-arg]
     points = {entry.get("name") or f"trial {entry['number']}": entry["values"] for entry in first["front"]}
-    again = {entry["point"]: entry for entry in first["confirmed"]}
-    assert again.keys() == points.keys()
-    for name, entry in again.items():
+    confirmed = {entry["point"]: entry for entry in first["confirmed"]["front"]}
+    assert confirmed.keys() == points.keys()
+    for name, entry in confirmed.items():
         assert entry["reason"] is None
-        assert entry["again"]["psnr"]["middle"] == pytest.approx(points[name]["psnr"], abs=1.0)
-        assert entry["unseen"]["psnr"]["middle"] != entry["again"]["psnr"]["middle"]
+        assert entry["held_out"]["psnr"]["middle"] != points[name]["psnr"]
         assert 0 < entry["latency"]["low"] <= entry["latency"]["middle"] <= entry["latency"]["high"]
-    assert sorted(entry["ranks"]["search"] for entry in again.values())[0] == 1
+    repeated = {name: entry for name, entry in confirmed.items() if entry["replicated"]}
+    assert {entry["seeds"] for entry in repeated.values()} == {1}
+    assert set(first["recommended"]) == {"smallest", "fastest", "compromise"}
+    assert first["recommended"]["smallest"] in repeated, "what a user would take first trains again first"
+    for name, entry in repeated.items():
+        assert entry["replicated"]["psnr"]["middle"] == pytest.approx(points[name]["psnr"], abs=1.0)
+    every = [trial["values"] for trial in first["trials"]]
+    assert min(values["simulation_agreement_db"] for values in (*every, *first["baselines"].values())) >= 40
 
 
 def test_files_left_behind(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
@@ -114,7 +120,8 @@ def test_files_left_behind(folder: Path, first: dict) -> None:  # type: ignore[t
     assert table["frame"] == [32, 24]
     report = (folder / "reports" / "first.html").read_text()
     assert "trial" in report
-    assert "Trained again" in report
+    assert "Does it hold?" in report
+    assert "<code>autoq export first --pick smallest -o smallest</code>" in report
     assert "Stages one at a time" in report
     assert "ranked the seeds as training did with a rank correlation of" in report
     assert "seeds alone reach a hypervolume of" in report or "did not get beyond its 4 seeds" in report

@@ -5,11 +5,12 @@ import pytest
 
 from autoq.api import write_report
 from autoq.errors import StudyError
+from autoq.files import append_line
 from autoq.findings import document
 from autoq.policy import uniform
 from autoq.report.build import build_report
 from autoq.space import bundled_space, load_space
-from autoq.spec import Question, StudySpec, TrialResult, TrialSpec
+from autoq.spec import Confirmation, Question, StudySpec, TrialResult, TrialSpec
 from autoq.study import Study, space_facts
 from tests.conftest import made_up
 from tests.test_speed import EVERY, table, words
@@ -83,6 +84,43 @@ def test_the_page_says_where_the_time_goes(tmp_path: Path) -> None:
     assert '<td class="t">body</td><td class="t">none</td><td>36.00</td><td>44.00</td><td>40.00</td>' in section
     row = next(line for line in section.splitlines() if ">slow<" in line)
     assert "<td>0.99x</td>" in row
+
+
+def test_the_page_says_what_holds_on_held_out_images(tmp_path: Path) -> None:
+    """Of three points a search found, one is beaten on images that it did not see; another was trained again."""
+    spec = of_srresnet(("size", "psnr")).model_copy(update={"confirm": 2})
+    study = Study.create(tmp_path / "held", spec, {"command": "", "python": "", "machine": "", "versions": {}})
+    points = {"float": (8e6, 30.0, 28.0), "8/8/8": (2e6, 29.95, 27.0), "6/6/8": (1e6, 29.5, 27.5)}
+    for name, (size, psnr, apart) in points.items():
+        policy = uniform("32/32/32" if name == "float" else name, study.space.facts.stages)
+        values = {"size": size, "psnr": psnr, "latency": size / 1e5, "fidelity": 50.0}
+        found = TrialResult(state="complete", values=values, held_out={"psnr": apart}, seconds=9.0)
+        study.add_baseline(name, policy, found, "")
+    best = uniform("8/8/8", study.space.facts.stages)
+    for seed, psnr in enumerate((29.8, 29.7), 1):
+        result = TrialResult(state="complete", values={"psnr": psnr}, held_out={"psnr": 27.0 + seed / 10})
+        append_line(study.confirmed_path, Confirmation(policy=best.hash, seed=seed, result=result))
+    page = shown(build_report(study, tmp_path)[0])
+    section = page.partition("<h2>Does it hold?</h2>")[2].partition("<h2>")[0]
+    assert "On images that no suggestion depends on, 2 of 3 points stay on the front" in section
+    assert "1 of them were trained again with other seeds; the largest loss is -0.20 dB (8/8/8)" in section
+    rows = {line.partition("</td>")[0].rpartition(">")[2]: line for line in section.splitlines() if line.startswith("<tr class")}
+    assert list(rows) == ["6/6/8", "8/8/8", "float"]
+    # Student's t of one degree of freedom is 12.706, of two 4.303
+    assert "<td>29.950</td><td>27.100 [26.852, 27.348]</td><td>29.750 [29.115, 30.385]</td>" in rows["8/8/8"]
+    assert '<td>2</td><td class="t">dominated on held-out images</td>' in rows["8/8/8"]
+    assert "<td>29.500</td><td>27.500</td><td></td>" in rows["6/6/8"]
+    assert '<td>not repeated</td><td class="t"></td>' in rows["6/6/8"]
+    cards = page.partition("<h2>Recommended points</h2>")[2].partition("<h2>")[0]
+    assert "of the points with psnr_drop&lt;=0.1" in cards
+    for rule, point, gains in (
+        ("smallest", "8/8/8", "4.00x smaller, 4.00x faster"),
+        ("fastest", "8/8/8", "4.00x smaller, 4.00x faster"),
+        ("compromise", "6/6/8", "8.00x smaller, 8.00x faster"),
+    ):
+        assert f"<b>{gains}</b><span>{rule}: {point}, " in cards
+        assert f"<code>autoq export held --pick {rule} -o {rule}</code>" in cards
+    study.close()
 
 
 def of_srresnet(objectives: tuple[str, ...]) -> StudySpec:
