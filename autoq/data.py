@@ -147,16 +147,19 @@ def middle(pair: Pair) -> Pair:
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic (a = -0.5) with antialiasing on reduction and mirrored edges: MATLAB's imresize, on uint8."""
-    result = pixels.astype(np.float64)
-    for axis, size in ((0, height), (1, width)):
-        weights, indices = _cubic_taps(pixels.shape[axis], size)
-        taken = np.take(result, indices, axis=axis)  # the taps become the axis after `axis`
+    """Bicubic (a = -0.5) with antialiasing on reduction and mirrored edges: MATLAB's imresize, on uint8.
+
+    Like it, the axis that shrinks most comes first (of equal ones the rows), and each is rounded to uint8 by itself.
+    """
+    sizes = {0: height, 1: width}
+    for axis in sorted(sizes, key=lambda axis: sizes[axis] / pixels.shape[axis]):
+        weights, indices = _cubic_taps(pixels.shape[axis], sizes[axis])
+        taken = np.take(pixels, indices, axis=axis)  # the taps become the axis after `axis`
         shape = [1] * taken.ndim
         shape[axis], shape[axis + 1] = weights.shape
-        result = (taken * weights.reshape(shape)).sum(axis + 1)
-    # MATLAB rounds half away from zero
-    return np.clip(np.floor(result + 0.5), 0, 255).astype(np.uint8)
+        # MATLAB rounds half away from zero
+        pixels = np.clip(np.floor((taken * weights.reshape(shape)).sum(axis + 1) + 0.5), 0, 255).astype(np.uint8)
+    return pixels
 
 
 def _cubic_taps(before: int, after: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,20 @@ def test_bicubic_reproduces_the_published_set5_figure(shared: Path) -> None:
     assert np.mean(values) == pytest.approx(28.43, abs=0.01)
 
 
+def test_reduction_equals_matlabs_but_for_the_border(shared: Path) -> None:
+    """lr_x4.png is what MATLAB's imresize made of hr.png."""
+    high, low = (data.read_image(shared.parent / "cases" / "matlab_lr" / f"{name}.png").pixels for name in ("hr", "lr_x4"))
+    assert np.array_equal(data.resize(high, *low.shape[:2])[8:-8, 8:-8], low[8:-8, 8:-8])
+
+
+def test_the_axis_that_shrinks_most_comes_first() -> None:
+    """Each axis is rounded by itself, so the order shows in the result."""
+    image = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+    assert np.array_equal(data.resize(image, 12, 6), data.resize(data.resize(image, 24, 6), 12, 6))
+    assert np.array_equal(data.resize(image, 12, 12), data.resize(data.resize(image, 12, 24), 12, 12))
+    assert not np.array_equal(data.resize(image, 12, 12), data.resize(data.resize(image, 24, 12), 12, 12))
+
+
 def test_resize_by_hand() -> None:
     row = np.array([[0, 0, 255, 255]], dtype=np.uint8)[:, :, None].repeat(3, 2)
     # x2: centres at -0.25, 0.25, ...; Keys weights at 0.25 and 0.75 with a = -0.5
