@@ -54,6 +54,38 @@ def test_niqe_gives_the_official_values(shared: Path, monkeypatch: pytest.Monkey
     quality._pyiqa_metric.cache_clear()
 
 
+def test_the_niqe_of_pi_is_on_luma_of_ycbcr_without_a_border_of_four(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known answers of pyiqa's NIQE with color_space ycbcr and crop_border 4, whatever border a trial has; NRQM stands still."""
+    monkeypatch.setenv("TORCH_HOME", str(shared / "metrics"))
+    quality._pyiqa_metric.cache_clear()
+    pyiqas = quality._pyiqa_metric
+    monkeypatch.setattr(quality, "_pyiqa_metric", lambda name, space: pyiqas(name, space) if name == "niqe" else lambda _: 10.0)
+    known = {"I03": 15.344, "I04": 4.676, "I06": 4.116, "I08": 3.383, "I19": 11.556}
+    for name, expected in known.items():
+        pixels = data.read_image(shared / "metrics" / "calibration" / "dist_dir" / f"{name}.bmp").pixels
+        assert 2 * quality.judged(["pi"], pixels, None, 2)["pi"] == pytest.approx(expected, abs=0.01)
+    pyiqas.cache_clear()
+
+
+def test_one_perfect_image_counts_with_a_hundred_decibels() -> None:
+    assert quality.averaged([{"psnr": float("inf")}, {"psnr": 30.0}, {"psnr": 120.0}, {"psnr": 50.0}]) == {"psnr": 70.0}
+
+
+def test_a_network_worse_than_bicubic_is_doubted() -> None:
+    photograph = data.Image("any", data.train_images(None)[0].pixels[:96, :96])
+    pair = data.make_pair(photograph, 2)
+    assert pair.high is not None
+    bicubic = data.resize(pair.low, 96, 96)
+    low, high = (quality.psnr(image, pair.high, 2) for image in (bicubic // 2, bicubic))
+    found = quality.doubt([bicubic // 2], [pair], 2)
+    assert found is not None
+    assert found.startswith(f"the float network reaches {low:.2f} dB, bicubic interpolation {high:.2f}: check its value range")
+    assert quality.doubt([bicubic], [pair], 2) is None
+    assert quality.doubt([pair.high, bicubic // 2], [pair, pair], 2) is None, "the mean is above bicubic's, the first capped"
+    assert quality.doubt([bicubic // 2], [data.low_resolution(photograph)], 2) is None
+    assert quality.doubt([photograph.pixels // 2], [data.make_pair(photograph, 1)], 1) is None
+
+
 def test_a_missing_model_is_named_and_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     assert quality.available_metrics() == ["psnr", "ssim"]
