@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from autoq import halving
+from autoq.constraints import parse_all
 from autoq.errors import InputError, StudyError
 from autoq.events import Events
 from autoq.models import bundled_record, is_custom, model_info
@@ -26,6 +27,7 @@ from autoq.options import (
     GRANULARITIES,
     absolute,
     check_measurable,
+    check_originals,
     default_objectives,
     default_quality,
     default_scale,
@@ -44,7 +46,9 @@ from autoq.targets import check_usable
 MAX_WORKERS = 4
 
 ABOUT_MODEL = ("model", "scale", "weights", "target")
-TRIAL_OPTIONS = (*ABOUT_MODEL, "data", "eval_data", "test_data", "steps", "seed", "threads", "device", "sampling", "sqcl")
+TRIAL_OPTIONS = (
+    *ABOUT_MODEL, "data", "eval_data", "test_data", "images", "eval_crops", "steps", "seed", "threads", "device", "sampling", "sqcl",
+)  # fmt: skip
 """Options that are fields of TrialSpec; the others are fields of StudySpec."""
 
 DEFAULT_BUDGET: int = StudySpec.model_fields["budget"].default
@@ -65,6 +69,8 @@ def search(
     data: str | Path | None = None,
     eval_data: str | Path | None = None,
     test_data: str | Path | None = None,
+    images: str | None = None,
+    eval_crops: str | int | None = None,
     study: str | None = None,
     storage: str | None = None,
     sampler: str | None = None,
@@ -97,7 +103,9 @@ def search(
     None. by: what gets formats of its own: stage, block or layer (stage). objectives: two or more names; size, latency and
     the best quality this machine can measure if None. constraints: bounds that points on the front keep, as `size<=400KiB`,
     `latency<=10ms` or `psnr_drop<=0.1` (worse than float). data, eval_data: image folders; photographs inside
-    scikit-image's wheel if None. test_data: images that no trial is judged on, for the confirmation of the front. study: a
+    installed packages if None. test_data: images that no trial is judged on, for the confirmation of the front. images: `hr`
+    where folders hold originals, which are reduced (hr), `lr` where they hold inputs of the network. eval_crops: how many crops
+    of evaluation and test images are looked at, or `all` for whole images (whole images of a small folder, else 32). study: a
     name under studies/ or an absolute path; from model and time if None. storage: URL of a database for Optuna; a file in
     the study if None. sampler: auto, tpe, gp, nsga2, nsga3 or random. budget: policies to try (50). max_steps: training
     steps of all trials after which no new one begins. seeds: of the budget, those that the sensitivity of the stages
@@ -120,7 +128,7 @@ def search(
         name: value
         for name, value in {
             "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space, "by": by,
-            "objectives": objectives, "constraints": constraints, "data": absolute(data), "eval_data": absolute(eval_data), "test_data": absolute(test_data), "storage": storage,
+            "objectives": objectives, "constraints": constraints, "data": absolute(data), "eval_data": absolute(eval_data), "test_data": absolute(test_data), "images": images, "eval_crops": eval_crops, "storage": storage,
             "sampler": sampler, "budget": budget, "max_steps": max_steps, "seeds": seeds, "warm_start": warm_start, "stopping": stopping, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
             "timeout": timeout, "device": device, "sampling": sampling, "sqcl": sqcl, "seed": seed, "frame": frame, "confirm": confirm,
         }.items()
@@ -168,6 +176,8 @@ def _check_comparable(study: Study, other: Study) -> None:
         ("objectives", ",".join(other.spec.objectives), ",".join(study.spec.objectives)),
         ("frame", "{}x{}".format(*other.spec.frame), "{}x{}".format(*study.spec.frame)),
         ("latency threads", other.spec.latency_threads, study.spec.latency_threads),
+        ("images", other.spec.trial.images, study.spec.trial.images),
+        ("number of evaluation crops", len(other.spec.trial.eval_boxes), len(study.spec.trial.eval_boxes)),
         *((what, other.spec.inputs.get(what), study.spec.inputs.get(what)) for what in ("weights", "eval-data")),
     ):
         if found != wanted:
@@ -188,7 +198,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         name = f"{plain}-x{trial.scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = study_folder(name)
     if "objectives" not in fields:
-        fields["objectives"] = default_objectives(trial)
+        fields["objectives"] = default_objectives(trial.model_copy(update={"images": fields.get("images", trial.images)}))
     fields.setdefault("device", resolve_device("auto"))
     fields["hand_rule"] = True
     fields.setdefault("confirm", DEFAULT_CONFIRM)
@@ -212,13 +222,17 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     except ValidationError as error:
         raise InputError(_first_problem(error)) from error
 
+    from autoq.crops import decided
+    from autoq.data import unread
     from autoq.driver import environment
     from autoq.measuring import check_table
     from autoq.objectives.latency_table import read_table
+    from autoq.objectives.quality import doubt
     from autoq.workbench import check_held_out, input_hashes, prepare
 
     table = read_table(table_path) if table_path else None
-    prepare(spec.trial)  # bad weights and images end here, before a study exists
+    spec = spec.model_copy(update={"trial": decided(spec.trial)})
+    bench = prepare(spec.trial)  # bad weights and images end here, before a study exists
     check_held_out(spec.trial)
     spec = spec.model_copy(update={"inputs": input_hashes(spec.trial)})
     if table:
@@ -228,6 +242,11 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     study = Study.create(folder, spec, environment(command), table.model_dump_json(indent=1) if table else None)
     if (name := _other_network(spec.trial)) is not None:
         events.note(f"the bundled weights of {model} x{trial.scale} are of {name}; --weights takes a file of another depth")
+    for images in (spec.trial.data, spec.trial.eval_data, spec.trial.test_data):
+        if images and (left_out := unread(images)):
+            events.note(left_out)
+    if doubtful := doubt(bench.float_outputs, bench.pairs, trial.scale):
+        events.note(doubtful)
     if "objectives" not in options:
         events.note("quality is {}: {}".format(*default_quality(spec.trial)))
     return study
@@ -237,6 +256,8 @@ def _check_together(fields: Mapping[str, Any]) -> None:
     """Raise InputError for options that do not go together."""
     if fields.get("by", GRANULARITIES[0]) != GRANULARITIES[0] and "peak_memory" in fields["objectives"]:
         raise InputError(f"--by {fields['by']}: peak_memory counts by the network's own stages; leave one of them out")
+    if fields.get("images") == "lr":
+        check_originals([*fields["objectives"], *(each.objective for each in parse_all(fields.get("constraints", ())))])
     known = {stage for policy in fields.get("warm_start", ()) for stage in policy["stages"]}
     if known and not known & {*fields["space"]["stages"], *model_info(fields["model"]).patterns}:
         raise InputError("--warm-start: that study and this one share no stage; give one of the same --by")

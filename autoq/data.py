@@ -5,44 +5,53 @@ Images are RGB uint8 [height, width, 3]; networks see float32 in [0, 1], [n, 3, 
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import PIL.Image
-import skimage
 import torch
 from torch import Tensor
 
 from autoq.errors import DataError
+from autoq.pictures import read_picture
 from autoq.pixels import to_input as pixels_as_input
 from autoq.pixels import to_pixels as as_pixels
 from autoq.spec import Sampling
 
-SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff"}
+SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+"""Files that nobody put there on purpose, in lower case; neither did anybody those whose names begin with a dot."""
 
-BUNDLED_TRAIN = ("astronaut.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png")
-BUNDLED_EVAL = ("chelsea.png", "rocket.jpg", "ihc.png")
-BUNDLED_TEST = ("camera.png", "coins.png", "grass.png", "hubble_deep_field.jpg", "retina.jpg")
-"""Photographs inside scikit-image's wheel; no image is in two lists."""
+Part = Literal["training", "evaluation", "test"]
+PHOTOGRAPHS: dict[Part, tuple[str, ...]] = {
+    "training": ("skimage/data/astronaut.png", "skimage/data/motorcycle_left.png", "skimage/data/motorcycle_right.png"),
+    "evaluation": ("skimage/data/chelsea.png", "skimage/data/coffee.png", "skimage/data/ihc.png", "skimage/data/rocket.jpg"),
+    "test": (
+        "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+        "skimage/data/hubble_deep_field.jpg",
+        "skimage/data/retina.jpg",
+    ),
+}
+"""The colour photographs inside scikit-image's and matplotlib's wheels; no scene is in two parts."""
 
-Names = tuple[str, str]
+Names = tuple[Part, Part]
 WHY: dict[Names, str] = {
     ("training", "evaluation"): "a trial must not be judged on what it was trained on",
     ("training", "test"): "nothing may be confirmed on what it was trained on",
     ("evaluation", "test"): "nothing may be confirmed on what it was chosen by",
 }
-OPTION = {"evaluation": "eval-data", "test": "test-data"}
+OPTION: dict[Part, str] = {"evaluation": "eval-data", "test": "test-data"}
 
 CALIBRATION_PATCHES = 64
 
 VARIATION_THRESHOLD = 0.02
 """Differences of neighbouring luma values (of 1) up to this are noise, not detail: five of 255 levels."""
-
-EVAL_SIDE = 256
-"""Of bundled evaluation images only the central square of this side is upscaled: trials are short."""
 
 
 @dataclass(frozen=True)
@@ -55,23 +64,16 @@ class Image:
 
 @dataclass(frozen=True)
 class Pair:
-    """A high-resolution image and its bicubic reduction, both uint8 RGB [height, width, 3]."""
+    """What a network is given and the original it comes from, both uint8 RGB [height, width, 3]. high: None without one."""
 
     name: str
-    high: np.ndarray
+    high: np.ndarray | None
     low: np.ndarray
 
 
 def read_image(path: Path) -> Image:
-    """One image file as 8-bit RGB. Raises DataError when it is not one."""
-    try:
-        with PIL.Image.open(path) as file:
-            if file.mode not in ("RGB", "L", "P"):
-                raise DataError(f"image '{path}': expected 8-bit RGB or grey, found mode {file.mode}; convert it to 8-bit RGB")
-            return Image(path.stem, np.asarray(file.convert("RGB")))
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise DataError(f"image '{path}': not readable ({reason}); mend it, or take it out of the folder") from error
+    """One image file, see `pictures.read_picture`; transparency is left out. Raises DataError when it cannot be used."""
+    return Image(path.stem, read_picture(path).pixels)
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -79,69 +81,111 @@ def image_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         found = "not a folder" if folder.exists() else "no such folder"
         raise DataError(f"image folder '{folder}': {found}; give a folder of {', '.join(sorted(SUFFIXES))} files")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    paths = sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
         raise DataError(f"image folder '{folder}': holds no image; give a folder of {', '.join(sorted(SUFFIXES))} files")
     return paths
 
 
+def _visible(folder: Path) -> Iterator[Path]:
+    """The files of a folder itself, without hidden ones and those of an operating system."""
+    return (path for path in folder.iterdir() if path.name[0] != "." and path.name.lower() not in SYSTEM_FILES and path.is_file())
+
+
+def unread(folder: Path) -> str:
+    """One line about the files of a folder that `read_folder` does not take; empty where it takes all."""
+    kinds = [path.suffix.lower() for path in _visible(folder) if path.suffix.lower() not in SUFFIXES]
+    if not kinds:
+        return ""
+    what = "1 file of another kind was" if len(kinds) == 1 else f"{len(kinds)} files of other kinds were"
+    return f"{folder.name}/: {what} not read ({', '.join(sorted({kind or 'no suffix' for kind in kinds}))})"
+
+
+def sources(folder: Path | None, part: Part) -> dict[str, Path]:
+    """The image files of a folder, or the photographs of a part, by the names that their images have: none twice."""
+    if folder is None:
+        paths = [_package(place.partition("/")[0]).parent / place for place in PHOTOGRAPHS[part]]
+    else:
+        paths = image_files(folder)
+    stems = Counter(path.stem for path in paths)
+    return {path.stem if stems[path.stem] == 1 else path.name: path for path in paths}
+
+
+def _package(name: str) -> Path:
+    """The folder of an installed package, which is not imported."""
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin).parent
+
+
+def read_sources(paths: Mapping[str, Path]) -> dict[str, Image]:
+    """Images by name. Raises DataError when one cannot be read."""
+    return {name: Image(name, read_picture(path).pixels) for name, path in paths.items()}
+
+
 def read_folder(folder: Path) -> list[Image]:
     """All images of a folder, by name. Raises DataError when there are none, or one cannot be read."""
-    return [read_image(path) for path in image_files(folder)]
+    return list(read_sources(sources(folder, "evaluation")).values())
 
 
 def train_images(folder: Path | None) -> list[Image]:
-    """Training and calibration images: the folder's, or photographs inside scikit-image's wheel."""
-    return read_folder(folder) if folder else [_bundled(name) for name in BUNDLED_TRAIN]
+    """Training and calibration images: the folder's, or photographs inside installed packages."""
+    return list(read_sources(sources(folder, "training")).values())
 
 
 def eval_images(folder: Path | None) -> list[Image]:
-    """Evaluation images: the folder's, or photographs inside scikit-image's wheel."""
-    return read_folder(folder) if folder else [_bundled(name) for name in BUNDLED_EVAL]
+    """Evaluation images, whole: the folder's, or photographs inside installed packages."""
+    return list(read_sources(sources(folder, "evaluation")).values())
 
 
-def test_images(folder: Path | None) -> list[Image]:
-    """Images that no trial is judged on: the folder's, or photographs inside scikit-image's wheel."""
-    return read_folder(folder) if folder else [_bundled(name) for name in BUNDLED_TEST]
-
-
-def centre(image: Image) -> Image:
-    """The central square of EVAL_SIDE pixels."""
-    top, left = ((size - EVAL_SIDE) // 2 for size in image.pixels.shape[:2])
-    return Image(image.name, image.pixels[top : top + EVAL_SIDE, left : left + EVAL_SIDE])
-
-
-def _bundled(name: str) -> Image:
-    return read_image(Path(skimage.__file__).parent / "data" / name)
-
-
-def check_disjoint(known_images: Sequence[Image], others: Sequence[Image], names: Names = ("training", "evaluation")) -> None:
+def check_disjoint(known_images: Iterable[Image], others: Iterable[Image], names: Names = ("training", "evaluation")) -> None:
     """Raise DataError if one of the others is among the known images, pixel for pixel. names: what both are."""
-    known = {(image.pixels.shape, image.pixels.tobytes()): image.name for image in known_images}
+    known = {_fingerprint(image): image.name for image in known_images}
     for image in others:
-        key = (image.pixels.shape, image.pixels.tobytes())
-        if key in known:
-            same = f"{names[1]} image '{image.name}' is {names[0]} image '{known[key]}'"
-            raise DataError(f"{same}: {WHY[names]}; give another --{OPTION[names[1]]}")
+        if (same := known.get(_fingerprint(image))) is not None:
+            told = f"{names[1]} image '{image.name}' is {names[0]} image '{same}'"
+            raise DataError(f"{told}: {WHY[names]}; give another --{OPTION[names[1]]}")
+
+
+def _fingerprint(image: Image) -> tuple[tuple[int, ...], bytes]:
+    return image.pixels.shape, hashlib.sha256(image.pixels.tobytes()).digest()
 
 
 # ---------------------------------------------------------------- low resolution
 
 
-def make_pair(image: Image, scale: int) -> Pair:
-    """Cut an image to a multiple of `scale` and reduce it by bicubic, rounded to 8 bits, as MATLAB's imresize does."""
-    height, width = (size - size % scale for size in image.pixels.shape[:2])
-    if min(height, width) < 8 * scale:
-        size = f"{image.pixels.shape[1]}x{image.pixels.shape[0]}"
-        raise DataError(f"image '{image.name}': {size} is too small for x{scale}; give images of {8 * scale}x{8 * scale} or more")
-    high = image.pixels[:height, :width]
-    return Pair(image.name, high, resize(high, height // scale, width // scale))
+LEAST_SIDE = 8
+"""Low-resolution pixels that an image must have on either side."""
+
+
+def make_pair(image: Image, scale: int, multiple: int = 1) -> Pair:
+    """An image cut so that it can be reduced to whole pixels, a multiple of `multiple`, and its reduction by `resize`."""
+    high = _cut_to(image, scale * multiple, scale, f" for x{scale}").pixels
+    height, width = (size // scale for size in high.shape[:2])
+    return Pair(image.name, high, resize(high, height, width))
+
+
+def low_resolution(image: Image, multiple: int = 1) -> Pair:
+    """An image as a network's input, cut to a multiple of `multiple`; there is no original."""
+    return Pair(image.name, None, _cut_to(image, multiple, 1, "").pixels)
+
+
+def _cut_to(image: Image, step: int, scale: int, purpose: str) -> Image:
+    """An image without the last rows and columns that are no whole step."""
+    height, width = image.pixels.shape[:2]
+    least = max(LEAST_SIDE * scale, step)
+    if min(height, width) < least:
+        raise DataError(f"image '{image.name}': {width}x{height} is too small{purpose}; give images of {least}x{least} or more")
+    return Image(image.name, image.pixels[: height - height % step, : width - width % step])
 
 
 def middle(pair: Pair) -> Pair:
     """The central quarter of a pair's pixels: half of either side."""
-    (height, width), scale = pair.low.shape[:2], pair.high.shape[0] // pair.low.shape[0]
-    rows, columns = (slice(size // 4, size // 4 + size // 2) for size in (height, width))
+    rows, columns = (slice(size // 4, size // 4 + size // 2) for size in pair.low.shape[:2])
+    if pair.high is None:
+        return Pair(pair.name, None, pair.low[rows, columns])
+    scale = pair.high.shape[0] // pair.low.shape[0]
     at_scale = tuple(slice(each.start * scale, each.stop * scale) for each in (rows, columns))
     return Pair(pair.name, pair.high[at_scale], pair.low[rows, columns])
 

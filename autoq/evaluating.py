@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from autoq.data import Pair, centre, eval_images, make_pair
+from autoq import crops
+from autoq.data import Pair, eval_images, make_pair, unread
 from autoq.errors import AutoqError, DataError, InputError, unknown
 from autoq.models import is_file
-from autoq.objectives.quality import METRICS, PSNR_CEILING, averaged, judged, load_models
+from autoq.objectives.quality import METRICS, PSNR_CEILING, averaged, doubt, judged, load_models
 from autoq.options import absolute, check_measurable, default_scale, model_name, weights_path
 from autoq.pixels import to_input
 from autoq.targets import Runner, target_info
@@ -43,22 +44,26 @@ def evaluate(
     niqe, pi. scale: checked against the file's. border: pixels that are not looked at (scale). threads: all cores if None.
     progress: called with the images done and their number.
 
-    Returns file, data, images (their number), metrics (name -> mean) and each: a dict an image, `image` its name.
+    Returns file, data, images (their number), metrics (name -> mean), each: a dict an image, `image` its name, and notes:
+    lines about files that were not read, and a float network that is worse than bicubic interpolation.
     Raises InputError, also for a metric whose model file is not here, and AutoqError for an output that is no number.
     """
     names = _metrics(metrics)
-    images = eval_images(absolute(data))
+    folder = absolute(data)
+    images = eval_images(folder) if folder else []
     subject, run, factor = _network(file, model, weights, scale, target, threads)
-    pairs = [make_pair(image if data else centre(image), factor) for image in images]
+    pairs = [make_pair(image, factor) for image in images] if folder else crops.bundled(factor)
     border = factor if border is None else border
     for pair in pairs:
         _check_large(pair, names, border)
     load_models(names)
-    values = []
+    values, outputs = [], []
     progress(0, len(pairs))
     for done, pair in enumerate(pairs, 1):
-        values.append(_judged(pair, checked_pixels(run(to_input(pair.low))[0]), names, border))
+        outputs.append(checked_pixels(run(to_input(pair.low))[0]))
+        values.append(_judged(pair, outputs[-1], names, border))
         progress(done, len(pairs))
+    notes = (unread(folder) if folder else "", doubt(outputs, pairs, factor) if model else None)
     return {
         "file": subject,
         "data": str(data) if data else None,
@@ -68,6 +73,7 @@ def evaluate(
             {"image": pair.name, **{name: min(value, PSNR_CEILING) if name == "psnr" else value for name, value in found.items()}}
             for pair, found in zip(pairs, values, strict=True)
         ],
+        "notes": [note for note in notes if note],
     }
 
 
@@ -131,12 +137,14 @@ def _float_network(model: str, weights: str | Path | None, scale: int | None, th
 
 def _check_large(pair: Pair, names: Sequence[str], border: int) -> None:
     """Raise DataError for an image that leaves a metric too little to look at."""
+    assert pair.high is not None
+    height, width = pair.high.shape[:2]
     for name in names:
-        least = METRICS[name].least + 2 * border
-        height, width = pair.high.shape[:2]
+        border_of = METRICS[name].border_of(border)
+        least = METRICS[name].least + 2 * border_of
         if min(height, width) < least:
             raise DataError(
-                f"image '{pair.name}': {width}x{height} is too small for {name} without a border of {border};"
+                f"image '{pair.name}': {width}x{height} is too small for {name} without a border of {border_of};"
                 f" give images of {least}x{least} or more"
             )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from autoq import findings, halving
 from autoq.constraints import parse_all
@@ -16,13 +16,14 @@ from autoq.models.published import REQUEST, published_file
 from autoq.models.stages import StagePatterns
 from autoq.objectives import FIDELITY, OBJECTIVES, OF_LATENCY, check_objectives
 from autoq.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
-from autoq.spec import Device, Granularity, SamplerName, Sampling, TrialSpec
+from autoq.spec import Device, Granularity, Images, SamplerName, Sampling, TrialSpec
 from autoq.storage import check_url
 from autoq.study import Study, space_facts, study_folder
 from autoq.targets import target_info
 
 SAMPLERS: tuple[str, ...] = get_args(SamplerName)
 SAMPLINGS: tuple[str, ...] = get_args(Sampling)
+IMAGES: tuple[str, ...] = get_args(Images)
 DEVICES = ("auto", *get_args(Device))
 DEFAULT_SCALE = 4
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
@@ -75,6 +76,10 @@ def fields_of(options: Mapping[str, Any], trial: TrialSpec, by: str = GRANULARIT
     target_info(target)
     if "sampling" in fields:
         check_sampling(fields["sampling"])
+    if "images" in fields and fields["images"] not in IMAGES:
+        raise InputError(unknown("kind of images", fields["images"], IMAGES))
+    if "eval_crops" in fields:
+        fields["eval_crops"] = parse_crops(str(fields["eval_crops"]))
     if "stopping" in fields:
         fields["rungs"] = halving.rungs(fields.get("steps", trial.steps)) if fields.pop("stopping") else ()
     if "warm_start" in fields:
@@ -149,10 +154,28 @@ def check_offered(objectives: Iterable[str], target: str) -> None:
             raise InputError(f"objective '{name}': {target} offers no latency; take bops or ops, for example size,bops,psnr")
 
 
+def check_originals(objectives: Iterable[str]) -> None:
+    """Raise InputError for what compares with an original, where images have none."""
+    for name in objectives:
+        if OBJECTIVES[name].original:
+            raise InputError(
+                f"'{name}' needs originals, and --images lr has none; take {FIDELITY}, --objectives size,latency,{FIDELITY}"
+            )
+
+
 def check_sampling(name: str) -> None:
     """Raise InputError for a sampling of patches that does not exist."""
     if name not in SAMPLINGS:
         raise InputError(unknown("sampling", name, SAMPLINGS))
+
+
+def parse_crops(text: str) -> int | Literal["all"]:
+    """How many crops of evaluation images are looked at, or `all` for whole images. Raises InputError."""
+    if text == "all":
+        return "all"
+    if not re.fullmatch("[1-9][0-9]{0,5}", text):
+        raise InputError(f"--eval-crops '{text}': expected a whole number from 1 to 999999, or all; type --eval-crops 32")
+    return int(text)
 
 
 def resolve_device(name: str) -> str:

@@ -145,7 +145,11 @@ class Training:
     def psnrs(self) -> dict[str, float]:
         """PSNR by name of evaluation image."""
         network, device, scale = self.average.module.eval(), self.spec.device, self.spec.scale
-        return {pair.name: psnr(to_pixels(upscale(network, pair.low, device)), pair.high, scale) for pair in self.evaluation}
+        return {
+            pair.name: psnr(to_pixels(upscale(network, pair.low, device)), pair.high, scale)
+            for pair in self.evaluation
+            if pair.high is not None
+        }
 
     # ------------------------------------------------------------ steps
 
@@ -159,6 +163,7 @@ class Training:
             pair, top, left = self.sampler.draw(random)
             turns, flip = int(random.integers(4)), bool(random.integers(2))
             factor = INTENSITIES[random.integers(len(INTENSITIES))] if self.recipe.intensity else 1.0
+            assert pair.high is not None
             for patches, pixels, unit in ((lows, pair.low, 1), (highs, pair.high, scale)):
                 patch = pixels[top * unit : (top + side) * unit, left * unit : (left + side) * unit]
                 patches.append(to_tensor(turned(patch, turns, flip)) * factor)

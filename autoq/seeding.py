@@ -173,5 +173,5 @@ def _quality(bench: Workbench, objectives: Sequence[str]) -> additive.Quality:
     """PSNR where an objective compares with originals, else fidelity."""
     if not any(OBJECTIVES[name].original for name in objectives):
         return additive.lost_fidelity(FIDELITY_FLOOR)
-    pairs = zip(bench.float_outputs, bench.pairs, strict=True)
-    return additive.lost_psnr(float(np.mean([np.mean((output.astype(float) - pair.high) ** 2) / 255**2 for output, pair in pairs])))
+    both = [(output, pair.high) for output, pair in zip(bench.float_outputs, bench.pairs, strict=True) if pair.high is not None]
+    return additive.lost_psnr(float(np.mean([np.mean((output.astype(float) - high) ** 2) / 255**2 for output, high in both])))

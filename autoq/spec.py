@@ -14,6 +14,9 @@ Sampling = Literal["uniform", "proportional", "threshold"]
 Images = Literal["hr", "lr"]
 SamplerName = Literal["auto", "tpe", "gp", "nsga2", "nsga3", "random"]
 Granularity = Literal["stage", "block", "layer"]
+Box = tuple[str, int, int, int, int]
+"""Part of an image: name, left, top, width, height."""
+
 State = Literal["complete", "pruned", "failed"]
 
 
@@ -31,12 +34,14 @@ Values = Annotated[dict[str, float], BeforeValidator(_current_names)]
 class TrialSpec(BaseModel):
     """All a trial needs besides its policy: network, images, target, training. The same for every trial of a study.
 
-    layers: stage -> patterns of module paths, where the space says them; else the model's own stages. steps: QAT steps
-    (0 = PTQ). images: whether the folders hold high-resolution originals or low-resolution inputs. test_data: held-out
-    images, which no suggestion depends on. threads: of this trial, not of the latency table. device: where it trains.
-    sampling: where patches are cut, see `data.PatchSampler`. exact_weight_bits: see `processor.exact_weight_bits`, of the
-    processor that the study began on. sqcl: weight of the calibration loss in training, see `sqcl.CalibrationLoss`; 0 is
-    without. patches: distinct training patches; batch: patches a step; patch: low-resolution side in pixels.
+    layers: stage -> patterns of module paths, where the space says them; else the model's own stages. images: whether the
+    folders hold high-resolution originals or low-resolution inputs. test_data: held-out images, which no suggestion depends on.
+    eval_crops: how many of evaluation and test images, `all` for whole ones; None is by their size, see `crops`. eval_boxes,
+    test_boxes: what that came to, empty before it is decided. steps: QAT steps (0 = PTQ). threads: of this trial, not of the
+    latency table. device: where it trains. sampling: where patches are cut, see `data.PatchSampler`. exact_weight_bits: see
+    `processor.exact_weight_bits`, of the processor that the study began on. sqcl: weight of the calibration loss in training,
+    see `sqcl.CalibrationLoss`; 0 is without. patches: distinct training patches; batch: patches a step; patch: low-resolution
+    side in pixels.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +55,9 @@ class TrialSpec(BaseModel):
     data: Path | None = None
     eval_data: Path | None = None
     test_data: Path | None = None
+    eval_crops: Literal["all"] | PositiveInt | None = None
+    eval_boxes: tuple[Box, ...] = ()
+    test_boxes: tuple[Box, ...] = ()
     steps: int = Field(default=48, ge=0)
     seed: int = Field(default=0, ge=0)
     threads: PositiveInt = 1

@@ -98,7 +98,7 @@ class Study(StudyFolder):
                 raise StudyError(f"study '{folder}': the folder holds other files; give another --study NAME, or an empty folder")
             if latencies is not None:
                 write_whole(study.latency_path, latencies)
-            write_whole(study.definition_path, yaml.safe_dump(document, sort_keys=False))
+            write_whole(study.definition_path, yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120))
         except OSError as error:
             raise StudyError(f"study '{folder}': cannot be written ({error.strerror}); give another --study") from error
         study._begin()

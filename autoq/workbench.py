@@ -12,26 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoq import processor
-from autoq.data import (
-    Pair,
-    PatchPlan,
-    calibration_patches,
-    centre,
-    check_disjoint,
-    eval_images,
-    image_files,
-    make_pair,
-    test_images,
-    to_pixels,
-    to_tensor,
-    train_images,
-    training_patches,
-)
+from autoq import crops, processor
+from autoq.data import Pair, PatchPlan, calibration_patches, image_files, to_pixels, to_tensor, training_patches
 from autoq.device import channels_last, make_cuda_repeatable
 from autoq.export.formats import WRITERS
 from autoq.export.onnx import Graph
 from autoq.models import staged_model, weights_file
+from autoq.objectives import OBJECTIVES
 from autoq.objectives.quality import METRICS, available_metrics, load_models
 from autoq.policy import Policy
 from autoq.quantize import Execution, Quantized, collect, quantize
@@ -72,12 +59,9 @@ def prepare(spec: TrialSpec) -> Workbench:
     traced = trace(*staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers)))
     if target_info(spec.target).output == "uint8":
         check_reads_pixels(traced, spec.target)
-    train, evaluation = train_images(spec.data), eval_images(spec.eval_data)
-    check_disjoint(train, evaluation)
-    train_pairs = [make_pair(image, spec.scale) for image in train]
-    pairs = tuple(make_pair(image if spec.eval_data else centre(image), spec.scale) for image in evaluation)
+    train_pairs, pairs = crops.searched(spec)
     plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed, spec.sampling)
-    metrics = tuple(available_metrics())
+    metrics = tuple(name for name in available_metrics() if spec.images == "hr" or not OBJECTIVES[name].original)
     load_models(metrics)
     _finish_imports()
     patches = training_patches(train_pairs, plan).to(spec.device)
@@ -138,8 +122,7 @@ def simulated(bench: Workbench, quantized: Quantized) -> Runner:
 @functools.lru_cache(maxsize=1)
 def held_out(spec: TrialSpec) -> Workbench:
     """The bench with the test images, which no suggestion depends on, in the place of the evaluation images."""
-    bench, test = prepare(spec), test_images(spec.test_data)
-    pairs = tuple(make_pair(image if spec.test_data else centre(image), spec.scale) for image in test)
+    bench, pairs = prepare(spec), crops.held_out(spec)
     network = channels_last(copy.deepcopy(bench.traced.module).to(spec.device))
     outputs = tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs)
     return dataclasses.replace(bench, pairs=pairs, float_outputs=outputs)
@@ -148,9 +131,7 @@ def held_out(spec: TrialSpec) -> Workbench:
 def check_held_out(spec: TrialSpec) -> None:
     """Raise DataError where test images are no images, too small, or among those that trials are trained or judged on."""
     held_out(spec)
-    test = test_images(spec.test_data)
-    check_disjoint(train_images(spec.data), test, ("training", "test"))
-    check_disjoint(eval_images(spec.eval_data), test, ("evaluation", "test"))
+    crops.check_held_out(spec)
 
 
 def with_seed(spec: TrialSpec, seed: int) -> TrialSpec:

@@ -32,7 +32,7 @@ from autoq.study import Study, space_facts
 from autoq.targets import TARGETS
 from tests.test_cli import run
 
-SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff"
+SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp"
 ASK_WEIGHTS = "give --weights a .safetensors or .pth file"
 MODEL_NAMES = f"known: {', '.join(sorted(MODELS))}"
 OR_OWN = "Or give package.module:factory, or a .pth file"
@@ -432,25 +432,22 @@ def picture(mode: str = "RGB", side: int = 96, seed: int = 0) -> PIL.Image.Image
     return PIL.Image.fromarray(pixels).convert(mode)
 
 
-def png(image: PIL.Image.Image) -> bytes:
+def png(image: PIL.Image.Image, kind: str = "PNG") -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG")
+    image.save(file, kind)
     return file.getvalue()
 
 
-def mode(found: str) -> str:
-    return f"image '{{folder}}/a.png': expected 8-bit RGB or grey, found mode {found}; convert it to 8-bit RGB"
-
-
-MEND = "mend it, or take it out of the folder"
+DAMAGED = "not an image, or damaged; give a PNG or JPEG image"
+MODES = "RGB, grey or palette, with or without transparency"
+ORIGINALS = "needs originals, and --images lr has none; take fidelity, --objectives size,latency,fidelity"
 IMAGES = [
     case("empty-folder", {}, f"image folder '{{folder}}': holds no image; give a folder of {SUFFIXES} files"),
     case("other-files", {"a.gif": b"GIF89a"}, f"image folder '{{folder}}': holds no image; give a folder of {SUFFIXES} files"),
-    case("no-image", {"a.png": b"text"},
-         f"image '{{folder}}/a.png': not readable (cannot identify image file '{{folder}}/a.png'); {MEND}"),
-    case("truncated", {"a.png": png(picture())[:2000]}, f"image '{{folder}}/a.png': not readable (image file is truncated); {MEND}"),
-    case("16-bit", {"a.png": png(PIL.Image.fromarray(np.zeros((96, 96), np.uint16)))}, mode("I;16")),
-    case("RGBA", {"a.png": png(picture("RGBA"))}, mode("RGBA")),
+    case("hidden", {"._a.png": png(picture())}, f"image folder '{{folder}}': holds no image; give a folder of {SUFFIXES} files"),
+    case("no-image", {"a.png": b"text"}, f"image '{{folder}}/a.png': {DAMAGED}"),
+    case("truncated", {"a.png": png(picture())[:2000]}, f"image '{{folder}}/a.png': {DAMAGED}"),
+    case("CMYK", {"a.jpg": png(picture("CMYK"), "JPEG")}, f"image '{{folder}}/a.jpg': found mode CMYK, expected {MODES}; convert it"),
     case("too-small", {"a.png": png(picture(side=10))}, "image 'a': 10x10 is too small for x2; give images of 16x16 or more"),
 ]  # fmt: skip
 
@@ -490,6 +487,24 @@ def test_an_evaluation_image_that_is_a_training_image(refused: Refused, tmp_path
         "evaluation image 'two' is training image 'one':"
         " a trial must not be judged on what it was trained on; give another --eval-data",
     )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        case("psnr", ["--objectives", "size,latency,psnr"], f"'psnr' {ORIGINALS}"),
+        case("score", ["--objectives", "size,score"], f"'score' {ORIGINALS}"),
+        case("bound", ["--constraint", "ssim_drop<=0.1"], f"'ssim' {ORIGINALS}"),
+        case("other", ["--images", "rl"], "unknown kind of images 'rl' (known: hr, lr)."),
+        case(
+            "crops",
+            ["--eval-crops", "0"],
+            "--eval-crops '0': expected a whole number from 1 to 999999, or all; type --eval-crops 32",
+        ),
+    ],
+)
+def test_low_resolution_images(refused: Refused, tiny_weights: Path, options: list[str], message: str) -> None:
+    refused([*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--images", "lr", *options], message)
 
 
 # ------------------------------------------------------------ latency tables, storages

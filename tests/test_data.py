@@ -37,23 +37,22 @@ def test_resize_by_hand() -> None:
     assert data.resize(row, 1, 8)[0, 4, 0] == round(expected)
 
 
-def test_bundled_images_are_split() -> None:
-    data.check_disjoint(data.train_images(None), data.eval_images(None))
-    assert all(data.centre(image).pixels.shape == (256, 256, 3) for image in data.eval_images(None))
-
-
 def test_the_middle_of_a_pair_shows_the_same_in_both() -> None:
     """Of a picture of flat blocks of 3x3 pixels, which a reduction by 3 keeps."""
     low = np.arange(10 * 14 * 3).reshape(10, 14, 3).astype(np.uint8)
     found = data.middle(data.Pair("blocks", low.repeat(3, 0).repeat(3, 1), low))
     assert np.array_equal(found.low, low[2:7, 3:10])
+    assert found.high is not None
     assert np.array_equal(found.high, found.low.repeat(3, 0).repeat(3, 1))
+    alone = data.middle(data.Pair("blocks", None, low))
+    assert alone.high is None
+    assert np.array_equal(alone.low, found.low)
 
 
 def test_an_evaluation_image_among_the_training_images_is_an_error() -> None:
     images = data.eval_images(None)
     with pytest.raises(DataError, match="evaluation image 'rocket' is training image 'rocket'"):
-        data.check_disjoint(images, images[1:])
+        data.check_disjoint(images, images[-1:])
 
 
 def test_patches_and_batches_are_the_same_for_every_trial() -> None:
@@ -113,10 +112,88 @@ def test_unusable_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no image"):
         data.read_folder(tmp_path)
     (tmp_path / "text.png").write_text("not a picture")
-    with pytest.raises(DataError, match=r"text\.png': not readable"):
+    with pytest.raises(DataError, match=r"text\.png': not an image, or damaged; give a PNG or JPEG image"):
         data.read_folder(tmp_path)
-    PIL.Image.new("RGBA", (40, 40)).save(tmp_path / "text.png")
-    with pytest.raises(DataError, match="expected 8-bit RGB or grey, found mode RGBA; convert it to 8-bit RGB"):
-        data.read_folder(tmp_path)
-    with pytest.raises(DataError, match="image 'small': 20x20 is too small for x4"):
+    with pytest.raises(DataError, match="image 'small': 20x20 is too small for x4; give images of 32x32 or more"):
         data.make_pair(data.Image("small", np.zeros((20, 20, 3), dtype=np.uint8)), 4)
+    with pytest.raises(DataError, match="image 'small': 20x20 is too small; give images of 24x24 or more"):
+        data.low_resolution(data.Image("small", np.zeros((20, 20, 3), dtype=np.uint8)), multiple=24)
+
+
+def test_images_are_cut_to_what_a_network_takes() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    pair = data.make_pair(data.Image("any", pixels), 3, multiple=4)
+    assert pair.high is not None
+    assert (pair.high.shape, pair.low.shape) == ((60, 84, 3), (20, 28, 3))
+    assert np.array_equal(pair.high, pixels[:60, :84])
+    assert np.array_equal(pair.low, data.resize(pixels[:60, :84], 20, 28))
+    given = data.low_resolution(data.Image("any", pixels), multiple=4)
+    assert given.high is None
+    assert np.array_equal(given.low, pixels[:68, :88])
+
+
+# ---------------------------------------------------------------- folders and files of every kind
+
+COLOURS = np.random.default_rng(3).integers(0, 256, (24, 16, 3), dtype=np.uint8)
+RGB = PIL.Image.fromarray(COLOURS)
+
+
+def test_what_a_system_leaves_in_a_folder_is_not_read(tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    folder.mkdir()
+    for name in ("a.png", "B2.PNG", "c.webp"):
+        RGB.save(folder / name)
+    for name in ("._a.png", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        (folder / name).write_bytes(b"\0\5\x16\7")
+    for name in ("@eaDir", "nested.png", ".git"):
+        (folder / name).mkdir()
+    assert [path.name for path in data.image_files(folder)] == ["B2.PNG", "a.png", "c.webp"]
+    assert [image.name for image in data.read_folder(folder)] == ["B2", "a", "c"]
+    assert data.unread(folder) == ""
+    (folder / "notes.txt").write_text("")
+    assert data.unread(folder) == "train/: 1 file of another kind was not read (.txt)"
+    for name in ("clip.GIF", "more.txt", "LICENSE"):
+        (folder / name).write_text("")
+    assert data.unread(folder) == "train/: 4 files of other kinds were not read (.gif, .txt, no suffix)"
+
+
+def test_images_of_one_stem_keep_their_suffixes(tmp_path: Path) -> None:
+    for name in ("a.png", "a.bmp", "b.png"):
+        RGB.save(tmp_path / name)
+    assert [image.name for image in data.read_folder(tmp_path)] == ["a.bmp", "a.png", "b"]
+
+
+def turned_by_exif(path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif[274] = 6  # to be turned clockwise by a quarter
+    RGB.transpose(PIL.Image.Transpose.ROTATE_90).save(path, exif=exif)
+
+
+GREY = np.asarray(RGB.convert("L"))
+KINDS = {
+    "rgb": (RGB.save, COLOURS),
+    "turned": (turned_by_exif, COLOURS),
+    "rgba": (RGB.convert("RGBA").save, COLOURS),
+    "palette": (RGB.quantize(8).save, np.asarray(RGB.quantize(8).convert("RGB"))),
+    "grey": (RGB.convert("L").save, GREY[..., None].repeat(3, 2)),
+    "grey-alpha": (RGB.convert("LA").save, GREY[..., None].repeat(3, 2)),
+    "grey-16": (PIL.Image.fromarray(GREY.astype(np.uint16) * 256 + 255).save, GREY[..., None].repeat(3, 2)),
+    "one-bit": (RGB.convert("1").save, np.asarray(RGB.convert("1").convert("RGB"))),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_image_is_read_as_upright_rgb(tmp_path: Path, kind: str) -> None:
+    save, expected = KINDS[kind]
+    save(tmp_path / "x.png")  # type: ignore[operator]
+    assert np.array_equal(data.read_folder(tmp_path)[0].pixels, expected)
+
+
+def test_kinds_that_are_refused(tmp_path: Path) -> None:
+    RGB.convert("CMYK").save(tmp_path / "x.jpg")
+    with pytest.raises(DataError, match="found mode CMYK, expected RGB, grey or palette, with or without transparency; convert it"):
+        data.read_folder(tmp_path)
+    (tmp_path / "x.jpg").unlink()
+    RGB.save(tmp_path / "x.tif", save_all=True, append_images=[RGB])
+    with pytest.raises(DataError, match="holds 2 pictures, expected one"):
+        data.read_folder(tmp_path)

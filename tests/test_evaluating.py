@@ -131,7 +131,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         (["NET", "--metrics", ""], "unknown metric '' (known: niqe, pi, psnr, ssim)."),
         (["NET", "--scale", "4"], "'NET': a x2 network, asked for x4; type --scale 2"),
         (["NET", "--weights", "w.pth"], "--weights 'w.pth': 'NET' holds its own; leave one of them out"),
-        (["NET", "--data", "HERE/none"], "image folder 'HERE/none': no such folder; give a folder of .bmp, .jpeg, .jpg, .png, .tif, .tiff files"),
+        (["NET", "--data", "HERE/none"], "image folder 'HERE/none': no such folder; give a folder of .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp files"),
         (["NET", "--data", "HERE/set", "--border", "43"], "image '5': 96x96 is too small for ssim without a border of 43; give images of 97x97 or more"),
         (["w.pth"], "'w.pth': a checkpoint, expected an .onnx file; type --model NAME --weights w.pth"),
         (["none.onnx"], "'none.onnx': No such file or directory; give an .onnx file as autoq exports it"),

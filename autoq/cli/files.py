@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -96,7 +97,9 @@ def evaluate(
             file, model=model, weights=weights, data=data, metrics=metrics, scale=scale, target=target, border=border,
             threads=threads, progress=progress,
         )  # fmt: skip
+    for note in found["notes"]:
+        print(f"note: {note}", file=sys.stderr)
     if json:
-        typer.echo(to_json({key: value for key, value in found.items() if key != "each"}))
+        typer.echo(to_json({key: value for key, value in found.items() if key not in ("each", "notes")}))
     else:
         display.show_evaluation(found)

@@ -55,6 +55,22 @@ def search(
             help="Folder of images that no trial is judged on, for the front's confirmation; bundled photographs if absent."
         ),
     ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            metavar="hr|lr",
+            show_default="hr",
+            help="What the folders hold: originals, which are reduced (hr), or low-resolution inputs (lr).",
+        ),
+    ] = None,
+    eval_crops: Annotated[
+        str | None,
+        typer.Option(
+            metavar="all|N",
+            show_default="whole images of a small folder, else 32",
+            help="Crops of the evaluation and test images to look at, or all for whole images.",
+        ),
+    ] = None,
     study: Annotated[
         str | None, typer.Option(help="Name under studies/, or an absolute path; named after the model and the time if absent.")
     ] = None,
@@ -192,7 +208,7 @@ def search(
         try:
             found = run(
                 model, scale=scale, weights=weights, target=target, space=space, by=by, objectives=objectives,
-                constraints=constraint or None, data=data, eval_data=eval_data, test_data=test_data, study=study, storage=storage, sampler=sampler,
+                constraints=constraint or None, data=data, eval_data=eval_data, test_data=test_data, images=images, eval_crops=eval_crops, study=study, storage=storage, sampler=sampler,
                 budget=budget, max_steps=max_steps, warm_start=warm_start, seeds=seeds, stopping=stopping, steps=steps, workers=workers, threads=threads, memory=memory,
                 timeout=timeout, device=device, sampling=sampling, sqcl=sqcl, seed=seed, frame=frame, confirm=confirm, latency_table=latency_table,
                 resume=resume, command=shlex.join(["autoq", *sys.argv[1:]]), events=events,

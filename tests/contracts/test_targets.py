@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from autoq import data
+from autoq import crops, data
 from autoq.errors import InputError, SpaceError
 from autoq.export.onnx import Graph, export_graph
 from autoq.models import build_model, model_info, staged_model
@@ -53,7 +53,7 @@ def subject(model: str, traced: Traced, scale: int, image: torch.Tensor) -> Subj
 @functools.cache
 def xlsr() -> Subject:
     """The bundled network on a photograph that no network was trained on."""
-    low = data.make_pair(data.centre(data.eval_images(None)[0]), 3).low
+    low = crops.bundled(3)[0].low
     return subject("xlsr", trace(*staged_model("xlsr", 3, None, {})), 3, data.to_tensor(low))
 
 
