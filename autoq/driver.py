@@ -29,14 +29,14 @@ from autoq.errors import AutoqError, TrialFailed
 from autoq.events import Events
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph
 from autoq.files import write_whole
-from autoq.limits import limits
+from autoq.limits import held, limits
 from autoq.measuring import baselines, check_table, measure_again, measure_latencies, measure_more
 from autoq.objectives import FIDELITY
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency_table import LatencyTable, read_table
 from autoq.policy import Policy
 from autoq.replication import planned
-from autoq.searcher import Abort, Job, StudySearcher
+from autoq.searcher import Abort, Job, StudySearcher, allowed
 from autoq.seeding import find_seeds, probe
 from autoq.spec import Confirmation, StudySpec, TrialResult
 from autoq.study import Study
@@ -72,7 +72,11 @@ def search(study: Study, events: Events | None = None) -> None:
     earlier = study.records()
     events.begin(study.folder, spec, earlier)
     if _is_open(study):
+        if (size := study.space.size()) < spec.budget:
+            events.note(f"the space holds {size} policies, fewer than the budget of {spec.budget}: the search ends with the last")
         _run(study, events)
+    else:
+        events.note(f"study '{study.name}' is complete: nothing is left to run")
     trials = [record for record in study.records() if record.source == "trial"]
     if all(record.state == "failed" for record in trials):
         raise AutoqError(
@@ -92,15 +96,15 @@ def search(study: Study, events: Events | None = None) -> None:
 
 
 def _jobs(study: Study) -> list[Job]:
-    """The baselines that are not measured yet."""
-    done = {record.name for record in study.records() if record.state == "complete"}
+    """The baselines that have not ended, measured or failed."""
+    done = {record.name for record in study.records()}
     wanted = baselines(study.space.facts, study.spec.hand_rule)
     return [Job(name, policy, study.spec.trial.steps) for name, policy in wanted.items() if name not in done]
 
 
 def _is_open(study: Study) -> bool:
     """Whether anything is left to run or to measure."""
-    if _jobs(study) or study.storage.running() or study.storage.count < study.spec.budget:
+    if _jobs(study) or study.storage.running() or study.storage.count < allowed(study):
         return True
     records = study.records()
     front = {Policy.from_dict(record.policy).hash for record in findings.front(records, study.spec.objectives)}
@@ -174,31 +178,52 @@ class RayOutput(io.TextIOBase):
 
 
 class TrialActor(tune.Trainable):
-    """A worker process: one `step` brings a trial to one rung. Reused from trial to trial, it keeps only the workbench."""
+    """A worker process: one `step` brings a trial to one rung. Reused from trial to trial, it keeps only the workbench.
+
+    What is no trial's own failure (TrialFailed) leaves a process that nobody can trust: out of memory, without its GPU, or
+    never ready. It says so, and its next `step` raises: that is how Ray puts another in its place.
+    """
 
     def setup(  # type: ignore[override]
         self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path
     ) -> None:
-        self.spec, self.table, self.study = spec, table, Study.open(folder)
-        self.broken: str | None = None
+        self.spec, self.table, self.leaving = spec, table, False
+        self.unready: str | None = None
         try:
+            self.study = Study.open(folder)
             self.graph = load_graph(self.study.graph_path)
             prepare(spec.trial)  # shared by all trials of this process, so no trial's time limit pays for it
-        except Exception as error:  # noqa: BLE001 - the process lives, and its trials say why they cannot run
-            self.broken = _in_one_line(error)
+        except Exception as error:  # noqa: BLE001 - raised here it would be lost
+            self.unready = _in_one_line(error)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.config = new_config
         return True
 
     def step(self) -> dict[str, Any]:
+        if self.leaving:
+            raise RuntimeError("this process makes way for a new one")
         if "pause" in self.config:
             time.sleep(self.config["pause"])
             return {"done": True}
-        if self.config["seed"] is not None:
-            return {"confirmation": self._confirm(self.config["seed"]).model_dump_json(), "done": True}
-        result = TrialResult(state="failed", reason=self.broken) if self.broken else self._run()
-        return {"result": result.model_dump_json(), "done": True}  # as text: Ray flattens nested results
+        report = self._report()
+        self.leaving = "broken" in report or self._is_swollen()
+        return {**report, "done": not self.leaving}
+
+    def _report(self) -> dict[str, Any]:
+        """What came of a trial, as text: Ray flattens nested results; or what broke the process."""
+        if self.unready is not None:
+            return {"broken": self.unready, "began": False}
+        try:
+            if self.config["seed"] is not None:
+                return {"confirmation": self._confirm(self.config["seed"]).model_dump_json()}
+            return {"result": self._run().model_dump_json()}
+        except Exception as error:  # noqa: BLE001 - what it was decides nothing: in a new process it comes again, or not
+            return {"broken": _in_one_line(error)}
+
+    def _is_swollen(self) -> bool:
+        """Whether the process still holds more memory than its bound: the next trial would fail for it."""
+        return self.spec.memory is not None and held() > self.spec.memory
 
     def _run(self) -> TrialResult:
         policy, until, number = Policy.from_dict(self.config["policy"]), self.config["until"], self.config["number"]
@@ -226,17 +251,15 @@ class TrialActor(tune.Trainable):
 
 
 def _tried(work: Callable[[], R]) -> R | TrialResult:
-    """What work gives; where it breaks, a failed result with the cause."""
+    """What work gives; where a trial fails, a result with the cause."""
     try:
         return work()
     except TrialFailed as error:
         return TrialResult(state="failed", reason=str(error))
-    except Exception as error:  # noqa: BLE001 - one broken trial must not end a study; its cause is recorded
-        return TrialResult(state="failed", reason=_in_one_line(error))
 
 
 def _in_one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return " ".join([f"{type(error).__name__}:", *str(error).split()]).rstrip(":")
 
 
 def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None:

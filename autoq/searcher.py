@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
@@ -14,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 from ray.tune.search import Searcher
 
 from autoq import findings
+from autoq.errors import AutoqError
 from autoq.events import Events
 from autoq.findings import FLOAT_NAME
 from autoq.halving import cohort, limit, promoted
@@ -23,7 +25,7 @@ from autoq.quantize import place
 from autoq.replication import Replication, planned
 from autoq.spec import Confirmation, Rung, TrialResult
 from autoq.storage import Asked
-from autoq.study import Study
+from autoq.study import Study, resume_command
 from autoq.workbench import prepare
 
 P = ParamSpec("P")
@@ -32,6 +34,8 @@ R = TypeVar("R")
 MAX_ATTEMPTS = 3
 """Times a trial is begun before it counts as failed, when the processes it runs in keep dying."""
 
+MAX_ALIKE = 3
+"""Failures with one cause, in a row and of different trials, that end a search: the cause is not in the trials."""
 
 PAUSE = {"pause": 0.5}
 """Seconds that a worker does nothing where it has to wait for others: without a trial Ray would end its process."""
@@ -54,6 +58,26 @@ class Job:
     @classmethod
     def of_trial(cls, asked: Asked, until: int) -> Job:
         return cls(f"trial {asked.number}", asked.policy, until, asked.number, asked.attempts)
+
+
+def allowed(study: Study) -> int:
+    """How many trials may be asked for in all: the budget, no more policies than the space holds, and once they have
+    trained for all the steps allowed no more than there are.
+    """
+    spec, storage = study.spec, study.storage
+    budget = spec.budget
+    if study.space.size() < budget:
+        budget = min(budget, storage.count + storage.untried)
+    if spec.max_steps is None:
+        return budget
+    steps = {rung.number: rung.until for rung in study.rungs()}
+    steps |= {record.number: record.steps for record in study.records() if record.number is not None}
+    return min(storage.count, budget) if sum(steps.values()) >= spec.max_steps else budget
+
+
+def kind(reason: str) -> str:
+    """A reason without what differs from one time to the next: addresses and numbers."""
+    return re.sub(r"0x[0-9a-fA-F]+|[0-9]+([.][0-9]+)?", "#", reason)
 
 
 class Abort(BaseException):
@@ -90,6 +114,8 @@ class StudySearcher(Searcher):
         self.reached: dict[int, dict[int, TrialResult]] = {}
         self.policies: dict[int, str] = {}
         self.confirming: list[Replication] = []
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.alike: tuple[str, dict[str, Job]] = ("", {})
         for rung in study.rungs():
             self._note(rung)
 
@@ -129,7 +155,7 @@ class StudySearcher(Searcher):
 
     def _plan(self) -> bool:
         """Fill `waiting` with what has to run next; False where there is nothing, or what runs must end first."""
-        storage, budget = self.study.storage, self._budget()
+        storage, budget = self.study.storage, allowed(self.study)
         while not self.waiting:
             at_work = {job.number for job in self.running.values()}
             open_trials = [asked for asked in storage.running() if asked.number not in at_work]
@@ -155,15 +181,6 @@ class StudySearcher(Searcher):
             if (policy.hash, seed) not in done
         ]
         return bool(self.waiting)
-
-    def _budget(self) -> int:
-        """How many trials may be asked for: no more than there are, once they have trained for all the steps allowed."""
-        spec = self.study.spec
-        if spec.max_steps is None:
-            return spec.budget
-        steps = {number: max(reached) for number, reached in self.reached.items()}
-        steps |= {record.number: record.steps for record in self.study.records() if record.number is not None}
-        return min(self.study.storage.count, spec.budget) if sum(steps.values()) >= spec.max_steps else spec.budget
 
     def _cohort(self, number: int) -> range:
         return cohort(number, len(self.study.storage.seeds), self.rungs)
@@ -210,22 +227,59 @@ class StudySearcher(Searcher):
         reason = f"stopped after {rung} of {self.study.spec.trial.steps} steps: {why}"
         self._end(Job.of_trial(asked, rung), TrialResult(state="pruned", values=values, steps=rung, reason=reason))
 
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """What a worker says before its process ends."""
+        self.reports[trial_id] = result
+
     @_fatal
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id, None)
+        report = self.reports.pop(trial_id, {}) if error else result or {}
         if job is None:  # a pause; or Ray, which reports some deaths twice
             return
-        if result and "confirmation" in result and not error:
-            self._confirm(job, Confirmation.model_validate_json(result["confirmation"]))
-        elif result and "result" in result and not error:
-            self._end(job, TrialResult.model_validate_json(result["result"]))
-        elif job.attempts < MAX_ATTEMPTS:
-            self.events.note(f"{job.name}: its worker process died; it runs again")
-            self.waiting.insert(0, job)
+        if "confirmation" in report:
+            self.alike = ("", {})
+            self._confirm(job, Confirmation.model_validate_json(report["confirmation"]))
+        elif "result" in report:
+            self.alike = ("", {})
+            self._end(job, TrialResult.model_validate_json(report["result"]))
         else:
-            hung = ", or hung beyond --timeout" if self.study.spec.timeout else ""
-            reason = f"its worker process died {MAX_ATTEMPTS} times: killed, out of memory (fewer --workers need less){hung}"
-            self._end(job, TrialResult(state="failed", reason=reason))
+            self._lost(job, report.get("broken"), began=report.get("began", True))
+
+    def _lost(self, job: Job, cause: str | None, began: bool) -> None:
+        """A job did not end, and its worker process makes way for a new one. cause: None where the process just died.
+
+        began: whether the worker could begin the job; where not, it was no fault of the job's. The job runs again after
+        those that wait: in the meantime another shows whose fault it is.
+        """
+        last = job.attempts >= MAX_ATTEMPTS
+        hung = ", or hung beyond --timeout" if self.study.spec.timeout else ""
+        died = f"its worker process died {MAX_ATTEMPTS} times: killed, out of memory (fewer --workers need less){hung}"
+        if cause is not None or last:
+            self._blame(job, cause or died, its_own=began and job.name != FLOAT_NAME)
+        if last:
+            self._end(job, TrialResult(state="failed", reason=cause or died))
+            return
+        self.events.note(f"{job.name}: {cause or 'its worker process died'}; it runs again in a new process")
+        self.waiting.insert(0 if job.name == FLOAT_NAME else len(self.waiting), job)
+
+    def _blame(self, job: Job, reason: str, its_own: bool) -> None:
+        """Raise AutoqError where a failure is the last of MAX_ALIKE in a row with one cause, of different jobs if it may be
+        their own. Those that have not ended may be begun as often as ever when the search is resumed.
+        """
+        before, jobs = self.alike
+        jobs = jobs if before == kind(reason) else {}
+        self.alike = (kind(reason), {**jobs, job.name if its_own else f"{job.name}, {job.attempts}": job})
+        jobs = self.alike[1]
+        if len(jobs) < MAX_ALIKE:
+            return
+        for asked in self.study.storage.running():
+            if asked.number in {each.number for each in jobs.values()}:
+                self.study.storage.set_attempts(asked.number, 0)
+        raise AutoqError(
+            f"study '{self.study.name}': failed {MAX_ALIKE} times in a row with one cause: {reason}; what has finished is kept,"
+            f" remove the cause and type {resume_command(self.study.folder)}"
+        )
 
     def interrupted(self) -> None:
         """The user stops the search: that is not the fault of the trials that run."""

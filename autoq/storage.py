@@ -11,11 +11,13 @@ import contextlib
 import errno
 import functools
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from urllib.parse import quote
 
 import optuna
 from optuna.trial import TrialState
@@ -34,8 +36,8 @@ R = TypeVar("R")
 
 ATTEMPTS = "attempts"
 MOST_REPEATS = 10
-"""Times a sampler is asked anew because it suggests what a trial has already, the second half of them at random; then it may
-be tried again: the space is small.
+"""Times a sampler is asked anew because it suggests what a trial has already, the second half of them at random; then the
+first policy of the space that no trial has is taken: few are left.
 """
 
 SQLITE_PATIENCE = 60
@@ -94,6 +96,12 @@ class TrialStorage:
         """Trials asked for so far."""
         return len(self._trials())
 
+    @property
+    @_at_work
+    def untried(self) -> int:
+        """How many policies of the space no trial has."""
+        return self._space.size() - len({self._policy(trial) for trial in self._trials()})
+
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
         return self._stored.get_trials(deepcopy=False)
 
@@ -117,6 +125,7 @@ class TrialStorage:
     def _suggest(self, number: int) -> tuple[Policy, dict[str, Any]]:
         """What the sampler says, and how Optuna stores it; asked anew where a trial has that policy already.
 
+        One policy at least must be untried.
         The trials of a cohort are asked for before any has ended, so a sampler does not see how those of its own did.
         """
         together = cohort(number, len(self.seeds), self._spec.rungs)
@@ -127,9 +136,10 @@ class TrialStorage:
             copy.add_trials(trials)
             policy = self._space.suggest(copy.ask())
             if policy not in taken:
-                break
-        asked = copy.get_trials(deepcopy=False)[number]
-        return policy, {"params": asked.params, "distributions": asked.distributions, "system_attrs": asked.system_attrs}
+                asked = copy.get_trials(deepcopy=False)[number]
+                return policy, {"params": asked.params, "distributions": asked.distributions, "system_attrs": asked.system_attrs}
+        policy = next(policy for policy in self._space.enumerate() if policy not in taken)
+        return policy, self._parameters(policy)
 
     def _parameters(self, policy: Policy) -> dict[str, Any]:
         """A known policy as Optuna stores it."""
@@ -317,8 +327,9 @@ def check_url(url: str) -> None:
 
 
 def file_url(path: Path) -> str:
-    """The URL of a SQLite file."""
-    return f"sqlite:///{path.resolve()}"
+    """The URL of a SQLite file. What a URL or Optuna, which formats it, would take for its own makes it a URI of SQLite's."""
+    name = str(path.resolve())
+    return f"sqlite:///file:{quote(name)}?uri=true" if re.search("[?#%{}]", name) else f"sqlite:///{name}"
 
 
 def _cause(error: Exception) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,11 @@ def study_folder(name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise StudyError(f"study '{name}': expected a name of up to 100 letters, digits, '.', '_' and '-', or an absolute path")
     return STUDIES / name
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to continue a study."""
+    return f"autoq search --resume --study {shlex.quote(folder.name if folder.parent == STUDIES else str(folder))}"
 
 
 def space_facts(model: str, target: str, stages: Mapping[str, tuple[Role, ...]] | None = None) -> SpaceFacts:

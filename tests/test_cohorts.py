@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
+from autoq.driver import _is_open, _jobs
+from autoq.errors import AutoqError
 from autoq.events import Events
 from autoq.findings import front
 from autoq.policy import Policy, uniform
 from autoq.searcher import PAUSE, Abort, Job, StudySearcher
-from autoq.space import bundled_space, load_space
+from autoq.space import bundled_space, load_space, parse_space
 from autoq.spec import Confirmation, Record, Sensitivity, StudySpec, TrialResult, TrialSpec
 from autoq.study import Study, space_facts
 
@@ -213,8 +215,121 @@ def test_no_trial_begins_after_the_last_step_allowed(tmp_path: Path, whole: list
     assert [entry[:5] for entry in entries] == [entry[:5] for entry in whole[: len(entries)]]
     assert len(entries) == SEEDS + 8, "80 steps of the seeds, then one cohort"
     again = Study.resume(tmp_path / "s")
+    assert not _is_open(again)
     search(again)
     assert found(again) == entries
+
+
+def test_a_space_smaller_than_the_budget_is_tried_whole_and_that_is_all(tmp_path: Path) -> None:
+    small = {"stages": {}, "roles": {"weight": {"bits": [4, 6, 8], "quantizer": "lsq", "clipping": ["minmax", "mse"]}}}
+    space = parse_space(small, SPACE.facts, "small")
+    assert space.size() == 6**4
+    stages = {stage: {"weight": {"bits": 8, "clipping": "minmax"}} for stage in list(SPACE.facts.stages)[1:]}
+    space = parse_space({**small, "stages": stages}, SPACE.facts, "small")
+    assert space.size() == 6
+    study = make(tmp_path / "s", space=space.to_dict(), budget=22, seeds=0, sampler="random")
+    search(study)
+    assert {Policy.from_dict(entry[2]) for entry in found(study)} == {*space.enumerate()}
+    assert len(found(study)) == 6
+    again = Study.resume(tmp_path / "s")
+    assert not _is_open(again)
+    again.close()
+
+
+def test_a_baseline_that_failed_has_ended(tmp_path: Path) -> None:
+    study = make(tmp_path / "s", budget=1, seeds=0, hand_rule=True)
+    for job in _jobs(study):
+        assert _is_open(study)
+        study.add_baseline(job.name, job.policy, TrialResult(state="failed", reason="training diverged"), "")
+    asked = study.ask()
+    study.tell(asked.number, asked.policy, worth({"policy": asked.policy.to_dict(), "until": STEPS, "number": None}), "")
+    assert not _is_open(study)
+    study.close()
+
+
+def broken(number: int) -> dict[str, str]:
+    """What a worker says that something broke in."""
+    return {"broken": f"RuntimeError: CUDA error at 0x7f{number:04x}: tried to allocate {number}.25 MiB"}
+
+
+def test_one_cause_of_three_trials_ends_the_search_and_they_run_again_when_it_is_resumed(tmp_path: Path, whole: list[Any]) -> None:
+    study = make(tmp_path / "s")
+    searcher = StudySearcher(study, [], Events())
+    for number in range(SEEDS):
+        config = searcher.suggest("t")
+        assert isinstance(config, dict)
+        searcher.on_trial_complete("t", reported(config))
+    for number in range(2):
+        assert isinstance(searcher.suggest(f"t{number}"), dict)
+        searcher.on_trial_result(f"t{number}", broken(number))
+        searcher.on_trial_complete(f"t{number}", error=True)
+    assert isinstance(searcher.suggest("t2"), dict)
+    searcher.on_trial_result("t2", broken(2))
+    with pytest.raises(Abort) as abort:
+        searcher.on_trial_complete("t2", error=True)
+    assert isinstance(abort.value.__cause__, AutoqError)
+    assert str(abort.value.__cause__) == (
+        "study 's': failed 3 times in a row with one cause: RuntimeError: CUDA error at 0x7f0002: tried to allocate 2.25 MiB;"
+        f" what has finished is kept, remove the cause and type autoq search --resume --study {tmp_path / 's'}"
+    )
+    searcher.interrupted()
+    study.close()
+    again = Study.resume(tmp_path / "s")
+    assert {asked.attempts for asked in again.storage.running()} == {0}
+    search(again)
+    assert [entry[:5] for entry in found(again)] == [entry[:5] for entry in whole]
+
+
+def test_a_trial_that_breaks_every_worker_fails_and_the_others_go_on(tmp_path: Path, whole: list[Any]) -> None:
+    study = make(tmp_path / "s")
+    searcher = StudySearcher(study, [], Events())
+    while isinstance(config := searcher.suggest("t"), dict):
+        if config["number"] == 7:
+            searcher.on_trial_result("t", {"broken": "IndexError: list index out of range"})
+            searcher.on_trial_complete("t", error=True)
+        else:
+            searcher.on_trial_complete("t", reported(config))
+    states = {record.number: (record.state, record.reason) for record in study.records()}
+    assert states.pop(7) == ("failed", "IndexError: list index out of range")
+    assert len(states) == BUDGET - 1
+    assert all(reason is None or "IndexError" not in reason for _, reason in states.values())
+    study.close()
+
+
+def test_what_trials_fail_of_by_themselves_never_ends_a_search(tmp_path: Path) -> None:
+    study = make(tmp_path / "s", budget=6, seeds=0)
+    searcher = StudySearcher(study, [], Events())
+    while isinstance(searcher.suggest("t"), dict):
+        slow = TrialResult(state="failed", reason="took longer than the limit of 5 s a trial (--timeout)")
+        searcher.on_trial_complete("t", {"result": slow.model_dump_json()})
+    assert [record.state for record in study.records()] == ["failed"] * 6
+    study.close()
+
+
+def test_workers_that_are_never_ready_end_the_search_whatever_trial_they_were_given(tmp_path: Path) -> None:
+    study = make(tmp_path / "s")
+    searcher = StudySearcher(study, list(BASELINES), Events())
+    with pytest.raises(Abort):
+        for attempt in range(1, 4):
+            config = searcher.suggest(f"t{attempt}")
+            assert isinstance(config, dict)
+            assert Policy.from_dict(config["policy"]).is_float
+            searcher.on_trial_result(f"t{attempt}", {"broken": "MemoryError", "began": False})
+            searcher.on_trial_complete(f"t{attempt}", error=True)
+    assert attempt == 3
+    assert study.records() == []
+    study.close()
+
+
+def test_a_worker_that_leaves_after_its_trial_has_given_its_result(tmp_path: Path) -> None:
+    study = make(tmp_path / "s", budget=1, seeds=1, rungs=())
+    searcher = StudySearcher(study, [], Events())
+    config = searcher.suggest("t")
+    assert isinstance(config, dict)
+    searcher.on_trial_result("t", reported(config))
+    searcher.on_trial_complete("t", error=True)
+    assert [record.state for record in study.records()] == ["complete"]
+    study.close()
 
 
 def test_a_worker_that_dies_at_every_rung_has_three_attempts_at_each(tmp_path: Path) -> None:

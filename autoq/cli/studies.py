@@ -247,10 +247,9 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
 
 def _stopped(folder: Path, started: float, json: bool, cause: BaseException) -> None:
     """A search was interrupted, or could not write: what there is, and how to go on."""
-    from autoq.study import STUDIES, Study
+    from autoq.study import Study, resume_command
 
-    name = folder.name if folder.parent == STUDIES else str(folder)
-    resume = f"autoq search --resume --study {shlex.quote(name)}"
+    resume = resume_command(folder)
     if isinstance(cause, OSError):
         where = f" '{cause.filename}'" if cause.filename else ""
         raise AutoqError(f"cannot write{where}: {cause.strerror or cause}; what has finished is kept, make room and type {resume}")
