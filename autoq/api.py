@@ -9,7 +9,6 @@ study.front  # a pandas DataFrame
 from __future__ import annotations
 
 import datetime
-import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
@@ -37,10 +36,11 @@ from autoq.options import (
     space_by,
     weights_path,
 )
+from autoq.processor import available_cores
 from autoq.space import space_layers
 from autoq.spec import StudySpec, TrialSpec
 from autoq.storage import check_free
-from autoq.study import Study, study_folder
+from autoq.study import Study, new_folder, study_folder
 from autoq.targets import check_usable
 
 MAX_WORKERS = 4
@@ -128,15 +128,15 @@ def search(
         name: value
         for name, value in {
             "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space, "by": by,
-            "objectives": objectives, "constraints": constraints, "data": absolute(data), "eval_data": absolute(eval_data), "test_data": absolute(test_data), "images": images, "eval_crops": eval_crops, "storage": storage,
+            "objectives": _listed(objectives), "constraints": _listed(constraints), "data": absolute(data), "eval_data": absolute(eval_data), "test_data": absolute(test_data), "images": images, "eval_crops": eval_crops, "storage": storage,
             "sampler": sampler, "budget": budget, "max_steps": max_steps, "seeds": seeds, "warm_start": warm_start, "stopping": stopping, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
-            "timeout": timeout, "device": device, "sampling": sampling, "sqcl": sqcl, "seed": seed, "frame": frame, "confirm": confirm,
+            "timeout": timeout, "device": device, "sampling": sampling, "sqcl": sqcl, "seed": seed, "frame": _listed(frame), "confirm": confirm,
         }.items()
         if value is not None
     }  # fmt: skip
     events = events or Events()
     table = Path(latency_table) if latency_table else None
-    call = command or _call(options)
+    call = command or _call(options, {"study": study, "latency_table": table})
     try:
         opened = _resume(study, options, table) if resume else _create(study, options, table, events, call)
     except OSError as error:
@@ -193,10 +193,8 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     model = trial.model
     fields = {"scale": trial.scale, **fields_of(options, trial)}
     check_usable(trial.target)
-    if name is None:
-        plain = re.sub("[^A-Za-z0-9]+", "-", Path(model).stem if is_custom(model) else model).strip("-")
-        name = f"{plain}-x{trial.scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
-    folder = study_folder(name)
+    usual = _usual_name(trial)
+    folder = study_folder(name or usual)
     if "objectives" not in fields:
         fields["objectives"] = default_objectives(trial.model_copy(update={"images": fields.get("images", trial.images)}))
     fields.setdefault("device", resolve_device("auto"))
@@ -209,7 +207,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         raise InputError(f"--seeds '{fields['seeds']}': expected no more than the budget of {budget}")
     if fields.get("warm_start") and fields["seeds"] < 2:
         raise InputError(f"--warm-start: of {fields['seeds']} seeds none can be like an earlier study; type --seeds 8")
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     workers = fields.setdefault("workers", min(cores, MAX_WORKERS))
     fields.setdefault("threads", max(1, cores // max(1, workers)))
     if "space" not in fields:
@@ -239,6 +237,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         check_table(table, spec)
     if spec.storage:
         check_free(spec.storage, folder.name)
+    folder = folder if name else new_folder(usual)
     study = Study.create(folder, spec, environment(command), table.model_dump_json(indent=1) if table else None)
     if (name := _other_network(spec.trial)) is not None:
         events.note(f"the bundled weights of {model} x{trial.scale} are of {name}; --weights takes a file of another depth")
@@ -250,6 +249,12 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     if "objectives" not in options:
         events.note("quality is {}: {}".format(*default_quality(spec.trial)))
     return study
+
+
+def _usual_name(trial: TrialSpec) -> str:
+    """What a study is called after: the network, its scale and the time."""
+    plain = re.sub("[^A-Za-z0-9]+", "-", Path(trial.model).stem if is_custom(trial.model) else trial.model).strip("-")
+    return f"{plain[:60] or 'network'}-x{trial.scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
 def _check_together(fields: Mapping[str, Any]) -> None:
@@ -338,15 +343,20 @@ def _first_problem(error: ValidationError) -> str:
     return f"{'.'.join(map(str, problem['loc']))} '{problem['input']}': {problem['msg']}"
 
 
-def _call(options: Mapping[str, Any]) -> str:
-    """The command that does what a call of `search` did."""
+def _listed(value: Any) -> Any:
+    """Several values as a tuple, for they are looked at more than once; one as it is."""
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+
+
+def _call(options: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """The command that does what a call of `search` did. others: options that are not of a study's definition, or None."""
     words = []
-    for name, value in options.items():
+    for name, value in {**options, **others}.items():
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
-            words.append(flag if value else f"--no-{name}")
+            words.append(flag if value else flag.replace("--", "--no-", 1))
         elif name == "constraints":
-            words += [word for bound in value for word in ("--constraint", str(bound))]
-        else:
-            words += [flag, str(value)]
+            words += [word for bound in ([value] if isinstance(value, str) else value) for word in ("--constraint", str(bound))]
+        elif value is not None:
+            words += [flag, _typed(value)]
     return shlex.join(["autoq", "search", *words])

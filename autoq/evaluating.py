@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from autoq.models import is_file
 from autoq.objectives.quality import METRICS, PSNR_CEILING, averaged, doubt, judged, load_models
 from autoq.options import absolute, check_measurable, default_scale, model_name, weights_path
 from autoq.pixels import to_input
+from autoq.processor import available_cores
 from autoq.targets import Runner, target_info
 from autoq.tiles import checked_pixels
 from autoq.upscaling import Network, Progress
@@ -123,7 +123,7 @@ def _float_network(model: str, weights: str | Path | None, scale: int | None, th
 
     name, path = model_name(model), weights_path(model, scale, weights)
     factor = scale or default_scale(name)
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or available_cores())
     # stages play no part here: any will do for a network of which nobody says them
     network = channels_last(staged_model(name, factor, path, {"body": ("*",)})[0])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from autoq.options import (
     weights_path,
 )
 from autoq.policy import uniform
+from autoq.processor import available_cores
 from autoq.space import SearchSpace, bundled_space
 from autoq.spec import Analysis, PretrainSpec, Question, TrialSpec
 from autoq.study import Study
@@ -178,7 +178,7 @@ def _described(options: Mapping[str, Any], by: str) -> _Subject:
     if "model" not in options:
         raise InputError("no model given; type --model srgan, or --study NAME for that of a study")
     size = parse_frame(options.get("frame", "96x96"))
-    cores = os.cpu_count() or 1
+    cores = available_cores()
     trial = _trial(options["model"], options.get("scale"), options.get("weights"), options.get("target", "openvino-cpu"))
     trial = trial.model_copy(
         update={**{name: options[name] for name in ("data", "eval_data", "seed") if name in options}, "threads": cores}
@@ -202,7 +202,7 @@ def _studied(study: Study, options: Mapping[str, Any], by: str) -> _Subject:
             f"--by {by}: study '{study.name}' has its own stages ({', '.join(study.space.choices)});"
             f" leave --by out, or type --model {trial.model} instead of --study"
         )
-    trial = trial.model_copy(update={"threads": os.cpu_count() or 1, "device": "cpu"})
+    trial = trial.model_copy(update={"threads": available_cores(), "device": "cpu"})
     return _Subject(trial, study.space, study.spec.frame, study.spec.latency_threads)
 
 
@@ -304,7 +304,7 @@ def pretrain(
         adversarial_steps=recipe.adversarial_steps if adversarial_steps is None else adversarial_steps,
         sampling=sampling,  # type: ignore[arg-type]
         seed=seed or 0,
-        threads=threads or os.cpu_count() or 1,
+        threads=threads or available_cores(),
         device=resolve_device(device),  # type: ignore[arg-type]
     )
     if spec.steps + spec.adversarial_steps == 0:

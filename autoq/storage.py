@@ -11,17 +11,15 @@ import contextlib
 import errno
 import functools
 import hashlib
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
-from urllib.parse import quote
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autoq.errors import InputError, StudyError, unknown
@@ -327,9 +325,8 @@ def check_url(url: str) -> None:
 
 
 def file_url(path: Path) -> str:
-    """The URL of a SQLite file. What a URL or Optuna, which formats it, would take for its own makes it a URI of SQLite's."""
-    name = str(path.resolve())
-    return f"sqlite:///file:{quote(name)}?uri=true" if re.search("[?#%{}]", name) else f"sqlite:///{name}"
+    """The URL of a SQLite file; what has a meaning in URLs is quoted."""
+    return URL.create("sqlite", database=str(path.resolve())).render_as_string()
 
 
 def _cause(error: Exception) -> str:

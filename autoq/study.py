@@ -7,6 +7,8 @@ a search that was killed at any moment continues from what is here.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -45,6 +47,16 @@ def study_folder(name: str) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise StudyError(f"study '{name}': expected a name of up to 100 letters, digits, '.', '_' and '-', or an absolute path")
     return STUDIES / name
+
+
+def new_folder(name: str) -> Path:
+    """Make `studies/<name>`, or with -2, -3, ... at its end: the first that is not there, as mkdir says."""
+    for number in itertools.count(1):
+        folder = study_folder(name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError
 
 
 def resume_command(folder: Path) -> str:
@@ -94,17 +106,20 @@ class Study(StudyFolder):
 
         Raises StudyError if there is a study already.
         """
-        if any((folder / name).exists() for name in ("study.yaml", "study.db", "trials.jsonl")):
-            raise StudyError(f"study '{folder}' exists already; add --resume to continue it, or give another --study NAME")
         study = cls(folder, spec, environment)
         document = {"definition": spec.model_dump(mode="json"), "environment": study.environment}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if any(folder.iterdir()):
-                raise StudyError(f"study '{folder}': the folder holds other files; give another --study NAME, or an empty folder")
-            if latencies is not None:
-                write_whole(study.latency_path, latencies)
-            write_whole(study.definition_path, yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120))
+            with _lock(folder, folder):
+                if any((folder / name).exists() for name in ("study.yaml", "study.db", "trials.jsonl")):
+                    raise StudyError(f"study '{folder}' exists already; add --resume to continue it, or give another --study NAME")
+                if any(folder.iterdir()):
+                    raise StudyError(
+                        f"study '{folder}': the folder holds other files; give another --study NAME, or an empty folder"
+                    )
+                if latencies is not None:
+                    write_whole(study.latency_path, latencies)
+                write_whole(study.definition_path, yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120))
         except OSError as error:
             raise StudyError(f"study '{folder}': cannot be written ({error.strerror}); give another --study") from error
         study._begin()
@@ -139,7 +154,7 @@ class Study(StudyFolder):
 
     def _begin(self) -> None:
         try:
-            self._open.enter_context(_lock(self.definition_path))
+            self._open.enter_context(_lock(self.definition_path, self.folder))
             self.cut_torn_lines()
             with explained(self.storage_url):
                 self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space, self._seeds())
@@ -294,19 +309,20 @@ class Study(StudyFolder):
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold a file for this process; the kernel lets go of it when the process ends, however it ends."""
+def _lock(path: Path, study: Path) -> Iterator[None]:
+    """Hold a file or folder for this process; the kernel lets go of it when the process ends, however it ends."""
     import fcntl
 
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise StudyError(
-                f"study '{path.parent}' is running in another process; wait for it, or look at it with"
-                f" autoq dashboard {path.parent.name}"
-            ) from error
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+    except BlockingIOError as error:
+        raise StudyError(
+            f"study '{study}' is running in another process; wait for it, or look at it with autoq dashboard {study.name}"
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 def _known_studies(folder: Path) -> str:

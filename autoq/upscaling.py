@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 from autoq.errors import AutoqError, InputError
 from autoq.export.geometry import ASK, Geometry, geometry, read_network
 from autoq.pictures import Canvas, check_output, read_picture
+from autoq.processor import available_cores
 from autoq.targets import load_target
 from autoq.tiles import Tiling, count, upscaled
 
@@ -51,7 +51,7 @@ class Network:
             raise InputError(f"'{file}': {error.strerror}; {ASK}") from error
         self.geometry: Geometry = geometry(read_network(content, str(file)))
         try:
-            self.run = runtime.load(content, threads or os.cpu_count() or 1)
+            self.run = runtime.load(content, threads or available_cores())
             output = self.run(np.zeros((1, 3, PROBE, PROBE), np.float32))
         except RuntimeError as error:
             raise InputError(f"'{file}': {target} does not run it ({_reason(error)}); {ASK}") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from autoq.events import TrainingEvents
 from autoq.models import MODELS
 from autoq.policy import uniform
 from autoq.pretrain import pretrain
+from autoq.processor import available_cores
 from autoq.quantize import quantize
 from autoq.spec import PretrainSpec, TrialSpec
 from autoq.targets import target_info
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("clipped_output"), help="where the trainings are kept")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--data", type=lambda text: Path(text).resolve())
     parser.add_argument("--eval-data", type=lambda text: Path(text).resolve())
     parser.add_argument("--json", action="store_true")

@@ -20,6 +20,7 @@ import psutil
 import torch
 
 from autoq.models import fresh_model
+from autoq.processor import available_cores
 
 AUTHORS = (
     (r"head\.", "conv_first."),
@@ -84,7 +85,7 @@ def main() -> None:
             sys.executable, "-c", "from autoq.cli import main; main()", "search", "--model", "esrgan", "--quiet", "--json",
             "--weights", str(authors_file(work / "RRDB.pth", options.blocks)), "--study", str(work / "study"),
             "--budget", str(options.budget), "--steps", str(options.steps), "--confirm", "0", "--workers", str(options.workers),
-            "--threads", str(max(1, (os.cpu_count() or 1) // options.workers)), "--frame", options.frame,
+            "--threads", str(max(1, available_cores() // options.workers)), "--frame", options.frame,
         ]  # fmt: skip
         for name, value in (("--data", options.data), ("--eval-data", options.eval_data)):
             command += [name, str(value.resolve())] if value else []

@@ -21,7 +21,6 @@ import dataclasses
 import gc
 import importlib.metadata
 import json
-import os
 import statistics
 import sys
 import time
@@ -40,6 +39,7 @@ from runs import absolute, file_quality, float_graph, in_torch
 from autoq.confirmation import Interval, median_interval
 from autoq.errors import InputError
 from autoq.objectives.latency import machine
+from autoq.processor import available_cores
 from autoq.spec import TrialSpec
 from autoq.trial import evaluate, trained
 from autoq.workbench import prepare
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8, help="patches a step")
     parser.add_argument("--rounds", type=int, default=25, help="timed steps of every contender")
     parser.add_argument("--steps", type=int, default=200, help="steps before PSNR is compared; 0 leaves that out")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME", help="contenders")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import get_args
@@ -20,6 +19,7 @@ from runs import file_quality, float_graph
 
 from autoq.models import model_info
 from autoq.policy import uniform
+from autoq.processor import available_cores
 from autoq.qat import Training
 from autoq.quantize import quantize
 from autoq.spec import Sampling, TrialSpec
@@ -57,7 +57,7 @@ def main() -> None:
             for seed in range(options.seeds):
                 spec = TrialSpec(
                     model=options.model, scale=options.scale, data=options.data, eval_data=options.eval_data, steps=steps,
-                    seed=seed, sampling=sampling, threads=os.cpu_count() or 1,
+                    seed=seed, sampling=sampling, threads=available_cores(),
                 )  # fmt: skip
                 runs.setdefault(sampling, []).append(psnrs(spec))
         plain = np.array(runs["uniform"])

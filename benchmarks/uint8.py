@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from autoq.models import model_info, staged_model
 from autoq.objectives.quality import psnr
 from autoq.pixels import to_input, to_pixels
 from autoq.policy import uniform
+from autoq.processor import available_cores
 from autoq.quantize import collect, quantize
 from autoq.targets import load_target, target_info
 from autoq.tracing import trace
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="a checkpoint of XLSR x3; the bundled one if absent")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found = psnrs(options.weights, read_folder(options.folder), threads=os.cpu_count() or 1)
+    found = psnrs(options.weights, read_folder(options.folder), threads=available_cores())
     figures = {f"psnr_{name}": round(value, 3) for name, value in found.items()}
     figures |= {f"loss_{name}": round(found["float"] - value, 3) for name, value in found.items() if name != "float"}
     if options.json:

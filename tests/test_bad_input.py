@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import os
 import random
 import shutil
 import sqlite3
@@ -26,6 +25,7 @@ from torch import Tensor
 from autoq.errors import SpaceError
 from autoq.models import MODELS
 from autoq.models.srresnet import SRResNet
+from autoq.processor import available_cores
 from autoq.space import bundled_space, load_space, parse_space
 from autoq.spec import StudySpec, TrialResult, TrialSpec
 from autoq.study import Study, space_facts
@@ -510,7 +510,7 @@ def test_low_resolution_images(refused: Refused, tiny_weights: Path, options: li
 # ------------------------------------------------------------ latency tables, storages
 
 TABLE = {
-    "model": "srresnet", "target": "openvino-cpu", "runtime": "r", "frame": [96, 96], "threads": os.cpu_count(),
+    "model": "srresnet", "target": "openvino-cpu", "runtime": "r", "frame": [96, 96], "threads": available_cores(),
     "machine": "m", "entries": {},
 }  # fmt: skip
 AGAIN = "measure again without --latency-table"

@@ -1,12 +1,18 @@
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from autoq import cli
+from autoq import api, cli
+from autoq.events import Events
+from autoq.options import fields_of
+from autoq.space import bundled_space
+from autoq.spec import TrialSpec
 from autoq.targets import TARGETS
 
 
@@ -122,3 +128,49 @@ except KeyboardInterrupt:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=15)
     assert done.stdout == "heard\n"
     assert done.returncode == 130, "the second one ends at once"
+
+
+class Asked(Exception):
+    """What a search was asked for, instead of searching."""
+
+    def __init__(self, options: dict[str, Any], table: Path | None, study: str | None, command: str) -> None:
+        self.options, self.table, self.study, self.command = options, table, study, command
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        {},
+        {"objectives": ["size", "latency", "psnr"]},
+        {"objectives": iter(("size", "psnr"))},
+        {"objectives": "size,psnr", "frame": (64, 48)},
+        {"frame": [64, 48], "constraints": ["size<=400KiB", "psnr_drop <= 0.1", "latency<=10ms"]},
+        {"constraints": "size<=400KiB", "stopping": False},
+        {"stopping": True, "steps": 40, "seed": 7, "budget": 3, "seeds": 0, "max_steps": 100},
+        {"data": Path("my photos"), "eval_data": "it's", "test_data": "$HOME; #x"},
+        {"weights": Path("a b.pth"), "space": Path("my space.yaml"), "latency_table": "old one/latency.json"},
+        {"study": "mine", "storage": "postgresql://me@host/data?connect_timeout=3"},
+        {"study": "/tmp/what? a study", "sampler": "nsga2", "workers": 3, "threads": 2, "device": "cpu", "by": "block"},
+        {"memory": 4, "timeout": 0.5, "sqcl": 0.3, "sampling": "uniform", "confirm": 0, "target": "bits", "scale": 2},
+    ],
+    ids=lambda call: ",".join(call) or "model",
+)
+def test_the_command_of_a_python_call_does_the_same_when_it_is_pasted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, call: dict[str, Any]
+) -> None:
+    def create(study: str | None, options: dict[str, Any], table: Path | None, events: Events, command: str) -> None:
+        raise Asked(options, table, study, command)
+
+    monkeypatch.chdir(tmp_path)
+    Path("my space.yaml").write_bytes(bundled_space("srresnet").read_bytes())
+    monkeypatch.setattr(api, "_create", create)
+    with pytest.raises(Asked) as called:
+        api.search("srresnet", **call)
+    first = called.value
+    words = shlex.split(first.command)
+    assert words[:2] == ["autoq", "search"]
+    with pytest.raises(Asked) as pasted:
+        cli.app(words[1:], standalone_mode=False)
+    trial = TrialSpec(model="srresnet")
+    assert fields_of(pasted.value.options, trial) == fields_of(first.options, trial)
+    assert (pasted.value.table, pasted.value.study) == (first.table, first.study)

@@ -33,10 +33,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(folder: Path, **changes: Any) -> Study:
-    fields = {"budget": BUDGET, "seeds": SEEDS, "rungs": RUNGS, **changes}
-    spec = StudySpec(
-        trial=TrialSpec(model="srgan", steps=STEPS), space=SPACE.to_dict(), objectives=("size", "latency", "psnr"), **fields
-    )
+    fields = {"space": SPACE.to_dict(), "budget": BUDGET, "seeds": SEEDS, "rungs": RUNGS, **changes}
+    spec = StudySpec(trial=TrialSpec(model="srgan", steps=STEPS), objectives=("size", "latency", "psnr"), **fields)
     study = Study.create(folder, spec, {"command": "", "python": "", "machine": "", "versions": {}})
     draw = random.Random(3)
     policies = [
@@ -98,6 +96,12 @@ def search(study: Study, workers: int = 1, order: random.Random | None = None, m
             searcher.on_trial_complete(name, reported(running.pop(name)))
             moment()
     study.close()
+
+
+def end_baselines(study: Study) -> None:
+    """Those that `search` does not run end without a value."""
+    for job in _jobs(study):
+        study.add_baseline(job.name, job.policy, TrialResult(state="failed", reason="training diverged"), "")
 
 
 def found(study: Study) -> list[Any]:
@@ -215,32 +219,34 @@ def test_no_trial_begins_after_the_last_step_allowed(tmp_path: Path, whole: list
     assert [entry[:5] for entry in entries] == [entry[:5] for entry in whole[: len(entries)]]
     assert len(entries) == SEEDS + 8, "80 steps of the seeds, then one cohort"
     again = Study.resume(tmp_path / "s")
+    end_baselines(again)
     assert not _is_open(again)
     search(again)
     assert found(again) == entries
 
 
 def test_a_space_smaller_than_the_budget_is_tried_whole_and_that_is_all(tmp_path: Path) -> None:
-    small = {"stages": {}, "roles": {"weight": {"bits": [4, 6, 8], "quantizer": "lsq", "clipping": ["minmax", "mse"]}}}
+    fixed = {"bits": 8, "quantizer": "lsq", "clipping": "minmax"}
+    searched = {"bits": [4, 6, 8], "quantizer": "lsq", "clipping": ["minmax", "mse"]}
+    roles = {"weight": fixed, "activation": fixed, "skip": fixed}
+    small = {"roles": roles, "stages": {"feature_extraction": {"weight": searched}}}
     space = parse_space(small, SPACE.facts, "small")
-    assert space.size() == 6**4
-    stages = {stage: {"weight": {"bits": 8, "clipping": "minmax"}} for stage in list(SPACE.facts.stages)[1:]}
-    space = parse_space({**small, "stages": stages}, SPACE.facts, "small")
     assert space.size() == 6
     study = make(tmp_path / "s", space=space.to_dict(), budget=22, seeds=0, sampler="random")
     search(study)
     assert {Policy.from_dict(entry[2]) for entry in found(study)} == {*space.enumerate()}
     assert len(found(study)) == 6
     again = Study.resume(tmp_path / "s")
+    end_baselines(again)
     assert not _is_open(again)
     again.close()
 
 
 def test_a_baseline_that_failed_has_ended(tmp_path: Path) -> None:
     study = make(tmp_path / "s", budget=1, seeds=0, hand_rule=True)
-    for job in _jobs(study):
-        assert _is_open(study)
-        study.add_baseline(job.name, job.policy, TrialResult(state="failed", reason="training diverged"), "")
+    assert [job.name for job in _jobs(study)] == ["float", "8/8/8", "6/6/8", "4/4/8", "hand rule"]
+    end_baselines(study)
+    assert _is_open(study)
     asked = study.ask()
     study.tell(asked.number, asked.policy, worth({"policy": asked.policy.to_dict(), "until": STEPS, "number": None}), "")
     assert not _is_open(study)
@@ -255,15 +261,13 @@ def broken(number: int) -> dict[str, str]:
 def test_one_cause_of_three_trials_ends_the_search_and_they_run_again_when_it_is_resumed(tmp_path: Path, whole: list[Any]) -> None:
     study = make(tmp_path / "s")
     searcher = StudySearcher(study, [], Events())
-    for number in range(SEEDS):
-        config = searcher.suggest("t")
-        assert isinstance(config, dict)
-        searcher.on_trial_complete("t", reported(config))
+    while isinstance(config := searcher.suggest("t0"), dict) and config["number"] < SEEDS:
+        searcher.on_trial_complete("t0", reported(config))
+    assert isinstance(searcher.suggest("t1"), dict)
+    assert isinstance(searcher.suggest("t2"), dict)
     for number in range(2):
-        assert isinstance(searcher.suggest(f"t{number}"), dict)
         searcher.on_trial_result(f"t{number}", broken(number))
         searcher.on_trial_complete(f"t{number}", error=True)
-    assert isinstance(searcher.suggest("t2"), dict)
     searcher.on_trial_result("t2", broken(2))
     with pytest.raises(Abort) as abort:
         searcher.on_trial_complete("t2", error=True)
@@ -309,14 +313,18 @@ def test_what_trials_fail_of_by_themselves_never_ends_a_search(tmp_path: Path) -
 def test_workers_that_are_never_ready_end_the_search_whatever_trial_they_were_given(tmp_path: Path) -> None:
     study = make(tmp_path / "s")
     searcher = StudySearcher(study, list(BASELINES), Events())
+
+    def lose(name: str) -> None:
+        config = searcher.suggest(name)
+        assert isinstance(config, dict)
+        assert Policy.from_dict(config["policy"]).is_float
+        searcher.on_trial_result(name, {"broken": "MemoryError", "began": False})
+        searcher.on_trial_complete(name, error=True)
+
+    lose("t1")
+    lose("t2")
     with pytest.raises(Abort):
-        for attempt in range(1, 4):
-            config = searcher.suggest(f"t{attempt}")
-            assert isinstance(config, dict)
-            assert Policy.from_dict(config["policy"]).is_float
-            searcher.on_trial_result(f"t{attempt}", {"broken": "MemoryError", "began": False})
-            searcher.on_trial_complete(f"t{attempt}", error=True)
-    assert attempt == 3
+        lose("t3")
     assert study.records() == []
     study.close()
 

@@ -269,10 +269,13 @@ def network():
     return SRResNet(scale=2, blocks=1, features=8)
 """
 
-SICK_SPACE = SPACE + """
+SICK_SPACE = (
+    SPACE
+    + """
 layers:
   all: ["*"]
 """
+)
 
 
 def test_a_worker_that_cannot_work_is_replaced_and_every_trial_ends(folder: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from autoq import processor
 from autoq.policy import TensorQuant, weight_quant
+from autoq.processor import available_cores
 from autoq.quantizers import QUANTIZERS, within
 from autoq.spec import StudyFile
 
@@ -67,3 +68,46 @@ def test_a_format_within_a_limit_is_the_widest_whose_integers_are(quantizer: str
 
 def test_a_narrow_format_stays() -> None:
     assert within(TensorQuant(4, signed=True), 7) == TensorQuant(4, signed=True)
+
+
+def group(root: Path, files: dict[str, str], cgroup: str) -> Path:
+    """A machine's /proc and /sys as far as control groups need them."""
+    for name, text in {"proc/self/cgroup": cgroup, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}}.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "cgroup", "cores"),
+    [
+        ({}, "0::/\n", 64),
+        ({"cpu.max": "max 100000\n"}, "0::/\n", 64),
+        ({"cpu.max": "400000 100000\n"}, "0::/\n", 4),
+        ({"cpu.max": "250000 100000\n"}, "0::/\n", 2),
+        ({"cpu.max": "50000 100000\n"}, "0::/\n", 1),
+        ({"cpu.max": "6400000 50000\n"}, "0::/\n", 64),
+        ({"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "max 100000\n"}, "0::/a/b\n", 3),
+        ({"a/cpu.max": "300000 100000\n", "a/b/cpu.max": "200000 100000\n"}, "0::/a/b\n", 2),
+        ({"cpu.max": "500000 100000\n"}, "0::/docker/0123\n", 5),
+        (
+            {"cpu,cpuacct/cpu.cfs_quota_us": "150000\n", "cpu,cpuacct/cpu.cfs_period_us": "50000\n"},
+            "12:memory:/\n4:cpu,cpuacct:/docker/0123\n0::/\n", 3,
+        ),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, "1:name=systemd:/\n1:cpu:/\n", 64),
+        ({"cpuset/cpu.cfs_quota_us": "100000\n", "cpuset/cpu.cfs_period_us": "100000\n"}, "3:cpuset:/\n", 64),
+    ],
+)  # fmt: skip
+def test_cores_are_bounded_by_every_control_group_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], cgroup: str, cores: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)))
+    assert available_cores(group(tmp_path, files, cgroup)) == cores
+
+
+def test_cores_are_those_the_process_may_run_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {3, 5, 7})
+    assert available_cores(tmp_path) == 3
+    monkeypatch.delattr("os.sched_getaffinity")
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert available_cores(tmp_path) == 8

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from autoq import storage as storage_module
+from autoq import study as study_module
 from autoq.errors import StudyError
 from autoq.policy import Policy
 from autoq.space import bundled_space, load_space
@@ -153,6 +155,42 @@ def test_only_one_process_runs_a_study(tmp_path: Path) -> None:
         Study.resume(tmp_path / "s")
     study.close()
     Study.resume(tmp_path / "s").close()
+
+
+def test_two_processes_cannot_create_a_study_at_once(tmp_path: Path) -> None:
+    """One looks whether the folder is empty while the other, which made it, is about to write."""
+    (tmp_path / "s").mkdir()
+    with study_module._lock(tmp_path / "s", tmp_path / "s"), pytest.raises(StudyError, match="is running in another process"):
+        make(tmp_path / "s")
+    make(tmp_path / "s").close()
+    with pytest.raises(StudyError, match="exists already"):
+        make(tmp_path / "s")
+
+
+def test_studies_named_after_the_same_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        made = [*pool.map(study_module.new_folder, ["espcn-x2-20261126-120000"] * 8)]
+    assert {path.name for path in made} == {
+        "espcn-x2-20261126-120000", *(f"espcn-x2-20261126-120000-{number}" for number in range(2, 9))
+    }  # fmt: skip
+    assert {path.name for path in (tmp_path / "studies").iterdir()} == {path.name for path in made}
+
+
+@pytest.mark.parametrize("name", ["what?", "#1", "100%", "50%20", "{braces}", "a b", "ü&=", "plain"])
+def test_whatever_a_folder_is_called_its_database_is_in_it(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name / f"s{name}"
+    study = make(folder)
+    go_on(study, 3)
+    assert {path.name for path in folder.iterdir()} == {"study.yaml", "study.db", "trials.jsonl"}
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    stored = optuna.load_study(study_name=folder.name, storage=study.storage_url)
+    assert len(stored.trials) == 3
+    again = Study.resume(folder)
+    assert again.storage.count == 3
+    again.close()
+    if name == "plain":
+        assert study.storage_url == f"sqlite:///{folder}/study.db"
 
 
 def test_a_study_opened_to_be_read_cannot_be_told(tmp_path: Path) -> None:

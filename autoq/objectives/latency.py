@@ -13,7 +13,6 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import platform
 import random
 import statistics
@@ -27,6 +26,7 @@ import numpy as np
 from autoq.objectives.latency_model import runs
 from autoq.objectives.latency_table import WARM_UP, Entry, LatencyTable, of_images
 from autoq.policy import ROLES, Policy, StageQuant
+from autoq.processor import available_cores
 from autoq.quantize import Execution, Placement, integer_layers, place
 from autoq.space import SearchSpace
 from autoq.targets import Runner
@@ -212,7 +212,7 @@ def machine() -> str:
     if info.is_file():
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         name = names[0] if names else name
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{name}, {available_cores()} cores"
 
 
 def entries(samples: Mapping[str, tuple[str, Sequence[float]]]) -> dict[str, Entry]:
