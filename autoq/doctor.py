@@ -96,12 +96,12 @@ def _metrics() -> Iterator[Check]:
 
 
 def _processor(read: Callable[[], dict[str, str] | None] = processor.facts) -> Iterator[Check]:
-    facts = read()
+    facts, cores = read(), f"{processor.available_cores()} cores"
     if facts is None:
-        yield Check(name="processor", state="ok", found=f"{platform.processor() or platform.machine()}, {processor.available_cores()} cores")
+        yield Check(name="processor", state="ok", found=f"{platform.processor() or platform.machine()}, {cores}")
         yield Check(name="processor features", state="absent", found="no /proc/cpuinfo here: not known")
         return
-    yield Check(name="processor", state="ok", found=f"{facts.get('model name', platform.machine())}, {processor.available_cores()} cores")
+    yield Check(name="processor", state="ok", found=f"{facts.get('model name', platform.machine())}, {cores}")
     flags = facts.get("flags", "").split()
     if platform.machine().lower() not in processor.X86:
         return

@@ -9,11 +9,11 @@ Wang et al. 2021 (Fully Quantized Image Super-Resolution Networks).
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from documents import reserve_output
 from runs import Run, add_options, measured, spec_of
 from scipy import stats
 
@@ -71,6 +71,7 @@ def main() -> None:
     parser.add_argument("--sqcl", type=float, default=SQCL, help="weight of the calibration loss")
     parser.add_argument("--granularity", choices=("tensor", "channel"), default="tensor", help="of weights")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     chosen = configurations(options)
     runs = [
         Run(name, spec_of(options, seed).model_copy(update={"sqcl": sqcl}), policy)
@@ -95,7 +96,7 @@ def main() -> None:
         )
     figures["agrees"] = float(agree)
     if options.json:
-        print(json.dumps({"bench": "ablation", "figures": figures}, indent=2))
+        tell({"bench": "ablation", "figures": figures})
         return
     print("\n".join(lines))
     print(f"The order of FQSR's table 5: {'agrees' if agree else 'differs'}")

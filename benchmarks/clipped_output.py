@@ -8,13 +8,13 @@ Ayazoglu 2021, table 2, after 5000 epochs on DIV2K: 5.39 dB lost without the cli
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from documents import reserve_output
 from runs import file_quality, float_graph, in_torch
 
 from autoq.events import TrainingEvents
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--eval-data", type=lambda text: Path(text).resolve())
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     figures: dict[str, float | str] = {"steps": options.steps}
     losses = {}
     for variant, arguments in VARIANTS.items():
@@ -86,7 +87,7 @@ def main() -> None:
     figures["order"] = "agrees" if losses["linear"] > losses["clipped"] else "differs"
     figures["robustness"] = "agrees" if losses["linear"] >= LARGE > losses["clipped"] else "differs"
     if options.json:
-        print(json.dumps({"bench": "clipped_output", "figures": figures}, indent=2))
+        tell({"bench": "clipped_output", "figures": figures})
     else:
         print(f"the clipped output loses less: {figures['order']}; without it uint8 does not do: {figures['robustness']}")
 

@@ -22,7 +22,6 @@ import argparse
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import sys
 import tempfile
 import time
@@ -39,6 +38,7 @@ try:
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; type pip install -c constraints.txt -e '.[bench]'", file=sys.stderr)
     sys.exit(2)
+from documents import reserve_output
 from standing import INT8, MIXED, Found, Group, Point, document, line, table, verdict
 
 from autoq import findings
@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=ROUNDS, help="times that every file is run")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     try:
         study = open_study(options.study)
         if study.spec.trial.target not in (OPENVINO, BFLOAT16):
@@ -220,7 +221,7 @@ def main() -> None:
         parser.exit(2, f"error: {error}\n")
     about = circumstances(study, options.eval_data, frame)
     if options.json:
-        print(json.dumps(document(found, about), indent=2))
+        tell(document(found, about))
         return
     print("\n".join(f"{name}: {value or 'none'}" for name, value in about.items()))
     print(f"of {found.images} images the study's trials were judged on {found.seen}")

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from documents import reserve_output
 
 from autoq.models import fresh_model
 from autoq.processor import available_cores
@@ -78,6 +79,7 @@ def main() -> None:
     parser.add_argument("--eval-data", type=Path)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "space.yaml").write_text(SMALL_SPACE)
@@ -103,7 +105,7 @@ def main() -> None:
         "peak_gib": round(memory, 2),
     }
     if options.json:
-        print(json.dumps({"bench": "esrgan", "figures": figures}, indent=2))
+        tell({"bench": "esrgan", "figures": figures})
     else:
         print("\n".join(f"{name:12} {value}" for name, value in figures.items()))
 

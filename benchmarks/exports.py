@@ -6,7 +6,6 @@ python benchmarks/exports.py srgan-x4 --points 10     the front first, then othe
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from documents import reserve_output
 
 from autoq.api import check_inputs, open_study
 from autoq.delivery import Delivered, retrain, write
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=10)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     study = open_study(options.study)
     check_inputs(study.name, study.spec)
     rows = []
@@ -110,7 +111,7 @@ def main() -> None:
             print(in_words(rows[-1]), flush=True)
     figures = summary(rows)
     if options.json:
-        print(json.dumps({"bench": "exports", "figures": figures, "rows": rows}, indent=2))
+        tell({"bench": "exports", "figures": figures, "rows": rows})
     else:
         print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
 

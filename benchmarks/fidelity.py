@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import csv
 import itertools
-import json
 import random
 import statistics
 import sys
@@ -22,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from documents import reserve_output
 from runs import file_quality, float_graph, spearman_interval
 
 from autoq.errors import TrialFailed
@@ -139,12 +139,13 @@ def main() -> None:
     parser.add_argument("--part", default="0/1", help="which share of the policies this process measures, as 0/2 and 1/2")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     if options.measure:
         part, parts = map(int, options.part.split("/"))
         measure(options.table, options.model, tuple(options.steps), options.batch, options.policies, part, parts)
     figures = correlations(options.table)
     if options.json:
-        print(json.dumps({"bench": "fidelity", "figures": figures}, indent=2))
+        tell({"bench": "fidelity", "figures": figures})
         return
     for length in [key.removeprefix("policies_") for key in figures if key.startswith("policies_")]:
         words = []

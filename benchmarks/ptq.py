@@ -16,7 +16,6 @@ import copy
 import dataclasses
 import functools
 import itertools
-import json
 import statistics
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from torch import Tensor, fx, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from documents import reserve_output
 from runs import METRICS, Run, absolute, file_quality, float_graph, in_torch, measured
 
 from autoq.data import calibration_patches, make_pair, train_images
@@ -207,6 +207,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     quantizer, methods = ("lsq", list(STEPS)[:-1]) if options.steps else ("minmax", list(STEPS))
     figures: dict[str, float] = {}
     for model in options.models:
@@ -243,7 +244,7 @@ def main() -> None:
                 print(f"{name}, per {granularity}: the best rule's PSNR changes by {statistics.mean(gains):+.3f} dB on average "
                       f"({min(gains):+.3f} to {max(gains):+.3f})")  # fmt: skip
     if options.json:
-        print(json.dumps({"bench": "ptq", "figures": figures}, indent=2))
+        tell({"bench": "ptq", "figures": figures})
 
 
 if __name__ == "__main__":

@@ -8,10 +8,10 @@ PTQ is the best of the clipping rules, judged on the evaluation images themselve
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
+from documents import reserve_output
 from runs import Run, add_options, measured, spec_of
 
 from autoq.policy import all_float, uniform
@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--clippings", nargs="+", choices=CLIPPING_NAMES, default=CLIPPING_NAMES, help="of PTQ")
     parser.add_argument("--start", choices=CLIPPING_NAMES, default="minmax", help="clipping that the trainings start from")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     stages = stages_of(options.model, options.scale, options.weights, {})
     runs = []
     for seed in range(options.seeds):
@@ -53,7 +54,7 @@ def main() -> None:
         figures |= {f"psnr_ptq_{bits}": of_rules.max(), f"psnr_qat_{bits}": trained}
     figures = {name: round(float(value), 3) for name, value in figures.items()}
     if options.json:
-        print(json.dumps({"bench": "qat_gain", "figures": figures}, indent=2))
+        tell({"bench": "qat_gain", "figures": figures})
         return
     print(f"float {exact:26.3f} dB")
     for bits, of_rules, trained in zip((NEAR, NARROW), ptq, qat, strict=True):

@@ -20,7 +20,6 @@ import ctypes
 import dataclasses
 import gc
 import importlib.metadata
-import json
 import statistics
 import sys
 import time
@@ -34,6 +33,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from contenders import CONTENDERS, Given, PlainTraining, Steps, given, load, own_policy, remark
+from documents import reserve_output
 from runs import absolute, file_quality, float_graph, in_torch
 
 from autoq.confirmation import Interval, median_interval
@@ -216,6 +216,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), metavar="NAME", help="contenders")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     try:
         load(options.only)
         spec = TrialSpec(
@@ -238,7 +239,7 @@ def main() -> None:
     }  # fmt: skip
     found = document(rows, failed, psnr, about)
     if options.json:
-        print(json.dumps(found, indent=2))
+        tell(found)
         return
     print("\n".join([*(f"{name}: {value}" for name, value in about.items()), "", *table(rows, failed), ""]))
     print(", ".join(f"{name} {value:.3f} dB" for name, value in psnr.items()))

@@ -6,7 +6,6 @@ python benchmarks/sampling.py --eval-data Set14     PSNR of equal policies after
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import get_args
@@ -15,6 +14,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from documents import reserve_output
 from runs import file_quality, float_graph
 
 from autoq.models import model_info
@@ -50,6 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     figures: dict[str, float] = {}
     for steps in options.steps:
         runs: dict[str, list[list[float]]] = {}
@@ -73,7 +74,7 @@ def main() -> None:
                         f"{steps:4} steps {bits} {sampling:13} {figures[f'psnr_{key}']:7.3f} dB, gain {gain:+.3f} +- {spread:.3f}"
                     )
     if options.json:
-        print(json.dumps({"bench": "sampling", "figures": figures}, indent=2))
+        tell({"bench": "sampling", "figures": figures})
 
 
 if __name__ == "__main__":

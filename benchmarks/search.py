@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import json
 import math
 import statistics
 import sys
@@ -26,6 +25,7 @@ import optuna
 sys.path.insert(0, str(Path(__file__).parent))
 
 from curves import MOMENTS, curve_table, curves_of, draw, volume_at
+from documents import reserve_output
 from exhaustive import RUNGS, TABLES, space
 
 from autoq import additive, halving, pareto
@@ -337,6 +337,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     if options.plot and (options.plot.suffix != ".png" or not options.plot.parent.is_dir()):
         parser.error(f"--plot '{options.plot}': expected a .png file in a folder that exists; type --plot curves.png")
     tables = [Table.read(seed, options.tables) for seed in (0, 1)]
@@ -346,7 +347,7 @@ def main() -> None:
         draw(runs, options.plot)
     if options.json:
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        print(json.dumps({"bench": "search", "figures": finite, "curves": curves}, indent=2))
+        tell({"bench": "search", "figures": finite, "curves": curves})
     else:
         print("\n".join(f"{name:40} {value}" for name, value in figures.items()))
         print(f"\n{curve_table(curves)}")

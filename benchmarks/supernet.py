@@ -30,7 +30,6 @@ import argparse
 import csv
 import dataclasses
 import itertools
-import json
 import random
 import sys
 import time
@@ -43,6 +42,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from documents import reserve_output
 from exhaustive import RUNGS, TABLES, policies, space, spec, write
 from runs import file_quality, float_graph, spearman
 from search import DIRECTIONS, FULL, Table
@@ -298,6 +298,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="of the supernets (tables/supernet-xlsr-x3-seedN.csv)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     if options.table and options.seed is None:
         parser.error("--table is of one seed; add --seed 0")
     if min(options.lengths) > halving.rungs(FULL)[0] * TRIALS:
@@ -318,7 +319,7 @@ def main() -> None:
     figures = together(every)
     if options.json:
         finite = {name: None if value != value else value for name, value in figures.items()}  # NaN is no JSON
-        print(json.dumps({"bench": "supernet", "figures": finite}, indent=2))
+        tell({"bench": "supernet", "figures": finite})
     else:
         print("\n\n".join(f"seed {seed}: {show(each)}" for seed, each in every.items()))
         print(f"\nsupernet wins: {figures['supernet_wins']}")

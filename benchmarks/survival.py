@@ -4,10 +4,9 @@
 
 A driver is killed and the study resumed until the kills are used up; then workers are killed while a driver runs, and
 its study is resumed once more. Every study is real (Ray, training, OpenVINO) on a network of one block. Prints:
-lost (finished trials no longer as they were), run_twice (trials and baselines with a second result), again (baselines
-that had failed, their workers killed three times, and that a resumed study runs again on purpose), unfinished (trials
-short of the budget), failed (trials that ended without values), orphans (Ray processes still alive a minute after the last driver
-was killed).
+lost (finished trials no longer as they were), run_twice (trials and baselines with a second result), unfinished (trials
+short of the budget), failed (trials that ended without values), orphans (Ray processes still alive a minute after the last
+driver was killed).
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from documents import reserve_output
 from safetensors.torch import save_file
 
 from autoq.models.srresnet import SRResNet
@@ -112,18 +112,10 @@ class Trouble:
 
     def figures(self) -> Counter[str]:
         final = self.lines()
-        known: dict[str, str] = {}
-        repeated: Counter[str] = Counter()
-        for line in final:
-            record, name = json.loads(line), _name(line)
-            if name in known:
-                repeated["again" if record["source"] == "baseline" and known[name] == "failed" else "run_twice"] += 1
-            known[name] = record["state"]
         trials = [record for record in map(json.loads, final) if record["source"] == "trial"]
         return Counter(
             lost=sum(line not in final for line in self.seen.values()),
-            run_twice=repeated["run_twice"],
-            again=repeated["again"],
+            run_twice=len(final) - len({_name(line) for line in final}),
             unfinished=self.budget - len({trial["number"] for trial in trials}),
             failed=sum(trial["state"] == "failed" for trial in trials),
             trials=len(trials),
@@ -171,6 +163,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     choose = random.Random(options.seed)
     figures: Counter[str] = Counter()
     left_behind: list[psutil.Process] = []
@@ -193,11 +186,12 @@ def main() -> None:
                 print(f"{study}: {done} of {wanted} kills, {dict(trouble.figures())}", file=sys.stderr)
             figures[f"{kind}_kills"] = done
     figures["orphans"] = len(psutil.wait_procs(left_behind, ORPHANS_AFTER)[1])
-    keys = ("driver_kills", "worker_kills", "studies", "trials", "lost", "run_twice", "again", "unfinished", "failed", "orphans")
+    keys = ("driver_kills", "worker_kills", "studies", "trials", "lost", "run_twice", "unfinished", "failed", "orphans")
     found = {key: figures[key] for key in keys}
-    print(
-        json.dumps({"bench": "survival", "figures": found}) if options.json else "\n".join(f"{k:14}{v}" for k, v in found.items())
-    )
+    if options.json:
+        tell({"bench": "survival", "figures": found})
+    else:
+        print("\n".join(f"{name:14}{value}" for name, value in found.items()))
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ python benchmarks/uint8.py Set14 --weights xlsr_x3_cxzhou95.pt      a published 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from documents import reserve_output
 
 from autoq.data import Image, calibration_patches, make_pair, read_folder, train_images
 from autoq.export.onnx import export_graph
@@ -58,11 +58,12 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="a checkpoint of XLSR x3; the bundled one if absent")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     found = psnrs(options.weights, read_folder(options.folder), threads=available_cores())
     figures = {f"psnr_{name}": round(value, 3) for name, value in found.items()}
     figures |= {f"loss_{name}": round(found["float"] - value, 3) for name, value in found.items() if name != "float"}
     if options.json:
-        print(json.dumps({"bench": "uint8", "figures": figures}, indent=2))
+        tell({"bench": "uint8", "figures": figures})
     else:
         print("\n".join(f"{name:16} {value:7.3f} dB" for name, value in figures.items()))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from documents import reserve_output
 from torch import nn
 
 from autoq.data import make_pair, read_folder, resize, to_pixels, to_tensor
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the figures into the records")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    tell = reserve_output(options.json)
     figures: dict[str, float] = {}
     for model, info in MODELS.items():
         for scale, file in info.bundled.items():
@@ -54,7 +56,7 @@ def main() -> None:
             if options.write:
                 record_path(file).write_text(json.dumps(record, indent=2) + "\n")
     if options.json:
-        print(json.dumps({"bench": "weights", "figures": figures}, indent=2))
+        tell({"bench": "weights", "figures": figures})
 
 
 if __name__ == "__main__":

@@ -130,6 +130,35 @@ except KeyboardInterrupt:
     assert done.returncode == 130, "the second one ends at once"
 
 
+LOUD = """
+import ctypes
+import torch
+
+print("imported")
+
+class Network(torch.nn.Sequential):
+    def forward(self, image):
+        ctypes.CDLL(None).printf(b"running\\n")
+        return super().forward(image)
+
+def network(scale):
+    print("made")
+    layers = torch.nn.Conv2d(3, 3 * scale**2, 3, padding=1), torch.nn.PixelShuffle(scale)
+    return Network(*layers)
+"""
+
+
+def test_what_a_network_prints_does_not_get_into_the_document(tmp_path: Path) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    (tmp_path / "loud.yaml").write_text(f"{bundled_space('espcn').read_text()}\nlayers:\n  all: ['*']\n")
+    code = "from autoq.cli import main; main()"
+    arguments = ["cost", "--model", "loud:network", "--scale", "2", "--space", "loud.yaml", "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["parameters"] == 12 * 27 + 12
+    assert {"imported", "made", "running"} <= {*done.stderr.split()}
+
+
 class Asked(Exception):
     """What a search was asked for, instead of searching."""
 

@@ -9,6 +9,7 @@ import typer
 
 from autoq.cli.frame import app
 from autoq.cli.options import JSON, MANY, QUIET, whole
+from autoq.output import only_results
 
 OUTPUT = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New folder to write to.")]
 
@@ -50,7 +51,7 @@ def export(
     from autoq.deployment import export_point
     from autoq.findings import to_json
 
-    with terminal.progress(quiet) as events:
+    with only_results(), terminal.progress(quiet) as events:
         found = export_point(study, output, trial, pick, format, strict, events)
     if json:
         typer.echo(to_json(found.document()))

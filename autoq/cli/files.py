@@ -10,6 +10,7 @@ import typer
 
 from autoq.cli.frame import app
 from autoq.cli.options import JSON, MOST_PROCESSES, MOST_SCALE, QUIET, TARGET, whole
+from autoq.output import only_results
 
 MOST_SIDE = 8192
 MOST_BORDER = 256
@@ -49,7 +50,7 @@ def upscale(
     from autoq.findings import to_json
     from autoq.upscaling import upscale as run
 
-    with display.counted("tiles", quiet) as progress:
+    with only_results(), display.counted("tiles", quiet) as progress:
         found = run(file, image, output, target=target, tile=tile, threads=threads, progress=progress)
     if json:
         typer.echo(to_json(found))
@@ -92,7 +93,7 @@ def evaluate(
     from autoq.evaluating import evaluate as run
     from autoq.findings import to_json
 
-    with display.counted("images", quiet) as progress:
+    with only_results(), display.counted("images", quiet) as progress:
         found = run(
             file, model=model, weights=weights, data=data, metrics=metrics, scale=scale, target=target, border=border,
             threads=threads, progress=progress,

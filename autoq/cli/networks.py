@@ -11,6 +11,7 @@ import typer
 from autoq.cli.frame import app
 from autoq.cli.options import JSON, MANY, MOST_PROCESSES, MOST_SEED, QUIET, SCALE, TARGET, whole
 from autoq.errors import AutoqError
+from autoq.output import only_results
 
 
 @app.command()
@@ -66,7 +67,8 @@ def cost(
     from autoq.findings import to_json
     from autoq.networks import cost as price
 
-    found = price(model, scale=scale, weights=weights, policy=policy, input=input, target=target, space=space)
+    with only_results():
+        found = price(model, scale=scale, weights=weights, policy=policy, input=input, target=target, space=space)
     if json:
         typer.echo(to_json(found))
     else:
@@ -112,7 +114,7 @@ def sensitivity(
     from autoq.findings import to_json
     from autoq.networks import sensitivity as run
 
-    with terminal.progress(quiet) as events:
+    with only_results(), terminal.progress(quiet) as events:
         found = run(
             model, study=study, scale=scale, weights=weights, target=target, space=space, data=data, eval_data=eval_data, by=by, metric=metric,
             steps=steps or 0, pairs=pairs, seed=seed, frame=frame, events=events,
@@ -176,7 +178,7 @@ def pretrain(
     from autoq.findings import to_json
     from autoq.networks import pretrain as run
 
-    with terminal.training(quiet) as events:
+    with only_results(), terminal.training(quiet) as events:
         try:
             folder, record = run(
                 model, scale=scale, weights=weights, data=data, eval_data=eval_data, steps=steps, adversarial_steps=adversarial_steps,

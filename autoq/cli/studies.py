@@ -13,6 +13,7 @@ import typer
 from autoq.cli.frame import app
 from autoq.cli.options import JSON, LAST_PORT, MANY, MOST_PROCESSES, MOST_SEED, QUIET, SCALE, TARGET, number, whole
 from autoq.errors import AutoqError, InputError
+from autoq.output import only_results
 
 if TYPE_CHECKING:
     from autoq.study import Study
@@ -204,7 +205,7 @@ def search(
     from autoq.api import write_report
 
     started = time.perf_counter()
-    with terminal.progress(quiet) as events:
+    with only_results(), terminal.progress(quiet) as events:
         try:
             found = run(
                 model, scale=scale, weights=weights, target=target, space=space, by=by, objectives=objectives,
@@ -273,7 +274,8 @@ def space(
     from autoq.findings import to_json
     from autoq.networks import space_file
 
-    text, loaded = space_file(model, target=target, scale=scale, weights=weights)
+    with only_results():
+        text, loaded = space_file(model, target=target, scale=scale, weights=weights)
     if json:
         typer.echo(to_json({**loaded.to_dict(), "size": loaded.size()}))
     else:
