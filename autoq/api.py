@@ -194,7 +194,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     fields = {"scale": trial.scale, **fields_of(options, trial)}
     check_usable(trial.target)
     usual = _usual_name(trial)
-    folder = study_folder(name or usual)
+    folder = study_folder(usual if name is None else name)
     if "objectives" not in fields:
         fields["objectives"] = default_objectives(trial.model_copy(update={"images": fields.get("images", trial.images)}))
     fields.setdefault("device", resolve_device("auto"))
@@ -237,7 +237,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
         check_table(table, spec)
     if spec.storage:
         check_free(spec.storage, folder.name)
-    folder = folder if name else new_folder(usual)
+    folder = new_folder(usual) if name is None else folder
     study = Study.create(folder, spec, environment(command), table.model_dump_json(indent=1) if table else None)
     if (name := _other_network(spec.trial)) is not None:
         events.note(f"the bundled weights of {model} x{trial.scale} are of {name}; --weights takes a file of another depth")

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -316,6 +317,9 @@ def check_url(url: str) -> None:
         raise StudyError(
             f"storage '{url}': not a database URL; type --storage sqlite:////absolute/path.db or postgresql://user@host/database"
         ) from error
+    if re.search("[{}]", url):
+        quoted = url.replace("{", "%7B").replace("}", "%7D")
+        raise StudyError(f"storage '{url}': Optuna fills in what stands in braces; type --storage {quoted}")
     if parsed.drivername.startswith("sqlite") and not Path(parsed.database or "").is_absolute():
         absolute = file_url(Path.cwd() / (parsed.database or "x.db"))
         raise StudyError(f"storage '{url}': expected an absolute path; type --storage {absolute}")

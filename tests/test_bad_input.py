@@ -546,6 +546,7 @@ STORAGES = [
     case("driver", "postgresql+psycopg2://user@host/d", "needs the Python package 'psycopg2'; type pip install psycopg2-binary"),
     case("unreachable", "sqlite:////none/x.db", f"unable to open database file; {REACHABLE}"),
     case("no-database", "sqlite:///{tmp}/text.db", f"file is not a database; {REACHABLE}"),
+    case("braces", "sqlite:///{{tmp}}/{{x}}.db", "Optuna fills in what stands in braces; type --storage sqlite:///%7Btmp%7D/%7Bx%7D.db"),
     case("relative", "sqlite:///x.db", "expected an absolute path; type --storage sqlite:///{tmp}/x.db"),
     case("taken", "sqlite:///{tmp}/shared.db", "has a study 'mine' already; give another --study or --storage"),
 ]  # fmt: skip
