@@ -37,6 +37,7 @@ class TrialSpec(BaseModel):
     sampling: where patches are cut, see `data.PatchSampler`. exact_weight_bits: see `processor.exact_weight_bits`, of the
     processor that the study began on. sqcl: weight of the calibration loss in training, see `sqcl.CalibrationLoss`; 0 is
     without. patches: distinct training patches; batch: patches a step; patch: low-resolution side in pixels.
+    fingerprint: of a user's own network when the study began, see `loading.Loaded`; None for networks of the table.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +61,7 @@ class TrialSpec(BaseModel):
     batch: PositiveInt = 4
     patch: PositiveInt = 24
     exact_weight_bits: PositiveInt = Field(default_factory=exact_weight_bits)
+    fingerprint: str | None = None
 
 
 class PretrainSpec(BaseModel):

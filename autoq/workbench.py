@@ -31,14 +31,15 @@ from autoq.data import (
 from autoq.device import channels_last, make_cuda_repeatable
 from autoq.export.formats import WRITERS
 from autoq.export.onnx import Graph
-from autoq.models import staged_model, weights_file
+from autoq.loading import load_for
+from autoq.models import weights_file
 from autoq.objectives.quality import METRICS, available_metrics, load_models
 from autoq.policy import Policy
 from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialSpec
 from autoq.targets import Runner, load_target, target_info
-from autoq.tracing import Traced, check_reads_pixels, trace
+from autoq.tracing import Traced, check_reads_pixels
 
 TEACHER_BATCH = 16
 """Patches the float network sees at once while its outputs are stored."""
@@ -69,7 +70,7 @@ def prepare(spec: TrialSpec) -> Workbench:
     """Load the network and the images, calibrate, and run the teacher on the common patches."""
     torch.set_num_threads(spec.threads)
     make_cuda_repeatable()
-    traced = trace(*staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers)))
+    traced = load_for(spec).traced
     if target_info(spec.target).output == "uint8":
         check_reads_pixels(traced, spec.target)
     train, evaluation = train_images(spec.data), eval_images(spec.eval_data)
