@@ -314,11 +314,11 @@ def check_inputs(name: str, spec: StudySpec) -> None:
                 f"study '{name}': --{what} is not what it was when the study began; put it back, or give another --study"
             )
     if spec.trial.fingerprint is not None:
-        from autoq.loading import difference, load_for
+        from autoq.loading import CHANGED, load_for
 
         now = load_for(spec.trial.model_copy(update={"fingerprint": None})).fingerprint
-        if changed := difference(spec.trial.fingerprint, now):
-            raise StudyError(f"study '{name}': {changed}; restore it, or give another --study")
+        if now != spec.trial.fingerprint:
+            raise StudyError(f"study '{name}': {CHANGED}")
 
 
 def _other_network(trial: TrialSpec) -> str | None:

@@ -45,9 +45,10 @@ def export_point(
         raise InputError("export: which point? type --trial N or --pick RULE, for example --pick compromise")
     records = found.records()
     record = picking.by_number(records, trial) if trial is not None else picking.by_rule(records, found.spec.objectives, str(pick))
+    name = study if isinstance(study, str) else found.name
     if model is not None:
-        check_options(found.name, found.spec, {"model": model_name(model)}, "to export it")
-    check_inputs(found.name, found.spec)
+        check_options(name, found.spec, {"model": model_name(model)}, "to export it")
+    check_inputs(name, found.spec)
     from autoq.delivery import deliver
 
     return deliver(found, record, format, Path(folder), events.phase, strict)

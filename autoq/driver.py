@@ -181,16 +181,18 @@ class Desk:
     """Where a user's own code finds its files and modules, and the network that was given from Python, pickled in memory."""
 
     folder: Path
+    paths: tuple[str, ...]
     model: str
     network: bytes | None = None
 
     @classmethod
     def of(cls, model: str) -> Desk:
         """Raises InputError where the network cannot be sent to a worker process."""
+        where = Path.cwd(), tuple(str(Path(path).resolve()) for path in sys.path)
         if not is_given(model):
-            return cls(Path.cwd(), model)
+            return cls(*where, model)
         try:
-            return cls(Path.cwd(), model, cloudpickle.dumps(given(model)))  # type: ignore[no-untyped-call]
+            return cls(*where, model, cloudpickle.dumps(given(model)))  # type: ignore[no-untyped-call]
         except Exception as error:
             raise InputError(
                 f"model '{model}': it cannot be sent to worker processes ({_in_one_line(error)}); give a network that pickles"
@@ -199,8 +201,7 @@ class Desk:
     def enter(self) -> None:
         """Work from here from now on."""
         os.chdir(self.folder)
-        if str(self.folder) not in sys.path:
-            sys.path.insert(0, str(self.folder))
+        sys.path[:0] = [path for path in self.paths if path not in sys.path]
         if self.network is not None:
             keep(self.model, cloudpickle.loads(self.network))
 

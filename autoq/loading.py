@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from autoq.automatic import EVERYTHING, find_stages
 from autoq.compat import guest_code
@@ -23,7 +22,8 @@ from autoq.policy import Role
 from autoq.spec import TrialSpec
 from autoq.tracing import Traced, roles_by_stage, trace
 
-DIGITS = 12
+DIGITS = 16
+CHANGED = "the network is not what it was when the study began; restore it, or give another --study"
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,21 @@ class Loaded:
 
     @cached_property
     def fingerprint(self) -> str:
-        """`TENSORS-GRAPH`, 12 hexadecimal digits each: of all tensors with their names, and of the traced graph."""
-        return f"{_digest(_tensors(self.network, self.traced))}-{_digest(_operations(self.traced))}"
+        """16 hexadecimal digits of what is computed: the graph's operations, the modules it calls with their options, all tensors."""
+        module, digest = self.traced.module, hashlib.sha256()
+        for node in module.graph.nodes:
+            called = module.get_submodule(str(node.target)) if node.op == "call_module" else getattr(node.target, "__name__", "")
+            text = (
+                f"{node.name} {node.op} {node.target if isinstance(node.target, str) else ''} {called} {node.args} {node.kwargs}\n"
+            )
+            digest.update(re.sub(r"0x[0-9a-f]+", "", text).encode())  # addresses of objects
+        tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for name in sorted(tensors):
+            if not is_counter(name):
+                tensor = tensors[name].detach().contiguous()
+                digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+                digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:DIGITS]
 
 
 def load(model: str, scale: int, weights: Path | None = None, layers: StagePatterns | None = None) -> Loaded:
@@ -71,48 +84,6 @@ def load(model: str, scale: int, weights: Path | None = None, layers: StagePatte
 def load_for(spec: TrialSpec) -> Loaded:
     """The network of a trial. Raises InputError where it is not the one that the study began with."""
     loaded = load(spec.model, spec.scale, spec.weights, dict(spec.layers))
-    if spec.fingerprint is not None and (changed := difference(spec.fingerprint, loaded.fingerprint)):
-        raise InputError(f"model '{spec.model}': {changed}; restore it, or give another --study")
+    if spec.fingerprint not in (None, loaded.fingerprint):
+        raise InputError(f"model '{spec.model}': {CHANGED}")
     return loaded
-
-
-def difference(before: str, now: str) -> str:
-    """What of a network is not as it was, by fingerprints; empty where they are equal."""
-    pairs = zip(("weights", "code"), before.split("-"), now.split("-"), strict=True)
-    changed = [what for what, was, found in pairs if was != found]
-    if not changed:
-        return ""
-    return f"the network is not what it was when the study began (other {' and other '.join(changed)})"
-
-
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()[:DIGITS]
-
-
-def _tensors(network: nn.Module, traced: Traced) -> Iterable[bytes]:
-    """Parameters, buffers, tensors that are plain attributes, and constants made while tracing: names, shapes, values."""
-    named: dict[str, Tensor] = dict(network.state_dict(keep_vars=True))
-    named |= dict(network.named_buffers(remove_duplicate=False))
-    for path, module in network.named_modules():
-        named |= {f"{path}.{key}": value for key, value in vars(module).items() if isinstance(value, Tensor)}
-    for node in traced.module.graph.find_nodes(op="get_attr"):
-        if str(node.target).startswith("_tensor_constant"):
-            named[str(node.target)] = getattr(traced.module, str(node.target))
-    for name in sorted(named):
-        if not is_counter(name):
-            tensor = named[name].detach().cpu().contiguous()
-            yield f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode()
-            yield tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _operations(traced: Traced) -> Iterable[bytes]:
-    """The graph's code, and the modules it calls with their options; without addresses of objects."""
-    lines = [traced.module.code]
-    lines += [
-        f"{node.target}: {traced.module.get_submodule(node.target)!r}" for node in traced.module.graph.find_nodes(op="call_module")
-    ]
-    for line in lines:
-        yield re.sub(r"0x[0-9a-f]+", "", line).encode()

@@ -101,9 +101,9 @@ def fields_of(options: Mapping[str, Any], trial: TrialSpec, by: str = GRANULARIT
     if "by" in fields and fields["by"] not in GRANULARITIES:
         raise InputError(unknown("granularity", fields["by"], GRANULARITIES))
     stages = fields.pop("stages", None)
-    if "space" in fields or stages:
+    if "space" in fields or stages is not None:
         path = Path(fields["space"]) if "space" in fields else None
-        layers = space_layers({"layers": stages}, "stages")
+        layers = None if stages is None else space_layers({"layers": stages}, "stages")
         fields["space"] = space_by(trial, path, fields.get("by", by), layers).to_dict()
     if "objectives" in fields:
         given = fields["objectives"]

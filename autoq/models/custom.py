@@ -82,9 +82,12 @@ def _from_factory(name: str, scale: int | None, weights: Path | None) -> nn.Modu
     if weights is not None:
         try:
             load_own(network, weights, name)
-        except WeightsError:  # weights that are re-parametrized in one of them, folded in the other
+        except WeightsError as misfit:  # unless its weights are re-parametrized, and the checkpoint's are not
             fold(network)
-            load_own(network, weights, name)
+            try:
+                load_own(network, weights, name)
+            except WeightsError:
+                raise misfit from None
     elif not isinstance(factory, nn.Module):
         _check_repeats(network, _made(factory, name, scale), name)
     return network

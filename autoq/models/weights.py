@@ -129,7 +129,11 @@ def load_own(network: nn.Module, path: Path, name: str) -> None:
     state, expected = read_state_dict(path), network.state_dict()
     wanted = bare_keys({key: key for key in expected})
     bare = {key: expected[full] for key, full in wanted.items()}
-    found = fitting(state, path, lambda part: part if _fits(bare, part) else None) or nearest(state, bare)
+
+    def whole(part: StateDict) -> StateDict | None:
+        return next((each for each in (part, plain(part)) if _fits(bare, each)), None)
+
+    found = fitting(state, path, whole) or nearest(state, bare)
     load_strictly(network, {wanted.get(key, key): value for key, value in found.items()}, path, name)
 
 

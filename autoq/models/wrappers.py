@@ -83,11 +83,11 @@ def _check_readable(network: nn.Module, name: str) -> None:
                 f"model '{name}': {where}, whose operations torch.fx cannot read; give the Python class it was made of, with"
                 " its tensors: network.load_state_dict(torch.jit.load(FILE).state_dict())"
             )
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-                raise InputError(f"model '{name}': layer '{path}' is lazy, and has no weights yet; run an image through it once")
-            if tensor is not None and tensor.is_meta:
-                raise InputError(f"model '{name}': '{path}' is on the meta device, without values; make the network on the CPU")
+    for key, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
+            raise InputError(f"model '{name}': '{key}' of a lazy layer has no values yet; run an image through the network once")
+        if tensor.is_meta:
+            raise InputError(f"model '{name}': '{key}' is on the meta device, without values; make the network on the CPU")
 
 
 def fold(network: nn.Module) -> None:
