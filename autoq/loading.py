@@ -53,7 +53,7 @@ class Loaded:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of what is computed: the graph's operations, the modules it calls with their options, all tensors."""
+        """16 hexadecimal digits of what is computed: operations, the modules they call with their options, all tensors."""
         module, digest = self.traced.module, hashlib.sha256()
         for node in module.graph.nodes:
             called = module.get_submodule(str(node.target)) if node.op == "call_module" else getattr(node.target, "__name__", "")
