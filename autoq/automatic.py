@@ -19,8 +19,8 @@ STAGES = ("feature_extraction", "body", "upsampling", "reconstruction")
 EVERYTHING: StagePatterns = {"body": ("*",)}
 """One stage for all layers, where stages play no part."""
 
-PROBE = 24
-"""Side of the image that shows the size of every tensor."""
+PROBE = 64
+"""Side of the image that shows the size of every tensor: one that networks of whole windows take, too."""
 
 
 def find_stages(traced: Traced) -> StagePatterns:

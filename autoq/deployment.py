@@ -32,8 +32,8 @@ def export_point(
     study: its name under studies/, an absolute path, or what `search` returned. folder: a new one. trial: a number, or
     pick: a rule, `compromise`, `smallest`, `fastest`, an objective, `psnr_drop<=0.1 then size`, or a point's name. format:
     onnx (what the target's runtime loads), openvino, packed (every weight at its own width; `unpack` makes the runtime's file
-    of it), or qonnx (what the target `bits` has instead of them). model: the study's
-    network, where that was given from Python.
+    of it), or qonnx (what the target `bits` has instead of them). model: the study's network,
+    where that was given from Python.
 
     The policy trains again, to the same weights. The file is then reloaded in the target's runtime and held against the
     study's figures: qualities, bytes, latency. Raises InputError for a point or folder that cannot be, AutoqError where
