@@ -54,6 +54,11 @@ def read_state_dict(path: Path) -> StateDict:
             " where you trust it, save torch.save(model.state_dict(), FILE) there and give that FILE"
         ) from error
     except Exception as error:  # torch raises nearly anything for a damaged file
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"weights '{path}': a TorchScript archive, expected a state dict; save"
+                " torch.save(torch.jit.load(FILE).state_dict(), NEW) and give that NEW"
+            ) from error
         reason = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
         raise WeightsError(f"weights '{path}': not a readable checkpoint ({reason}); {ASK}") from error
     loaded = unwrapped(loaded, path)

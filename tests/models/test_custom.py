@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import runpy
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -150,6 +152,24 @@ def test_torchscript_is_refused_with_what_to_do_instead(made: str) -> None:
         f"model 'mynet:make': {where}, whose operations torch.fx cannot read; give the Python class it was made of, with its"
         " tensors: network.load_state_dict(torch.jit.load(FILE).state_dict())"
     )
+
+
+def test_a_torchscript_file_is_no_checkpoint(tmp_path: Path) -> None:
+    torch.jit.script(Net()).save(str(tmp_path / "net.pt"))
+    with pytest.raises(WeightsError) as error:
+        load_own(Net(), tmp_path / "net.pt", "net")
+    assert str(error.value) == (
+        f"weights '{tmp_path / 'net.pt'}': a TorchScript archive, expected a state dict; save"
+        " torch.save(torch.jit.load(FILE).state_dict(), NEW) and give that NEW"
+    )
+
+
+def test_options_and_numpy_numbers_beside_the_weights_are_read(tmp_path: Path) -> None:
+    beside = {"args": argparse.Namespace(lr=1e-4), "best_psnr": np.float64(31.5), "epoch": np.int64(3)}
+    torch.save({"state_dict": STATE, **beside}, tmp_path / "w.pth")
+    network = Net()
+    load_own(network, tmp_path / "w.pth", "net")
+    assert torch.equal(network.head.weight, STATE["head.weight"])
 
 
 def test_what_cannot_be_a_network_is_refused() -> None:
@@ -395,7 +415,6 @@ def test_the_case_of_data_parallel(case: Callable[[str], None]) -> None:
     assert [*staged_model("mynet:make", 2)[0]._modules] == ["head", "tail"]
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_case_of_torchscript(case: Callable[[str], None]) -> None:
     case("a28_torchscript")
     with pytest.raises(InputError, match="a TorchScript module, whose operations torch.fx cannot read; give the Python class"):
