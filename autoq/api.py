@@ -11,9 +11,9 @@ from __future__ import annotations
 import datetime
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -21,7 +21,7 @@ from autoq import halving
 from autoq.constraints import parse_all
 from autoq.errors import InputError, StudyError
 from autoq.events import Events
-from autoq.models import bundled_record, is_custom, model_info
+from autoq.models import bundled_record, is_custom, is_given, model_info
 from autoq.options import (
     GRANULARITIES,
     absolute,
@@ -37,11 +37,14 @@ from autoq.options import (
     weights_path,
 )
 from autoq.processor import available_cores
-from autoq.space import space_layers
+from autoq.space import read_space, space_layers
 from autoq.spec import StudySpec, TrialSpec
 from autoq.storage import check_free
 from autoq.study import Study, new_folder, study_folder
 from autoq.targets import check_usable
+
+if TYPE_CHECKING:
+    from autoq.models import Own
 
 MAX_WORKERS = 4
 
@@ -57,12 +60,13 @@ DEFAULT_STEPS: int = TrialSpec.model_fields["steps"].default
 
 
 def search(
-    model: str | None = None,
+    model: str | Own | None = None,
     *,
     scale: int | None = None,
     weights: str | Path | None = None,
     target: str | None = None,
     space: str | Path | None = None,
+    stages: Mapping[str, str | Sequence[str]] | None = None,
     by: str | None = None,
     objectives: str | Iterable[str] | None = None,
     constraints: Iterable[str] | None = None,
@@ -97,10 +101,12 @@ def search(
 ) -> Study:
     """Search for the Pareto-best policies of a network. Returns the study; its `.front` is a pandas DataFrame.
 
-    model: a name of `autoq models`, `package.module:factory`, or a checkpoint that spandrel knows. scale: upscaling factor
-    (4, or what weights are bundled for). weights: a checkpoint, or `published` for the authors' own; bundled ones if None.
+    model: a name of `autoq models`, `package.module:factory`, a checkpoint that spandrel knows, or a torch.nn.Module or a
+    function that makes one (such a study takes it again to resume or to export). scale: upscaling factor (4, or what weights
+    are bundled for; of a network of one's own its output says it). weights: a checkpoint, or `published` for the authors' own; bundled ones if None.
     target: where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if
-    None. by: what gets formats of its own: stage, block or layer (stage). objectives: two or more names; size, latency and
+    None. stages: stage -> patterns of module paths, as {"body": ["body.*"]}, instead of the space's or the model's; of a
+    network of which nobody says them they are found. by: what gets formats of its own: stage, block or layer (stage). objectives: two or more names; size, latency and
     the best quality this machine can measure if None. constraints: bounds that points on the front keep, as `size<=400KiB`,
     `latency<=10ms` or `psnr_drop<=0.1` (worse than float). data, eval_data: image folders; photographs inside
     installed packages if None. test_data: images that no trial is judged on, for the confirmation of the front. images: `hr`
@@ -127,7 +133,7 @@ def search(
     options = {
         name: value
         for name, value in {
-            "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model, scale, weights), "target": target, "space": space, "by": by,
+            "model": None if model is None else model_name(model), "scale": scale, "weights": weights_path(model if isinstance(model, str) else None, scale, weights), "target": target, "space": space, "stages": stages, "by": by,
             "objectives": _listed(objectives), "constraints": _listed(constraints), "data": absolute(data), "eval_data": absolute(eval_data), "test_data": absolute(test_data), "images": images, "eval_crops": eval_crops, "storage": storage,
             "sampler": sampler, "budget": budget, "max_steps": max_steps, "seeds": seeds, "warm_start": warm_start, "stopping": stopping, "steps": steps, "workers": workers, "threads": threads, "memory": memory,
             "timeout": timeout, "device": device, "sampling": sampling, "sqcl": sqcl, "seed": seed, "frame": _listed(frame), "confirm": confirm,
@@ -223,6 +229,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     from autoq.crops import decided
     from autoq.data import unread
     from autoq.driver import environment
+    from autoq.loading import load_for
     from autoq.measuring import check_table
     from autoq.objectives.latency_table import read_table
     from autoq.objectives.quality import doubt
@@ -230,6 +237,16 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
 
     table = read_table(table_path) if table_path else None
     spec = spec.model_copy(update={"trial": decided(spec.trial)})
+    if is_custom(model):
+        loaded = load_for(spec.trial)
+        spec = spec.model_copy(update={"trial": spec.trial.model_copy(update={"fingerprint": loaded.fingerprint})})
+        if layers and spec.by == GRANULARITIES[0] and not _says_stages(options):
+            shown = (
+                "stages=... overrides"
+                if is_given(model)
+                else f"autoq space {model} --scale {trial.scale} prints them, --space FILE overrides"
+            )
+            events.note(f"stages found in the network: {loaded.stages}; {shown}")
     bench = prepare(spec.trial)  # bad weights and images end here, before a study exists
     check_held_out(spec.trial)
     spec = spec.model_copy(update={"inputs": input_hashes(spec.trial)})
@@ -255,6 +272,12 @@ def _usual_name(trial: TrialSpec) -> str:
     """What a study is called after: the network, its scale and the time."""
     plain = re.sub("[^A-Za-z0-9]+", "-", Path(trial.model).stem if is_custom(trial.model) else trial.model).strip("-")
     return f"{plain[:60] or 'network'}-x{trial.scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _says_stages(options: Mapping[str, Any]) -> bool:
+    """Whether the user says which stages the layers belong to."""
+    space = Path(options["space"]) if "space" in options else None
+    return "stages" in options or (space is not None and bool(space_layers(read_space(space, options["model"]), str(space))))
 
 
 def _check_together(fields: Mapping[str, Any]) -> None:
@@ -301,14 +324,27 @@ def check_options(name: str, spec: StudySpec, options: Mapping[str, Any], purpos
 
 
 def check_inputs(name: str, spec: StudySpec) -> None:
-    """Raise StudyError where weights or images are not what they were when a study began."""
+    """Raise StudyError where weights, images or a user's own network are not what they were when a study began."""
+    from autoq.models.given import is_held
     from autoq.workbench import input_hashes
+
+    if is_given(spec.trial.model) and not is_held(spec.trial.model):
+        raise StudyError(
+            f"study '{name}': this study's network was given from Python; call autoq.search(model=net, study='{name}', resume=True),"
+            f" or autoq.export_point('{name}', FOLDER, model=net, ...)"
+        )
 
     for what, digest in input_hashes(spec.trial).items():
         if spec.inputs and spec.inputs.get(what) != digest:
             raise StudyError(
                 f"study '{name}': --{what} is not what it was when the study began; put it back, or give another --study"
             )
+    if spec.trial.fingerprint is not None:
+        from autoq.loading import CHANGED, load_for
+
+        now = load_for(spec.trial.model_copy(update={"fingerprint": None})).fingerprint
+        if now != spec.trial.fingerprint:
+            raise StudyError(f"study '{name}': {CHANGED}")
 
 
 def _other_network(trial: TrialSpec) -> str | None:
@@ -349,7 +385,13 @@ def _listed(value: Any) -> Any:
 
 
 def _call(options: Mapping[str, Any], others: Mapping[str, Any]) -> str:
-    """The command that does what a call of `search` did. others: options that are not of a study's definition, or None."""
+    """The command that does what a call of `search` did; the call itself where the network is an object.
+
+    others: options that are not of a study's definition, or None.
+    """
+    if is_given(str(options.get("model"))):
+        given = ", ".join(f"{name}={_plain(value)!r}" for name, value in options.items() if name != "model")
+        return f"autoq.search(net, {given})"
     words = []
     for name, value in {**options, **others}.items():
         flag = f"--{name.replace('_', '-')}"
@@ -360,3 +402,7 @@ def _call(options: Mapping[str, Any], others: Mapping[str, Any]) -> str:
         elif value is not None:
             words += [flag, _typed(value)]
     return shlex.join(["autoq", "search", *words])
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoq import pick as picking
-from autoq.api import check_inputs, open_study
+from autoq.api import check_inputs, check_options, open_study
 from autoq.errors import InputError
 from autoq.events import Events
+from autoq.options import model_name
 from autoq.study import Study
 
 if TYPE_CHECKING:
     from autoq.delivery import Delivered
+    from autoq.models import Own
 
 
 def export_point(
@@ -23,13 +25,15 @@ def export_point(
     format: str = "onnx",
     strict: bool = False,
     events: Events | None = None,
+    model: Own | None = None,
 ) -> Delivered:
     """Write a point of a study as files that run: model, policy.json, README.md (model card) and run.py.
 
     study: its name under studies/, an absolute path, or what `search` returned. folder: a new one. trial: a number, or
     pick: a rule, `compromise`, `smallest`, `fastest`, an objective, `psnr_drop<=0.1 then size`, or a point's name. format:
     onnx (what the target's runtime loads), openvino, packed (every weight at its own width; `unpack` makes the runtime's file
-    of it), or qonnx (what the target `bits` has instead of them).
+    of it), or qonnx (what the target `bits` has instead of them). model: the study's network,
+    where that was given from Python.
 
     The policy trains again, to the same weights. The file is then reloaded in the target's runtime and held against the
     study's figures: qualities, bytes, latency. Raises InputError for a point or folder that cannot be, AutoqError where
@@ -41,7 +45,10 @@ def export_point(
         raise InputError("export: which point? type --trial N or --pick RULE, for example --pick compromise")
     records = found.records()
     record = picking.by_number(records, trial) if trial is not None else picking.by_rule(records, found.spec.objectives, str(pick))
-    check_inputs(found.name, found.spec)
+    name = study if isinstance(study, str) else found.name
+    if model is not None:
+        check_options(name, found.spec, {"model": model_name(model)}, "to export it")
+    check_inputs(name, found.spec)
     from autoq.delivery import deliver
 
     return deliver(found, record, format, Path(folder), events.phase, strict)

@@ -15,22 +15,25 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
 import ray
 import torch
-from ray import tune
+from ray import cloudpickle, tune
 from ray._private import ray_constants
 
 from autoq import findings
-from autoq.errors import AutoqError, TrialFailed
+from autoq.errors import AutoqError, InputError, TrialFailed
 from autoq.events import Events
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph
 from autoq.files import write_whole
 from autoq.limits import held, limits
 from autoq.measuring import baselines, check_table, measure_again, measure_latencies, measure_more
+from autoq.models import is_given
+from autoq.models.given import given, keep
 from autoq.objectives import FIDELITY
 from autoq.objectives import latency as latencies
 from autoq.objectives.latency_table import LatencyTable, read_table
@@ -177,6 +180,36 @@ class RayOutput(io.TextIOBase):
         return len(text)
 
 
+@dataclass(frozen=True)
+class Desk:
+    """Where a user's own code finds its files and modules, and the network that was given from Python, pickled in memory."""
+
+    folder: Path
+    paths: tuple[str, ...]
+    model: str
+    network: bytes | None = None
+
+    @classmethod
+    def of(cls, model: str) -> Desk:
+        """Raises InputError where the network cannot be sent to a worker process."""
+        where = Path.cwd(), tuple(str(Path(path).resolve()) for path in sys.path)
+        if not is_given(model):
+            return cls(*where, model)
+        try:
+            return cls(*where, model, cloudpickle.dumps(given(model)))  # type: ignore[no-untyped-call]
+        except Exception as error:
+            raise InputError(
+                f"model '{model}': it cannot be sent to worker processes ({_in_one_line(error)}); give a network that pickles"
+            ) from error
+
+    def enter(self) -> None:
+        """Work from here from now on."""
+        os.chdir(self.folder)
+        sys.path[:0] = [path for path in self.paths if path not in sys.path]
+        if self.network is not None:
+            keep(self.model, cloudpickle.loads(self.network))
+
+
 class TrialActor(tune.Trainable):
     """A worker process: one `step` brings a trial to one rung. Reused from trial to trial, it keeps only the workbench.
 
@@ -185,11 +218,12 @@ class TrialActor(tune.Trainable):
     """
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path
+        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path, desk: Desk
     ) -> None:
         self.spec, self.table, self.leaving = spec, table, False
         self.unready: str | None = None
         try:
+            desk.enter()
             self.study = Study.open(folder)
             self.graph = load_graph(self.study.graph_path)
             prepare(spec.trial)  # shared by all trials of this process, so no trial's time limit pays for it
@@ -269,6 +303,7 @@ def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None
     """
     spec = study.spec
     on_gpu = spec.trial.device == "cuda"
+    desk = Desk.of(spec.trial.model)
     scratch = (study.folder / "ray").resolve()
     shutil.rmtree(scratch, ignore_errors=True)  # of a search that was killed
     os.environ.update(
@@ -277,11 +312,13 @@ def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None
         TUNE_DISABLE_SIGINT_HANDLER="1",
         TUNE_PRINT_ALL_TRIAL_ERRORS="0",
         RAY_AIR_NEW_OUTPUT="0",
+        RAY_CHDIR_TO_TRIAL_DIR="0",
     )
     with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
         _start_ray(spec.workers, on_gpu, spec.trial.threads)
         try:
-            trainable = tune.with_parameters(TrialActor, spec=spec, table=table, folder=study.folder.resolve())
+            shared = {"spec": spec, "table": table, "folder": study.folder.resolve(), "desk": desk}
+            trainable = tune.with_parameters(TrialActor, **shared)
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": 1 / spec.workers if on_gpu else 0}),
                 tune_config=tune.TuneConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from autoq.targets import Runner, target_info
 from autoq.tiles import checked_pixels
 from autoq.upscaling import Network, Progress
 
+if TYPE_CHECKING:
+    from autoq.models import Own
+
 DEFAULT_METRICS = ("psnr", "ssim")
 DEFAULT_TARGET = "openvino-cpu"
 
@@ -27,7 +30,7 @@ DEFAULT_TARGET = "openvino-cpu"
 def evaluate(
     file: str | Path | None = None,
     *,
-    model: str | None = None,
+    model: str | Own | None = None,
     weights: str | Path | None = None,
     data: str | Path | None = None,
     metrics: str | Iterable[str] = DEFAULT_METRICS,
@@ -90,7 +93,7 @@ def _metrics(given: str | Iterable[str]) -> tuple[str, ...]:
 
 def _network(
     file: str | Path | None,
-    model: str | None,
+    model: str | Own | None,
     weights: str | Path | None,
     scale: int | None,
     target: str | None,
@@ -102,7 +105,7 @@ def _network(
     if model is not None:
         if target is not None:
             raise InputError(f"--target {target}: a float checkpoint runs in torch; leave it out, or give an .onnx file")
-        return _float_network(model, weights, scale, threads)
+        return _float_network(model_name(model), weights, scale, threads)
     assert file is not None
     if weights is not None:
         raise InputError(f"--weights '{weights}': '{file}' holds its own; leave one of them out")
@@ -115,20 +118,19 @@ def _network(
     return str(file), network, network.scale
 
 
-def _float_network(model: str, weights: str | Path | None, scale: int | None, threads: int | None) -> tuple[str, Runner, int]:
+def _float_network(name: str, weights: str | Path | None, scale: int | None, threads: int | None) -> tuple[str, Runner, int]:
     import torch
 
+    from autoq.compat import guest_code
     from autoq.device import channels_last
-    from autoq.models import staged_model, weights_file
+    from autoq.models import build_model, weights_file
 
-    name, path = model_name(model), weights_path(model, scale, weights)
-    factor = scale or default_scale(name)
+    path, factor = weights_path(name, scale, weights), scale or default_scale(name)
     torch.set_num_threads(threads or available_cores())
-    # stages play no part here: any will do for a network of which nobody says them
-    network = channels_last(staged_model(name, factor, path, {"body": ("*",)})[0])
+    network = channels_last(build_model(name, factor, path))
 
     def run(image: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
+        with torch.no_grad(), guest_code():
             output: np.ndarray = network(torch.from_numpy(image).contiguous(memory_format=torch.channels_last)).numpy()
         return output
 

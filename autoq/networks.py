@@ -12,7 +12,7 @@ import yaml
 from autoq.api import check_inputs, check_options, open_study
 from autoq.errors import InputError, unknown
 from autoq.events import Events, TrainingEvents
-from autoq.models import MODELS, ModelInfo, bundled_record, is_custom, is_file, model_info, parameter_count, weights_file
+from autoq.models import MODELS, ModelInfo, bundled_record, is_custom, model_info, parameter_count
 from autoq.objectives import OBJECTIVES
 from autoq.options import (
     GRANULARITIES,
@@ -108,6 +108,9 @@ def cost(
     trial = trial.model_copy(update={"layers": tuple(found.layers.items())})
     return price(trial, uniform(policy, found.facts.stages, formats=found.facts.formats, output=found.output), frame)
 
+
+YAML_WIDTH = 120
+"""Columns of a space file."""
 
 MOST_IN_PAIRS = 16
 """Stages of which all twos and threes are looked at."""
@@ -246,21 +249,18 @@ def _trial(model: str, scale: int | None, weights: str | Path | None, target: st
 def space_file(
     model: str, *, target: str = "openvino-cpu", scale: int | None = None, weights: str | Path | None = None
 ) -> tuple[str, SearchSpace]:
-    """The text of a space file to start one's own from, and that space. A network of unknown stages gets one, `body`."""
+    """The text of a space file to start one's own from, and that space. Stages that nobody says are found."""
     trial = _trial(model, scale, weights, target)
     text = bundled_space(trial.model).read_text()
     if not is_custom(trial.model):
         return f"model: {model}\n{text}", search_space(trial)
-    from autoq.models import custom
-    from autoq.tracing import trace
+    from autoq.loading import load
 
-    weights_file(trial.model, trial.scale, trial.weights)
-    network, known = custom.build(trial.model, trial.scale, trial.weights, is_file(trial.model))
-    layers = known or {"body": ("*",)}
-    paths = [layer.path for layer in trace(network, layers).layers]
-    head = {"model": trial.model, "layers": {stage: list(patterns) for stage, patterns in layers.items()}}
-    listed = f"# its layers: {', '.join(paths)}\n"
-    return yaml.safe_dump(head, sort_keys=False, default_flow_style=None) + listed + text, search_space(trial, layers=layers)
+    loaded = load(trial.model, trial.scale, trial.weights)
+    head = {"model": trial.model, "layers": {stage: list(patterns) for stage, patterns in loaded.patterns.items()}}
+    comments = f"# stages{' found' if loaded.automatic else ''}: {loaded.stages}\n# its layers: {', '.join(loaded.paths)}\n"
+    body = yaml.safe_dump(head, sort_keys=False, default_flow_style=None, width=YAML_WIDTH)
+    return body + comments + text, search_space(trial, layers=loaded.patterns)
 
 
 def pretrain(

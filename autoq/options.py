@@ -33,7 +33,8 @@ GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 def search_space(trial: TrialSpec, path: Path | None = None, layers: StagePatterns | None = None) -> SearchSpace:
     """The space in `path`, or the bundled one, for a network on a target. layers: instead of those the file has.
 
-    A network in no table is built and traced to find its stages' roles, and so is one whose layers are given.
+    A network in no table is built and traced to find its stages' roles, and so is one whose layers are given. Stages that
+    nobody says are found.
     """
     path = path or bundled_space(trial.model)
     data = read_space(path, trial.model)
@@ -42,17 +43,22 @@ def search_space(trial: TrialSpec, path: Path | None = None, layers: StagePatter
     layers = space_layers(data, str(path))
     stages = None
     if layers or is_custom(trial.model):
-        from autoq.trial import stages_of
+        from autoq.loading import load
 
-        stages = stages_of(trial.model, trial.scale, trial.weights, layers)
+        loaded = load(trial.model, trial.scale, trial.weights, layers)
+        stages = loaded.roles
+        if loaded.automatic:
+            data = {**data, "layers": {stage: list(patterns) for stage, patterns in loaded.patterns.items()}}
     return parse_space(data, space_facts(trial.model, trial.target, stages), str(path))
 
 
-def space_by(trial: TrialSpec, path: Path | None = None, by: str = GRANULARITIES[0]) -> SearchSpace:
-    """`search_space` with the model's or the file's stages, or with blocks or single layers as stages. Raises InputError."""
+def space_by(
+    trial: TrialSpec, path: Path | None = None, by: str = GRANULARITIES[0], layers: StagePatterns | None = None
+) -> SearchSpace:
+    """`search_space` with these stages, or with blocks or single layers as stages. Raises InputError."""
     if by not in GRANULARITIES:
         raise InputError(unknown("granularity", by, GRANULARITIES))
-    found = search_space(trial, path)
+    found = search_space(trial, path, layers)
     if by == "stage":
         return found
     if path is not None and read_space(path, trial.model).get("stages"):
@@ -63,7 +69,11 @@ def space_by(trial: TrialSpec, path: Path | None = None, by: str = GRANULARITIES
 
 
 def default_scale(model: str) -> int:
-    """x4, or the nearest scale a network has: the one its bundled weights are for, if any."""
+    """x4, or the nearest scale a network has: the one its bundled weights are for, if any; of a user's own its output says it."""
+    if is_custom(model):
+        from autoq.models.custom import own_scale
+
+        return own_scale(model, is_file(model))
     info = model_info(model)
     return DEFAULT_SCALE if not info.scales or DEFAULT_SCALE in info.bundled or not info.bundled else next(iter(info.bundled))
 
@@ -95,8 +105,11 @@ def fields_of(options: Mapping[str, Any], trial: TrialSpec, by: str = GRANULARIT
         fields["frame"] = parse_frame(frame if isinstance(frame, str) else "x".join(map(str, frame)))
     if "by" in fields and fields["by"] not in GRANULARITIES:
         raise InputError(unknown("granularity", fields["by"], GRANULARITIES))
-    if "space" in fields:
-        fields["space"] = space_by(trial, Path(fields["space"]), fields.get("by", by)).to_dict()
+    stages = fields.pop("stages", None)
+    if "space" in fields or stages is not None:
+        path = Path(fields["space"]) if "space" in fields else None
+        layers = None if stages is None else space_layers({"layers": stages}, "stages")
+        fields["space"] = space_by(trial, path, fields.get("by", by), layers).to_dict()
     if "objectives" in fields:
         given = fields["objectives"]
         names = tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)
@@ -200,9 +213,16 @@ def parse_frame(text: str, option: str = "frame") -> tuple[int, int]:
     return int(parts[0]), int(parts[1])
 
 
-def model_name(name: str) -> str:
-    """A model's name; where it is a file, from the root, as workers run in other folders."""
-    return str(Path(name).resolve()) if is_file(name) else name
+def model_name(model: Any) -> str:
+    """A model's name; where it is a file, from the root, as workers run in other folders; of a module, one that stands for it."""
+    if not isinstance(model, str):
+        from autoq.models.given import give
+
+        return give(model)
+    if is_file(model):
+        return str(Path(model).resolve())
+    file, colon, factory = model.rpartition(":")
+    return f"{Path(file).resolve()}:{factory}" if colon and file.endswith(".py") else model
 
 
 def weights_path(model: str | None, scale: int | None, weights: str | Path | None) -> Path | None:

@@ -41,7 +41,7 @@ class TrialSpec(BaseModel):
     latency table. device: where it trains. sampling: where patches are cut, see `data.PatchSampler`. exact_weight_bits: see
     `processor.exact_weight_bits`, of the processor that the study began on. sqcl: weight of the calibration loss in training,
     see `sqcl.CalibrationLoss`; 0 is without. patches: distinct training patches; batch: patches a step; patch: low-resolution
-    side in pixels.
+    side in pixels. fingerprint: of a user's own network when the study began, see `loading.Loaded`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -68,6 +68,7 @@ class TrialSpec(BaseModel):
     batch: PositiveInt = 4
     patch: PositiveInt = 24
     exact_weight_bits: PositiveInt = Field(default_factory=exact_weight_bits)
+    fingerprint: str | None = None
 
 
 class PretrainSpec(BaseModel):

@@ -16,7 +16,8 @@ import torch
 from autoq.errors import TrialFailed
 from autoq.export.onnx import Graph, export_graph, payload_bytes
 from autoq.files import whole
-from autoq.models import fresh_model, is_custom, model_info, staged_model
+from autoq.loading import Loaded, load
+from autoq.models import fresh_model, is_custom, model_info
 from autoq.models.stages import StagePatterns
 from autoq.objectives import FIDELITY, score
 from autoq.objectives.cost import costs
@@ -26,27 +27,22 @@ from autoq.objectives.modelled import milliseconds
 from autoq.objectives.quality import averaged, decibels, fidelity, judged
 from autoq.objectives.size import packed_bytes
 from autoq.pixels import to_input, to_pixels
-from autoq.policy import Policy, Role
+from autoq.policy import Policy
 from autoq.qat import Training
 from autoq.quantize import Quantized, collect, quantize
 from autoq.spec import Confirmation, TrialResult, TrialSpec
 from autoq.targets import Runner, target_info
-from autoq.tracing import roles_by_stage, trace
+from autoq.tracing import trace
 from autoq.workbench import Workbench, execution_on, held_out, prepare, runtime_model, shipped, simulated, with_seed
 
 AGREEMENT_IMAGES = 4
 """Evaluation images on which the network that was trained is compared with its file."""
 
 
-def stages_of(model: str, scale: int, weights: Path | None, layers: StagePatterns) -> dict[str, tuple[Role, ...]]:
-    """stage -> the roles it has a site for, found by building and tracing the network."""
-    return roles_by_stage(trace(*staged_model(model, scale, weights, layers)).sites)
-
-
 def regrouped(model: str, scale: int, weights: Path | None, layers: StagePatterns, by: str) -> StagePatterns:
     """Stages that are single layers (`layer`), or layers with the same beginning up to its first number (`block`)."""
     groups: dict[str, tuple[str, ...]] = {}
-    for layer in trace(*staged_model(model, scale, weights, layers)).layers:
+    for layer in load(model, scale, weights, layers).traced.layers:
         block = re.match(r"[^0-9]*?[0-9]+(?=[.])", layer.path)
         group = block[0] if by == "block" and block else layer.path
         name = re.sub("[^A-Za-z0-9]+", "_", group)
@@ -61,16 +57,17 @@ def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, 
     On a target that models its latency, that too: `latency_modelled`.
     """
     if spec.weights or is_custom(spec.model):
-        network, patterns = staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers))
+        loaded = load(spec.model, spec.scale, spec.weights, dict(spec.layers))
     else:
         network, patterns = fresh_model(spec.model, spec.scale).eval(), dict(spec.layers) or model_info(spec.model).patterns
-    traced, execution = trace(network, patterns), execution_on(spec.target, spec.exact_weight_bits)
+        loaded = Loaded(network, trace(network, patterns), patterns)
+    traced, execution = loaded.traced, execution_on(spec.target, spec.exact_weight_bits)
     blank = torch.zeros(1, 3, spec.patch, spec.patch)
     quantized = quantize(traced, policy, collect(traced, [blank]), execution)
     found, model = costs(traced, policy, execution, frame), target_info(spec.target).model
     latency = {} if model is None else {"latency_modelled": milliseconds(traced, policy, execution, frame, model)}
     return {
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": sum(parameter.numel() for parameter in loaded.network.parameters()),
         **asdict(found),
         "size": packed_bytes(traced, [placed.placement for placed in quantized.placed], execution),
         "size_runtime": payload_bytes(runtime_model(spec.target, export_graph(traced), quantized)),

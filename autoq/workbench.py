@@ -17,7 +17,8 @@ from autoq.data import Pair, PatchPlan, calibration_patches, image_files, to_pix
 from autoq.device import channels_last, make_cuda_repeatable
 from autoq.export.formats import WRITERS
 from autoq.export.onnx import Graph
-from autoq.models import staged_model, weights_file
+from autoq.loading import load_for
+from autoq.models import weights_file
 from autoq.objectives import OBJECTIVES
 from autoq.objectives.quality import METRICS, available_metrics, load_models
 from autoq.policy import Policy
@@ -25,7 +26,7 @@ from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialSpec
 from autoq.targets import Runner, load_target, target_info
-from autoq.tracing import Traced, check_reads_pixels, trace
+from autoq.tracing import Traced, check_reads_pixels
 
 TEACHER_BATCH = 16
 """Patches the float network sees at once while its outputs are stored."""
@@ -56,7 +57,7 @@ def prepare(spec: TrialSpec) -> Workbench:
     """Load the network and the images, calibrate, and run the teacher on the common patches."""
     torch.set_num_threads(spec.threads)
     make_cuda_repeatable()
-    traced = trace(*staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers)))
+    traced = load_for(spec).traced
     if target_info(spec.target).output == "uint8":
         check_reads_pixels(traced, spec.target)
     train_pairs, pairs = crops.searched(spec)

@@ -34,6 +34,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from autoq.compat import guest_code
 from autoq.data import batches, calibration_patches, make_pair, train_images
 from autoq.device import native_bfloat16
 from autoq.errors import InputError
@@ -255,6 +256,7 @@ def _quant_conv(conv: nn.Module, qnn: Any, rule: type, bits: int) -> nn.Module:
     return own
 
 
+@guest_code()  # NNCF writes to standard output
 def _nncf(start: Given) -> Steps:
     # its kernels are compiled when they are first used, which on a busy machine takes longer than it waits by default
     os.environ.setdefault("NNCF_EXTENSION_LOAD_TIMEOUT", "0")

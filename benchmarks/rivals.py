@@ -10,6 +10,7 @@ ORT static           onnxruntime.quantization.quantize_static: QDQ, weights per 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +24,7 @@ import openvino
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from autoq.compat import guest_code
 from autoq.export.onnx import INPUT, payload_bytes
 from autoq.objectives.quality import psnr
 from autoq.pixels import to_pixels
@@ -38,6 +40,9 @@ FAILURES = (RuntimeError, ValueError, TypeError, nncf.ValidationError, nncf.Inte
 """What the rivals' tools raise for a network that they cannot quantize: a result, too."""
 
 nncf.set_log_level(logging.ERROR)
+for handler in logging.getLogger("nncf").handlers:
+    if isinstance(handler, logging.StreamHandler):
+        handler.setStream(sys.stderr)  # standard output is for results
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,14 @@ def _halved(given: Given, folder: Path) -> File:
     return _ir_file(_read(given), folder)
 
 
+@guest_code()
 def _ptq(preset: nncf.QuantizationPreset, fast: bool, given: Given, folder: Path) -> File:
     patches = nncf.Dataset(given.calibration)
     model = nncf.quantize(_read(given), patches, preset=preset, fast_bias_correction=fast, subset_size=len(given.calibration))
     return _ir_file(model, folder)
 
 
+@guest_code()
 def _accuracy_control(preset: nncf.QuantizationPreset, given: Given, folder: Path) -> File:
     def quality(compiled: Any, items: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[float, list[float]]:
         each = [psnr(to_pixels(compiled(low)[0][0]), high, given.scale) for low, high in items]

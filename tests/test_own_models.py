@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import subprocess
@@ -15,8 +16,10 @@ import torch
 from torch import nn
 
 import autoq
+from autoq.api import _create, check_inputs
 from autoq.compat import allow_torchvision
-from autoq.errors import InputError, WeightsError
+from autoq.errors import InputError, StudyError, WeightsError
+from autoq.loading import load
 from autoq.models import staged_model
 from autoq.networks import cost, space_file
 from autoq.options import search_space
@@ -25,7 +28,7 @@ from autoq.quantize import collect, quantize
 from autoq.quick import quicker
 from autoq.spec import TrialSpec
 from autoq.tracing import roles_by_stage, trace
-from autoq.workbench import execution_on
+from autoq.workbench import execution_on, prepare
 from tests.conftest import small_image
 from tests.test_bad_input import FIT, Refused, case
 from tests.test_cli import run
@@ -210,12 +213,80 @@ def test_an_unusual_network_works_or_is_refused(folder: Path, model: str) -> Non
         assert "\n" not in str(error)  # noqa: PT017
 
 
+FOUND = {"feature_extraction": ("head",), "body": ("body.*",), "reconstruction": ("tail",)}
+
+
+@pytest.mark.parametrize("command", [["cost", "--model"], ["space"]])
+def test_what_a_network_prints_is_not_in_the_document(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    runs = MODULE.replace("        x = self.act(", "        print('runs')\n        x = self.act(")
+    (folder / "mynet.py").write_text(f"print('Loading mynet')\n{runs}")
+    code, out, err = run(capsys, monkeypatch, *command, "mynet:make", "--scale", "2", "--json")
+    assert (code, json.loads(out) is None) == (0, False)
+    assert {"Loading mynet", "runs"} <= {*err.splitlines()}
+
+
+def test_a_search_says_which_stages_it_found(folder: Path) -> None:
+    small_image(folder / "train", 0)
+    small_image(folder / "eval", 1)
+    heard: list[str] = []
+    events = autoq.Events()
+    events.note = heard.append  # type: ignore[method-assign]
+    options = {
+        "model": "mynet:make",
+        "data": folder / "train",
+        "eval_data": folder / "eval",
+        "confirm": 0,
+        "seeds": 0,
+        "objectives": "size,bops,psnr",
+    }
+    study = _create(str(folder / "s"), options, None, events, "here")
+    study.close()
+    assert study.spec.trial.layers == tuple(FOUND.items())
+    assert study.spec.trial.scale == 2
+    assert heard[0] == (
+        "stages found in the network: feature_extraction (1 layer), body (2 layers), reconstruction (1 layer);"
+        " autoq space mynet:make --scale 2 prints them, --space FILE overrides"
+    )
+    assert study.spec.trial.fingerprint == load("mynet:make", 2).fingerprint
+    heard.clear()
+    told = _create(str(folder / "t"), {**options, "space": folder / "my.yaml"}, None, events, "here")
+    told.close()
+    assert (heard, [*told.space.choices]) == ([], ["first", "rest"])
+
+
+def test_a_network_that_was_edited_is_refused(folder: Path) -> None:
+    small_image(folder / "train", 0)
+    small_image(folder / "eval", 1)
+    options = {
+        "model": "mynet:make",
+        "data": folder / "train",
+        "eval_data": folder / "eval",
+        "confirm": 0,
+        "seeds": 0,
+        "objectives": "size,bops,psnr",
+    }
+    study = _create(str(folder / "s"), options, None, autoq.Events(), "here")
+    study.close()
+    check_inputs("s", study.spec)
+    sys.modules.pop("mynet")
+    (folder / "mynet.py").write_text(MODULE.replace("manual_seed(0)", "manual_seed(5)"))
+    importlib.invalidate_caches()
+    with pytest.raises(StudyError) as error:
+        check_inputs("s", study.spec)
+    assert str(error.value) == "study 's': the network is not what it was when the study began; restore it, or give another --study"
+    with pytest.raises(InputError, match="model 'mynet:make': the network is not what it was"):
+        prepare.__wrapped__(study.spec.trial)
+
+
 def test_its_space_file_loads_again_and_has_a_cost(folder: Path) -> None:
     text, space = space_file("mynet:make", scale=2)
     assert f"# its layers: {PATHS}\n" in text
     (folder / "new.yaml").write_text(text)
     loaded = search_space(TrialSpec(model="mynet:make", scale=2), folder / "new.yaml")
-    assert (loaded.layers, loaded.choices) == ({"body": ("*",)}, space.choices)
+    assert (loaded.layers, loaded.choices) == (FOUND, space.choices)
+    assert "# stages found: feature_extraction (1 layer), body (2 layers), reconstruction (1 layer)\n" in text
     found = cost("mynet:make", scale=2, space=folder / "new.yaml", input="32x24")
     assert (found["parameters"], found["macs"]) == (PARAMETERS, 32 * 24 * PRODUCTS)
 
@@ -263,18 +334,14 @@ def factory(name: str, model: str, message: str) -> Any:
 FACTORY = "type --model package.module:factory"
 ONE_STAGE = "expected exactly one stage; mend the stage patterns"
 STAGES = 'expected stages with patterns, as body: ["body.*"]'
-NOBODY = (
-    "model 'mynet:make': nobody says which stages its layers belong to; give --space FILE with layers: {stage: [patterns]};"
-    " autoq space mynet:make --scale 2 prints one to start from"
-)
 REFUSED = [
     factory("no-module", "nonet:make", f"No module named 'nonet'; {FACTORY}, one that Python can import from here"),
     factory("no-attribute", "mynet:mkae", "mynet has nothing to call named 'mkae'; type --model mynet:FACTORY"),
     factory("no-function", "mynet:number", "mynet has nothing to call named 'number'; type --model mynet:FACTORY"),
     factory("raises", "mynet:raises", "calling it raised ValueError: no such file; mend mynet"),
-    factory("no-network", "mynet:nothing", "expected a torch.nn.Module, it gave a NoneType; mend mynet"),
+    factory("no-network", "mynet:nothing", "expected one torch.nn.Module, it gave a NoneType; give a function that returns the network alone"),
     factory("an-argument", "mynet:needs",
-            "calling it raised TypeError: <lambda>() missing 1 required positional argument: 'depth'; mend mynet"),
+            "it takes depth, expected a factory without arguments or with scale alone; write one that calls it"),
     factory("one-channel", "mynet:gray",
             "an RGB image [1, 3, 24, 24] raised RuntimeError: Given groups=1, weight of size [8, 1, 3, 3], expected"
             " input[1, 3, 24, 24] to have 1 channels, but got 3 channels instead; expected a network of RGB images"),
@@ -288,16 +355,13 @@ REFUSED = [
     case("empty", "mynet:make", "{}", f"my.yaml: layers: found '{{}}', {STAGES}"),
     case("number", "mynet:make", "3", f"my.yaml: layers: found '3', {STAGES}"),
     case("stage-empty", "mynet:make", "{first: []}", "my.yaml: layers.first: found '[]', expected module paths, as [\"body.*\"]"),
-    case("nothing", "mynet:make", "", NOBODY),
-    case("no-space", "mynet:make", "none", NOBODY),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("model", "layers", "message"), REFUSED)
 def test_a_factory_or_its_layers(refused: Refused, folder: Path, model: str, layers: str, message: str) -> None:
     (folder / "my.yaml").write_text(f"layers: {layers}\n{ROLES}")
-    space = ["--space", "my.yaml"] if layers != "none" else []
-    refused(["search", "--model", model, "--scale", "2", *space], message)
+    refused(["search", "--model", model, "--scale", "2", "--space", "my.yaml"], message)
 
 
 def test_a_pickled_module(refused: Refused, shared: Path) -> None:
@@ -313,7 +377,7 @@ def test_a_checkpoint_that_cannot_be_used(refused: Refused, folder: Path, monkey
     search = ["search", "--model", "own.pth"]
     refused(search, f"model '{path}': spandrel knows no such architecture; {FACTORY} --weights {path}")
     saved(path, "Compact", num_conv=1, upscale=2)
-    refused(search, f"model '{path}': a x2 network, asked for x4; type --scale 2")
+    refused([*search, "--scale", "4"], f"model '{path}': a x2 network, asked for x4; type --scale 2")
     for command in (search, ["cost", "--model", "own.pth"], ["space", "own.pth"]):
         already = f"model '{path}' is a checkpoint already; leave --weights out"
         refused([*command, "--scale", "2", "--weights", "own.pth"], f"--weights '{path}': {already}")

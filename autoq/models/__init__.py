@@ -24,6 +24,9 @@ from autoq.policy import Role
 if TYPE_CHECKING:
     from torch import nn
 
+    Own = nn.Module | Callable[..., nn.Module]
+    """A network given from Python: the module, or what makes it."""
+
 BUNDLED = Path(__file__).parent.parent / "weights"
 
 
@@ -165,8 +168,17 @@ def is_file(name: str) -> bool:
 
 
 def is_custom(name: str) -> bool:
-    """Whether a model is the user's own: `package.module:factory`, or a checkpoint."""
+    """Whether a model is the user's own: `package.module:factory`, a network given from Python, or a checkpoint."""
     return is_file(name) or ":" in name
+
+
+GIVEN = "object:"
+"""How the name of a network begins that was given from Python."""
+
+
+def is_given(name: str) -> bool:
+    """Whether a name stands for a network given from Python, to this process or another."""
+    return name.startswith(GIVEN)
 
 
 def model_info(name: str) -> ModelInfo:
@@ -253,20 +265,12 @@ def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module
 def staged_model(
     name: str, scale: int, weights: Path | None = None, layers: StagePatterns | None = None
 ) -> tuple[nn.Module, StagePatterns]:
-    """`build_model`, and its stages: `layers` where given, else the table's or the architecture's.
-
-    Raises InputError where nobody says which stages the network has.
-    """
+    """`build_model`, and its stages: `layers` where given, else the table's or the architecture's; none where nobody says them."""
     file = weights_file(name, scale, weights)
     if is_custom(name):
         from autoq.models import custom
 
         network, patterns = custom.build(name, scale, weights, is_file(name))
-        if not (layers or patterns):
-            raise InputError(
-                f"model '{name}': nobody says which stages its layers belong to; give --space FILE with layers:"
-                f" {{stage: [patterns]}}; autoq space {name} --scale {scale} prints one to start from"
-            )
         return network, layers or patterns or {}
     from autoq.models import layouts
     from autoq.models.weights import load_model

@@ -1,87 +1,199 @@
-"""Networks that are in no table: a user's own factory, or a checkpoint that spandrel knows.
+"""Networks that are in no table: a user's own factory or module, or a checkpoint that spandrel knows.
 
-`package.module:factory` is imported, from the current folder too, and called (with `scale`, where it takes one).
-`FILE.pth` is read without running code, and spandrel finds the architecture by its keys.
+`package.module:factory` is imported, from the current folder too, and called (with `scale`, where it takes one);
+`FILE.py:factory` likewise. `FILE.pth` is read without running code, and spandrel finds the architecture by its keys.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.weight_norm import WeightNorm
 
-from autoq.compat import allow_torchvision
+from autoq.compat import allow_torchvision, guest_code
 from autoq.errors import InputError, WeightsError
+from autoq.models import is_given
+from autoq.models.given import given
+from autoq.models.prefixes import StateDict, bare_keys, parts
 from autoq.models.stages import StagePatterns
-from autoq.models.weights import check_finite, load_strictly, read_state_dict
+from autoq.models.weights import check_finite, load_own, read_state_dict
+from autoq.models.wrappers import bare, brief, fold
 
-PROBE = 24
-"""Side, in pixels, of the image that shows what scale a network has."""
+PROBES = (24, 64)
+"""Sides, in pixels, of the images that show what scale a network has: the second for one that wants a multiple of 16 or more."""
+
+SCALE_NAMES = ("scale", "upscale", "upscale_factor", "scale_factor", "upscaling")
+"""What factories call the scale. `scale` is always given, another name where the factory does not work without."""
+
+DEFAULT_SCALE = 4
+
+TRAINER_PREFIXES = (
+    "model.",
+    "net.",
+    "network.",
+    "generator.",
+    "net_g.",
+    "netG.",
+    "G.",
+    "ema.",
+    "ema_model.",
+    "model_ema.",
+    "net_g_ema.",
+)
+"""Where trainers keep the network in a checkpoint, for architectures whose own keys are not known yet."""
 
 
-def build(name: str, scale: int, weights: Path | None, is_file: bool) -> tuple[nn.Module, StagePatterns | None]:
-    """The network in eval mode, and the stages of its architecture where they are known.
+def build(name: str, scale: int | None, weights: Path | None, is_file: bool) -> tuple[nn.Module, StagePatterns | None]:
+    """The network in eval mode, and the stages of its architecture where they are known. scale: None for its own.
 
     Raises InputError when the factory or the architecture cannot be used, or the network is not one of `scale`.
     """
-    network, patterns = _from_file(Path(name)) if is_file else (_from_factory(name, scale), None)
-    if weights is not None:
-        load_strictly(network, read_state_dict(weights), weights, name)
-    _fold_weight_norm(network)
-    network.eval()
-    _check_output(network, name, scale)
+    with guest_code():
+        network, patterns = _from_file(Path(name)) if is_file else (_from_factory(name, scale, weights), None)
+        fold(network)
+        found = _scale(network, name)
+    if scale not in (None, found):
+        raise InputError(f"model '{name}': a x{found} network, asked for x{scale}; type --scale {found}")
     return network, patterns
 
 
-def _fold_weight_norm(network: nn.Module) -> None:
-    """Weights as they are computed, instead of their length and direction."""
-    for module in network.modules():
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")
-        if any(isinstance(hook, WeightNorm) for hook in module._forward_pre_hooks.values()):
-            nn.utils.remove_weight_norm(module)
+def own_scale(name: str, is_file: bool) -> int:
+    """The scale of a network that nobody says one for, found by an image."""
+    with guest_code():
+        return _scale(_from_file(Path(name))[0] if is_file else _made(_factory(name), name, None), name)
 
 
-def _from_factory(name: str, scale: int) -> nn.Module:
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+# ---------------------------------------------------------------- from Python
+
+
+def _from_factory(name: str, scale: int | None, weights: Path | None) -> nn.Module:
+    factory = _factory(name)
+    network = _made(factory, name, scale)
+    if weights is not None:
+        try:
+            load_own(network, weights, name)
+        except WeightsError as misfit:  # unless its weights are re-parametrized, and the checkpoint's are not
+            fold(network)
+            try:
+                load_own(network, weights, name)
+            except WeightsError:
+                raise misfit from None
+    elif not isinstance(factory, nn.Module):
+        _check_repeats(network, _made(factory, name, scale), name)
+    return network
+
+
+def _factory(name: str) -> Any:
+    """What a name stands for: a module, or something to call."""
+    if is_given(name):
+        return given(name)
+    if not re.fullmatch(r"([A-Za-z_][\w.]*|.*\.py):[A-Za-z_][\w.]*", name):
         raise InputError(f"model '{name}': expected package.module:factory, as Python imports it; type --model mynet:make")
-    module_name, _, attribute = name.partition(":")
-    folder = str(Path.cwd())
-    if folder not in sys.path:
-        sys.path.insert(0, folder)  # as `python -m` would find it
+    where, _, attribute = name.rpartition(":")
+    module = _imported(where, name)
     try:
-        module = importlib.import_module(module_name)
+        factory = functools.reduce(getattr, attribute.split("."), module)
+    except AttributeError:
+        factory = None
+    if not callable(factory):
+        raise InputError(f"model '{name}': {where} has nothing to call named '{attribute}'; type --model {where}:FACTORY")
+    return factory
+
+
+def _imported(where: str, name: str) -> ModuleType:
+    """A module by its name or its file, imported as `python -m` and `python FILE` would. Raises InputError."""
+    path = Path(where).resolve() if where.endswith(".py") else None
+    folder = str(Path.cwd() if path is None else path.parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(where) if path is None else _from_path(path)
     except ImportError as error:
         raise InputError(
             f"model '{name}': {error}; type --model package.module:factory, one that Python can import from here"
         ) from error
-    except Exception as error:
-        raise InputError(f"model '{name}': importing it raised {_brief(error)}; mend {module_name}") from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        raise InputError(
-            f"model '{name}': {module_name} has nothing to call named '{attribute}'; type --model {module_name}:FACTORY"
-        )
+    except FileNotFoundError as error:
+        if path is None or path.is_file():
+            raise InputError(f"model '{name}': importing it raised {brief(error)}; mend {where}") from error
+        raise InputError(f"model '{name}': no such file; type --model FILE.py:factory, an existing one") from error
+    except (Exception, SystemExit) as error:
+        raise InputError(f"model '{name}': importing it raised {brief(error)}; mend {where}") from error
+
+
+def _from_path(path: Path) -> ModuleType:
+    """The module in a file, run once a process."""
+    name = re.sub(r"\W", "_", str(path.with_suffix("")))
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[name])
+        except BaseException:
+            del sys.modules[name]
+            raise
+    return sys.modules[name]
+
+
+def _made(factory: Any, name: str, scale: int | None) -> nn.Module:
+    """The network that a factory gives for a scale; a module is taken as it is."""
+    if isinstance(factory, nn.Module):
+        return bare(factory, name)
+    arguments = _arguments(factory, name, scale)
     try:
-        takes_scale = "scale" in inspect.signature(factory).parameters
-        network = factory(scale=scale) if takes_scale else factory()
-    except Exception as error:
-        raise InputError(f"model '{name}': calling it raised {_brief(error)}; mend {module_name}") from error
-    if not isinstance(network, nn.Module):
-        raise InputError(f"model '{name}': expected a torch.nn.Module, it gave a {type(network).__name__}; mend {module_name}")
-    return network
+        found = factory(**arguments)
+    except (Exception, SystemExit) as error:
+        where = "it" if is_given(name) else name.rpartition(":")[0]
+        raise InputError(f"model '{name}': calling it raised {brief(error)}; mend {where}") from error
+    return bare(found, name)
 
 
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+def _arguments(factory: Any, name: str, scale: int | None) -> dict[str, int]:
+    """What a factory is called with: the scale, where it takes one. Raises InputError where it wants more."""
+    try:
+        parameters = inspect.signature(factory).parameters.values()
+    except (TypeError, ValueError):  # a class or function without a signature
+        return {}
+    various = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    wanted = [each.name for each in parameters if each.default is each.empty and each.kind not in various]
+    for spelling in SCALE_NAMES:
+        optional = spelling == "scale" and scale is not None and spelling in [each.name for each in parameters]
+        if spelling in wanted or optional:
+            missing, arguments = [each for each in wanted if each != spelling], {spelling: scale or DEFAULT_SCALE}
+            break
+    else:
+        missing, arguments = wanted, {}
+    if missing:
+        raise InputError(
+            f"model '{name}': it takes {', '.join(missing)}, expected a factory without arguments or with scale alone; write one"
+            " that calls it"
+        )
+    return arguments
+
+
+def _check_repeats(network: nn.Module, again: nn.Module, name: str) -> None:
+    """Raise InputError where a factory gives other weights each time: workers would train other networks."""
+    first, second = network.state_dict(), again.state_dict()
+    for key, tensor in first.items():
+        if key not in second or not torch.equal(tensor.nan_to_num(), second[key].nan_to_num()):
+            raise InputError(
+                f"model '{name}': two calls gave other weights ('{key}'), as the factory leaves them to chance; load a checkpoint"
+                " in it, or give --weights FILE"
+            )
+
+
+# ---------------------------------------------------------------- from a checkpoint
 
 
 def _from_file(path: Path) -> tuple[nn.Module, StagePatterns | None]:
@@ -97,30 +209,55 @@ def _from_file(path: Path) -> tuple[nn.Module, StagePatterns | None]:
     allow_torchvision()
     import spandrel
 
-    try:
-        found = spandrel.ModelLoader("cpu").load_from_state_dict(state)
-    except Exception as error:
-        reason = "spandrel knows no such architecture" if "Unsupported" in type(error).__name__ else _brief(error)
-        raise WeightsError(f"model '{path}': {reason}; type --model package.module:factory --weights {path}") from error
-    network: nn.Module = found.model
-    stages = FAMILIES.get(found.architecture.id)
-    return network, stages(network) if stages else None
-
-
-def _check_output(network: nn.Module, name: str, scale: int) -> None:
-    with torch.no_grad():
+    for part in _candidates(state):
         try:
-            output = network(torch.zeros(1, 3, PROBE, PROBE))
+            found = spandrel.ModelLoader("cpu").load_from_state_dict(part)
         except Exception as error:
-            raise InputError(
-                f"model '{name}': an RGB image [1, 3, {PROBE}, {PROBE}] raised {_brief(error)}; expected a network of RGB images"
-            ) from error
+            if "Unsupported" in type(error).__name__:
+                continue
+            raise WeightsError(f"model '{path}': {brief(error)}; {_instead(path)}") from error
+        network = bare(found.model, str(path))
+        stages = FAMILIES.get(found.architecture.id)
+        return network, stages(network) if stages else None
+    raise WeightsError(f"model '{path}': spandrel knows no such architecture; {_instead(path)}")
+
+
+def _candidates(state: StateDict) -> Iterator[StateDict]:
+    """A checkpoint's tensors as they are, without wrappers, and without a trainer's prefix."""
+    yield dict(state)
+    whole, *_ = below = parts(bare_keys(state))
+    for prefix in below:
+        if prefix == whole or prefix in TRAINER_PREFIXES or len(below[prefix]) == len(below[whole]):
+            yield dict(below[prefix])
+
+
+def _instead(path: Path) -> str:
+    return f"type --model package.module:factory --weights {path}"
+
+
+# ---------------------------------------------------------------- what it is
+
+
+def _scale(network: nn.Module, name: str) -> int:
+    """How many times larger an image comes out. Raises InputError where none does."""
+    failures = []
+    for side in PROBES:
+        try:
+            with torch.no_grad():
+                output = network(torch.zeros(1, 3, side, side))
+            break
+        except Exception as error:  # noqa: BLE001 - what the first image raised is told below
+            failures.append(error)
+    else:
+        image = f"[1, 3, {PROBES[0]}, {PROBES[0]}]"
+        raise InputError(
+            f"model '{name}': an RGB image {image} raised {brief(failures[0])}; expected a network of RGB images"
+        ) from failures[0]
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
-    if len(shape) != 4 or shape[:2] != (1, 3) or shape[2] != shape[3] or shape[2] % PROBE:
-        given = list(shape) or type(output).__name__
-        raise InputError(f"model '{name}': an image [1, 3, {PROBE}, {PROBE}] gave {given}, expected [1, 3, side, side]")
-    if shape[2] != scale * PROBE:
-        raise InputError(f"model '{name}': a x{shape[2] // PROBE} network, asked for x{scale}; type --scale {shape[2] // PROBE}")
+    if len(shape) != 4 or shape[:2] != (1, 3) or shape[2] != shape[3] or shape[2] % side:
+        found = list(shape) or type(output).__name__
+        raise InputError(f"model '{name}': an image [1, 3, {side}, {side}] gave {found}, expected [1, 3, side, side]")
+    return shape[2] // side
 
 
 def _rrdb(network: nn.Module) -> StagePatterns:

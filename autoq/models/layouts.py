@@ -30,9 +30,7 @@ WEIGHT_NORM = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "
 
 
 def plain(state: StateDict) -> StateDict:
-    """Without the `module.` of parallel training, and with weight norm folded: weight = g v / |v| (Salimans and Kingma 2016)."""
-    if state and all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
+    """With weight norm folded: weight = g v / |v| (Salimans and Kingma 2016)."""
     folded = dict(state)
     for key in state:
         for gain, direction in WEIGHT_NORM:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoq.errors import WeightsError
-from autoq.models.layouts import Layout, StateDict, plain
+from autoq.models.layouts import Layout, plain
+from autoq.models.prefixes import StateDict, bare_keys, fitting, is_counter, nearest, unwrapped
 
 TORCH_STARTS = (b"PK", b"\x80")
 """How the files of torch.save begin: a zip archive, before torch 1.6 a pickle."""
+
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+HARMLESS: tuple[Any, ...] = (
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+)
+"""What training scripts keep beside the weights (options, the best PSNR): read, then ignored. None of it runs code."""
+
+INDICES = (torch.int64, torch.int32, torch.bool)
+"""What buffers that are no weights hold: the order of channels, positions within a window, a mask."""
 
 KEYS_SHOWN = 3
 ASK = "give --weights a .safetensors or .pth file"
@@ -39,12 +54,14 @@ def read_state_dict(path: Path) -> StateDict:
             " where you trust it, save torch.save(model.state_dict(), FILE) there and give that FILE"
         ) from error
     except Exception as error:  # torch raises nearly anything for a damaged file
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"weights '{path}': a TorchScript archive, expected a state dict; save"
+                " torch.save(torch.jit.load(FILE).state_dict(), NEW) and give that NEW"
+            ) from error
         reason = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
         raise WeightsError(f"weights '{path}': not a readable checkpoint ({reason}); {ASK}") from error
-    for wrapper in ("params_ema", "params", "state_dict"):
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
-            loaded = loaded[wrapper]
-            break
+    loaded = unwrapped(loaded, path)
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"weights '{path}': expected a state dict of tensors, found {type(loaded).__name__}; {ASK} with one")
     for key, value in loaded.items():
@@ -62,7 +79,8 @@ def _load(path: Path) -> Any:
             raise WeightsError(f"weights '{path}': not a checkpoint; {ASK}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of unusual pickles, which are judged by what is in them
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([*HARMLESS]):
+            return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], path: Path, layouts: list[Layout]) -> nn.Module:
@@ -71,22 +89,57 @@ def load_model(factory: Callable[..., nn.Module], arguments: Mapping[str, Any], 
     factory(**arguments) is the network in our own layout; `layouts` are tried first, on plain keys. Raises WeightsError
     where they do not fit, see `load_strictly`.
     """
-    state = plain(read_state_dict(path))
-    arguments = dict(arguments)
-    for layout in layouts:
-        match = layout(state)
-        if match is not None:
-            overrides, state = match
-            if overrides.get("scale", arguments.get("scale")) != arguments.get("scale"):
-                raise WeightsError(
-                    f"weights '{path}': a x{overrides['scale']} network, asked for x{arguments.get('scale')};"
-                    f" type --scale {overrides['scale']}"
-                )
-            arguments.update(overrides)
-            break
-    model = factory(**arguments)
-    load_strictly(model, state, path, f"{type(model).__name__}({_describe(arguments)})")
+    state = read_state_dict(path)
+    own = _on_meta(factory, arguments)
+
+    def recognized(part: StateDict) -> tuple[dict[str, Any], StateDict] | None:
+        part = plain(part)
+        for layout in layouts:
+            if (match := layout(part)) is not None:
+                return {**arguments, **match[0]}, match[1]
+        return (dict(arguments), part) if _fits(own, part) else None
+
+    def whole(part: StateDict) -> tuple[dict[str, Any], StateDict] | None:
+        match = recognized(part)
+        return match if match and _fits(_on_meta(factory, match[0]), match[1]) else None
+
+    found = fitting(state, path, whole)
+    if found is None:
+        part = nearest(state, own)
+        found = recognized(part) or (dict(arguments), plain(part))
+    options, state = found
+    if options.get("scale") != arguments.get("scale"):
+        raise WeightsError(
+            f"weights '{path}': a x{options['scale']} network, asked for x{arguments.get('scale')}; type --scale {options['scale']}"
+        )
+    model = factory(**options)
+    load_strictly(model, state, path, f"{type(model).__name__}({_describe(options)})")
     return model.eval()
+
+
+def _on_meta(factory: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> StateDict:
+    """The shapes of a network's tensors; nothing is allocated."""
+    with torch.device("meta"):
+        return factory(**arguments).state_dict()
+
+
+def _fits(expected: StateDict, given: StateDict) -> bool:
+    """Whether a state dict has a network's keys and shapes."""
+    shapes = [{key: value.shape for key, value in state.items() if not is_counter(key)} for state in (expected, given)]
+    return shapes[0] == shapes[1]
+
+
+def load_own(network: nn.Module, path: Path, name: str) -> None:
+    """Give a user's own network the tensors of a checkpoint, from wherever in it they are. Raises WeightsError."""
+    state, expected = read_state_dict(path), network.state_dict()
+    wanted = bare_keys({key: key for key in expected})
+    bare = {key: expected[full] for key, full in wanted.items()}
+
+    def whole(part: StateDict) -> StateDict | None:
+        return next((each for each in (part, plain(part)) if _fits(bare, each)), None)
+
+    found = fitting(state, path, whole) or nearest(state, bare)
+    load_strictly(network, {wanted.get(key, key): value for key, value in found.items()}, path, name)
 
 
 def load_strictly(model: nn.Module, state: StateDict, path: Path, network: str) -> None:
@@ -94,8 +147,8 @@ def load_strictly(model: nn.Module, state: StateDict, path: Path, network: str) 
 
     Raises WeightsError that names missing, extra and misshapen keys, or the tensor that does not hold finite numbers.
     """
-    expected = {key: value for key, value in model.state_dict().items() if not key.endswith("num_batches_tracked")}
-    given = {key: value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    expected = {key: value for key, value in model.state_dict().items() if not is_counter(key)}
+    given = {key: value for key, value in state.items() if not is_counter(key)}
     problems = [
         f"{len(keys)} {what}: {_first(keys)}"
         for what, keys in (
@@ -109,24 +162,28 @@ def load_strictly(model: nn.Module, state: StateDict, path: Path, network: str) 
         raise WeightsError(
             f"weights '{path}' do not fit {network}: {'; '.join(problems)}; give --weights that network's, or another --model"
         )
-    check_finite(given, path)
+    check_finite(given, path, expected)
     model.load_state_dict(given, strict=False)
 
 
-def check_finite(state: StateDict, path: Path) -> None:
-    """Raise WeightsError that names a tensor which does not hold finite numbers; BN's counters are not looked at."""
+def check_finite(state: StateDict, path: Path, expected: Mapping[str, Tensor] | None = None) -> None:
+    """Raise WeightsError that names a tensor which does not hold finite numbers; counters are not looked at.
+
+    expected: the network's own tensors; without them integers and truth values are taken for an index or a mask.
+    """
     for key, value in state.items():
-        if not key.endswith("num_batches_tracked") and (found := _no_number(value)):
+        integers = not expected[key].is_floating_point() if expected is not None else value.dtype in INDICES
+        if not is_counter(key) and (found := _no_number(value, integers)):
             raise WeightsError(
                 f"weights '{path}': tensor '{key}' holds {found}, expected finite float numbers; give --weights another checkpoint"
             )
 
 
-def _no_number(tensor: Tensor) -> str | None:
-    """What a tensor holds that is no weight; None where all is well."""
-    if not tensor.is_floating_point() or tensor.layout != torch.strided:
+def _no_number(tensor: Tensor, integers: bool) -> str | None:
+    """What a tensor holds that is no weight, nor an index where integers belong; None where all is well."""
+    if tensor.layout != torch.strided or tensor.is_floating_point() == integers or tensor.is_quantized:
         return f"{tensor.dtype} ({tensor.layout})"
-    return None if torch.isfinite(tensor).all() else "NaN or infinity"
+    return None if integers or torch.isfinite(tensor).all() else "NaN or infinity"
 
 
 def _first(keys: list[str]) -> str:
