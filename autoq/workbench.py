@@ -25,7 +25,7 @@ from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialSpec
 from autoq.targets import Runner, load_target, target_info
-from autoq.tracing import Traced, check_reads_pixels, trace
+from autoq.tracing import Traced, check_integers_only, trace
 
 TEACHER_BATCH = 16
 """Patches the float network sees at once while its outputs are stored."""
@@ -58,7 +58,7 @@ def prepare(spec: TrialSpec) -> Workbench:
     make_cuda_repeatable()
     traced = trace(*staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers)))
     if target_info(spec.target).output == "uint8":
-        check_reads_pixels(traced, spec.target)
+        check_integers_only(traced, spec.target)
     train_pairs, pairs = crops.searched(spec)
     plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed, spec.sampling)
     metrics = tuple(name for name in available_metrics() if spec.images == "hr" or not OBJECTIVES[name].original)

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from autoq.operations import is_activation, moves_pixels, skip_edges
 from autoq.policy import FLOAT_BITS, Policy
 from autoq.quantize import Execution, format_at
 from autoq.quantizers.minmax import IMAGE_QUANT
-from autoq.tracing import Site, Traced, is_activation, moves_pixels, nodes_by_name, skip_edges
+from autoq.tracing import Site, Traced, nodes_by_name
 
 FLOAT_OPERATION = FLOAT_BITS**2
 """Bit operations of one multiplication of two float32 numbers."""
