@@ -177,7 +177,7 @@ def lower_layers(module: fx.GraphModule) -> dict[str, str]:
         if isinstance(layer, LAYERS):
             paths[node.name] = str(node.target)
             weight = tensors.read(node, layer.weight, isinstance(layer, nn.ConvTranspose2d))
-            bias = None if layer.bias is None else tensors.read(node, layer.bias)
+            bias = None if layer.bias is None else tensors.read_alone(node, layer.bias)
             function, options = _function(layer)
             node.args = (_padded(node, layer), weight, bias, *options)
             node.op, node.target, node.kwargs = "call_function", function, {}
@@ -185,7 +185,7 @@ def lower_layers(module: fx.GraphModule) -> dict[str, str]:
             path, weight_values, bias_values, arguments = found
             paths[node.name] = path
             weight = tensors.read(node, weight_values, node.target is F.conv_transpose2d)
-            bias = None if bias_values is None else tensors.read(node, bias_values)
+            bias = None if bias_values is None else tensors.read_alone(node, bias_values)
             node.args, node.kwargs = (arguments[0], weight, bias, *arguments[1:]), {}
     module.graph.eliminate_dead_code()
     _drop_unread(module)
@@ -195,27 +195,37 @@ def lower_layers(module: fx.GraphModule) -> dict[str, str]:
 
 
 class _Tensors:
-    """Parameters of layers as nodes: one for each, whatever the number of layers that hold it.
+    """Parameters of layers as nodes. A weight is one, whatever the number of layers that hold it, and calls that read it.
 
     One whose output channels lie along different axes, as a transposed convolution and the convolution it mirrors have
-    them, is two.
+    them, is two. Biases are one for each call: as integers they depend on the scale of its input.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
         self.module = module
         self.names = {id(parameter): name for name, parameter in module.named_parameters()}
         self.nodes: dict[tuple[int, bool], fx.Node] = {}
+        self.calls: dict[int, int] = {}
 
     def read(self, reader: fx.Node, parameter: nn.Parameter, transposed: bool = False) -> fx.Node:
         key = (id(parameter), transposed)
         if key not in self.nodes:
-            name = self.names[id(parameter)]
-            if (id(parameter), not transposed) in self.nodes:
-                name = f"{name.replace('.', '_')}_transposed"
-                self.module.register_parameter(name, nn.Parameter(parameter.detach().clone()))
-            with self.module.graph.inserting_before(reader):
-                self.nodes[key] = self.module.graph.get_attr(name)
+            twice = (id(parameter), not transposed) in self.nodes
+            self.nodes[key] = self._node(reader, parameter, "_transposed" if twice else "")
         return self.nodes[key]
+
+    def read_alone(self, reader: fx.Node, parameter: nn.Parameter) -> fx.Node:
+        self.calls[id(parameter)] = number = self.calls.get(id(parameter), 0) + 1
+        return self._node(reader, parameter, f"_{number}" if number > 1 else "")
+
+    def _node(self, reader: fx.Node, parameter: nn.Parameter, suffix: str) -> fx.Node:
+        """A node in front of a reader, of the parameter or, with a suffix to its name, of a copy."""
+        name = f"{self.names[id(parameter)]}{suffix}"
+        if suffix:
+            home, _, own = name.rpartition(".")
+            self.module.get_submodule(home).register_parameter(own, nn.Parameter(parameter.detach().clone()))
+        with self.module.graph.inserting_before(reader):
+            return self.module.graph.get_attr(name)
 
 
 def _drop_unread(module: fx.GraphModule) -> None:

@@ -285,7 +285,10 @@ def _quantize_bias(module: fx.GraphModule, node: fx.Node) -> None:
         return
     assert isinstance(bias, fx.Node)
     path = f"quantizers.{node.name}_bias"
-    module.add_submodule(path, BiasQuantizer(*operand_quantizers(module, node)))
+    activation, weight = operand_quantizers(module, node)
+    values = module.get_parameter(str(bias.target))
+    weight.make_room(values, activation.scale)
+    module.add_submodule(path, BiasQuantizer(activation, weight, len(values)))
     with module.graph.inserting_before(node):
         node.update_arg(2, module.graph.call_module(path, (bias,)))
 

@@ -38,6 +38,9 @@ Graph: TypeAlias = ModelProto
 """An ONNX model in memory."""
 
 OPSET = 20
+SIDE = 24
+"""Of the image that the exporter runs a network on, input pixels; more where sides must be a multiple of something."""
+
 MARK = "Site"
 MARK_DOMAIN = "autoq"
 INPUT, OUTPUT = "input", "output"
@@ -71,11 +74,12 @@ def export_graph(traced: Traced) -> ModelProto:
     module.graph.lint()
     module.recompile()
     height, width = torch.export.Dim("height", min=8), torch.export.Dim("width", min=8)
+    side = -(-SIDE // traced.multiple) * traced.multiple
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
             module,
-            (torch.rand(1, 3, 24, 24),),
+            (torch.rand(1, 3, side, side),),
             dynamo=True,
             dynamic_shapes=({2: height, 3: width},),
             opset_version=OPSET,
