@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -24,8 +26,11 @@ def duplicate(model: nn.Module) -> nn.Module:
 
 def capture(model: nn.Module) -> fx.GraphModule:
     """The network's graph; its modules become the graph's. Raises InputError in one line where fx cannot trace it."""
-    _compute_weights(model)
     name = type(model).__name__
+    for taken in ("code", "graph"):
+        if taken in {*model._parameters, *model._buffers, *model._modules}:
+            raise InputError(f"model {name}: torch.fx has an attribute '{taken}' of its own; rename the model's")
+    _compute_weights(model)
     _take_image_alone(model)
     try:
         return fx.GraphModule(model, _Tracer().trace(model), name)
@@ -33,8 +38,29 @@ def capture(model: nn.Module) -> fx.GraphModule:
         raise InputError(f"model {name} cannot be traced by torch.fx: {one_line(error)}") from error
 
 
+class _Proxy(fx.Proxy):
+    """Writes down what Python changes in place, which fx takes for new tensors."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _in_place(function: Callable[..., Any], name: str) -> Callable[[_Proxy, Any], fx.Proxy]:
+    def method(self: _Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, name=name)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow"):
+    setattr(_Proxy, f"__i{_name}__", _in_place(getattr(operator, f"i{_name}"), _name))
+
+
 class _Tracer(fx.Tracer):
     """Keeps torch's modules whole, a user's subclasses that compute as their base does among them."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         computes_as = type(m).forward.__module__
@@ -72,6 +98,8 @@ def _compute_weights(model: nn.Module) -> None:
     """Weights as they are computed: weight norm, spectral norm, masks of pruning and any parametrization are gone."""
     for module in model.modules():
         if parametrize.is_parametrized(module):
+            made = type(module)  # copies of a network share it, and what follows changes it
+            module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
             for name in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
                 parametrize.remove_parametrizations(module, name)
         for hook in list(module._forward_pre_hooks.values()):

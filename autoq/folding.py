@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 
 from autoq.operations import ELEMENTWISE, LAYER_FUNCTIONS, LAYERS, PRODUCTS, moves_pixels
 
@@ -164,12 +163,34 @@ def delay_pixel_shuffles(module: fx.GraphModule) -> None:
 # ---------------------------------------------------------------- layers
 
 
+def wrapped(values: Tensor, pads: Sequence[int]) -> Tensor:
+    """A map [n, c, h, w] padded by (left, right, top, bottom) pixels of its other side, as runtimes can do it that pad otherwise."""
+    left, right, top, bottom = pads
+    height, width = values.shape[2:]
+    wide = torch.cat([values[..., width - left :], values, values[..., :right]], 3)
+    return torch.cat([wide[:, :, height - top :], wide, wide[:, :, :bottom]], 2)
+
+
+def wrap_by_slices(module: fx.GraphModule) -> None:
+    """Replace circular padding, of functions and modules, by pieces of the map joined."""
+    for node in module.graph.nodes:
+        found = _called(module, node)
+        if isinstance(found, nn.CircularPad2d):
+            node.op, node.target, node.args = "call_function", wrapped, (node.args[0], tuple(found.padding))
+        elif node.target is F.pad and "circular" in (*node.args[2:], *node.kwargs.values()):
+            pads = node.kwargs.get("pad", node.args[1] if len(node.args) > 1 else ())
+            if len(pads) == 4:
+                node.target, node.args, node.kwargs = wrapped, (node.kwargs.get("input", node.args[0]), pads), {}
+    module.recompile()
+
+
 def lower_layers(module: fx.GraphModule) -> dict[str, str]:
     """Replace layer modules by functions of (input, weight, bias), so that weights are edges like any other.
 
     A parameter that several layers hold is read under one name by all. Calls of the functions themselves with parameters
     become layers, too. Returns fx node name -> module path, or the parameter's where no module of its own holds it.
     """
+    wrap_by_slices(module)
     tensors = _Tensors(module)
     paths: dict[str, str] = {}
     for node in list(module.graph.nodes):
@@ -187,7 +208,6 @@ def lower_layers(module: fx.GraphModule) -> dict[str, str]:
             weight = tensors.read(node, weight_values, node.target is F.conv_transpose2d)
             bias = None if bias_values is None else tensors.read_alone(node, bias_values)
             node.args, node.kwargs = (arguments[0], weight, bias, *arguments[1:]), {}
-    module.graph.eliminate_dead_code()
     _drop_unread(module)
     module.graph.lint()
     module.recompile()
@@ -237,7 +257,7 @@ def _drop_unread(module: fx.GraphModule) -> None:
             continue
         for held in (part._parameters, part._buffers):
             for name in [name for name in held if f"{path}.{name}".removeprefix(".") not in read]:
-                del held[name]
+                held[name] = None
 
 
 def _function(layer: nn.Module) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
@@ -247,18 +267,25 @@ def _function(layer: nn.Module) -> tuple[Callable[..., Tensor], tuple[Any, ...]]
     if isinstance(layer, nn.ConvTranspose2d):
         return F.conv_transpose2d, (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
     assert isinstance(layer, nn.Conv2d)
-    padding = layer.padding if layer.padding_mode == "zeros" else (0, 0)
-    return F.conv2d, (layer.stride, padding, layer.dilation, layer.groups)
+    return F.conv2d, (layer.stride, (0, 0) if _pads_apart(layer) else layer.padding, layer.dilation, layer.groups)
+
+
+def _pads_apart(layer: nn.Module) -> bool:
+    """Whether a layer pads by other values than zeros, or by a number of them that is said in words."""
+    return isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str))
 
 
 def _padded(node: fx.Node, layer: nn.Module) -> Any:
-    """A layer's input, padded by an operation of its own where the layer does not pad with zeros."""
-    if not isinstance(layer, _ConvNd) or layer.padding_mode == "zeros":
+    """A layer's input, padded by an operation of its own where the layer does not itself."""
+    if not _pads_apart(layer) or not any(layer._reversed_padding_repeated_twice):  # type: ignore[arg-type]
         return node.args[0]
+    assert isinstance(layer, nn.Conv2d)
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    pads = tuple(layer._reversed_padding_repeated_twice)
     with node.graph.inserting_before(node):
-        return node.graph.call_function(
-            F.pad, (node.args[0], list(layer._reversed_padding_repeated_twice)), {"mode": layer.padding_mode}
-        )
+        if mode == "circular":
+            return node.graph.call_function(wrapped, (node.args[0], pads))
+        return node.graph.call_function(F.pad, (node.args[0], pads), {"mode": mode})
 
 
 OPTIONS = {

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from autoq.errors import InputError
-from autoq.operations import CONCATENATIONS, FUNCTIONS, MAP, SUMS
+from autoq.operations import CONCATENATIONS, FLOATS, FUNCTIONS, MAP, SUMS
 
 Address = tuple[int, int, tuple[int, ...], tuple[int, ...]]
 """Storage, place in it, shape and strides."""
@@ -57,21 +57,39 @@ def make_functional(module: fx.GraphModule, image: Tensor) -> None:
     for node, operand in watcher.changed.items():
         later = {user for user in order if order[user] > order[node]}
         for other in [other for other in order if order[other] < order[node]]:
-            how = _relation(watcher.results[operand], watcher.results[other])
             readers = [user for user in other.users if user in later]
-            if how == "overlaps" and readers:
+            how = _relation(watcher.results[operand], watcher.results[other]) if readers else "apart"
+            if how == "apart":
+                continue
+            changed = node if how == "same" else _whole(node, operand, other, watcher.results)
+            if changed is None:
                 raise InputError(
                     f"model {_class(module)}: '{node.name}' changes in place a part of '{other.name}', which '{readers[0].name}'"
                     " reads later; write it as a new tensor"
                 )
-            if how == "same":
-                for user in readers:
-                    user.replace_input_with(other, node)
+            for user in readers:
+                user.replace_input_with(other, changed)
         _rewrite(module, node)
-    for made in order:
+    module.graph.eliminate_dead_code()
+    for made in list(module.graph.nodes):
         _name_arguments(made, watcher.results)
     module.graph.lint()
     module.recompile()
+
+
+def _whole(node: fx.Node, part: fx.Node, other: fx.Node, results: dict[fx.Node, Any]) -> fx.Node | None:
+    """What another tensor is after a node has changed a part of it; None where that part was not taken by an index."""
+    if part.target is not operator.getitem or _relation(results[part.args[0]], results[other]) != "same":  # type: ignore[index]
+        return None
+    with node.graph.inserting_after(node):
+        return node.graph.call_function(with_item, (other, part.args[1], node))
+
+
+def with_item(values: Tensor, index: Any, item: Any) -> Tensor:
+    """A tensor with other values at an index."""
+    found = values.clone()
+    found[index] = item if isinstance(item, Tensor) else torch.full_like(found[index], item)
+    return found
 
 
 def _relation(changed: Any, other: Any) -> str:
@@ -134,6 +152,8 @@ def _new_tensor(node: fx.Node) -> tuple[str, Any, tuple[Any, ...]] | None:
             return "call_function", torch.full_like, node.args
         plain = name.removesuffix("_")
         return ("call_method", plain, node.args) if hasattr(Tensor, plain) and plain != name else None
+    if node.target is operator.setitem:
+        return "call_function", with_item, node.args
     if getattr(operator, name, None) is node.target:
         plain = name.removeprefix("i")
         functions: Iterator[Any] = (getattr(operator, each, None) for each in (plain, f"{plain}_"))
@@ -198,7 +218,8 @@ class _Marker(fx.Interpreter):
         result = super().run_node(n)
         depends = n.op == "placeholder" or any(source.meta["depends"] for source in n.all_input_nodes)
         n.meta["depends"] = depends
-        n.meta[MAP] = depends and isinstance(result, Tensor) and result.is_floating_point()
+        n.meta[FLOATS] = isinstance(result, Tensor) and result.is_floating_point()
+        n.meta[MAP] = depends and n.meta[FLOATS]
         return result
 
 

@@ -25,8 +25,8 @@ PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 CONCATENATIONS = {torch.cat, torch.concat}
 
-MAP = "map"
-"""Key of a node's `meta`: whether its result is a float tensor that depends on the image."""
+MAP, FLOATS = "map", "floats"
+"""Keys of a node's `meta`: whether its result is a float tensor that depends on the image, and whether it is one at all."""
 
 
 def is_map(node: object) -> bool:

@@ -19,7 +19,7 @@ from autoq.folding import delay_pixel_shuffles, fold_batch_norms, fold_scalings,
 from autoq.functional import make_functional, mark_maps
 from autoq.models.sizes import fitting
 from autoq.models.stages import StagePatterns, assign
-from autoq.operations import CONCATENATIONS, is_activation, is_map, moves_pixels, skip_edges
+from autoq.operations import CONCATENATIONS, FLOATS, is_activation, moves_pixels, skip_edges
 from autoq.policy import ROLES, Role
 
 OUTPUT = "output"
@@ -160,11 +160,16 @@ def _find_sites(module: fx.GraphModule, layers: list[Layer]) -> list[Site]:
                 weights_seen.add(node.args[1])
                 sites.append(Site(node.name, 1, stage, "weight"))
         elif stage is not None and (edges := skip_edges(node)):
-            sites += [Site(node.name, index, stage, "skip") for index, joined in enumerate(edges) if is_map(joined)]
+            sites += [Site(node.name, index, stage, "skip") for index, joined in enumerate(edges) if _computed(joined)]
             if node.target not in CONCATENATIONS:
                 sites.append(Site(node.name, None, stage, "skip"))
         depth[node] = (layers_before, stage)
     return sites
+
+
+def _computed(node: fx.Node) -> bool:
+    """Whether a node gives a float tensor that is not stored as it is."""
+    return node.op != "get_attr" and bool(node.meta[FLOATS])
 
 
 def roles_by_stage(sites: Iterable[Site]) -> dict[str, tuple[Role, ...]]:

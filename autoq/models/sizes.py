@@ -51,9 +51,10 @@ def fitting(network: nn.Module) -> Fitting:
     runs: list[Fitting] = []
     reason = ""
     for found in _fittings():
-        image = found.images[0]
+        image, other = found.images
         try:
             output = network(image.clone())
+            network(other.clone())
         except UNTRACEABLE as error:
             reason = reason or one_line(error)
             continue
