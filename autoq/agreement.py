@@ -48,7 +48,7 @@ class _Values(fx.Interpreter):
 
 @torch.no_grad()
 def check_agreement(traced: fx.GraphModule, eager: nn.Module, images: Sequence[Tensor]) -> None:
-    """Raise InputError that names the first node which differs where a traced network is not the user's own, or has no one output."""
+    """Raise InputError that names the first node which differs where a traced network is not the user's own."""
     name = type(eager).__name__
     with torch.random.fork_rng(devices=[]):
         for image in images:

@@ -100,7 +100,7 @@ def _compute_weights(model: nn.Module) -> None:
         if parametrize.is_parametrized(module):
             made = type(module)  # copies of a network share it, and what follows changes it
             module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
-            for name in list(module.parametrizations):  # type: ignore[arg-type, union-attr]
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name)
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):

@@ -20,12 +20,12 @@ STANDS_FOR = "stands for"
 class ScaleShift(nn.Module):
     """A batch norm that follows no convolution of its own: a scale and a shift for each channel."""
 
-    def __init__(self, norm: nn.Module) -> None:
+    def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
         mean, variance = norm.running_mean, norm.running_var
-        assert isinstance(mean, Tensor)
-        assert isinstance(variance, Tensor)
-        scale = torch.rsqrt(variance.double() + norm.eps)  # type: ignore[operator]
+        assert mean is not None
+        assert variance is not None
+        scale = torch.rsqrt(variance.double() + norm.eps)
         scale = scale if norm.weight is None else scale * norm.weight
         shift = -mean * scale if norm.bias is None else norm.bias - mean * scale
         self.weight, self.bias = (nn.Parameter(values.detach().float().reshape(-1, 1, 1)) for values in (scale, shift))
@@ -86,6 +86,7 @@ def _foldable(module: fx.GraphModule, node: fx.Node, norms: dict[fx.Node, nn.Mod
 def _scale_and_shift(module: fx.GraphModule, node: fx.Node, norm: nn.Module) -> None:
     path = str(node.target)
     if not isinstance(module.get_submodule(path), ScaleShift):
+        assert isinstance(norm, _BatchNorm)
         module.set_submodule(path, ScaleShift(norm))
     with module.graph.inserting_before(node):
         scaled = module.graph.call_function(torch.mul, (node.args[0], module.graph.get_attr(f"{path}.weight")))
@@ -164,7 +165,7 @@ def delay_pixel_shuffles(module: fx.GraphModule) -> None:
 
 
 def wrapped(values: Tensor, pads: Sequence[int]) -> Tensor:
-    """A map [n, c, h, w] padded by (left, right, top, bottom) pixels of its other side, as runtimes can do it that pad otherwise."""
+    """A map [n, c, h, w] padded by (left, right, top, bottom) pixels of its other side; few runtimes know that mode."""
     left, right, top, bottom = pads
     height, width = values.shape[2:]
     wide = torch.cat([values[..., width - left :], values, values[..., :right]], 3)
@@ -197,8 +198,8 @@ def lower_layers(module: fx.GraphModule) -> dict[str, str]:
         layer = _called(module, node)
         if isinstance(layer, LAYERS):
             paths[node.name] = str(node.target)
-            weight = tensors.read(node, layer.weight, isinstance(layer, nn.ConvTranspose2d))
-            bias = None if layer.bias is None else tensors.read_alone(node, layer.bias)
+            weight = tensors.read(node, layer._parameters["weight"], isinstance(layer, nn.ConvTranspose2d))
+            bias = tensors.read_alone(node, layer._parameters["bias"])
             function, options = _function(layer)
             node.args = (_padded(node, layer), weight, bias, *options)
             node.op, node.target, node.kwargs = "call_function", function, {}
@@ -206,7 +207,7 @@ def lower_layers(module: fx.GraphModule) -> dict[str, str]:
             path, weight_values, bias_values, arguments = found
             paths[node.name] = path
             weight = tensors.read(node, weight_values, node.target is F.conv_transpose2d)
-            bias = None if bias_values is None else tensors.read_alone(node, bias_values)
+            bias = tensors.read_alone(node, bias_values)
             node.args, node.kwargs = (arguments[0], weight, bias, *arguments[1:]), {}
     _drop_unread(module)
     module.graph.lint()
@@ -227,14 +228,17 @@ class _Tensors:
         self.nodes: dict[tuple[int, bool], fx.Node] = {}
         self.calls: dict[int, int] = {}
 
-    def read(self, reader: fx.Node, parameter: nn.Parameter, transposed: bool = False) -> fx.Node:
+    def read(self, reader: fx.Node, parameter: nn.Parameter | None, transposed: bool = False) -> fx.Node:
+        assert parameter is not None
         key = (id(parameter), transposed)
         if key not in self.nodes:
             twice = (id(parameter), not transposed) in self.nodes
             self.nodes[key] = self._node(reader, parameter, "_transposed" if twice else "")
         return self.nodes[key]
 
-    def read_alone(self, reader: fx.Node, parameter: nn.Parameter) -> fx.Node:
+    def read_alone(self, reader: fx.Node, parameter: nn.Parameter | None) -> fx.Node | None:
+        if parameter is None:
+            return None
         self.calls[id(parameter)] = number = self.calls.get(id(parameter), 0) + 1
         return self._node(reader, parameter, f"_{number}" if number > 1 else "")
 
@@ -300,9 +304,9 @@ def _functional(module: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Paramete
     """(path, weight, bias, input and options) of a call with parameters; None where weight or bias is computed, or a buffer."""
     options: tuple[tuple[str, int], ...] = OPTIONS[node.target]  # type: ignore[index]
     names = ("input", "weight", "bias", *(name for name, _ in options))
-    given = dict(options) | dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    given: dict[str, Any] = dict(options) | dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     weight, bias = _parameter(module, given["weight"]), _parameter(module, given.get("bias"))
     if weight is None or (bias is None and given.get("bias") is not None):
         return None
-    path = given["weight"].target.removesuffix(".weight")
+    path = str(given["weight"].target).removesuffix(".weight")
     return path, weight, bias, (given["input"], *(given[name] for name, _ in options))

@@ -19,9 +19,6 @@ from torch.utils import _pytree as pytree
 from autoq.errors import InputError
 from autoq.operations import CONCATENATIONS, FLOATS, FUNCTIONS, MAP, SUMS
 
-Address = tuple[int, int, tuple[int, ...], tuple[int, ...]]
-"""Storage, place in it, shape and strides."""
-
 
 class _Watcher(fx.Interpreter):
     """Runs a graph and keeps every node's result, and which operand of a node is another one afterwards."""
@@ -106,13 +103,13 @@ def _relation(changed: Any, other: Any) -> str:
     return "apart"
 
 
-def _address(tensor: Tensor) -> Address:
+def _address(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
-    """First and last element of the storage."""
-    begin = tensor.storage_offset()
+    """First element of the storage, and the one behind the last."""
+    begin = int(tensor.storage_offset())
     return begin, begin + 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
@@ -121,7 +118,7 @@ def _rewrite(module: fx.GraphModule, node: fx.Node) -> None:
     if node.op == "call_module":
         for part in module.get_submodule(str(node.target)).modules():
             if getattr(part, "inplace", False):
-                part.inplace = False
+                part.inplace = False  # type: ignore[assignment]
         return
     if node.op == "call_function" and "out" in node.kwargs:
         node.kwargs = {name: value for name, value in node.kwargs.items() if name != "out"}

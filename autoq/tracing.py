@@ -66,6 +66,10 @@ class Traced:
     multiple: int = 1
     float_layers: tuple[str, ...] = ()
 
+    def fitted(self, side: int) -> int:
+        """A side of an image, or the next longer one that the network takes."""
+        return -(-side // self.multiple) * self.multiple
+
     @property
     def output(self) -> Site:
         """What the network gives: a site where its target takes 8 bits."""

@@ -20,11 +20,15 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from autoq.compat import allow_torchvision
 from autoq.errors import InputError, WeightsError
+from autoq.models.sizes import UNTRACEABLE
 from autoq.models.stages import StagePatterns
 from autoq.models.weights import check_finite, load_strictly, read_state_dict
 
 PROBE = 24
 """Side, in pixels, of the image that shows what scale a network has."""
+
+OTHER_PROBES = (20, 28, 32, 48, 64, 128)
+"""Sides for networks that need multiples of 5, 7, 16 or more, or larger images."""
 
 
 def build(name: str, scale: int, weights: Path | None, is_file: bool) -> tuple[nn.Module, StagePatterns | None]:
@@ -35,8 +39,8 @@ def build(name: str, scale: int, weights: Path | None, is_file: bool) -> tuple[n
     network, patterns = _from_file(Path(name)) if is_file else (_from_factory(name, scale), None)
     if weights is not None:
         load_strictly(network, read_state_dict(weights), weights, name)
+    network.eval()  # in training, spectral norm would take another step
     _fold_weight_norm(network)
-    network.eval()
     _check_output(network, name, scale)
     return network, patterns
 
@@ -107,20 +111,32 @@ def _from_file(path: Path) -> tuple[nn.Module, StagePatterns | None]:
     return network, stages(network) if stages else None
 
 
+@torch.no_grad()
+def _takes(network: nn.Module, side: int) -> bool:
+    """Whether a network runs on an image of a side."""
+    try:
+        network(torch.zeros(1, 3, side, side))
+    except UNTRACEABLE:
+        return False
+    return True
+
+
 def _check_output(network: nn.Module, name: str, scale: int) -> None:
-    with torch.no_grad():
-        try:
-            output = network(torch.zeros(1, 3, PROBE, PROBE))
-        except Exception as error:
-            raise InputError(
-                f"model '{name}': an RGB image [1, 3, {PROBE}, {PROBE}] raised {_brief(error)}; expected a network of RGB images"
-            ) from error
+    side = PROBE
+    try:
+        side = next((each for each in (PROBE, *OTHER_PROBES) if _takes(network, each)), PROBE)
+        with torch.no_grad():
+            output = network(torch.zeros(1, 3, side, side))
+    except Exception as error:
+        raise InputError(
+            f"model '{name}': an RGB image [1, 3, {side}, {side}] raised {_brief(error)}; expected a network of RGB images"
+        ) from error
     shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
-    if len(shape) != 4 or shape[:2] != (1, 3) or shape[2] != shape[3] or shape[2] % PROBE:
+    if len(shape) != 4 or shape[:2] != (1, 3) or shape[2] != shape[3] or shape[2] % side:
         given = list(shape) or type(output).__name__
-        raise InputError(f"model '{name}': an image [1, 3, {PROBE}, {PROBE}] gave {given}, expected [1, 3, side, side]")
-    if shape[2] != scale * PROBE:
-        raise InputError(f"model '{name}': a x{shape[2] // PROBE} network, asked for x{scale}; type --scale {shape[2] // PROBE}")
+        raise InputError(f"model '{name}': an image [1, 3, {side}, {side}] gave {given}, expected [1, 3, side, side]")
+    if shape[2] != scale * side:
+        raise InputError(f"model '{name}': a x{shape[2] // side} network, asked for x{scale}; type --scale {shape[2] // side}")
 
 
 def _rrdb(network: nn.Module) -> StagePatterns:

@@ -59,9 +59,8 @@ def fitting(network: nn.Module) -> Fitting:
             reason = reason or one_line(error)
             continue
         if not isinstance(output, Tensor):
-            raise InputError(
-                f"model {type(network).__name__}: its forward gives a {type(output).__name__}, expected one image; return that alone"
-            )
+            given = type(output).__name__
+            raise InputError(f"model {type(network).__name__}: its forward gives a {given}, expected one image; return that alone")
         if output.dim() == image.dim() and _whole_scale(image, output):
             return found
         runs.append(found)

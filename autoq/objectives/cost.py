@@ -72,7 +72,7 @@ class Sized:
     """A traced network at one frame size under one policy."""
 
     def __init__(self, traced: Traced, policy: Policy, execution: Execution, frame: tuple[int, int]) -> None:
-        width, height = (-(-side // traced.multiple) * traced.multiple for side in frame)
+        width, height = map(traced.fitted, frame)
         shapes = _Shapes(copy.deepcopy(traced.module).to("meta"))
         shapes.run(torch.empty(1, 3, height, width, device="meta"))
         self.traced, self.shapes, self.output = traced, shapes.found, policy.output

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from autoq.policy import TensorQuant
 from autoq.quantizers import functional
 
-
 MOST_BIAS = 2.0**30
 """Magnitude of int32 biases before training; twice as much is left for what training changes."""
 

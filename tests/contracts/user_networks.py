@@ -207,7 +207,7 @@ class SizedUp(Net):
 
 class CeilOfSizes(Net):
     def features(self, y: Tensor) -> Tensor:
-        h, w = int(1) * y.size(2), y.size(-1)
+        h, w = 1 * y.size(2), y.size(-1)
         more = math.ceil(h / 4) * 4 - h
         more += 0
         return F.pad(y, [0, 0, 0, more])[:, :, : h + 0, :w]
