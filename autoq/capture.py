@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -62,6 +63,15 @@ class _Tracer(fx.Tracer):
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Also of a module that forward makes, as nn.ReLU()(x): it becomes one of the network's."""
+        if all(mod is not part for part in self.root.modules()):
+            name = f"made_{len(self.root._modules)}"
+            self.root.add_module(name, mod.eval())
+            if self.submodule_paths is not None:
+                self.submodule_paths[mod] = name
+        return super().path_of_module(mod)
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         computes_as = type(m).forward.__module__
         plain = computes_as.startswith("torch.nn.modules") and not computes_as.endswith("container")
@@ -94,6 +104,7 @@ def _take_image_alone(model: nn.Module) -> None:
     model.__class__ = type(type(model).__name__, (type(model),), {"forward": forward})
 
 
+@torch.enable_grad()
 def _compute_weights(model: nn.Module) -> None:
     """Weights as they are computed: weight norm, spectral norm, masks of pruning and any parametrization are gone."""
     for module in model.modules():
@@ -102,6 +113,9 @@ def _compute_weights(model: nn.Module) -> None:
             module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name)
+                frozen = module._buffers.pop(name, None)  # a buffer, where what it was computed from needs no gradient
+                if frozen is not None:
+                    module.register_parameter(name, nn.Parameter(frozen))
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):
                 nn.utils.remove_weight_norm(module, hook.name)

@@ -75,7 +75,7 @@ def _foldable(module: fx.GraphModule, node: fx.Node, norms: dict[fx.Node, nn.Mod
     """Whether a norm can go into the convolution before it without changing what anything else reads."""
     before = node.args[0]
     conv = _called(module, before)
-    if not isinstance(conv, CONVOLUTIONS) or (isinstance(conv, nn.ConvTranspose2d) and conv.groups > 1):
+    if not isinstance(conv, CONVOLUTIONS) or not _is_layer(conv) or (isinstance(conv, nn.ConvTranspose2d) and conv.groups > 1):
         return False
     assert isinstance(before, fx.Node)
     calls = [call for call in before.graph.nodes if call.op == "call_module" and call.target == before.target]
@@ -102,6 +102,12 @@ def _called(module: fx.GraphModule, node: object) -> nn.Module | None:
     return None if found._forward_hooks or found._forward_pre_hooks else found
 
 
+def _is_layer(module: nn.Module | None) -> bool:
+    """Whether a module is a convolution or linear layer whose tensors are parameters; where they are not, it stays in float."""
+    own = {} if module is None else module._parameters
+    return isinstance(module, LAYERS) and own.get("weight") is not None and own.get("bias") is getattr(module, "bias", None)
+
+
 def _shared(module: fx.GraphModule, layer: nn.Module, path: str) -> bool:
     """Whether another layer, or the graph itself, reads a layer's parameters, too."""
     own = {id(parameter) for parameter in layer.parameters()}
@@ -126,15 +132,14 @@ def fold_scalings(module: fx.GraphModule) -> None:
             continue
         (source, factor) = node.args if isinstance(node.args[0], fx.Node) else node.args[::-1]
         layer = _called(module, source)
-        if not isinstance(layer, LAYERS) or not isinstance(factor, (int, float)):
+        if layer is None or not _is_layer(layer) or not isinstance(factor, (int, float)):
             continue
         called = sum(other.op == "call_module" and other.target == source.target for other in module.graph.nodes)
         if len(source.users) > 1 or called > 1 or _shared(module, layer, source.target):
             continue
         with torch.no_grad():
-            layer.weight.mul_(factor)
-            if layer.bias is not None:
-                layer.bias.mul_(factor)
+            for parameter in layer.parameters():
+                parameter.mul_(factor)
         _replace(node, source)
     module.recompile()
 
@@ -196,7 +201,7 @@ def lower_layers(module: fx.GraphModule) -> dict[str, str]:
     paths: dict[str, str] = {}
     for node in list(module.graph.nodes):
         layer = _called(module, node)
-        if isinstance(layer, LAYERS):
+        if layer is not None and _is_layer(layer):
             paths[node.name] = str(node.target)
             weight = tensors.read(node, layer._parameters["weight"], isinstance(layer, nn.ConvTranspose2d))
             bias = tensors.read_alone(node, layer._parameters["bias"])

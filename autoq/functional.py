@@ -50,10 +50,11 @@ def make_functional(module: fx.GraphModule, image: Tensor) -> None:
     """
     watcher = _Watcher(module)
     watcher.run(image.clone())
-    order = {node: number for number, node in enumerate(module.graph.nodes)}
     for node, operand in watcher.changed.items():
-        later = {user for user in order if order[user] > order[node]}
-        for other in [other for other in order if order[other] < order[node]]:
+        nodes = list(module.graph.nodes)
+        place = nodes.index(node)
+        later = set(nodes[place + 1 :])
+        for other in nodes[:place]:
             readers = [user for user in other.users if user in later]
             how = _relation(watcher.results[operand], watcher.results[other]) if readers else "apart"
             if how == "apart":
@@ -79,7 +80,9 @@ def _whole(node: fx.Node, part: fx.Node, other: fx.Node, results: dict[fx.Node, 
     if part.target is not operator.getitem or _relation(results[part.args[0]], results[other]) != "same":  # type: ignore[index]
         return None
     with node.graph.inserting_after(node):
-        return node.graph.call_function(with_item, (other, part.args[1], node))
+        whole = node.graph.call_function(with_item, (other, part.args[1], node))
+    results[whole] = results[other]
+    return whole
 
 
 def with_item(values: Tensor, index: Any, item: Any) -> Tensor:

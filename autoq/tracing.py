@@ -118,7 +118,8 @@ def _float_layers(module: fx.GraphModule, layers: list[Layer]) -> tuple[str, ...
         ):
             found[target] = None
         elif node.op == "get_attr" and target in parameters:
-            readers = [user for user in node.users if user.name not in known and not is_activation(module, user)]
+            slopes = {user for user in node.users if is_activation(module, user) and user.args[0] is not node}
+            readers = [user for user in node.users if user.name not in known and user not in slopes]
             home = target.rpartition(".")[0]
             if readers:
                 found[target if not home or any(module.get_submodule(home).children()) else home] = None

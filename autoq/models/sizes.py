@@ -16,7 +16,7 @@ MULTIPLES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 24, 32, 48, 64)
 LEAST_SIDES = (16, 64)
 """Of the images that a network is tried on, input pixels: some need more than a few."""
 
-UNTRACEABLE = (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, LookupError, AttributeError, AssertionError)
+UNTRACEABLE = (fx.proxy.TraceError, TypeError, RuntimeError, ValueError, LookupError, AttributeError, AssertionError, NameError)
 """What a forward raises that an image, or fx, does not suit."""
 
 
