@@ -249,7 +249,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
             events.note(f"stages found in the network: {loaded.stages}; {shown}")
     bench = prepare(spec.trial)  # bad weights and images end here, before a study exists
     check_held_out(spec.trial)
-    spec = spec.model_copy(update={"inputs": input_hashes(spec.trial)})
+    spec = spec.model_copy(update={"inputs": input_hashes(spec.trial), "float_layers": bench.traced.float_layers})
     if table:
         check_table(table, spec)
     if spec.storage:

@@ -323,12 +323,12 @@ def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
     return torch.cat(patches)
 
 
-def calibration_patches(pairs: Sequence[Pair], seed: int) -> list[Tensor]:
-    """CALIBRATION_PATCHES low-resolution patches in batches [8, 3, 24, 24]: from everywhere in the training images.
+def calibration_patches(pairs: Sequence[Pair], seed: int, side: int = 24) -> list[Tensor]:
+    """CALIBRATION_PATCHES low-resolution patches in batches [8, 3, side, side]: from everywhere in the training images.
 
     A few central crops are not enough: ranges must cover the brightest and the busiest places.
     """
-    plan = PatchPlan(pool=CALIBRATION_PATCHES, side=24, batch=8, seed=seed)
+    plan = PatchPlan(pool=CALIBRATION_PATCHES, side=side, batch=8, seed=seed)
     return list(torch.split(training_patches(pairs, plan), plan.batch))
 
 

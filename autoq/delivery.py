@@ -222,11 +222,13 @@ def write(point: Retrained, format: str, folder: Path, phase: Callable[[str], No
         phase("measuring its latency")
         lines += point.latency
     written = sum(each.stat().st_size for each in folder.iterdir())
-    _describe(point.study, point.record, point.policy, format, folder, lines)
+    _describe(point.study, point.record, point.policy, format, folder, lines, point.bench.traced.multiple)
     return Delivered(path, written, tuple(lines))
 
 
-def _describe(study: Study, record: Record, policy: Policy, format: str, folder: Path, lines: Sequence[Line]) -> None:
+def _describe(
+    study: Study, record: Record, policy: Policy, format: str, folder: Path, lines: Sequence[Line], multiple: int
+) -> None:
     """The files beside the model."""
     spec = study.spec
     document = {
@@ -259,6 +261,8 @@ def _describe(study: Study, record: Record, policy: Policy, format: str, folder:
         "faster": verify.faster(lines),
         "warnings": list(verify.broken(lines).values()),
         "target": target_info(spec.trial.target),
+        "multiple": multiple,
+        "sides": "any height and width" if multiple == 1 else f"height and width multiples of {multiple}",
         "versions": study.environment.get("versions", {}),
         "machine": study.environment.get("machine", ""),
     }

@@ -176,7 +176,7 @@ def _measure(
         {key: functools.partial(runtime_file, bench, graph, policy) for key, policy in policies.items()},
         runtime_file(bench, graph, exact),
         lambda data: target.load(data, study.spec.latency_threads),
-        study.spec.frame,
+        (bench.traced.fitted(study.spec.frame[0]), bench.traced.fitted(study.spec.frame[1])),
         rounds,
         lambda done, total: events.phase(f"measured {done} of {total} graph structures"),
     )

@@ -18,24 +18,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from autoq.errors import InputError, PolicyError
+from autoq.operations import CONCATENATIONS, is_activation, is_image, skip_edges
 from autoq.policy import FLOAT, Policy, TensorQuant
 from autoq.quantizers import check, make_quantizer, within
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
 from autoq.quantizers.clipping import Statistics
 from autoq.quantizers.minmax import IMAGE_QUANT, image_quantizer
-from autoq.tracing import (
-    CONCATENATIONS,
-    Site,
-    Traced,
-    channel_axis,
-    edge,
-    is_activation,
-    is_image,
-    nodes_by_name,
-    operand,
-    producer,
-    skip_edges,
-)
+from autoq.tracing import Site, Traced, channel_axis, edge, nodes_by_name, operand, producer
 
 SAMPLE_VALUES = 2**15
 """Values kept of every tensor for the clipping rules."""
@@ -116,7 +105,9 @@ def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
     """
     images = list(images)
     sources = {site: producer(traced.module, site) for site in traced.sites}
-    wanted = {node.name for site, node in sources.items() if site.role != "weight" and not _is_plain_image(site, node)}
+    wanted = {
+        node.name for site, node in sources.items() if site.role != "weight" and not _is_plain_image(traced.module, site, node)
+    }
     recorder = _Recorder(traced.module, wanted, max(1, SAMPLE_VALUES // len(images)))
     for image in images:
         recorder.run(image)
@@ -145,9 +136,9 @@ def _check_finite(values: Tensor, name: str) -> None:
         raise InputError(f"calibration: {name} of the float network holds values that are not finite numbers; give other weights")
 
 
-def _is_plain_image(site: Site, source: fx.Node) -> bool:
+def _is_plain_image(module: fx.GraphModule, site: Site, source: fx.Node) -> bool:
     """Whether a site reads the image on the grid of 8-bit images, so that nothing need be known of its values."""
-    return site.role == "image" and is_image(source)
+    return site.role == "image" and is_image(module, source)
 
 
 # ---------------------------------------------------------------- quantize
@@ -195,7 +186,7 @@ def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics
     for number, placement in enumerate(placements):
         source = producer(module, placement.sites[0])
         path = f"quantizers.{placement.source}_{number}"
-        module.add_submodule(path, _build(source, placement, statistics, execution))
+        module.add_submodule(path, _build(module, source, placement, statistics, execution))
         quantizer = insert_behind(module, source, path)
         for site in placement.sites:
             read_from(module, site, quantizer)
@@ -239,12 +230,14 @@ def _fused_operands(traced: Traced) -> list[Site]:
     return list(fused.values())
 
 
-def _build(source: fx.Node, placement: Placement, statistics: Mapping[str, Statistics], execution: Execution) -> nn.Module:
+def _build(
+    module: fx.GraphModule, source: fx.Node, placement: Placement, statistics: Mapping[str, Statistics], execution: Execution
+) -> nn.Module:
     """The quantizer of one tensor."""
     quant, role = placement.quant, placement.sites[0].role
     if quant.bits > execution.integer_bits:
         return Float16()
-    if role == "output" or _is_plain_image(placement.sites[0], source):
+    if role == "output" or _is_plain_image(module, placement.sites[0], source):
         return image_quantizer()
     if placement.source not in statistics:
         raise PolicyError(f"no statistics of tensor '{placement.source}': calibrate before quantizing")
@@ -292,7 +285,10 @@ def _quantize_bias(module: fx.GraphModule, node: fx.Node) -> None:
         return
     assert isinstance(bias, fx.Node)
     path = f"quantizers.{node.name}_bias"
-    module.add_submodule(path, BiasQuantizer(*operand_quantizers(module, node)))
+    activation, weight = operand_quantizers(module, node)
+    values = module.get_parameter(str(bias.target))
+    weight.make_room(values, activation.scale)
+    module.add_submodule(path, BiasQuantizer(activation, weight, len(values)))
     with module.graph.inserting_before(node):
         node.update_arg(2, module.graph.call_module(path, (bias,)))
 

@@ -102,6 +102,7 @@ class StudySpec(BaseModel):
     frame: (width, height) in low-resolution pixels that latency is measured at. latency_threads: of the runtime while it is
     measured. timeout: seconds a trial may take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's
     storage, None for a file in the study's folder. inputs: hashes of the files that weights and images were read from.
+    float_layers: what of the network always runs in float.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -126,6 +127,7 @@ class StudySpec(BaseModel):
     memory: float | None = Field(default=None, gt=0)
     storage: str | None = None
     inputs: dict[str, str] = {}
+    float_layers: tuple[str, ...] = ()
 
 
 class Environment(BaseModel):

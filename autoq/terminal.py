@@ -363,13 +363,15 @@ COST_LINES = (
 )
 
 
-def show_cost(found: Mapping[str, float]) -> None:
+def show_cost(found: Mapping[str, Any]) -> None:
     """Costs as lines on standard output; MB is 10^6 bytes."""
     table = Table(box=None, show_header=False)
     for key, meaning, unit in COST_LINES:
         table.add_row(meaning, f"{found[key] / 1e6:,.3f} MB" if unit else f"{found[key]:,.0f}", style=None)
     if "latency_modelled" in found:
         table.add_row("latency, modelled", f"{found['latency_modelled']:,.2f} ms")
+    if found["float_layers"]:
+        table.add_row("always in float", Text(", ".join(found["float_layers"])))
     Console(highlight=False).print(table)
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from autoq.qat import Training
 from autoq.quantize import Quantized, collect, quantize
 from autoq.spec import Confirmation, TrialResult, TrialSpec
 from autoq.targets import Runner, target_info
-from autoq.tracing import trace
+from autoq.tracing import check_integers_only, trace
 from autoq.workbench import Workbench, execution_on, held_out, prepare, runtime_model, shipped, simulated, with_seed
 
 AGREEMENT_IMAGES = 4
@@ -51,8 +52,10 @@ def regrouped(model: str, scale: int, weights: Path | None, layers: StagePattern
     return groups
 
 
-def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, float]:
+def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, Any]:
     """Costs of a policy on an image of (width, height) and bytes of its weights; they need no image and no training.
+
+    And which layers always run in float.
 
     On a target that models its latency, that too: `latency_modelled`.
     """
@@ -62,7 +65,10 @@ def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, 
         network, patterns = fresh_model(spec.model, spec.scale).eval(), dict(spec.layers) or model_info(spec.model).patterns
         loaded = Loaded(network, trace(network, patterns), patterns)
     traced, execution = loaded.traced, execution_on(spec.target, spec.exact_weight_bits)
-    blank = torch.zeros(1, 3, spec.patch, spec.patch)
+    if target_info(spec.target).output == "uint8":
+        check_integers_only(traced, spec.target)
+    side = traced.fitted(spec.patch)
+    blank = torch.zeros(1, 3, side, side)
     quantized = quantize(traced, policy, collect(traced, [blank]), execution)
     found, model = costs(traced, policy, execution, frame), target_info(spec.target).model
     latency = {} if model is None else {"latency_modelled": milliseconds(traced, policy, execution, frame, model)}
@@ -71,6 +77,7 @@ def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, 
         **asdict(found),
         "size": packed_bytes(traced, [placed.placement for placed in quantized.placed], execution),
         "size_runtime": payload_bytes(runtime_model(spec.target, export_graph(traced), quantized)),
+        "float_layers": list(traced.float_layers),
         **latency,
     }
 

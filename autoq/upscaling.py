@@ -39,6 +39,7 @@ Progress = Callable[[int, int], None]
 class Network:
     """An exported file as its target runs it: float32 RGB [1, 3, h, w] in [0, 1] -> [1, 3, scale h, scale w].
 
+    An image whose sides are not multiples of what the network needs is reflected at its end, and the result cut.
     Raises InputError for a file that is not a super-resolution network, or that the target does not load.
     """
 
@@ -52,17 +53,21 @@ class Network:
         self.geometry: Geometry = geometry(read_network(content, str(file)))
         try:
             self.run = runtime.load(content, threads or available_cores())
-            output = self.run(np.zeros((1, 3, PROBE, PROBE), np.float32))
+            side = math.ceil(PROBE / self.geometry.multiple) * self.geometry.multiple
+            output = self.run(np.zeros((1, 3, side, side), np.float32))
         except RuntimeError as error:
             raise InputError(f"'{file}': {target} does not run it ({_reason(error)}); {ASK}") from error
-        self.scale = output.shape[-1] // PROBE
-        if self.scale < 1 or output.shape != (1, 3, self.scale * PROBE, self.scale * PROBE):
-            given = f"an image [1, 3, {PROBE}, {PROBE}] gave {list(output.shape)}"
+        self.scale = output.shape[-1] // side
+        if self.scale < 1 or output.shape != (1, 3, self.scale * side, self.scale * side):
+            given = f"an image [1, 3, {side}, {side}] gave {list(output.shape)}"
             raise InputError(f"'{file}': {given}, expected [1, 3, side, side], larger by a whole scale; {ASK}")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[2:]
+        more = [(0, -side % self.geometry.multiple) for side in (height, width)]
         try:
-            return self.run(image)
+            output = self.run(np.pad(image, [(0, 0), (0, 0), *more], "reflect") if any(map(any, more)) else image)
+            return output[:, :, : height * self.scale, : width * self.scale]
         except RuntimeError as error:
             size = f"{image.shape[3]}x{image.shape[2]}"
             raise AutoqError(f"'{self.file}': {self.target} does not run it on {size} ({_reason(error)})") from error

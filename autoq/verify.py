@@ -81,7 +81,7 @@ def latency(
         {"file": lambda: file},
         runtime_file(bench, graph, exact),
         lambda data: target.load(data, spec.latency_threads),
-        spec.frame,
+        (bench.traced.fitted(spec.frame[0]), bench.traced.fitted(spec.frame[1])),
         ROUNDS,
     )
     promised_float = table.ms(latencies.policy_key(bench.traced, exact, bench.execution), exact)

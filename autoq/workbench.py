@@ -26,7 +26,7 @@ from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.quantizers.clipping import Statistics
 from autoq.spec import TrialSpec
 from autoq.targets import Runner, load_target, target_info
-from autoq.tracing import Traced, check_reads_pixels
+from autoq.tracing import Traced, check_integers_only
 
 TEACHER_BATCH = 16
 """Patches the float network sees at once while its outputs are stored."""
@@ -59,9 +59,10 @@ def prepare(spec: TrialSpec) -> Workbench:
     make_cuda_repeatable()
     traced = load_for(spec).traced
     if target_info(spec.target).output == "uint8":
-        check_reads_pixels(traced, spec.target)
-    train_pairs, pairs = crops.searched(spec)
-    plan = PatchPlan(min(spec.patches, max(1, spec.steps) * spec.batch), spec.patch, spec.batch, spec.seed, spec.sampling)
+        check_integers_only(traced, spec.target)
+    train_pairs, pairs = crops.searched(spec, traced.multiple)
+    side, pool = traced.fitted(spec.patch), min(spec.patches, max(1, spec.steps) * spec.batch)
+    plan = PatchPlan(pool, side, spec.batch, spec.seed, spec.sampling)
     metrics = tuple(name for name in available_metrics() if spec.images == "hr" or not OBJECTIVES[name].original)
     load_models(metrics)
     _finish_imports()
@@ -74,7 +75,7 @@ def prepare(spec: TrialSpec) -> Workbench:
         spec=spec,
         execution=execution_on(spec.target, spec.exact_weight_bits),
         traced=traced,
-        statistics=collect(traced, calibration_patches(train_pairs, spec.seed)),
+        statistics=collect(traced, calibration_patches(train_pairs, spec.seed, traced.fitted(24))),
         plan=plan,
         patches=patches,
         teacher=teacher,
@@ -123,7 +124,8 @@ def simulated(bench: Workbench, quantized: Quantized) -> Runner:
 @functools.lru_cache(maxsize=1)
 def held_out(spec: TrialSpec) -> Workbench:
     """The bench with the test images, which no suggestion depends on, in the place of the evaluation images."""
-    bench, pairs = prepare(spec), crops.held_out(spec)
+    bench = prepare(spec)
+    pairs = crops.held_out(spec, bench.traced.multiple)
     network = channels_last(copy.deepcopy(bench.traced.module).to(spec.device))
     outputs = tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs)
     return dataclasses.replace(bench, pairs=pairs, float_outputs=outputs)

@@ -34,13 +34,14 @@ from runs import METRICS, Run, absolute, file_quality, float_graph, in_torch, me
 from autoq.data import calibration_patches, make_pair, train_images
 from autoq.export.onnx import export_graph
 from autoq.models import model_info
+from autoq.operations import is_activation
 from autoq.options import default_scale
 from autoq.policy import Policy, uniform
 from autoq.qat import Training
 from autoq.quantize import Quantized, collect, quantize
 from autoq.quantizers.base import BiasQuantizer, Quantizer
 from autoq.spec import TrialSpec
-from autoq.tracing import Traced, is_activation, nodes_by_name
+from autoq.tracing import Traced, nodes_by_name
 from autoq.trial import evaluate, stages_of
 from autoq.workbench import prepare
 

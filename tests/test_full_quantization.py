@@ -12,10 +12,11 @@ from torch import fx
 from autoq.export.onnx import export_graph, write_qdq
 from autoq.models import fresh_model, model_info
 from autoq.objectives.cost import costs
+from autoq.operations import CONCATENATIONS, is_activation, moves_pixels, skip_edges
 from autoq.policy import uniform
 from autoq.quantize import Execution, Quantized, collect, quantize, quantizer_of
 from autoq.quantizers.base import BiasQuantizer
-from autoq.tracing import CONCATENATIONS, Traced, is_activation, moves_pixels, nodes_by_name, roles_by_stage, skip_edges, trace
+from autoq.tracing import Traced, nodes_by_name, roles_by_stage, trace
 
 APART, FUSED = Execution(8, fused_sums=False), Execution(8, fused_sums=True)
 FRAME = (96, 96)

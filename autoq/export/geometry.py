@@ -23,6 +23,9 @@ FLOAT_BYTES = 4
 IMAGES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
 """What the numbers of an image may be, the same before and after."""
 
+MULTIPLE = "multiple"
+"""Key of a file's metadata: what height and width of its images must be multiples of, where that is not 1."""
+
 ASK = "give an .onnx file as autoq exports it"
 
 POINTWISE = {
@@ -53,11 +56,13 @@ class Geometry:
     """Of a network of images. reach: input pixels on every side of a pixel, None where the whole image or nobody knows.
 
     grid: parts of an image must begin at its multiples. bytes_per_pixel: most that an operator reads and writes, float32.
+    multiple: what height and width must be multiples of.
     """
 
     reach: int | None
     grid: int
     bytes_per_pixel: int
+    multiple: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,8 @@ def geometry(model: ModelProto) -> Geometry:
     constants |= {node.output[0]: _numbers(node.attribute[0]) for node in graph.node if node.op_type == "Constant"}
     fed = _fed(model)[0].name
     spans = {fed: (_Span(), _Span())}  # of what depends on the image
-    grid, heaviest = 1, 0
+    multiple = next((int(each.value) for each in model.metadata_props if each.key == MULTIPLE), 1)
+    grid, heaviest = multiple, 0
     try:
         for node in graph.node:
             read = node.input[: READS.get(node.op_type)]
@@ -126,9 +132,9 @@ def geometry(model: ModelProto) -> Geometry:
         if graph.output[0].name not in spans:
             raise _Unknown
     except _Unknown:
-        return Geometry(None, UNKNOWN_GRID, UNKNOWN_BYTES)
+        return Geometry(None, math.lcm(UNKNOWN_GRID, multiple), UNKNOWN_BYTES, multiple)
     sides = [side for span in spans[graph.output[0].name] for side in (span.before, span.after)]
-    return Geometry(max(0, *map(math.ceil, sides)), grid, heaviest)
+    return Geometry(max(0, *map(math.ceil, sides)), grid, heaviest, multiple)
 
 
 def _joined(spans: Sequence[_Span]) -> _Span:

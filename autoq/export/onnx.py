@@ -26,6 +26,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from autoq.errors import PolicyError
+from autoq.export.geometry import MULTIPLE
 from autoq.export.nibbles import store_nibbles
 from autoq.export.shuffle import move_before_shuffle
 from autoq.export.widths import Width
@@ -38,6 +39,9 @@ Graph: TypeAlias = ModelProto
 """An ONNX model in memory."""
 
 OPSET = 20
+SIDE = 24
+"""Of the image that the exporter runs a network on, input pixels; more where sides must be a multiple of something."""
+
 MARK = "Site"
 MARK_DOMAIN = "autoq"
 INPUT, OUTPUT = "input", "output"
@@ -71,11 +75,12 @@ def export_graph(traced: Traced) -> ModelProto:
     module.graph.lint()
     module.recompile()
     height, width = torch.export.Dim("height", min=8), torch.export.Dim("width", min=8)
+    side = traced.fitted(SIDE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
         program = torch.onnx.export(
             module,
-            (torch.rand(1, 3, 24, 24),),
+            (torch.rand(1, 3, side, side),),
             dynamo=True,
             dynamic_shapes=({2: height, 3: width},),
             opset_version=OPSET,
@@ -89,6 +94,7 @@ def export_graph(traced: Traced) -> ModelProto:
     for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
         del part.metadata_props[:]  # stack traces and paths of this machine
     del model.graph.value_info[:]
+    helper.set_model_props(model, {MULTIPLE: str(traced.multiple)} if traced.multiple > 1 else {})
     for initializer in model.graph.initializer:
         del initializer.metadata_props[:]
     return model
@@ -254,12 +260,14 @@ def rewrite(graph: ModelProto, quantized: Quantized, writer: Writer, opsets: Map
     output = copy.deepcopy(graph.graph.output[0])
     if OUTPUT in writer.alias:
         writer.add("Identity", [writer.alias[OUTPUT]], OUTPUT)
-    return helper.make_model(
+    model = helper.make_model(
         helper.make_graph(writer.nodes, "autoq", list(graph.graph.input), [output], list(writer.initializers.values())),
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in opsets.items()],
         ir_version=min(graph.ir_version, 10),
         producer_name="autoq",
     )
+    model.metadata_props.extend(graph.metadata_props)
+    return model
 
 
 def save_graph(graph: ModelProto, path: Path) -> None:

@@ -130,7 +130,12 @@ def _derived(model: ModelProto, values: Mapping[str, np.ndarray]) -> Iterator[tu
             yield node.input[2], {"as": "number", "number": int(values[node.input[2]])}
         if node.op_type == "DequantizeLinear" and node.input[0] in values and values[node.input[0]].dtype == np.int32:
             (layer,) = read_by[node.output[0]]
-            yield node.input[1], {"as": "product", "of": [_scale_of(name, made_by) for name in layer.input[:2]]}
+            if layer.op_type == "Add":  # behind a product of matrices
+                layer = next(made_by[name] for name in layer.input if name != node.output[0])
+            scales = [_scale_of(name, made_by) for name in layer.input[:2]]
+            product = np.broadcast_shapes(*(values[name].shape for name in scales))
+            times = values[node.input[1]].size // int(np.prod(product, dtype=np.int64))
+            yield node.input[1], {"as": "product", "of": scales, "times": times}
 
 
 def _scale_of(name: str, made_by: Mapping[str, NodeProto]) -> str:
@@ -150,7 +155,8 @@ def _derive(recipe: Mapping[str, Any], values: Mapping[str, np.ndarray], kind: n
         return np.asarray(recipe["number"], kind)
     if recipe["as"] == "product":
         first, second = (values[name] for name in recipe["of"])
-        return np.asarray(first * second, kind)
+        product = np.asarray(first * second, kind)
+        return np.tile(product, recipe["times"]) if recipe.get("times", 1) > 1 else product
     return np.asarray(np.float32(recipe["steps"]) * values[recipe["scale"]], kind)
 
 

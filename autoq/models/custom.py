@@ -29,8 +29,8 @@ from autoq.models.stages import StagePatterns
 from autoq.models.weights import check_finite, load_own, read_state_dict
 from autoq.models.wrappers import bare, brief, fold
 
-PROBES = (24, 64)
-"""Sides, in pixels, of the images that show what scale a network has: the second for one that wants a multiple of 16 or more."""
+PROBES = (24, 20, 28, 32, 48, 64, 128)
+"""Sides, in pixels, of the images that show what scale a network has, the next where one does not suit it."""
 
 SCALE_NAMES = ("scale", "upscale", "upscale_factor", "scale_factor", "upscaling")
 """What factories call the scale. `scale` is always given, another name where the factory does not work without."""
@@ -51,6 +51,9 @@ TRAINER_PREFIXES = (
     "net_g_ema.",
 )
 """Where trainers keep the network in a checkpoint, for architectures whose own keys are not known yet."""
+
+OTHER_PROBES = (20, 28, 32, 48, 64, 128)
+"""Sides for networks that need multiples of 5, 7, 16 or more, or larger images."""
 
 
 def build(name: str, scale: int | None, weights: Path | None, is_file: bool) -> tuple[nn.Module, StagePatterns | None]:

@@ -16,10 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
+from autoq.operations import is_activation, moves_pixels, skip_edges
 from autoq.policy import FLOAT_BITS, Policy
 from autoq.quantize import Execution, format_at
 from autoq.quantizers.minmax import IMAGE_QUANT
-from autoq.tracing import Site, Traced, is_activation, moves_pixels, nodes_by_name, skip_edges
+from autoq.tracing import Site, Traced, nodes_by_name
 
 FLOAT_OPERATION = FLOAT_BITS**2
 """Bit operations of one multiplication of two float32 numbers."""
@@ -71,7 +72,7 @@ class Sized:
     """A traced network at one frame size under one policy."""
 
     def __init__(self, traced: Traced, policy: Policy, execution: Execution, frame: tuple[int, int]) -> None:
-        width, height = frame
+        width, height = map(traced.fitted, frame)
         shapes = _Shapes(copy.deepcopy(traced.module).to("meta"))
         shapes.run(torch.empty(1, 3, height, width, device="meta"))
         self.traced, self.shapes, self.output = traced, shapes.found, policy.output

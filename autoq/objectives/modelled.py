@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from autoq.objectives.cost import Sized
+from autoq.operations import CONCATENATIONS, moves_pixels
 from autoq.policy import Policy
 from autoq.quantize import Execution
 from autoq.targets.model import LatencyModel
-from autoq.tracing import CONCATENATIONS, Traced, moves_pixels
+from autoq.tracing import Traced
 
 CLIPS = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 CLIP_FUNCTIONS = {F.relu, F.relu6, F.hardtanh, torch.relu, "relu"}

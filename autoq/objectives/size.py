@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from autoq.policy import TensorQuant
 from autoq.quantize import Execution, Placement
 from autoq.tracing import Traced, channel_axis
@@ -11,7 +13,7 @@ SCALE_BYTES, ZERO_POINT_BYTES, FLOAT_BYTES, HALF_BYTES = 4, 1, 4, 2
 
 def packed_bytes(traced: Traced, placements: list[Placement], execution: Execution) -> int:
     """Every weight at its own width, packed per tensor and rounded up to bytes; scales 4 bytes, zero points 1,
-    biases 4, float16 weights 2 bytes a value, other float tensors and constants 4. BN is folded.
+    biases 4, float16 weights 2 bytes a value, other tensors at the width they have. BN is folded; indices are part of the graph.
     """
     constants = {node.name: node for node in traced.module.graph.nodes if node.op == "get_attr"}
     weights = {
@@ -19,10 +21,11 @@ def packed_bytes(traced: Traced, placements: list[Placement], execution: Executi
         for placement in placements
         if placement.source in constants
     }
-    total = sum(constant.numel() * FLOAT_BYTES for constant in traced.module.buffers())
+    total = sum(constant.nbytes for constant in traced.module.buffers() if constant.dtype != torch.int64)
     for name, parameter in traced.module.named_parameters():
         quant, axis = weights.get(name, (None, 0))
-        total += _tensor_bytes(parameter.numel(), parameter.shape[axis], quant, execution.integer_bits)
+        channels = parameter.shape[axis] if parameter.dim() else 1
+        total += _tensor_bytes(parameter.numel(), channels, quant, execution.integer_bits)
     for placement in placements:
         if placement.source not in constants:
             total += SCALE_BYTES + (0 if placement.quant.signed else ZERO_POINT_BYTES)

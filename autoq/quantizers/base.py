@@ -10,6 +10,12 @@ from torch import Tensor, nn
 from autoq.policy import TensorQuant
 from autoq.quantizers import functional
 
+MOST_BIAS = 2.0**30
+"""Magnitude of int32 biases before training; twice as much is left for what training changes."""
+
+INT32 = 2.0**31 - 128
+"""The largest int32 that is a float32."""
+
 
 class Quantizer(nn.Module, ABC):
     """Fake quantization of one tensor.
@@ -22,6 +28,7 @@ class Quantizer(nn.Module, ABC):
 
     initial_scale: Tensor
     initial_zero_point: Tensor
+    least_scale: Tensor | None
 
     def __init__(self, quant: TensorQuant, low: Tensor, high: Tensor) -> None:
         super().__init__()
@@ -29,6 +36,7 @@ class Quantizer(nn.Module, ABC):
         self.qmin, self.qmax, scale, zero_point = self.start(low, high)
         self.register_buffer("initial_scale", scale)
         self.register_buffer("initial_zero_point", zero_point)
+        self.register_buffer("least_scale", None)
 
     def start(self, low: Tensor, high: Tensor) -> functional.Grid:
         """The grid that covers [low, high]: symmetric when signed, else affine."""
@@ -39,7 +47,20 @@ class Quantizer(nn.Module, ABC):
 
     @property
     def scale(self) -> Tensor:
-        return self.initial_scale
+        return self.at_least(self.initial_scale)
+
+    def at_least(self, scale: Tensor) -> Tensor:
+        """A scale that leaves room for a bias, see `make_room`."""
+        return scale if self.least_scale is None else torch.maximum(scale, self.least_scale)
+
+    def make_room(self, bias: Tensor, activation_scale: Tensor) -> None:
+        """Keep scales of a weight so large that a layer's bias [channels], in units of scale_activation x scale_weight, is far
+        within int32: where pruning left no weights in a channel they would be next to nothing.
+        """
+        needed = (bias.detach().abs() / activation_scale / MOST_BIAS).reshape(-1, self.initial_scale.numel()).amax(0)
+        if (needed > self.scale).any():
+            power_of_two = torch.exp2(torch.log2(needed.clamp(min=functional.SMALLEST_SCALE)).ceil())
+            self.least_scale = self.at_least(power_of_two)
 
     @property
     def zero_point(self) -> Tensor:
@@ -88,7 +109,7 @@ class LearnedScale(Quantizer):
 
     @property
     def scale(self) -> Tensor:
-        return functional.shorten(self.initial_scale * self.log_gain.exp())
+        return self.at_least(functional.shorten(self.initial_scale * self.log_gain.exp()))
 
 
 class Float16(nn.Module):
@@ -99,21 +120,26 @@ class Float16(nn.Module):
 
 
 class BiasQuantizer(nn.Module):
-    """Biases as int32 at scale_activation x scale_weight, as integer convolutions add them."""
+    """Biases as int32 at scale_activation x scale_weight, as integer convolutions add them.
 
-    def __init__(self, activation: Quantizer, weight: Quantizer) -> None:
+    channels: of the layer's output; in groups of a transposed convolution the scales of the weight repeat.
+    """
+
+    def __init__(self, activation: Quantizer, weight: Quantizer, channels: int) -> None:
         super().__init__()
         self._sources = (activation, weight)  # a tuple, so that they are not registered twice
+        self.channels = channels
 
     @property
     def scale(self) -> Tensor:
         activation, weight = self._sources
         with torch.no_grad():
-            return activation.scale * weight.scale
+            scale = activation.scale * weight.scale
+            return scale if scale.numel() == 1 else scale.repeat(self.channels // scale.numel())
 
     def forward(self, bias: Tensor) -> Tensor:
         scale = self.scale
-        return functional.round_ste(bias / scale) * scale
+        return functional.round_ste(bias / scale).clamp(-INT32, INT32) * scale
 
     def to_integer(self, bias: Tensor) -> Tensor:
-        return torch.round(bias.detach() / self.scale).to(torch.int32)
+        return torch.round(bias.detach() / self.scale).clamp(-INT32, INT32).to(torch.int32)

@@ -275,7 +275,9 @@ def _ratio(float_record: Record | None, record: Record, name: str) -> str:
 def _facts(study: Study) -> list[dict[str, str]]:
     spec, environment = study.spec, study.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    in_float = [{"name": "always in float", "value": ", ".join(spec.float_layers)}] if spec.float_layers else []
     return [
+        *in_float,
         {"name": "weights", "value": str(spec.trial.weights or "bundled")},
         {"name": "training images", "value": str(spec.trial.data or "bundled photographs")},
         {"name": "evaluation images", "value": str(spec.trial.eval_data or "bundled photographs")},

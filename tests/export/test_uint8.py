@@ -22,7 +22,7 @@ from autoq.objectives.size import packed_bytes
 from autoq.policy import Policy, uniform
 from autoq.quantize import Quantized, collect, quantize
 from autoq.targets import TARGETS, load_target
-from autoq.tracing import Traced, check_reads_pixels, trace
+from autoq.tracing import Traced, check_integers_only, trace
 from autoq.workbench import execution_on
 from tests.conftest import decibels, simulated
 
@@ -117,4 +117,4 @@ def test_the_float_network_stays_float(traced: Traced, graph: Graph) -> None:
 def test_a_network_that_reads_its_image_in_float_is_refused() -> None:
     luma = trace(fresh_model("espcn-y", 3).eval(), model_info("espcn-y").patterns)
     with pytest.raises(InputError, match="target 'npu-uint8': '.*' of this network reads the image in float.*as xlsr"):
-        check_reads_pixels(luma, TARGET)
+        check_integers_only(luma, TARGET)

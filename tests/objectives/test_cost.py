@@ -27,7 +27,7 @@ from tests.test_cli import run
 
 FE, BODY, UP, REC = "feature_extraction", "body", "upsampling", "reconstruction"
 FRAMES = {2: (1020, 678), 4: (510, 339)}  # scale -> low-resolution frame of FQSR's table 2
-KEYS = {"parameters", "macs", "ops", "bops", "peak_memory", "peak_memory_liveness", "size", "size_runtime"}
+KEYS = {"parameters", "macs", "ops", "bops", "peak_memory", "peak_memory_liveness", "size", "size_runtime", "float_layers"}
 SRRESNET = model_info("srresnet")
 
 

@@ -1,0 +1,125 @@
+"""A user's network as one torch.fx graph of its image: weights as they are computed, other arguments at their defaults."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize, prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from autoq.errors import InputError
+from autoq.models.sizes import UNTRACEABLE, one_line
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A copy in eval mode; weights that hooks compute are no leaves of autograd, which deepcopy alone refuses."""
+    held = [value for module in model.modules() for value in vars(module).values()]
+    computed = {id(value): value.detach().clone() for value in held if isinstance(value, Tensor) and not value.is_leaf}
+    return copy.deepcopy(model, computed).eval()
+
+
+def capture(model: nn.Module) -> fx.GraphModule:
+    """The network's graph; its modules become the graph's. Raises InputError in one line where fx cannot trace it."""
+    name = type(model).__name__
+    for taken in ("code", "graph"):
+        if taken in {*model._parameters, *model._buffers, *model._modules}:
+            raise InputError(f"model {name}: torch.fx has an attribute '{taken}' of its own; rename the model's")
+    _compute_weights(model)
+    _take_image_alone(model)
+    try:
+        return fx.GraphModule(model, _Tracer().trace(model), name)
+    except UNTRACEABLE as error:
+        raise InputError(f"model {name} cannot be traced by torch.fx: {one_line(error)}") from error
+
+
+class _Proxy(fx.Proxy):
+    """Writes down what Python changes in place, which fx takes for new tensors."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _in_place(function: Callable[..., Any], name: str) -> Callable[[_Proxy, Any], fx.Proxy]:
+    def method(self: _Proxy, other: Any) -> fx.Proxy:
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, name=name)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow"):
+    setattr(_Proxy, f"__i{_name}__", _in_place(getattr(operator, f"i{_name}"), _name))
+
+
+class _Tracer(fx.Tracer):
+    """Keeps torch's modules whole, a user's subclasses that compute as their base does among them."""
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Also of a module that forward makes, as nn.ReLU()(x): it becomes one of the network's."""
+        if all(mod is not part for part in self.root.modules()):
+            name = f"made_{len(self.root._modules)}"
+            self.root.add_module(name, mod.eval())
+            if self.submodule_paths is not None:
+                self.submodule_paths[mod] = name
+        return super().path_of_module(mod)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        computes_as = type(m).forward.__module__
+        plain = computes_as.startswith("torch.nn.modules") and not computes_as.endswith("container")
+        return plain or super().is_leaf_module(m, module_qualified_name)
+
+
+def _take_image_alone(model: nn.Module) -> None:
+    """Give the model a forward of its image alone: all other arguments have their defaults, so that branches on them are known."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    positional = [
+        each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
+    ]
+    if not positional:
+        raise InputError(f"model {type(model).__name__}: its forward takes no image by position; expected forward(self, x)")
+    without = [each.name for each in parameters if each is not positional[0] and each.default is each.empty]
+    asked = [
+        each for each in without if not any(p.name == each and p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+    ]
+    if asked:
+        raise InputError(
+            f"model {type(model).__name__}: its forward asks for '{asked[0]}' besides the image; give the argument a default"
+        )
+    if len(parameters) == 1 and positional[0].kind != positional[0].VAR_POSITIONAL:
+        return
+    whole = type(model).forward
+
+    def forward(self: nn.Module, x: Tensor) -> Any:
+        return whole(self, x)
+
+    model.__class__ = type(type(model).__name__, (type(model),), {"forward": forward})
+
+
+@torch.enable_grad()
+def _compute_weights(model: nn.Module) -> None:
+    """Weights as they are computed: weight norm, spectral norm, masks of pruning and any parametrization are gone."""
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            made = type(module)  # copies of a network share it, and what follows changes it
+            module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name)
+                frozen = module._buffers.pop(name, None)  # a buffer, where what it was computed from needs no gradient
+                if frozen is not None:
+                    module.register_parameter(name, nn.Parameter(frozen))
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                nn.utils.remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                nn.utils.remove_spectral_norm(module, hook.name)
+            elif isinstance(hook, prune.BasePruningMethod):
+                prune.remove(module, hook._tensor_name)
