@@ -226,14 +226,14 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     except ValidationError as error:
         raise InputError(_first_problem(error)) from error
 
-    from autoq.crops import decided
+    from autoq.crops import check_held_out, decided
     from autoq.data import unread
     from autoq.driver import environment
     from autoq.loading import load_for
     from autoq.measuring import check_table
     from autoq.objectives.latency_table import read_table
     from autoq.objectives.quality import doubt
-    from autoq.workbench import check_held_out, input_hashes, prepare
+    from autoq.workbench import input_hashes, prepare
 
     table = read_table(table_path) if table_path else None
     spec = spec.model_copy(update={"trial": decided(spec.trial)})

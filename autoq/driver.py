@@ -44,7 +44,7 @@ from autoq.seeding import find_seeds, probe
 from autoq.spec import Confirmation, StudySpec, TrialResult
 from autoq.study import Study
 from autoq.trial import replicate, run_trial
-from autoq.workbench import held_out, prepare, with_seed
+from autoq.workbench import prepare, with_seed
 
 R = TypeVar("R")
 
@@ -273,7 +273,7 @@ class TrialActor(tune.Trainable):
         policy = Policy.from_dict(self.config["policy"])
 
         def work() -> Confirmation:
-            held_out(with_seed(self.spec.trial, seed))  # shared by all points, so no point's time limit pays for it
+            prepare(with_seed(self.spec.trial, seed))  # shared by all points, so no point's time limit pays for it
             with self._limits():
                 return replicate(self.spec.trial, policy, self.graph, seed)
 

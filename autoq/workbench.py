@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,7 +38,8 @@ class Workbench:
     """What all trials of a study share: made once a process, never changed by a trial.
 
     traced and statistics stay on the CPU, where networks are quantized; patches, training inputs [pool, 3, side, side],
-    and teacher, the float network's outputs on them, are on the spec's device. float_outputs: uint8, of the pairs.
+    and teacher, the float network's outputs on them, are on the spec's device. train_pairs: what patches are cut from.
+    pairs: what trials are judged on; float_outputs: uint8, of these. apart: the same of the held-out images.
     """
 
     spec: TrialSpec
@@ -47,42 +49,84 @@ class Workbench:
     plan: PatchPlan
     patches: Tensor
     teacher: Tensor
+    train_pairs: tuple[Pair, ...]
     pairs: tuple[Pair, ...]
     float_outputs: tuple[np.ndarray, ...]
+    apart: tuple[tuple[Pair, ...], tuple[np.ndarray, ...]]
     metrics: tuple[str, ...]
 
 
-@functools.lru_cache(maxsize=1)
+_known: list[Workbench] = []
+"""The last one prepared."""
+
+
 def prepare(spec: TrialSpec) -> Workbench:
-    """Load the network and the images, calibrate, and run the teacher on the common patches."""
-    torch.set_num_threads(spec.threads)
-    make_cuda_repeatable()
+    """Load the network and the images, calibrate, and run the teacher on the common patches.
+
+    For another seed of the last study only what depends on it is made anew.
+    """
+    if not _known or _known[0].spec != spec:
+        torch.set_num_threads(spec.threads)
+        make_cuda_repeatable()
+        if _known and with_seed(_known[0].spec, spec.seed) == spec:
+            bench = _known[0]
+            bench = dataclasses.replace(bench, spec=spec, **_drawn(spec, bench.traced, bench.train_pairs))
+        else:
+            bench = _prepared(spec)
+        _known[:] = [bench]
+    return _known[0]
+
+
+def forget() -> None:
+    """Begin anew with the next `prepare`."""
+    _known.clear()
+
+
+def _prepared(spec: TrialSpec) -> Workbench:
     traced = load_for(spec).traced
     if target_info(spec.target).output == "uint8":
         check_integers_only(traced, spec.target)
     train_pairs, pairs = crops.searched(spec, traced.multiple)
-    side, pool = traced.fitted(spec.patch), min(spec.patches, max(1, spec.steps) * spec.batch)
-    plan = PatchPlan(pool, side, spec.batch, spec.seed, spec.sampling)
+    apart = crops.held_out(spec, traced.multiple)
     metrics = tuple(name for name in available_metrics() if spec.images == "hr" or not OBJECTIVES[name].original)
     load_models(metrics)
     _finish_imports()
+    network = channels_last(copy.deepcopy(traced.module).to(spec.device))
+
+    def upscaled(judged: tuple[Pair, ...]) -> tuple[np.ndarray, ...]:
+        return tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in judged)
+
+    return Workbench(
+        spec=spec,
+        execution=execution_on(spec.target, spec.exact_weight_bits),
+        traced=traced,
+        train_pairs=tuple(train_pairs),
+        pairs=pairs,
+        float_outputs=upscaled(pairs),
+        apart=(apart, upscaled(apart)),
+        metrics=metrics,
+        **_drawn(spec, traced, train_pairs),
+    )
+
+
+def _drawn(spec: TrialSpec, traced: Traced, train_pairs: Sequence[Pair]) -> dict[str, Any]:
+    """What depends on the seed: the patches, the teacher's outputs on them, and the statistics of calibration."""
+    side, pool = traced.fitted(spec.patch), min(spec.patches, max(1, spec.steps) * spec.batch)
+    plan = PatchPlan(pool, side, spec.batch, spec.seed, spec.sampling)
     patches = training_patches(train_pairs, plan).to(spec.device)
     network = channels_last(copy.deepcopy(traced.module).to(spec.device))
     with torch.no_grad():
         parts = torch.split(patches, TEACHER_BATCH)
         teacher = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts])
-    return Workbench(
-        spec=spec,
-        execution=execution_on(spec.target, spec.exact_weight_bits),
-        traced=traced,
-        statistics=collect(traced, calibration_patches(train_pairs, spec.seed, traced.fitted(24))),
-        plan=plan,
-        patches=patches,
-        teacher=teacher,
-        pairs=pairs,
-        float_outputs=tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs),
-        metrics=metrics,
-    )
+    statistics = collect(traced, calibration_patches(train_pairs, spec.seed, traced.fitted(24)))
+    return {"plan": plan, "patches": patches, "teacher": teacher, "statistics": statistics}
+
+
+def held_out(spec: TrialSpec) -> Workbench:
+    """The bench with the held-out images, which no suggestion depends on, in the place of the evaluation images."""
+    bench = prepare(spec)
+    pairs, float_outputs = bench.apart
+    return dataclasses.replace(bench, pairs=pairs, float_outputs=float_outputs)
 
 
 def execution_on(target: str, exact_weight_bits: int | None = None) -> Execution:
@@ -119,22 +163,6 @@ def simulated(bench: Workbench, quantized: Quantized) -> Runner:
         return output
 
     return run
-
-
-@functools.lru_cache(maxsize=1)
-def held_out(spec: TrialSpec) -> Workbench:
-    """The bench with the test images, which no suggestion depends on, in the place of the evaluation images."""
-    bench = prepare(spec)
-    pairs = crops.held_out(spec, bench.traced.multiple)
-    network = channels_last(copy.deepcopy(bench.traced.module).to(spec.device))
-    outputs = tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in pairs)
-    return dataclasses.replace(bench, pairs=pairs, float_outputs=outputs)
-
-
-def check_held_out(spec: TrialSpec) -> None:
-    """Raise DataError where test images are no images, too small, or among those that trials are trained or judged on."""
-    held_out(spec)
-    crops.check_held_out(spec)
 
 
 def with_seed(spec: TrialSpec, seed: int) -> TrialSpec:

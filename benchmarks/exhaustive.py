@@ -36,7 +36,7 @@ from autoq.sensitivity import alone, measure
 from autoq.space import SearchSpace, parse_space
 from autoq.spec import TrialSpec
 from autoq.study import space_facts
-from autoq.workbench import Workbench, prepare
+from autoq.workbench import Workbench, forget, prepare
 
 RUNGS = (0, 4, 8, 16, 32, 64)
 """QAT steps after which a policy is evaluated; the last is full fidelity."""
@@ -94,7 +94,7 @@ def probe_rows(seed: int) -> Iterator[dict[str, object]]:
     """First what preparing (images, calibration, the float network's outputs and graph; no imports) and what looking at the
     stages one at a time took; then the mean squared error of each stage quantized alone.
     """
-    prepare.cache_clear()
+    forget()
     start = time.process_time()
     bench = prepare(spec(seed))
     graph = export_graph(bench.traced)
