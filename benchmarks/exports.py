@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
 from documents import reserve_output
 
 from autoq.api import check_inputs, open_study

@@ -7,10 +7,14 @@ python benchmarks/uint8.py Set14 --weights xlsr_x3_cxzhou95.pt      a published 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))
+
 from documents import reserve_output
 
 from autoq.data import Image, calibration_patches, make_pair, read_folder, train_images

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from documents import reserve_output
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from documents import reserve_output
 
 from autoq.data import make_pair, read_folder, resize, to_pixels, to_tensor
 from autoq.models import MODELS, build_model, bundled_record, record_path
