@@ -43,7 +43,7 @@ def evaluate(
     """Reduce images by bicubic, upscale them again, each as a whole, and compare: the protocol of a trial's evaluation.
 
     file: an .onnx file of a search, run on `target` (openvino-cpu); or, instead, model and weights of a float network as
-    `search` takes them. data: image folder; the photographs that trials are judged on if None. metrics: psnr, ssim,
+    `search` takes them. data: image folder; the crops that trials are judged on if None. metrics: psnr, ssim,
     niqe, pi. scale: checked against the file's. border: pixels that are not looked at (scale). threads: all cores if None.
     progress: called with the images done and their number.
 

@@ -283,7 +283,7 @@ def pretrain(
     """Train a network of the table in float by its paper's recipe. Returns the folder and the record of the training.
 
     weights: to start from; a network that is trained against a discriminator then skips the pixel stage. data,
-    eval_data: image folders; photographs inside scikit-image's wheel if None. steps, adversarial_steps: the recipe's if
+    eval_data: image folders; photographs inside installed packages if None. steps, adversarial_steps: the recipe's if
     None. sampling: where patches are cut (uniform, proportional, threshold). output: pretrained/<model>-x<scale> if None;
     with `resume` the training in it goes on. Raises InputError; KeyboardInterrupt when interrupted, what there is stays.
     """

@@ -11,7 +11,7 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 import autoq
-from autoq import trial
+from autoq import crops, trial
 from autoq.data import make_pair, read_folder
 from autoq.errors import DataError, InputError
 from autoq.export.onnx import export_graph
@@ -159,6 +159,14 @@ def test_bad_input(
     assert (code, out) == (2, "")
     assert err.startswith(f"autoq: {message}")
     assert err.count("\n") == 1
+
+
+def test_without_a_folder_the_crops_of_trials_are_looked_at(tiny_weights: Path) -> None:
+    """The tiny network is untrained, and told to be worse than bicubic interpolation."""
+    found = autoq.evaluate(model="srresnet", scale=2, weights=tiny_weights, metrics="psnr", threads=1)
+    assert [image["image"] for image in found["each"]] == [pair.name for pair in crops.bundled(2)]
+    (note,) = found["notes"]
+    assert note.startswith(f"the float network reaches {found['metrics']['psnr']:.2f} dB, bicubic interpolation ")
 
 
 def test_metrics_of_nothing_are_refused(network: Path) -> None:
