@@ -116,7 +116,7 @@ def test_values_are_those_of_the_written_file(
     pair = make_pair(read_folder(tmp_path / "eval_data")[0], 2)
     low = torch.from_numpy(pair.low).permute(2, 0, 1)[None] / 255
     agreement = decibels(run(low.numpy()).clip(0, 1), in_training(quantized, low).clip(0, 1))
-    assert result.values["simulation_agreement_db"] == pytest.approx(min(agreement, 100), abs=1e-3)
+    assert result.values["simulation_agreement_db"] == pytest.approx(min(agreement, 100), abs=0.1)
     assert agreement >= 40
 
 
