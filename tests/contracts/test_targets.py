@@ -192,13 +192,15 @@ def test_a_space_that_shares_nothing_with_the_target_names_the_conflict(name: st
 
 @pytest.mark.parametrize(("name", "bits"), CASES)
 def test_the_runtime_agrees_with_training_on_xlsr(name: str, bits: str) -> None:
-    assert agreement(name, bits, xlsr()) >= (48 if TARGETS[name].bfloat16 else 60)
+    """Often to the last bit; one value that rounds the other way shows the more, the narrower activations are."""
+    narrow = int(bits.split("/")[1]) < 8
+    assert agreement(name, bits, xlsr()) >= (45 if narrow or TARGETS[name].bfloat16 else 60)
 
 
 @pytest.mark.parametrize(("name", "bits"), [case for case in CASES if case[1] in ("8/8/8", "6/6/8", "4/4/8", "16/16/8")])
 def test_the_runtime_agrees_with_training_on_a_public_srgan(shared: Path, name: str, bits: str) -> None:
     """At 40 dB or more, except where the steps of narrow activations are wide and sums in bfloat16 fall on others."""
-    least = {("openvino-cpu-bf16", "6/6/8"): 35, ("openvino-cpu-bf16", "4/4/8"): 26}.get((name, bits), 43)
+    least = {("openvino-cpu-bf16", "6/6/8"): 35, ("openvino-cpu-bf16", "4/4/8"): 26}.get((name, bits), 40)
     assert agreement(name, bits, public_srgan(shared)) >= least
 
 
