@@ -103,11 +103,13 @@ def search(
 
     model: a name of `autoq models`, `package.module:factory`, a checkpoint that spandrel knows, or a torch.nn.Module or a
     function that makes one (such a study takes it again to resume or to export). scale: upscaling factor (4, or what weights
-    are bundled for; of a network of one's own its output says it). weights: a checkpoint, or `published` for the authors' own; bundled ones if None.
+    are bundled for; of a network of one's own its output says it). weights: a checkpoint, or `published` for the authors' own;
+    bundled ones if None.
     target: where the result will run (`openvino-cpu`). space: a YAML file of what may vary; the model's bundled one if
     None. stages: stage -> patterns of module paths, as {"body": ["body.*"]}, instead of the space's or the model's; of a
-    network of which nobody says them they are found. by: what gets formats of its own: stage, block or layer (stage). objectives: two or more names; size, latency and
-    the best quality this machine can measure if None. constraints: bounds that points on the front keep, as `size<=400KiB`,
+    network of which nobody says them they are found. by: what gets formats of its own: stage, block or layer (stage).
+    objectives: two or more names; size, latency and the best quality this machine can measure if None.
+    constraints: bounds that points on the front keep, as `size<=400KiB`,
     `latency<=10ms` or `psnr_drop<=0.1` (worse than float). data, eval_data: image folders; photographs inside
     installed packages if None. test_data: images that no trial is judged on, for the confirmation of the front. images: `hr`
     where folders hold originals, which are reduced (hr), `lr` where they hold inputs of the network. eval_crops: how many crops
@@ -229,7 +231,6 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     from autoq.crops import check_held_out, decided
     from autoq.data import unread
     from autoq.driver import environment
-    from autoq.loading import load_for
     from autoq.measuring import check_table
     from autoq.objectives.latency_table import read_table
     from autoq.objectives.quality import doubt
@@ -238,15 +239,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     table = read_table(table_path) if table_path else None
     spec = spec.model_copy(update={"trial": decided(spec.trial)})
     if is_custom(model):
-        loaded = load_for(spec.trial)
-        spec = spec.model_copy(update={"trial": spec.trial.model_copy(update={"fingerprint": loaded.fingerprint})})
-        if layers and spec.by == GRANULARITIES[0] and not _says_stages(options):
-            shown = (
-                "stages=... overrides"
-                if is_given(model)
-                else f"autoq space {model} --scale {trial.scale} prints them, --space FILE overrides"
-            )
-            events.note(f"stages found in the network: {loaded.stages}; {shown}")
+        spec = _known(spec, options, events)
     bench = prepare(spec.trial)  # bad weights and images end here, before a study exists
     check_held_out(spec.trial)
     spec = spec.model_copy(update={"inputs": input_hashes(spec.trial), "float_layers": bench.traced.float_layers})
@@ -274,10 +267,19 @@ def _usual_name(trial: TrialSpec) -> str:
     return f"{plain[:60] or 'network'}-x{trial.scale}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _says_stages(options: Mapping[str, Any]) -> bool:
-    """Whether the user says which stages the layers belong to."""
+def _known(spec: StudySpec, options: Mapping[str, Any], events: Events) -> StudySpec:
+    """A study that will know the user's own network again. Tells which stages were found where nobody says them."""
+    from autoq.loading import load_for
+
+    trial = spec.trial
+    loaded = load_for(trial)
     space = Path(options["space"]) if "space" in options else None
-    return "stages" in options or (space is not None and bool(space_layers(read_space(space, options["model"]), str(space))))
+    told = "stages" in options or (space is not None and space_layers(read_space(space, trial.model), str(space)))
+    if trial.layers and spec.by == GRANULARITIES[0] and not told:
+        shown = f"autoq space {trial.model} --scale {trial.scale} prints them, --space FILE overrides"
+        shown = "stages=... overrides" if is_given(trial.model) else shown
+        events.note(f"stages found in the network: {loaded.stages}; {shown}")
+    return spec.model_copy(update={"trial": trial.model_copy(update={"fingerprint": loaded.fingerprint})})
 
 
 def _check_together(fields: Mapping[str, Any]) -> None:
@@ -390,8 +392,9 @@ def _call(options: Mapping[str, Any], others: Mapping[str, Any]) -> str:
     others: options that are not of a study's definition, or None.
     """
     if is_given(str(options.get("model"))):
-        given = ", ".join(f"{name}={_plain(value)!r}" for name, value in options.items() if name != "model")
-        return f"autoq.search(net, {given})"
+        given = {name: value for name, value in {**options, **others}.items() if name != "model" and value is not None}
+        words = [f"{name}={(str(value) if isinstance(value, Path) else value)!r}" for name, value in given.items()]
+        return f"autoq.search(net, {', '.join(words)})"
     words = []
     for name, value in {**options, **others}.items():
         flag = f"--{name.replace('_', '-')}"
@@ -402,7 +405,3 @@ def _call(options: Mapping[str, Any], others: Mapping[str, Any]) -> str:
         elif value is not None:
             words += [flag, _typed(value)]
     return shlex.join(["autoq", "search", *words])
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value

@@ -19,8 +19,8 @@ STAGES = ("feature_extraction", "body", "upsampling", "reconstruction")
 EVERYTHING: StagePatterns = {"body": ("*",)}
 """One stage for all layers, where stages play no part."""
 
-PROBE = 64
-"""Side of the image that shows the size of every tensor: one that networks of whole windows take, too."""
+PROBE = 24
+"""Side of the image that shows the size of every tensor, or a little more where a network wants it."""
 
 
 def find_stages(traced: Traced) -> StagePatterns:
@@ -86,8 +86,9 @@ def _shapes(traced: Traced) -> dict[fx.Node, torch.Size]:
                 found[n] = result.shape
             return result
 
+    side = traced.fitted(PROBE)
     with torch.no_grad():
-        Sizes(traced.module).run(torch.zeros(1, 3, PROBE, PROBE))
+        Sizes(traced.module).run(torch.zeros(1, 3, side, side))
     return found
 
 

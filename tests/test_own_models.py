@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import json
@@ -131,7 +132,7 @@ def check_works(network: nn.Module, stages: Any) -> None:
     quantized = quantize(traced, policy, statistics, int8)
     assert len(quantized.integer_layers) == len(traced.layers)
     with torch.no_grad():
-        real, fake = network(image), quantized.module.eval()(image)
+        real, fake = network(image), copy.deepcopy(quantized.module).eval()(image)
         torch.testing.assert_close(traced.module(image), real, rtol=0, atol=1e-5)
     assert 0 < (fake - real).square().mean() < 2e-3 * real.var()
     plain, quick = (gradients(network, image) for network in (quantized.module, quicker(quantized.module)))
@@ -253,7 +254,8 @@ def test_a_search_says_which_stages_it_found(folder: Path) -> None:
     heard.clear()
     told = _create(str(folder / "t"), {**options, "space": folder / "my.yaml"}, None, events, "here")
     told.close()
-    assert (heard, [*told.space.choices]) == ([], ["first", "rest"])
+    assert not any(text.startswith("stages found") for text in heard)
+    assert [*told.space.choices] == ["first", "rest"]
 
 
 def test_a_network_that_was_edited_is_refused(folder: Path) -> None:

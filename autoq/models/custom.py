@@ -52,9 +52,6 @@ TRAINER_PREFIXES = (
 )
 """Where trainers keep the network in a checkpoint, for architectures whose own keys are not known yet."""
 
-OTHER_PROBES = (20, 28, 32, 48, 64, 128)
-"""Sides for networks that need multiples of 5, 7, 16 or more, or larger images."""
-
 
 def build(name: str, scale: int | None, weights: Path | None, is_file: bool) -> tuple[nn.Module, StagePatterns | None]:
     """The network in eval mode, and the stages of its architecture where they are known. scale: None for its own.
