@@ -143,6 +143,7 @@ class Network(torch.nn.Sequential):
 
 def network(scale):
     print("made")
+    torch.manual_seed(0)
     layers = torch.nn.Conv2d(3, 3 * scale**2, 3, padding=1), torch.nn.PixelShuffle(scale)
     return Network(*layers)
 """
