@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from scipy.special import stdtrit
-from scipy.stats import spearmanr
 
 from autoq import pareto
 from autoq.constraints import Constraint
-from autoq.findings import FLOAT_NAME, float_baseline, front, losses, point_name
+from autoq.findings import FLOAT_NAME, float_baseline, front, losses, point_name, spearman
 from autoq.objectives import OBJECTIVES, score
 from autoq.policy import Policy
 from autoq.spec import Confirmation, Record, Remeasured
@@ -112,10 +111,7 @@ def rank_agreement(records: Sequence[Record], quality: str) -> float | None:
         for record in records
         if record.state == "complete" and record.name != FLOAT_NAME and quality in record.held_out
     ]
-    searched, apart = zip(*pairs, strict=True) if pairs else ((), ())
-    if len(pairs) < 3 or len(set(searched)) == 1 or len(set(apart)) == 1:
-        return None
-    return float(spearmanr(searched, apart).statistic)
+    return spearman(pairs)
 
 
 @dataclass(frozen=True)

@@ -180,16 +180,6 @@ def _cut_to(image: Image, step: int, scale: int, purpose: str) -> Image:
     return Image(image.name, image.pixels[: height - height % step, : width - width % step])
 
 
-def middle(pair: Pair) -> Pair:
-    """The central quarter of a pair's pixels: half of either side."""
-    rows, columns = (slice(size // 4, size // 4 + size // 2) for size in pair.low.shape[:2])
-    if pair.high is None:
-        return Pair(pair.name, None, pair.low[rows, columns])
-    scale = pair.high.shape[0] // pair.low.shape[0]
-    at_scale = tuple(slice(each.start * scale, each.stop * scale) for each in (rows, columns))
-    return Pair(pair.name, pair.high[at_scale], pair.low[rows, columns])
-
-
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
     """Bicubic (a = -0.5) with antialiasing on reduction and mirrored edges: MATLAB's imresize, on uint8.
 

@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,7 +44,7 @@ from autoq.seeding import find_seeds, probe
 from autoq.spec import Confirmation, StudySpec, TrialResult
 from autoq.study import Study
 from autoq.trial import replicate, run_trial
-from autoq.workbench import prepare, with_seed
+from autoq.workbench import Workbench, adopt, portable, prepare, with_seed
 
 R = TypeVar("R")
 
@@ -143,8 +143,9 @@ def _seed(study: Study, graph: Graph, table: LatencyTable, events: Events) -> La
     """
     spec = study.spec
     events.phase("quantizing the stages one at a time")
-    bench = prepare(spec.trial)
     torch.set_num_threads(spec.latency_threads)  # nothing else runs yet
+    bench = prepare(spec.trial)
+    bench = replace(bench, spec=spec.trial.model_copy(update={"threads": spec.latency_threads}))
     probes = probe(bench, graph, study.space, events.phase)
     for _ in range(CHOICES):
         seeds = find_seeds(bench, study.space, spec.objectives, table, spec.seeds, probes, study.constraints, study.warm_start)
@@ -218,7 +219,7 @@ class TrialActor(tune.Trainable):
     """
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path, desk: Desk
+        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path, desk: Desk, bench: Workbench
     ) -> None:
         self.spec, self.table, self.leaving = spec, table, False
         self.unready: str | None = None
@@ -226,7 +227,7 @@ class TrialActor(tune.Trainable):
             desk.enter()
             self.study = Study.open(folder)
             self.graph = load_graph(self.study.graph_path)
-            prepare(spec.trial)  # shared by all trials of this process, so no trial's time limit pays for it
+            adopt(spec.trial, bench)
         except Exception as error:  # noqa: BLE001 - raised here it would be lost
             self.unready = _in_one_line(error)
 
@@ -317,7 +318,13 @@ def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None
     with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
         _start_ray(spec.workers, on_gpu, spec.trial.threads)
         try:
-            shared = {"spec": spec, "table": table, "folder": study.folder.resolve(), "desk": desk}
+            shared = {
+                "spec": spec,
+                "table": table,
+                "folder": study.folder.resolve(),
+                "desk": desk,
+                "bench": portable(prepare(spec.trial)),
+            }
             trainable = tune.with_parameters(TrialActor, **shared)
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": 1 / spec.workers if on_gpu else 0}),

@@ -68,12 +68,19 @@ def prediction_agreement(records: Iterable[Record], sensitivity: Sensitivity | N
 
     None for fewer than three seeds that trained fully.
     """
-    import numpy as np
-    import pandas as pd
-
     trained = {record.number: record.values[FIDELITY] for record in records if record.state == "complete"}
     pairs = [(loss, -trained[n]) for n, loss in enumerate(sensitivity.predicted if sensitivity else ()) if n in trained]
-    return float(np.corrcoef(pd.DataFrame(pairs).rank().T)[0, 1]) if len(pairs) > 2 else None
+    return spearman(pairs)
+
+
+def spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Rank correlation. None for fewer than three pairs, and where nothing differs."""
+    import pandas as pd
+
+    ranks = pd.DataFrame(pairs).rank()
+    if len(pairs) < 3 or (ranks.nunique() == 1).any():
+        return None
+    return float(ranks[0].corr(ranks[1]))
 
 
 def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float | None:

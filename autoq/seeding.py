@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -11,7 +12,6 @@ import numpy as np
 from autoq import additive, pareto
 from autoq.additive import Predicted
 from autoq.constraints import Constraint
-from autoq.data import middle
 from autoq.export.nibbles import NIBBLE
 from autoq.export.onnx import Graph
 from autoq.models import model_info
@@ -29,22 +29,18 @@ from autoq.space import SearchSpace
 from autoq.spec import Probe, Sensitivity
 from autoq.workbench import Workbench
 
-MOST_ON_WHOLE_IMAGES = 256
-"""Probes that look at whole evaluation images; a network searched by layer has three times as many."""
+PROBED_IMAGES = 8
+"""Evaluation images that the stages' sensitivity is judged on, spread over all of them."""
 
 ADDITIVE = ("size", "size_runtime", "ops", "bops", "peak_memory")
 """Costs that add up over stages, peak_memory roughly."""
 
 
 def probe(bench: Workbench, graph: Graph, space: SearchSpace, phase: Callable[[str], None] | None = None) -> tuple[Probe, ...]:
-    """Every stage alone in each of its `additive.probes`, without training, in their order.
-
-    Where they are more than MOST_ON_WHOLE_IMAGES, they look at the middle of every evaluation image.
-    """
+    """Every stage alone in each of its `additive.probes`, without training, in their order, on PROBED_IMAGES images."""
     stages = list(space.choices)
     wanted = [alone(stages, stage, quant) for stage in stages for quant in additive.probes(space, stage)]
-    if len(wanted) > MOST_ON_WHOLE_IMAGES:
-        bench = dataclasses.replace(bench, pairs=tuple(middle(pair) for pair in bench.pairs))
+    bench = dataclasses.replace(bench, pairs=bench.pairs[:: math.ceil(len(bench.pairs) / PROBED_IMAGES)])
     return tuple(measure(bench, graph, wanted, (), phase=phase))
 
 

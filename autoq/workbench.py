@@ -66,8 +66,7 @@ def prepare(spec: TrialSpec) -> Workbench:
     For another seed of the last study only what depends on it is made anew.
     """
     if not _known or _known[0].spec != spec:
-        torch.set_num_threads(spec.threads)
-        make_cuda_repeatable()
+        _settle(spec)
         if _known and with_seed(_known[0].spec, spec.seed) == spec:
             bench = _known[0]
             bench = dataclasses.replace(bench, spec=spec, **_drawn(spec, bench.traced, bench.train_pairs))
@@ -75,6 +74,26 @@ def prepare(spec: TrialSpec) -> Workbench:
             bench = _prepared(spec)
         _known[:] = [bench]
     return _known[0]
+
+
+def portable(bench: Workbench) -> Workbench:
+    """The bench on the CPU, without its network, for `adopt` in another process: torch.fx would give nodes other names."""
+    return dataclasses.replace(bench, traced=None, patches=bench.patches.cpu(), teacher=bench.teacher.cpu())  # type: ignore[arg-type]
+
+
+def adopt(spec: TrialSpec, bench: Workbench) -> None:
+    """Take what another process prepared as this one's; only the network is loaded again."""
+    _settle(spec)
+    patches, teacher = bench.patches.to(spec.device), bench.teacher.to(spec.device)
+    _known[:] = [dataclasses.replace(bench, traced=load_for(spec).traced, patches=patches, teacher=teacher)]
+    load_models(bench.metrics)
+
+
+def _settle(spec: TrialSpec) -> None:
+    """What holds for the whole process."""
+    torch.set_num_threads(spec.threads)
+    make_cuda_repeatable()
+    _finish_imports()
 
 
 def forget() -> None:
@@ -90,7 +109,6 @@ def _prepared(spec: TrialSpec) -> Workbench:
     apart = crops.held_out(spec, traced.multiple)
     metrics = tuple(name for name in available_metrics() if spec.images == "hr" or not OBJECTIVES[name].original)
     load_models(metrics)
-    _finish_imports()
     network = channels_last(copy.deepcopy(traced.module).to(spec.device))
 
     def upscaled(judged: tuple[Pair, ...]) -> tuple[np.ndarray, ...]:
