@@ -49,6 +49,28 @@ def latency(spec: TrialSpec) -> LatencyTable:
     )
 
 
+def test_trials_without_originals_are_judged_by_fidelity(
+    spec: TrialSpec, graph: Graph, latency: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same pixels as inputs, of which nothing is reduced: the file's outputs beside the float network's."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = small_image(tmp_path / "images", 4, side=40)
+    given = spec.model_copy(update={"images": "lr", "eval_data": folder, "test_data": small_image(tmp_path / "test", 5, side=40)})
+    found = trial.run_trial(given, POLICIES["8/8/8"], latency, graph)
+    assert found.state == "complete"
+    assert not {"psnr", "ssim", "score"} & found.values.keys()
+    assert set(found.held_out) == {"fidelity"}
+    low = read_folder(folder)[0].pixels
+    bench = prepare(given)
+    assert [(pair.high, pair.low.shape) for pair in bench.pairs] == [(None, low.shape)]
+    quantized = trial.trained(bench, POLICIES["8/8/8"], given.steps)
+    run = load_target(given.target).load(runtime_model(given.target, graph, quantized).SerializeToString(), 1)
+    exact = bench.float_outputs[0]
+    assert exact.shape == (80, 80, 3)
+    output = np.rint(np.clip(run(np.float32(low.transpose(2, 0, 1)[None] / 255))[0], 0, 1) * 255).transpose(1, 2, 0)
+    assert found.values["fidelity"] == pytest.approx(peak_signal_noise_ratio(exact, output.astype(np.uint8)), abs=0.05)
+
+
 def test_a_trial_repeats_exactly_whatever_ran_before(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
     first = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
     trial.run_trial(spec, POLICIES["4/4/8"], latency, graph)
