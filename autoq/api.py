@@ -118,7 +118,7 @@ def search(
     the study if None. sampler: auto, tpe, gp, nsga2, nsga3 or random. budget: policies to try (50). max_steps: training
     steps of all trials after which no new one begins. seeds: of the budget, those that the sensitivity of the stages
     proposes, first (half, at most 16). warm_start: an earlier study, whose front up to half of the seeds are like.
-    stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a trial (48). workers:
+    stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a trial (40). workers:
     trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may hold;
     timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training patches are cut:
     uniform, proportional to their complexity, or above a threshold of it. sqcl: weight of FQSR's calibration loss in training

@@ -16,7 +16,7 @@ import numpy as np
 from autoq.data import VARIATION_THRESHOLD, Image, Pair, Part, check_disjoint, low_resolution, make_pair, read_sources, sources
 from autoq.spec import Box, TrialSpec
 
-CROPS = 32
+CROPS, HELD_OUT_CROPS = 32, 20
 CROP_SIDE, BLOCK = 120, 96
 """Output pixels. A crop divides by scales 2, 3 and 4, the halves too, and holds a block of NIQE without a border of `scale`."""
 
@@ -113,7 +113,7 @@ def _chosen(spec: TrialSpec, part: Part, images: Mapping[str, Image]) -> tuple[B
         return tuple((name, 0, 0, image.pixels.shape[1], image.pixels.shape[0]) for name, image in images.items())
     side = crop_side(spec)
     boxes = [box for name, image in images.items() for box in grid(name, image, side)]
-    return representative(images, boxes, spec.eval_crops or CROPS)
+    return representative(images, boxes, spec.eval_crops or (HELD_OUT_CROPS if part == "test" else CROPS))
 
 
 # ---------------------------------------------------------------- the choice

@@ -26,6 +26,9 @@ TELLING_RUNG = 16
 COHORT = 8
 """Trials that are compared with each other."""
 
+INITIAL = 12
+"""Seeds, at most: they all train fully."""
+
 SHARE = 1 / 8
 """Of a cohort, at most, that trains on from a rung: a half, a quarter and an eighth end with the same hypervolume on the
 exhaustive table (benchmarks/search.py), and an eighth saves the most steps.
@@ -34,7 +37,7 @@ exhaustive table (benchmarks/search.py), and an eighth saves the most steps.
 
 def seeds(budget: int) -> int:
     """How many trials of a budget are seeds."""
-    return min(2 * COHORT, budget // 2)
+    return min(INITIAL, budget // 2)
 
 
 def cohort(number: int, seeds: int, rungs: Sequence[int]) -> range:
@@ -46,7 +49,7 @@ def cohort(number: int, seeds: int, rungs: Sequence[int]) -> range:
 
 
 def rungs(steps: int) -> tuple[int, ...]:
-    """Training steps after which trials are compared, geometric, and the full number last: 48 -> (12, 48)."""
+    """Training steps after which trials are compared, geometric, and the full number last: 40 -> (10, 40)."""
     found = [steps]
     while found[0] // RUNG_FACTOR >= (ONLY_RUNG if len(found) == 1 else TELLING_RUNG):
         found.insert(0, found[0] // RUNG_FACTOR)

@@ -26,7 +26,7 @@ from autoq.workbench import Workbench, prepare, runtime_file
 
 UNIFORM = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
 HAND_RULE = "hand rule"
-AGAIN_ROUNDS = 15
+AGAIN_ROUNDS = 6
 """Times that every structure of the front is measured again."""
 
 BASELINE_QUANTIZER = "lsq"

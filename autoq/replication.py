@@ -10,8 +10,10 @@ from autoq.findings import FLOAT_NAME
 from autoq.policy import Policy
 from autoq.spec import Record, StudySpec
 
-SHARE = 1 / 3
-"""Of the seconds of work on trials and baselines, at most, that replications are expected to take."""
+SHARE = 1 / 5
+"""Of the seconds of work on trials and baselines, at most, that the trainings are expected to take. With the patches and the
+calibration of every other seed it is a third.
+"""
 
 
 class Replication(NamedTuple):

@@ -98,8 +98,8 @@ def _fatal(method: Callable[P, R]) -> Callable[P, R]:
 
 
 class StudySearcher(Searcher):
-    """Ray asks here for the next policy and reports here how it ended: first `jobs`, then trials, cohort by cohort; at last
-    the front once more, with other seeds.
+    """Ray asks here for the next policy and reports here how it ended: first the float network, then
+    trials, cohort by cohort, with baselines in between; at last the front once more, with other seeds.
 
     The trials of a cohort are asked for together, run to a rung, and are compared there; who goes on follows from what is
     stored, so a search that was interrupted decides again what it had decided. Seeds are cohorts of one: all train fully.
@@ -108,7 +108,8 @@ class StudySearcher(Searcher):
     def __init__(self, study: Study, jobs: Sequence[Job], events: Events) -> None:
         super().__init__()
         self.study, self.events = study, events
-        self.waiting = list(jobs)
+        self.waiting = [job for job in jobs if job.name == FLOAT_NAME]
+        self.baselines = [job for job in jobs if job.name != FLOAT_NAME]
         self.running: dict[str, Job] = {}
         self.rungs = study.spec.rungs or (study.spec.trial.steps,)
         self.reached: dict[int, dict[int, TrialResult]] = {}
@@ -123,7 +124,7 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if any(job.name == FLOAT_NAME for job in self.running.values()):
             return dict(PAUSE)  # what others are worth is judged by it
-        while self.waiting or self._plan() or self._plan_confirmations():
+        while self.waiting or self._plan() or self._plan_baseline() or self._plan_confirmations():
             job = self._begin()
             if job.attempts > MAX_ATTEMPTS:
                 self._end(job, TrialResult(state="failed", reason=f"interrupted {MAX_ATTEMPTS} times while it ran"))
@@ -161,12 +162,18 @@ class StudySearcher(Searcher):
             open_trials = [asked for asked in storage.running() if asked.number not in at_work]
             number = open_trials[0].number if open_trials else storage.count
             together = self._cohort(number)
-            if number >= budget or (len(together) > 1 and self.running):
+            if number >= budget or (len(together) > 1 and at_work - {None}):
                 return False
             while storage.count < min(together.stop, budget):
                 open_trials.append(self.study.ask())
             self.waiting = self._to_rung([asked for asked in open_trials if asked.number in together], together)
         return True
+
+    def _plan_baseline(self) -> bool:
+        """Fill `waiting` with a baseline, for which there is time while a bracket's last trials run; False where there is none."""
+        if self.baselines:
+            self.waiting.append(self.baselines.pop(0))
+        return bool(self.waiting)
 
     def _plan_confirmations(self) -> bool:
         """Fill `waiting` with the trainings to repeat that were not yet, seed by seed; False where there is none."""

@@ -58,14 +58,14 @@ class TrialSpec(BaseModel):
     eval_crops: Literal["all"] | PositiveInt | None = None
     eval_boxes: tuple[Box, ...] = ()
     test_boxes: tuple[Box, ...] = ()
-    steps: int = Field(default=48, ge=0)
+    steps: int = Field(default=40, ge=0)
     seed: int = Field(default=0, ge=0)
     threads: PositiveInt = 1
     device: Device = "cpu"
     sampling: Sampling = "proportional"
     sqcl: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     patches: PositiveInt = 256
-    batch: PositiveInt = 4
+    batch: PositiveInt = 2
     patch: PositiveInt = 24
     exact_weight_bits: PositiveInt = Field(default_factory=exact_weight_bits)
     fingerprint: str | None = None

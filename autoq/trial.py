@@ -36,7 +36,7 @@ from autoq.targets import Runner, target_info
 from autoq.tracing import check_integers_only, trace
 from autoq.workbench import Workbench, execution_on, held_out, prepare, runtime_model, shipped, simulated, with_seed
 
-AGREEMENT_IMAGES = 4
+AGREEMENT_IMAGES = 2
 """Evaluation images on which the network that was trained is compared with its file."""
 
 
@@ -138,8 +138,10 @@ def _judged_file(bench: Workbench, quantized: Quantized, graph: Graph, whole: bo
     outputs = run_all(bench, run)
     values = judge(bench, outputs)
     values["size_runtime"] = payload_bytes(model)
+    if not whole:
+        return values, {}
     values["simulation_agreement_db"] = agreement(bench, quantized, outputs)
-    return values, evaluate(held_out(bench.spec), run) if whole else {}
+    return values, evaluate(held_out(bench.spec), run)
 
 
 def _steps(spec: TrialSpec, policy: Policy, until: int | None = None) -> int:

@@ -109,9 +109,9 @@ def search(
     steps: Annotated[
         int | None,
         typer.Option(
-            parser=whole("--steps", 0, MANY, 48),
+            parser=whole("--steps", 0, MANY, 40),
             metavar="N",
-            show_default="48",
+            show_default="40",
             help="Training steps of a trial; 0 is post-training quantization.",
         ),
     ] = None,

@@ -35,7 +35,7 @@ from autoq.tracing import Traced
 ROUNDS = 6
 """The fewest whose range is a 95 % interval of the median."""
 
-GROUP = 8
+GROUP = 16
 """Structures measured in turn within one round, with the float network among them; bounds the memory in use."""
 
 MOST_COMBINATIONS = 10_000
