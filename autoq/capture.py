@@ -65,11 +65,11 @@ class _Tracer(fx.Tracer):
 
     def path_of_module(self, mod: nn.Module) -> str:
         """Also of a module that forward makes, as nn.ReLU()(x): it becomes one of the network's."""
-        if all(mod is not part for part in self.root.modules()):
+        assert self.submodule_paths is not None
+        if mod not in self.submodule_paths:
             name = f"made_{len(self.root._modules)}"
             self.root.add_module(name, mod.eval())
-            if self.submodule_paths is not None:
-                self.submodule_paths[mod] = name
+            self.submodule_paths[mod] = name
         return super().path_of_module(mod)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:

@@ -25,7 +25,7 @@ import torch
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
-from autoq.errors import PolicyError
+from autoq.errors import InputError, PolicyError
 from autoq.export.geometry import MULTIPLE
 from autoq.export.nibbles import store_nibbles
 from autoq.export.shuffle import move_before_shuffle
@@ -64,7 +64,10 @@ class _Mark(nn.Module):
 
 
 def export_graph(traced: Traced) -> ModelProto:
-    """The float network as ONNX: float32 RGB [1, 3, height, width] in and out, every site marked."""
+    """The float network as ONNX: float32 RGB [1, 3, height, width] in and out, every site marked.
+
+    Raises InputError for an operation that the exporter does not know, or that fixes the image's size.
+    """
     module = copy.deepcopy(traced.module)
     for number, site in enumerate(traced.sites):
         source = producer(module, site)
@@ -78,17 +81,21 @@ def export_graph(traced: Traced) -> ModelProto:
     side = traced.fitted(SIDE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
-        program = torch.onnx.export(
-            module,
-            (torch.rand(1, 3, side, side),),
-            dynamo=True,
-            dynamic_shapes=({2: height, 3: width},),
-            opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            optimize=False,
-            verbose=False,
-        )
+        try:
+            program = torch.onnx.export(
+                module,
+                (torch.rand(1, 3, side, side),),
+                dynamo=True,
+                dynamic_shapes=({2: height, 3: width},),
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                optimize=False,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            cause, _, _ = str(error.__cause__ or error).strip().splitlines()[0].partition(". See the stack trace")
+            raise InputError(f"model: torch.onnx cannot write this network ({cause}); replace that operation") from error
     assert program is not None
     model = program.model_proto
     for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):

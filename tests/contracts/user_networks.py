@@ -342,3 +342,10 @@ class Hooked(Net):
 class NoLayers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2)
+
+
+class Unwritable(Net):
+    """Traced as any other; ONNX has no such function."""
+
+    def features(self, y: Tensor) -> Tensor:
+        return torch.special.bessel_j0(y)
