@@ -118,7 +118,7 @@ def search(
     the study if None. sampler: auto, tpe, gp, nsga2, nsga3 or random. budget: policies to try (50). max_steps: training
     steps of all trials after which no new one begins. seeds: of the budget, those that the sensitivity of the stages
     proposes, first (half, at most 16). warm_start: an earlier study, whose front up to half of the seeds are like.
-    stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a trial (40). workers:
+    stopping: whether trials that others beat on the way stop there (yes). steps: training steps of a trial (32). workers:
     trials at once (one a core, at most 4). threads: of each trial (cores / workers). memory: GiB a worker may hold;
     timeout: seconds a trial may take (no limits). device: auto, cpu or cuda. sampling: where training patches are cut:
     uniform, proportional to their complexity, or above a threshold of it. sqcl: weight of FQSR's calibration loss in training
@@ -240,7 +240,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     spec = spec.model_copy(update={"trial": decided(spec.trial)})
     if is_custom(model):
         spec = _known(spec, options, events)
-    bench = prepare(spec.trial)  # bad weights and images end here, before a study exists
+    bench = prepare(spec.trial, cores)  # bad weights and images end here, before a study exists
     check_held_out(spec.trial)
     spec = spec.model_copy(update={"inputs": input_hashes(spec.trial), "float_layers": bench.traced.float_layers})
     if table:

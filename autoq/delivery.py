@@ -28,7 +28,7 @@ from autoq.files import whole, write_whole
 from autoq.findings import point_name
 from autoq.objectives.latency_table import read_table
 from autoq.policy import ROLES, Policy, Role, TensorQuant
-from autoq.processor import exact_weight_bits
+from autoq.processor import available_cores, exact_weight_bits
 from autoq.quantize import Quantized
 from autoq.spec import Record
 from autoq.study import Study
@@ -189,7 +189,7 @@ def retrain(study: Study, record: Record, phase: Callable[[str], None]) -> Retra
     """Train a point as its trial did, which gives the same weights."""
     spec, policy = study.spec, Policy.from_dict(record.policy)
     phase("preparing the float network")
-    bench = prepare(spec.trial)
+    bench = prepare(spec.trial, available_cores())
     graph = load_graph(study.graph_path) if study.graph_path.is_file() else export_graph(bench.traced)
     phase(f"training {point_name(record)} again: {record.steps} steps")
     quantized = trained(bench, policy, record.steps)

@@ -49,7 +49,7 @@ def cohort(number: int, seeds: int, rungs: Sequence[int]) -> range:
 
 
 def rungs(steps: int) -> tuple[int, ...]:
-    """Training steps after which trials are compared, geometric, and the full number last: 40 -> (10, 40)."""
+    """Training steps after which trials are compared, geometric, and the full number last: 32 -> (8, 32)."""
     found = [steps]
     while found[0] // RUNG_FACTOR >= (ONLY_RUNG if len(found) == 1 else TELLING_RUNG):
         found.insert(0, found[0] // RUNG_FACTOR)

@@ -10,7 +10,7 @@ from autoq.findings import FLOAT_NAME
 from autoq.policy import Policy
 from autoq.spec import Record, StudySpec
 
-SHARE = 1 / 5
+SHARE = 1 / 6
 """Of the seconds of work on trials and baselines, at most, that the trainings are expected to take. With the patches and the
 calibration of every other seed it is a third.
 """

@@ -29,7 +29,7 @@ from autoq.space import SearchSpace
 from autoq.spec import Probe, Sensitivity
 from autoq.workbench import Workbench
 
-PROBED_IMAGES = 8
+PROBED_IMAGES = 4
 """Evaluation images that the stages' sensitivity is judged on, spread over all of them."""
 
 ADDITIVE = ("size", "size_runtime", "ops", "bops", "peak_memory")

@@ -58,7 +58,7 @@ class TrialSpec(BaseModel):
     eval_crops: Literal["all"] | PositiveInt | None = None
     eval_boxes: tuple[Box, ...] = ()
     test_boxes: tuple[Box, ...] = ()
-    steps: int = Field(default=40, ge=0)
+    steps: int = Field(default=32, ge=0)
     seed: int = Field(default=0, ge=0)
     threads: PositiveInt = 1
     device: Device = "cpu"

@@ -60,19 +60,22 @@ _known: list[Workbench] = []
 """The last one prepared."""
 
 
-def prepare(spec: TrialSpec) -> Workbench:
+def prepare(spec: TrialSpec, threads: int | None = None) -> Workbench:
     """Load the network and the images, calibrate, and run the teacher on the common patches.
 
-    For another seed of the last study only what depends on it is made anew.
+    For another seed of the last study only what depends on it is made anew. threads: for this, if not the spec's; they do not
+    change what is computed.
     """
     if not _known or _known[0].spec != spec:
         _settle(spec)
+        torch.set_num_threads(threads or spec.threads)
         if _known and with_seed(_known[0].spec, spec.seed) == spec:
             bench = _known[0]
             bench = dataclasses.replace(bench, spec=spec, **_drawn(spec, bench.traced, bench.train_pairs))
         else:
             bench = _prepared(spec)
         _known[:] = [bench]
+        torch.set_num_threads(spec.threads)
     return _known[0]
 
 

@@ -109,9 +109,9 @@ def search(
     steps: Annotated[
         int | None,
         typer.Option(
-            parser=whole("--steps", 0, MANY, 40),
+            parser=whole("--steps", 0, MANY, 32),
             metavar="N",
-            show_default="40",
+            show_default="32",
             help="Training steps of a trial; 0 is post-training quantization.",
         ),
     ] = None,
