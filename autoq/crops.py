@@ -16,7 +16,7 @@ import numpy as np
 from autoq.data import VARIATION_THRESHOLD, Image, Pair, Part, check_disjoint, low_resolution, make_pair, read_sources, sources
 from autoq.spec import Box, TrialSpec
 
-CROPS, HELD_OUT_CROPS = 32, 20
+CROPS = 32
 CROP_SIDE, BLOCK = 120, 96
 """Output pixels. A crop divides by scales 2, 3 and 4, the halves too, and holds a block of NIQE without a border of `scale`."""
 
@@ -27,8 +27,8 @@ MOST_CANDIDATES = 2000
 """Crops to choose from are compared each with each."""
 
 LUMA = np.array([0.299, 0.587, 0.114])
-DULL = 1.0
-"""Standard deviation of luma, of 255 levels, below which a crop shows nothing that a network could spoil."""
+DULL = 0.05
+"""Share of a crop's area with detail below which it is left out: at 45 dB and more its PSNR would outweigh all others'."""
 
 
 def searched(spec: TrialSpec, multiple: int = 1) -> tuple[list[Pair], tuple[Pair, ...]]:
@@ -113,7 +113,7 @@ def _chosen(spec: TrialSpec, part: Part, images: Mapping[str, Image]) -> tuple[B
         return tuple((name, 0, 0, image.pixels.shape[1], image.pixels.shape[0]) for name, image in images.items())
     side = crop_side(spec)
     boxes = [box for name, image in images.items() for box in grid(name, image, side)]
-    return representative(images, boxes, spec.eval_crops or (HELD_OUT_CROPS if part == "test" else CROPS))
+    return representative(images, boxes, spec.eval_crops or CROPS)
 
 
 # ---------------------------------------------------------------- the choice
@@ -138,10 +138,10 @@ def representative(images: Mapping[str, Image], boxes: Sequence[Box], count: int
         boxes[index] for index in np.unique(np.linspace(0, len(boxes) - 1, min(len(boxes), MOST_CANDIDATES)).round().astype(int))
     ]
     crops = [cut(images[box[0]], box).pixels for box in boxes]
-    lively = [index for index, pixels in enumerate(crops) if np.std(pixels @ LUMA) >= DULL]
-    if len(lively) >= count:
-        boxes, crops = [boxes[index] for index in lively], [crops[index] for index in lively]
     values = np.array([features(pixels) for pixels in crops])
+    lively = np.flatnonzero(values[:, SHARE_WITH_DETAIL] >= DULL)
+    if len(lively) >= count:
+        boxes, values = [boxes[index] for index in lively], values[lively]
     values = (values - values.mean(0)) / np.maximum(values.std(0), 1e-6)
     distances = np.sqrt(((values[:, None] - values[None]) ** 2).sum(-1))
     of_image = Counter(box[0] for box in boxes)
@@ -153,6 +153,10 @@ def representative(images: Mapping[str, Image], boxes: Sequence[Box], count: int
         chosen.append(min(left, key=lambda index: float(np.minimum(nearest, distances[index]) @ weights)))
         nearest = np.minimum(nearest, distances[chosen[-1]])
     return tuple(boxes[index] for index in sorted(chosen))
+
+
+SHARE_WITH_DETAIL = 2
+"""Its place in `features`."""
 
 
 def features(pixels: np.ndarray) -> list[float]:

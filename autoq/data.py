@@ -30,12 +30,12 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 Part = Literal["training", "evaluation", "test"]
 PHOTOGRAPHS: dict[Part, tuple[str, ...]] = {
-    "training": ("skimage/data/astronaut.png", "skimage/data/motorcycle_left.png", "skimage/data/motorcycle_right.png"),
-    "evaluation": ("skimage/data/chelsea.png", "skimage/data/coffee.png", "skimage/data/ihc.png", "skimage/data/rocket.jpg"),
+    "training": ("skimage/data/motorcycle_left.png", "skimage/data/motorcycle_right.png", "skimage/data/retina.jpg"),
+    "evaluation": ("skimage/data/astronaut.png", "skimage/data/chelsea.png", "skimage/data/ihc.png", "skimage/data/rocket.jpg"),
     "test": (
         "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+        "skimage/data/coffee.png",
         "skimage/data/hubble_deep_field.jpg",
-        "skimage/data/retina.jpg",
     ),
 }
 """The colour photographs inside scikit-image's and matplotlib's wheels; no scene is in two parts."""
