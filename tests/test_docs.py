@@ -68,8 +68,6 @@ RUN_ELSEWHERE = {
     "autoq evaluate --model srgan --data Set5/": ("tests/test_evaluating.py", "autoq.evaluate(model="),
     "autoq evaluate --model srgan --weights generator.pth --data Set5/": ("tests/test_evaluating.py", "weights=spec.weights"),
     "autoq report layerwise --compare stagewise": ("tests/test_driver.py", '"--compare"'),
-    "autoq report srresnet-x4-layers --compare srresnet-x4": ("tests/test_driver.py", '"--compare"'),
-    "autoq report srgan-x4 --compare srgan-x4-no-stopping": ("tests/test_driver.py", '"--compare"'),
     "autoq export srgan-x4 --pick compromise -o compromise": ("tests/test_delivery.py", '"export"'),
     "autoq export mine --pick compromise -o compromise": ("tests/test_delivery.py", '"export"'),
     "autoq export mine --pick compromise --format packed -o small": ("tests/test_delivery.py", 'format="packed"'),
