@@ -124,7 +124,6 @@ OPTIONS = [
     case("by", [*MODEL, "--by", "row"], "unknown granularity 'row' (known: block, layer, stage)."),
     case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory counts by the network's own stages; leave one of them out"),
     case("confirm", [*MODEL, "--confirm", "-1"], "--confirm '-1': expected a whole number from 0 to 1000000; type --confirm 3"),
-    case("test-data-unused", [*MODEL, "--confirm", "0", "--test-data", "."], "--test-data: with --confirm 0 nothing is judged on it; leave one of them out"),
     case("constraint", [*MODEL, "--constraint", "small"], "constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER, for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"),
     case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "constraint 'latency<=10KiB': latency is counted in ms; type latency<=10"),
     case("latency-of-bits", [*MODEL, "--target", "bits", "--objectives", "size,latency"],
@@ -135,12 +134,12 @@ OPTIONS = [
     case(
         "objective",
         [*MODEL, "--objectives", "size,psn"],
-        "unknown objective 'psn' (known: bops, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim). Did you mean 'psnr'?",
+        "unknown objective 'psn' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim). Did you mean 'psnr'?",
     ),
     case(
         "objective-empty",
         [*MODEL, "--objectives", ""],
-        "unknown objective '' (known: bops, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim).",
+        "unknown objective '' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim).",
     ),
     *(
         case(
@@ -750,7 +749,7 @@ DAMAGES = [
     case("unknown-model", edited(lambda data: data["definition"]["trial"].update(model="srgam")), REPORTED,
          definition(f"unknown model 'srgam' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}")),
     case("unknown-objective", edited(lambda data: data["definition"].update(objectives=["size", "psn"])), REPORTED,
-         definition("unknown objective 'psn' (known: bops, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim). Did you mean 'psnr'?")),
+         definition("unknown objective 'psn' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim). Did you mean 'psnr'?")),
     case("no-objectives", edited(lambda data: data["definition"].update(objectives=[])), RESUMED,
          definition("objectives '': expected two or more different names, for example size,latency,psnr")),
     case("no-versions", edited(lambda data: data["environment"].pop("versions")), REPORTED,

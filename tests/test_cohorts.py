@@ -359,14 +359,19 @@ def test_a_worker_that_dies_at_every_rung_has_three_attempts_at_each(tmp_path: P
 
 
 def test_the_front_is_trained_again_with_other_seeds_once_each(tmp_path: Path) -> None:
-    """However often the search is cut off, what was planned for the front is trained once."""
+    """However often the search is cut off, the same points train again, each seed once, within a third of the trials' time."""
     study = make(tmp_path / "whole", confirm=3)
     search(study)
+    points = {Policy.from_dict(record.policy).hash: record.name for record in front(study.records(), study.spec.objectives)}
+    assert "float" in points.values()
     trained = [(each.policy, each.seed) for each in study.confirmations()]
     assert len(set(trained)) == len(trained)
     expected = {(each.policy.hash, each.seed) for each in planned(study.records(), study.spec)}
-    assert len(expected) > 3
     assert set(trained) == expected
+    assert {seed for _, seed in trained} == {1, 2, 3}
+    assert {policy for policy, _ in trained} < {policy for policy, name in points.items() if name != "float"}
+    spent, total = (sum(each.seconds for each in part) for part in ([run.result for run in study.confirmations()], study.records()))
+    assert spent <= total / 3
     assert [seed for _, seed in trained] == sorted(seed for _, seed in trained)  # a worker prepares once for each seed
     cut = make(tmp_path / "cut", confirm=3)
     for kill in range(1, 200):

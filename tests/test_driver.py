@@ -206,7 +206,7 @@ def test_bounds_hold_on_the_front_and_what_nothing_keeps_ends_with_the_closest(
     folder: Path, first: dict, tiny_weights: Path
 ) -> None:  # type: ignore[type-arg]
     arguments = [*OPTIONS, "--weights", str(tiny_weights), "--latency-table", "studies/first/latency.json"]
-    largest = max(entry["values"]["size"] for entry in first["front"])
+    largest = first["baselines"]["8/8/8"]["size"]
     done = autoq(folder, "search", *arguments, "--study", "bound", "--constraint", f"size<={largest - 1:.0f}B", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
