@@ -12,6 +12,7 @@ import pytest
 from autoq.driver import _is_open, _jobs
 from autoq.errors import AutoqError
 from autoq.events import Events
+from autoq.findings import front
 from autoq.policy import Policy, uniform
 from autoq.replication import planned
 from autoq.searcher import PAUSE, Abort, Job, StudySearcher
