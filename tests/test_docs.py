@@ -31,7 +31,6 @@ RUN_ELSEWHERE = {
     "make test": (".ci/run", "make test"),
     "export PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu": ("README.md", "before the first `make`"),
     "autoq search --model srgan --budget 50": ("Makefile", "$(BIN)/autoq search --model srgan --budget 50"),
-    "python -m pytest tests/export -k agrees": ("Makefile", "$(BIN)/python -m pytest"),
     "python -m pytest -q tests/contracts": ("Makefile", "$(BIN)/python -m pytest"),
     "autoq search --model mypackage.networks:make --scale 2 --space mine.yaml": ("tests/test_own_models.py", "mynet:make"),
     "autoq search --model RealESRGAN_x4plus.pth": ("tests/test_own_models.py", "def test_a_checkpoint"),
