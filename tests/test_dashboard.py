@@ -76,7 +76,7 @@ def test_a_running_study_in_a_browser(tmp_path: Path, tiny_weights: Path, chromi
         search.communicate(timeout=60)
     best = set(re.findall(r"Trial \d+(?= Objective Values)", page))
     assert best & (before | after), (best, before, after)
-    assert "baseline 8/8/8 size 8 KiB, latency" in page
+    assert "baseline float size 31 KiB, latency" in page
     for name in ("size (bytes)", "latency (ms)", "psnr (dB)"):
         assert name in analytics
     record = next(record for record in Study.open(tmp_path / "studies" / "live").records() if record.number == 0)
@@ -98,7 +98,7 @@ def test_a_study_that_came_without_its_database_is_for_reading_only(tmp_path: Pa
     with dashboard(tmp_path, "srgan-x4") as url:
         base = url.partition("/dashboard")[0]
         study = get(f"{base}/api/studies/0?after=0")
-        assert study["objective_names"] == ["size (bytes)", "latency (ms)", "psnr (dB)"]
+        assert study["objective_names"] == ["size (bytes)", "latency (ms)", "fidelity (dB)"]
         assert study["directions"] == ["minimize", "minimize", "maximize"]
         assert len(study["trials"]) == 50
         best = {f"Trial {trial['number']}" for trial in study["best_trials"]}

@@ -37,18 +37,6 @@ def test_resize_by_hand() -> None:
     assert data.resize(row, 1, 8)[0, 4, 0] == round(expected)
 
 
-def test_the_middle_of_a_pair_shows_the_same_in_both() -> None:
-    """Of a picture of flat blocks of 3x3 pixels, which a reduction by 3 keeps."""
-    low = np.arange(10 * 14 * 3).reshape(10, 14, 3).astype(np.uint8)
-    found = data.middle(data.Pair("blocks", low.repeat(3, 0).repeat(3, 1), low))
-    assert np.array_equal(found.low, low[2:7, 3:10])
-    assert found.high is not None
-    assert np.array_equal(found.high, found.low.repeat(3, 0).repeat(3, 1))
-    alone = data.middle(data.Pair("blocks", None, low))
-    assert alone.high is None
-    assert np.array_equal(alone.low, found.low)
-
-
 def test_an_evaluation_image_among_the_training_images_is_an_error() -> None:
     images = data.eval_images(None)
     with pytest.raises(DataError, match="evaluation image 'rocket' is training image 'rocket'"):
