@@ -103,7 +103,7 @@ def test_the_front_is_trained_again_on_images_the_search_never_saw(first: dict) 
     assert first["recommended"]["smallest"] in repeated, "what a user would take first trains again first"
     for name, entry in repeated.items():
         assert entry["replicated"]["psnr"]["middle"] == pytest.approx(points[name]["psnr"], abs=1.0)
-    every = [trial["values"] for trial in first["trials"]]
+    every = [trial["values"] for trial in first["trials"] if trial["state"] == "complete"]
     assert min(values["simulation_agreement_db"] for values in (*every, *first["baselines"].values())) >= 40
 
 
