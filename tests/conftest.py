@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tiny networks a second thread waits more than it works; torch reads it once
+
+import copy
 import shutil
 from pathlib import Path
 
