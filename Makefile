@@ -10,8 +10,8 @@ search: install
 	$(BIN)/autoq search --model srgan --budget 50
 
 test: install-test
-	$(BIN)/ruff check autoq tests
-	$(BIN)/ruff format --check autoq tests
+	$(BIN)/ruff check autoq benchmarks tests
+	$(BIN)/ruff format --check autoq benchmarks tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest --numprocesses 2 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder

@@ -17,8 +17,8 @@ from documents import reserve_output
 from runs import Run, add_options, measured, spec_of
 from scipy import stats
 
+from autoq.loading import load
 from autoq.policy import Granularity, Policy, TensorQuant, uniform
-from autoq.trial import stages_of
 
 BITS = "4/4/32"
 SQCL = 0.3
@@ -33,7 +33,7 @@ TABLE = Path(__file__).parent / "tables" / "ablation-srresnet-x4.csv"
 
 def configurations(options: argparse.Namespace) -> dict[str, tuple[Policy, float]]:
     """Name -> policy and weight of SQCL, each with one component more than the one before."""
-    stages = stages_of(options.model, options.scale, options.weights, {})
+    stages = load(options.model, options.scale, options.weights).roles
     fixed, learned = (as_published(uniform(BITS, stages, quantizer), options.granularity) for quantizer in ("minmax", "fqsr"))
     return {"fixed ranges": (fixed, 0.0), f"+ {STEPS[0]}": (learned, 0.0), f"+ {STEPS[1]}": (learned, options.sqcl)}
 

@@ -33,7 +33,7 @@ from runs import METRICS, Run, absolute, file_quality, float_graph, in_torch, me
 
 from autoq.data import calibration_patches, make_pair, train_images
 from autoq.export.onnx import export_graph
-from autoq.models import model_info
+from autoq.loading import load
 from autoq.operations import is_activation
 from autoq.options import default_scale
 from autoq.policy import Policy, uniform
@@ -42,7 +42,7 @@ from autoq.quantize import Quantized, collect, quantize
 from autoq.quantizers.base import BiasQuantizer, Quantizer
 from autoq.spec import TrialSpec
 from autoq.tracing import Traced, nodes_by_name
-from autoq.trial import evaluate, stages_of
+from autoq.trial import evaluate
 from autoq.workbench import prepare
 
 MODELS = ("srresnet", "srgan", "xlsr")
@@ -214,7 +214,7 @@ def main() -> None:
     for model in options.models:
         scale = default_scale(model)
         spec = TrialSpec(model=model, scale=scale, data=options.data, eval_data=options.eval_data, steps=options.steps)
-        stages = stages_of(model, scale, None, dict(model_info(model).patterns))
+        stages = load(model, scale).roles
         for granularity, bits in itertools.product(GRANULARITIES, options.bits):
             runs = [
                 PTQ(

@@ -14,9 +14,9 @@ import numpy as np
 from documents import reserve_output
 from runs import Run, add_options, measured, spec_of
 
+from autoq.loading import load
 from autoq.policy import all_float, uniform
 from autoq.quantizers import CLIPPING_NAMES
-from autoq.trial import stages_of
 
 NEAR, NARROW = "8/8/8", "4/4/8"
 MOST_LOST = 0.1
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--start", choices=CLIPPING_NAMES, default="minmax", help="clipping that the trainings start from")
     options = parser.parse_args()
     tell = reserve_output(options.json)
-    stages = stages_of(options.model, options.scale, options.weights, {})
+    stages = load(options.model, options.scale, options.weights).roles
     runs = []
     for seed in range(options.seeds):
         spec = spec_of(options, seed)

@@ -6,7 +6,7 @@ import pytest
 
 from autoq.findings import point_name
 from autoq.policy import Policy, uniform
-from autoq.replication import planned
+from autoq.replication import SHARE, planned
 from autoq.spec import Record, StudySpec, TrialSpec
 
 STAGES = {"head": ("weight", "activation"), "body": ("weight", "activation")}
@@ -54,10 +54,10 @@ def test_recommended_points_come_first_then_the_ends_then_the_rest() -> None:
 
 
 @pytest.mark.parametrize("trainings", [3, 4, 7, 14, 21, 30])
-def test_they_take_a_third_of_the_time_of_all_trials(trainings: int) -> None:
+def test_they_take_a_share_of_the_time_of_all_trials(trainings: int) -> None:
     """All seeds of a point before the next point; there is time for so many trainings of 10 s, and a half."""
     records = [*FRONT, *OFF_FRONT]
-    whole = 3 * 10 * (trainings + 0.5)
+    whole = 10 * (trainings + 0.5) / SHARE
     rest = FLOAT.model_copy(update={"seconds": whole - sum(record.seconds for record in records)})
     found = names([*records, rest], 3)
     one_by_one = [(f"trial {bits}", seed) for bits in BY_INTEREST for seed in (4, 5, 6)]
@@ -67,7 +67,7 @@ def test_they_take_a_third_of_the_time_of_all_trials(trainings: int) -> None:
 
 def test_what_takes_longer_counts_more() -> None:
     slow = [record.model_copy(update={"seconds": 25.0 if record.number == 7 else 10.0}) for record in FRONT]
-    rest = FLOAT.model_copy(update={"seconds": 3 * 46.0 - sum(record.seconds for record in slow)})
+    rest = FLOAT.model_copy(update={"seconds": 46.0 / SHARE - sum(record.seconds for record in slow)})
     assert names([*slow, rest], 2) == [("trial 6", 4), ("trial 7", 4), ("trial 6", 5)]
 
 

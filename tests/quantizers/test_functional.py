@@ -133,6 +133,6 @@ def test_biases_are_integers_at_the_product_of_scales() -> None:
         TensorQuant(8, granularity="channel", signed=True), Statistics.of_tensor(torch.tensor([[1.27], [0.127]]), True)
     )
     bias = torch.tensor([0.123456, -0.00321])
-    found = BiasQuantizer(activation, weight)
+    found = BiasQuantizer(activation, weight, channels=2)
     np.testing.assert_allclose(found(bias), np.round(bias.numpy() / found.scale.numpy()) * found.scale.numpy(), rtol=1e-6)
     assert found.to_integer(bias).tolist() == [1235, -321]
