@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from autoq.capture import capture, duplicate
+from autoq.capture import capture
 from autoq.errors import InputError
 from autoq.folding import STANDS_FOR
 from autoq.models.sizes import UNTRACEABLE, one_line
+from autoq.models.wrappers import duplicate
 
 TOLERANCE = 1e-4
 """Root mean square of the difference, of the largest magnitude in the output."""

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize, prune
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from autoq.errors import InputError
 from autoq.models.sizes import UNTRACEABLE, one_line
-
-
-def duplicate(model: nn.Module) -> nn.Module:
-    """A copy in eval mode; weights that hooks compute are no leaves of autograd, which deepcopy alone refuses."""
-    held = [value for module in model.modules() for value in vars(module).values()]
-    computed = {id(value): value.detach().clone() for value in held if isinstance(value, Tensor) and not value.is_leaf}
-    return copy.deepcopy(model, computed).eval()
+from autoq.models.wrappers import fold
 
 
 def capture(model: nn.Module) -> fx.GraphModule:
@@ -31,7 +20,7 @@ def capture(model: nn.Module) -> fx.GraphModule:
     for taken in ("code", "graph"):
         if taken in {*model._parameters, *model._buffers, *model._modules}:
             raise InputError(f"model {name}: torch.fx has an attribute '{taken}' of its own; rename the model's")
-    _compute_weights(model)
+    fold(model)
     _take_image_alone(model)
     try:
         return fx.GraphModule(model, _Tracer().trace(model), name)
@@ -102,24 +91,3 @@ def _take_image_alone(model: nn.Module) -> None:
         return whole(self, x)
 
     model.__class__ = type(type(model).__name__, (type(model),), {"forward": forward})
-
-
-@torch.enable_grad()
-def _compute_weights(model: nn.Module) -> None:
-    """Weights as they are computed: weight norm, spectral norm, masks of pruning and any parametrization are gone."""
-    for module in model.modules():
-        if parametrize.is_parametrized(module):
-            made = type(module)  # copies of a network share it, and what follows changes it
-            module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
-            for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, name)
-                frozen = module._buffers.pop(name, None)  # a buffer, where what it was computed from needs no gradient
-                if frozen is not None:
-                    module.register_parameter(name, nn.Parameter(frozen))
-        for hook in list(module._forward_pre_hooks.values()):
-            if isinstance(hook, WeightNorm):
-                nn.utils.remove_weight_norm(module, hook.name)
-            elif isinstance(hook, SpectralNorm):
-                nn.utils.remove_spectral_norm(module, hook.name)
-            elif isinstance(hook, prune.BasePruningMethod):
-                prune.remove(module, hook._tensor_name)

@@ -71,7 +71,7 @@ class Loaded:
 
 
 def load(model: str, scale: int, weights: Path | None = None, layers: StagePatterns | None = None) -> Loaded:
-    """Build and trace a network. layers: its stages; else the table's or the architecture's; else they are found.
+    """Build and trace a network. layers: its stages; else the table's; else they are found.
 
     Raises InputError where it cannot be built or traced, or a pattern fits no layer.
     """

@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from autoq.agreement import check_agreement
-from autoq.capture import capture, duplicate
+from autoq.capture import capture
 from autoq.errors import InputError
 from autoq.folding import delay_pixel_shuffles, fold_batch_norms, fold_scalings, lower_layers
 from autoq.functional import make_functional, mark_maps
 from autoq.models.sizes import fitting
 from autoq.models.stages import StagePatterns, assign
+from autoq.models.wrappers import duplicate
 from autoq.operations import CONCATENATIONS, FLOATS, is_activation, moves_pixels, skip_edges
 from autoq.policy import ROLES, Role
 

@@ -297,8 +297,8 @@ def test_its_space_file_loads_again_and_has_a_cost(folder: Path) -> None:
 FE, UP, REC = "feature_extraction", "upsampling", "reconstruction"
 RRDB = {FE: ("model.0",), "body": ("model.1.*",)}
 CHECKPOINTS = [
-    case("x4", "ESRGAN", {"scale": 4}, 4, RRDB | {UP: ("model.3", "model.6"), REC: ("model.8", "model.10")}),
-    case("x2", "ESRGAN", {"scale": 2}, 2, RRDB | {UP: ("model.3",), REC: ("model.5", "model.7")}),
+    case("x4", "ESRGAN", {"scale": 4}, 4, RRDB | {UP: ("model.3", "model.6", "model.8"), REC: ("model.10",)}),
+    case("x2", "ESRGAN", {"scale": 2}, 2, RRDB | {UP: ("model.3", "model.5"), REC: ("model.7",)}),
     case("compact", "Compact", {"num_conv": 2, "upscale": 2}, 2, {FE: ("body.0",), "body": ("body.2", "body.4"), REC: ("body.6",)}),
 ]
 
@@ -320,14 +320,14 @@ def saved(path: Path, architecture: str, **arguments: int) -> nn.Module:
 def test_a_checkpoint(tmp_path: Path, architecture: str, arguments: Any, scale: int, stages: dict[str, tuple[str, ...]]) -> None:
     model, image = str(tmp_path / "own.pth"), torch.rand(1, 3, 13, 19)
     expected = saved(tmp_path / "own.pth", architecture, **arguments)
-    network, found = staged_model(model, scale)
-    assert (found, list(found)) == (stages, list(stages))
-    assert torch.equal(network(image), expected(image))
-    check_works(network, found)
+    loaded = load(model, scale)
+    assert (loaded.patterns, list(loaded.patterns)) == (stages, list(stages))
+    assert torch.equal(loaded.network(image), expected(image))
+    check_works(loaded.network, stages)
     text, space = space_file(model, scale=scale)
     (tmp_path / "new.yaml").write_text(text)
-    loaded = search_space(TrialSpec(model=model, scale=scale), tmp_path / "new.yaml")
-    assert (loaded.layers, loaded.choices) == (stages, space.choices)
+    read = search_space(TrialSpec(model=model, scale=scale), tmp_path / "new.yaml")
+    assert (read.layers, read.choices) == (stages, space.choices)
 
 
 def factory(name: str, model: str, message: str) -> Any:

@@ -265,13 +265,12 @@ def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module
 def staged_model(
     name: str, scale: int, weights: Path | None = None, layers: StagePatterns | None = None
 ) -> tuple[nn.Module, StagePatterns]:
-    """`build_model`, and its stages: `layers` where given, else the table's or the architecture's; none where nobody says them."""
+    """`build_model`, and its stages: `layers` where given, else the table's; none where nobody says them."""
     file = weights_file(name, scale, weights)
     if is_custom(name):
         from autoq.models import custom
 
-        network, patterns = custom.build(name, scale, weights, is_file(name))
-        return network, layers or patterns or {}
+        return custom.build(name, scale, weights, is_file(name)), layers or {}
     from autoq.models import layouts
     from autoq.models.weights import load_model
 

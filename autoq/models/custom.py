@@ -25,7 +25,6 @@ from autoq.errors import InputError, WeightsError
 from autoq.models import is_given
 from autoq.models.given import given
 from autoq.models.prefixes import StateDict, bare_keys, parts
-from autoq.models.stages import StagePatterns
 from autoq.models.weights import check_finite, load_own, read_state_dict
 from autoq.models.wrappers import bare, brief, fold
 
@@ -53,24 +52,25 @@ TRAINER_PREFIXES = (
 """Where trainers keep the network in a checkpoint, for architectures whose own keys are not known yet."""
 
 
-def build(name: str, scale: int | None, weights: Path | None, is_file: bool) -> tuple[nn.Module, StagePatterns | None]:
-    """The network in eval mode, and the stages of its architecture where they are known. scale: None for its own.
+def build(name: str, scale: int | None, weights: Path | None, is_file: bool) -> nn.Module:
+    """The network in eval mode. scale: None for its own.
 
     Raises InputError when the factory or the architecture cannot be used, or the network is not one of `scale`.
     """
     with guest_code():
-        network, patterns = _from_file(Path(name)) if is_file else (_from_factory(name, scale, weights), None)
+        network = _from_file(Path(name)) if is_file else _from_factory(name, scale, weights)
         fold(network)
+        network.requires_grad_(False)
         found = _scale(network, name)
     if scale not in (None, found):
         raise InputError(f"model '{name}': a x{found} network, asked for x{scale}; type --scale {found}")
-    return network, patterns
+    return network
 
 
 def own_scale(name: str, is_file: bool) -> int:
     """The scale of a network that nobody says one for, found by an image."""
     with guest_code():
-        return _scale(_from_file(Path(name))[0] if is_file else _made(_factory(name), name, None), name)
+        return _scale(_from_file(Path(name)) if is_file else _made(_factory(name), name, None), name)
 
 
 # ---------------------------------------------------------------- from Python
@@ -196,7 +196,7 @@ def _check_repeats(network: nn.Module, again: nn.Module, name: str) -> None:
 # ---------------------------------------------------------------- from a checkpoint
 
 
-def _from_file(path: Path) -> tuple[nn.Module, StagePatterns | None]:
+def _from_file(path: Path) -> nn.Module:
     if importlib.util.find_spec("spandrel") is None:
         raise InputError(
             f"model '{path}': recognizing a checkpoint by itself takes spandrel; pip install 'autoq[spandrel]', or type"
@@ -216,9 +216,7 @@ def _from_file(path: Path) -> tuple[nn.Module, StagePatterns | None]:
             if "Unsupported" in type(error).__name__:
                 continue
             raise WeightsError(f"model '{path}': {brief(error)}; {_instead(path)}") from error
-        network = bare(found.model, str(path))
-        stages = FAMILIES.get(found.architecture.id)
-        return network, stages(network) if stages else None
+        return bare(found.model, str(path))
     raise WeightsError(f"model '{path}': spandrel knows no such architecture; {_instead(path)}")
 
 
@@ -258,23 +256,3 @@ def _scale(network: nn.Module, name: str) -> int:
         found = list(shape) or type(output).__name__
         raise InputError(f"model '{name}': an image [1, 3, {side}, {side}] gave {found}, expected [1, 3, side, side]")
     return shape[2] // side
-
-
-def _rrdb(network: nn.Module) -> StagePatterns:
-    """spandrel's RRDBNet: a sequence of a convolution, the residual trunk, upsampling convolutions and two last ones."""
-    layers = [str(number) for number, layer in enumerate(network.model) if isinstance(layer, nn.Conv2d)]  # type: ignore[arg-type]
-    first, *middle, before_last, last = (f"model.{number}" for number in layers)
-    upsampling = {"upsampling": tuple(middle)} if middle else {}
-    return {"feature_extraction": (first,), "body": ("model.1.*",), **upsampling, "reconstruction": (before_last, last)}
-
-
-def _compact(network: nn.Module) -> StagePatterns:
-    """spandrel's SRVGGNetCompact (Real-ESRGAN's small networks): a chain of convolutions and a pixel shuffle."""
-    layers = [number for number, layer in enumerate(network.body) if isinstance(layer, nn.Conv2d)]  # type: ignore[arg-type]
-    first, *middle, last = (f"body.{number}" for number in layers)
-    body = {"body": tuple(middle)} if middle else {}
-    return {"feature_extraction": (first,), **body, "reconstruction": (last,)}
-
-
-FAMILIES = {"ESRGAN": _rrdb, "Compact": _compact}
-"""spandrel's architecture -> the stages of a network of it."""

@@ -31,12 +31,8 @@ def bare(found: Any, name: str) -> nn.Module:
     """
     network = unwrapped(_one_network(found, name))
     _check_readable(network, name)
-    for module in network.modules():
-        for attribute, value in vars(module).items():
-            if isinstance(value, Tensor) and not value.is_leaf:  # recomputed in every pass, as old weight norm's weight
-                setattr(module, attribute, value.detach())
     try:
-        network = copy.deepcopy(network)
+        network = duplicate(network)
     except Exception as error:
         raise InputError(
             f"model '{name}': it cannot be copied ({brief(error)}); give a network that copy.deepcopy copies"
@@ -45,7 +41,7 @@ def bare(found: Any, name: str) -> nn.Module:
         for child, inner in module.named_children():
             if (core := unwrapped(inner)) is not inner:
                 setattr(module, child, core)
-    return network.cpu().float().eval().requires_grad_(False)
+    return network.cpu().float().requires_grad_(False)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -90,12 +86,20 @@ def _check_readable(network: nn.Module, name: str) -> None:
             raise InputError(f"model '{name}': '{key}' is on the meta device, without values; make the network on the CPU")
 
 
-def fold(network: nn.Module) -> None:
-    """Weights as they are computed, instead of what they are computed from: weight and spectral norm, pruning. In place."""
-    for module in network.modules():
+@torch.enable_grad()
+def fold(model: nn.Module) -> None:
+    """Weights as they are computed, instead of what they are computed from: weight and spectral norm, pruning, any
+    parametrization. In place.
+    """
+    for module in model.modules():
         if parametrize.is_parametrized(module):
+            made = type(module)  # copies of a network share it, and what follows changes it
+            module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
             for name in list(module.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(module, str(name))
+                parametrize.remove_parametrizations(module, name)
+                frozen = module._buffers.pop(name, None)  # a buffer, where what it was computed from needs no gradient
+                if frozen is not None:
+                    module.register_parameter(name, nn.Parameter(frozen))
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, WeightNorm):
                 nn.utils.remove_weight_norm(module, hook.name)
@@ -103,4 +107,10 @@ def fold(network: nn.Module) -> None:
                 nn.utils.remove_spectral_norm(module, hook.name)
             elif isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)
-    network.requires_grad_(False)
+
+
+def duplicate(model: nn.Module) -> nn.Module:
+    """A copy in eval mode; weights that hooks compute are no leaves of autograd, which deepcopy alone refuses."""
+    held = [value for module in model.modules() for value in vars(module).values()]
+    computed = {id(value): value.detach().clone() for value in held if isinstance(value, Tensor) and not value.is_leaf}
+    return copy.deepcopy(model, computed).eval()
