@@ -176,7 +176,7 @@ class Retrained:
             verify.exact("size", promised["size"], packed),
             verify.exact("size_runtime", promised["size_runtime"], payload_bytes(self.model)),
         ]
-        return lines if package is None else [*lines, verify.overhead(len(package) - packed)]
+        return lines if package is None else [*lines, verify.overhead(len(package) - packed, len(self.bench.traced.layers))]
 
     @functools.cached_property
     def latency(self) -> list[Line]:
