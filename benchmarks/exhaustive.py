@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from runs import file_quality, float_graph
 
+from autoq import halving
 from autoq.additive import probes
 from autoq.errors import TrialFailed
 from autoq.export.onnx import Graph, export_graph
@@ -38,8 +39,8 @@ from autoq.spec import TrialSpec
 from autoq.study import space_facts
 from autoq.workbench import Workbench, forget, prepare
 
-RUNGS = (0, 4, 8, 16, 32, 64)
-"""QAT steps after which a policy is evaluated; the last is full fidelity."""
+RUNGS = (0, *halving.rungs(TrialSpec(model="xlsr", scale=3).steps))
+"""QAT steps after which a policy is evaluated: without training, and those of a search by default."""
 
 FRAME = (96, 96)
 FORMAT = {"quantizer": "lsq", "clipping": "mse"}
@@ -58,7 +59,7 @@ TABLES = Path(__file__).parent / "tables"
 
 def spec(seed: int) -> TrialSpec:
     """What every policy of the table is trained and evaluated on: the photographs inside scikit-image's wheel."""
-    return TrialSpec(model="xlsr", scale=3, steps=RUNGS[-1], seed=seed, batch=4)
+    return TrialSpec(model="xlsr", scale=3, seed=seed)
 
 
 def space() -> SearchSpace:

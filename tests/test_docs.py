@@ -45,7 +45,6 @@ RUN_ELSEWHERE = {
     ),
     "python benchmarks/fidelity.py": ("tests/benchmarks/test_search.py", "fidelity.py"),
     "python benchmarks/held_out.py srgan-x4": ("tests/benchmarks/test_held_out.py", "figures_of("),
-    "python benchmarks/supernet.py": ("tests/benchmarks/test_supernet.py", "supernet"),
     "python benchmarks/search.py": ("tests/benchmarks/test_search.py", "search.py"),
     "autoq sensitivity --model srgan": ("tests/test_sensitivity.py", '"sensitivity"'),
     "autoq upscale compromise/model.onnx photo.png large.png": (
