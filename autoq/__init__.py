@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from autoq.api import open_study, search, write_report
-    from autoq.deployment import export_point, unpack
+    from autoq.api.deployment import export_point, unpack
+    from autoq.api.studies import open_study, search, write_report
+    from autoq.config.events import Events
+    from autoq.deploy.evaluate import evaluate
+    from autoq.deploy.upscale import upscale
     from autoq.errors import AutoqError, InputError
-    from autoq.evaluating import evaluate
-    from autoq.events import Events
-    from autoq.study import Study
-    from autoq.upscaling import upscale
+    from autoq.study.study import Study
 
 __all__ = [
     "AutoqError", "Events", "InputError", "Study", "__version__",
@@ -30,9 +30,9 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "AutoqError": "errors", "Events": "events", "InputError": "errors", "Study": "study",
-    "evaluate": "evaluating", "export_point": "deployment", "open_study": "api", "search": "api",
-    "unpack": "deployment", "upscale": "upscaling", "write_report": "api",
+    "AutoqError": "errors", "Events": "config.events", "InputError": "errors", "Study": "study.study",
+    "evaluate": "deploy.evaluate", "export_point": "api.deployment", "open_study": "api.studies", "search": "api.studies",
+    "unpack": "api.deployment", "upscale": "deploy.upscale", "write_report": "api.studies",
 }  # fmt: skip
 
 

@@ -17,8 +17,8 @@ from documents import reserve_output
 from runs import Run, add_options, measured, spec_of
 from scipy import stats
 
-from autoq.loading import load
-from autoq.policy import Granularity, Policy, TensorQuant, uniform
+from autoq.config.policy import Granularity, Policy, TensorQuant, uniform
+from autoq.graph.loading import load
 
 BITS = "4/4/32"
 SQCL = 0.3

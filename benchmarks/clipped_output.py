@@ -17,16 +17,16 @@ sys.path.insert(0, str(Path(__file__).parent))
 from documents import reserve_output
 from runs import file_quality, float_graph, in_torch
 
-from autoq.events import TrainingEvents
+from autoq.config.events import TrainingEvents
+from autoq.config.policy import uniform
+from autoq.config.spec import PretrainSpec, TrialSpec
+from autoq.graph.quantize import quantize
 from autoq.models import MODELS
-from autoq.policy import uniform
-from autoq.pretrain import pretrain
-from autoq.processor import available_cores
-from autoq.quantize import quantize
-from autoq.spec import PretrainSpec, TrialSpec
+from autoq.system.processor import available_cores
 from autoq.targets import target_info
-from autoq.trial import evaluate
-from autoq.workbench import prepare
+from autoq.training.pretrain import pretrain
+from autoq.trial.context import prepare
+from autoq.trial.run import evaluate
 
 TARGET = "npu-uint8"
 VARIANTS = {"clipped": {}, "linear": {"clipped": False}}

@@ -4,7 +4,7 @@ float32               batch norms folded, eager, torch's default layout, torch.o
 float32-norms         the same with batch norms that train
 float32-channels-last the same as float32, laid out as autoq lays out its networks
 bfloat16              the same, in autocast
-autoq                 autoq.qat.Training with the quantizer and clipping of a study's baselines
+autoq                 autoq.training.qat.Training with the quantizer and clipping of a study's baselines
 autoq-compiled        the same network by torch.compile, in the place of autoq's own ways on processors
 autoq-NAME            the same with another quantizer for the roles that it serves, at the widest bits it has up to those asked for
 brevitas              brevitas.nn: Int8WeightPerChannelFloat, Uint8ActPerTensorFloat for the image, Int8ActPerTensorFloat for the
@@ -34,18 +34,18 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from autoq.compat import guest_code
-from autoq.data import batches, calibration_patches, make_pair, train_images
-from autoq.device import native_bfloat16
+from autoq.config.policy import ROLES, Policy, TensorQuant, uniform
 from autoq.errors import InputError
-from autoq.measuring import BASELINE_QUANTIZER, baseline
+from autoq.graph.quantize import quantize
+from autoq.graph.trace import roles_by_stage
+from autoq.images.data import batches, calibration_patches, make_pair, train_images
 from autoq.models import staged_model
-from autoq.policy import ROLES, Policy, TensorQuant, uniform
-from autoq.qat import FULL_RATE_LOSS, LEARNING_RATE, LEARNING_RATES, Training
-from autoq.quantize import quantize
 from autoq.quantizers import QUANTIZERS
-from autoq.tracing import roles_by_stage
-from autoq.workbench import Workbench
+from autoq.system.compat import guest_code
+from autoq.system.device import native_bfloat16
+from autoq.training.qat import FULL_RATE_LOSS, LEARNING_RATE, LEARNING_RATES, Training
+from autoq.trial.context import Workbench
+from autoq.tuning.baselines import BASELINE_QUANTIZER, baseline
 
 NO_BFLOAT16 = "this processor has no native bfloat16: emulated, in no ratio"
 
@@ -109,7 +109,7 @@ def folded(network: nn.Module) -> nn.Module:
 
 
 class PlainTraining:
-    """What autoq.qat.Training does, for any network: its patches, loss, rates and schedule, Adam as torch has it by default."""
+    """What autoq's own Training does, for any network: its patches, loss, rates and schedule, Adam as torch has it by default."""
 
     def __init__(self, bench: Workbench, network: nn.Module, layout: torch.memory_format, bfloat16: bool = False) -> None:
         self.bench, self.layout, self.bfloat16 = bench, layout, bfloat16

@@ -20,14 +20,15 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from autoq import crops
-from autoq.data import Pair, to_pixels
-from autoq.objectives.quality import fidelity
-from autoq.options import default_scale, search_space
-from autoq.policy import Policy
-from autoq.quantize import quantize
-from autoq.spec import TrialSpec
-from autoq.workbench import prepare, upscale
+from autoq.config.policy import Policy
+from autoq.config.spec import TrialSpec
+from autoq.graph.inference import upscale
+from autoq.graph.quantize import quantize
+from autoq.images import crops
+from autoq.images.data import Pair, to_pixels
+from autoq.metrics.quality import fidelity
+from autoq.trial.context import prepare
+from autoq.tuning.options import default_scale, search_space
 
 POLICIES = 16
 

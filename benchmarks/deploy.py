@@ -41,24 +41,24 @@ except ModuleNotFoundError as error:
 from documents import reserve_output
 from standing import INT8, MIXED, Found, Group, Point, document, line, table, verdict
 
-from autoq import findings
-from autoq.api import check_inputs, open_study
-from autoq.data import Pair, calibration_patches, check_disjoint, eval_images, make_pair, train_images
+from autoq.api.studies import check_inputs, open_study
+from autoq.config.policy import Policy, all_float
+from autoq.costs.latency.measure import machine, measure
+from autoq.costs.size import packed_bytes
+from autoq.deploy.verify import ROUNDS
 from autoq.errors import InputError
 from autoq.export.onnx import export_graph
-from autoq.measuring import baselines
-from autoq.objectives.latency import machine, measure
-from autoq.objectives.quality import METRICS, averaged, judged, load_models, why_unavailable
-from autoq.objectives.size import packed_bytes
-from autoq.options import parse_frame
-from autoq.pixels import to_input, to_pixels
-from autoq.policy import Policy, all_float
-from autoq.processor import exact_weight_bits
-from autoq.study import Study
+from autoq.images.data import Pair, calibration_patches, check_disjoint, eval_images, make_pair, train_images
+from autoq.images.pixels import to_input, to_pixels
+from autoq.metrics.quality import METRICS, averaged, judged, load_models, why_unavailable
+from autoq.study import results
+from autoq.study.study import Study
+from autoq.system.processor import exact_weight_bits
 from autoq.targets import why_unusable
-from autoq.trial import trained
-from autoq.verify import ROUNDS
-from autoq.workbench import Workbench, prepare, runtime_file, runtime_model
+from autoq.trial.context import Workbench, prepare, runtime_file, runtime_model
+from autoq.trial.run import trained
+from autoq.tuning.baselines import baselines
+from autoq.tuning.options import parse_frame
 
 VALIDATION = 8
 """Images, at most, that accuracy control validates on: it looks at all of them for every layer."""
@@ -152,14 +152,14 @@ def own_points(study: Study, bench: Workbench) -> list[Point]:
         raise InputError(
             f"study '{study.name}': its 8-bit weights overflow on this processor, which has no VNNI; search again here"
         )
-    records = findings.front(study.records(), study.spec.objectives)
-    front = [record for record in records if record.name != findings.FLOAT_NAME]
+    records = results.front(study.records(), study.spec.objectives)
+    front = [record for record in records if record.name != results.FLOAT_NAME]
     if not front:
         raise InputError(
             f"study '{study.name}': its front holds nothing but the float network; give a study with trials that ended"
         )
     wanted: list[tuple[str, Group, Policy, int]] = [
-        (findings.point_name(record), "front", Policy.from_dict(record.policy), record.steps) for record in front
+        (results.point_name(record), "front", Policy.from_dict(record.policy), record.steps) for record in front
     ]
     line = baselines(study.space.facts, hand_rule=True)
     known = {name for name, *_ in wanted}

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Callable
 
-from autoq.output import only_results
+from autoq.system.output import only_results
 
 
 def reserve_output(wanted: bool) -> Callable[[object], None]:

@@ -21,7 +21,7 @@ import torch
 from documents import reserve_output
 
 from autoq.models import fresh_model
-from autoq.processor import available_cores
+from autoq.system.processor import available_cores
 
 AUTHORS = (
     (r"head\.", "conv_first."),

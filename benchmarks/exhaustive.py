@@ -24,22 +24,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from runs import file_quality, float_graph
 
-from autoq import halving
-from autoq.additive import probes
+from autoq.config import schedule
+from autoq.config.policy import Policy, uniform
+from autoq.config.space import SearchSpace, parse_space
+from autoq.config.spec import TrialSpec
+from autoq.costs.operations import costs
+from autoq.costs.size import packed_bytes
 from autoq.errors import TrialFailed
 from autoq.export.onnx import Graph, export_graph
-from autoq.objectives.cost import costs
-from autoq.objectives.size import packed_bytes
-from autoq.policy import Policy, uniform
-from autoq.qat import Training
-from autoq.quantize import quantize
-from autoq.sensitivity import alone, measure
-from autoq.space import SearchSpace, parse_space
-from autoq.spec import TrialSpec
-from autoq.study import space_facts
-from autoq.workbench import Workbench, forget, prepare
+from autoq.graph.quantize import quantize
+from autoq.study.study import space_facts
+from autoq.training.qat import Training
+from autoq.trial.context import Workbench, forget, prepare
+from autoq.tuning.additive import probes
+from autoq.tuning.sensitivity import alone, measure
 
-RUNGS = (0, *halving.rungs(TrialSpec(model="xlsr", scale=3).steps))
+RUNGS = (0, *schedule.rungs(TrialSpec(model="xlsr", scale=3).steps))
 """QAT steps after which a policy is evaluated: without training, and those of a search by default."""
 
 FRAME = (96, 96)

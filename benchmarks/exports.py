@@ -18,12 +18,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from documents import reserve_output
 
-from autoq.api import check_inputs, open_study
-from autoq.delivery import Delivered, retrain, write
-from autoq.findings import front, point_name
-from autoq.spec import Record
-from autoq.study import Study
-from autoq.verify import OVERHEAD, Line
+from autoq.api.studies import check_inputs, open_study
+from autoq.config.spec import Record
+from autoq.deploy.pipeline import Delivered, retrain, write
+from autoq.deploy.verify import OVERHEAD, Line
+from autoq.study.results import front, point_name
+from autoq.study.study import Study
 
 FORMATS = ("onnx", "packed")
 PAYLOADS = ("size", "size_runtime")

@@ -24,13 +24,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from documents import reserve_output
 from runs import file_quality, float_graph, spearman_interval
 
+from autoq.config.policy import Policy
+from autoq.config.spec import TrialSpec
 from autoq.errors import TrialFailed
-from autoq.options import default_scale, search_space
-from autoq.policy import Policy
-from autoq.qat import Training
-from autoq.quantize import quantize
-from autoq.spec import TrialSpec
-from autoq.workbench import prepare
+from autoq.graph.quantize import quantize
+from autoq.training.qat import Training
+from autoq.trial.context import prepare
+from autoq.tuning.options import default_scale, search_space
 
 STEPS = (0, 25, 50, 100, 200)
 POLICIES = 24

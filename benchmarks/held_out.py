@@ -17,12 +17,12 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from autoq.api import open_study
-from autoq.confirmation import Confirmed, confirmed_qualities, rank_agreement
+from autoq.api.studies import open_study
+from autoq.config.spec import Confirmation, Record
 from autoq.errors import InputError
-from autoq.findings import FLOAT_NAME
-from autoq.findings import front as front_of
-from autoq.spec import Confirmation, Record
+from autoq.study.confirmation import Confirmed, confirmed_qualities, rank_agreement
+from autoq.study.results import FLOAT_NAME
+from autoq.study.results import front as front_of
 
 
 def figures_of(

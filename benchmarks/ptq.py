@@ -31,19 +31,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from documents import reserve_output
 from runs import METRICS, Run, absolute, file_quality, float_graph, in_torch, measured
 
-from autoq.data import calibration_patches, make_pair, train_images
+from autoq.config.policy import Policy, uniform
+from autoq.config.spec import TrialSpec
 from autoq.export.onnx import export_graph
-from autoq.loading import load
-from autoq.operations import is_activation
-from autoq.options import default_scale
-from autoq.policy import Policy, uniform
-from autoq.qat import Training
-from autoq.quantize import Quantized, collect, quantize
+from autoq.graph.loading import load
+from autoq.graph.operations import is_activation
+from autoq.graph.quantize import Quantized, collect, quantize
+from autoq.graph.trace import Traced, nodes_by_name
+from autoq.images.data import calibration_patches, make_pair, train_images
 from autoq.quantizers.base import BiasQuantizer, Quantizer
-from autoq.spec import TrialSpec
-from autoq.tracing import Traced, nodes_by_name
-from autoq.trial import evaluate
-from autoq.workbench import prepare
+from autoq.training.qat import Training
+from autoq.trial.context import prepare
+from autoq.trial.run import evaluate
+from autoq.tuning.options import default_scale
 
 MODELS = ("srresnet", "srgan", "xlsr")
 BITS = ("8/8/8", "6/6/8", "4/8/8", "4/4/8")

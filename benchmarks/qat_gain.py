@@ -14,8 +14,8 @@ import numpy as np
 from documents import reserve_output
 from runs import Run, add_options, measured, spec_of
 
-from autoq.loading import load
-from autoq.policy import all_float, uniform
+from autoq.config.policy import all_float, uniform
+from autoq.graph.loading import load
 from autoq.quantizers import CLIPPING_NAMES
 
 NEAR, NARROW = "8/8/8", "4/4/8"

@@ -36,13 +36,13 @@ from contenders import CONTENDERS, Given, PlainTraining, Steps, given, load, own
 from documents import reserve_output
 from runs import absolute, file_quality, float_graph, in_torch
 
-from autoq.confirmation import Interval, median_interval
+from autoq.config.spec import TrialSpec
+from autoq.costs.latency.measure import machine
 from autoq.errors import InputError
-from autoq.objectives.latency import machine
-from autoq.processor import available_cores
-from autoq.spec import TrialSpec
-from autoq.trial import evaluate, trained
-from autoq.workbench import prepare
+from autoq.study.confirmation import Interval, median_interval
+from autoq.system.processor import available_cores
+from autoq.trial.context import prepare
+from autoq.trial.run import evaluate, trained
 
 FLOAT, OWN, BREVITAS = "float32", "autoq", "brevitas"
 WARM_UP = 2

@@ -24,10 +24,10 @@ import openvino
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from autoq.compat import guest_code
 from autoq.export.onnx import INPUT, payload_bytes
-from autoq.objectives.quality import psnr
-from autoq.pixels import to_pixels
+from autoq.images.pixels import to_pixels
+from autoq.metrics.quality import psnr
+from autoq.system.compat import guest_code
 from autoq.targets import Runner, load_target
 from autoq.targets.openvino_cpu import core
 

@@ -17,15 +17,15 @@ import torch
 from scipy.stats import rankdata
 from torch import nn
 
+from autoq.config.policy import Policy
+from autoq.config.spec import TrialSpec
 from autoq.export.onnx import Graph, export_graph
+from autoq.graph.quantize import Quantized
+from autoq.graph.trace import trace
 from autoq.models import staged_model
-from autoq.policy import Policy
-from autoq.quantize import Quantized
-from autoq.spec import TrialSpec
 from autoq.targets import Runner
-from autoq.tracing import trace
-from autoq.trial import evaluate, trained
-from autoq.workbench import Workbench, prepare, runtime_model, shipped
+from autoq.trial.context import Workbench, prepare, runtime_model, shipped
+from autoq.trial.run import evaluate, trained
 
 METRICS = ("psnr", "ssim")
 KEYS = ("name", "policy", "seed", "steps", "batch", "sqcl", "exact_weight_bits", "data", "eval_data")

@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from documents import reserve_output
 from runs import file_quality, float_graph
 
+from autoq.config.policy import uniform
+from autoq.config.spec import Sampling, TrialSpec
+from autoq.graph.quantize import quantize
 from autoq.models import model_info
-from autoq.policy import uniform
-from autoq.processor import available_cores
-from autoq.qat import Training
-from autoq.quantize import quantize
-from autoq.spec import Sampling, TrialSpec
-from autoq.workbench import prepare
+from autoq.system.processor import available_cores
+from autoq.training.qat import Training
+from autoq.trial.context import prepare
 
 POLICIES = ("4/4/8", "6/6/8")
 

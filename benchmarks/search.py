@@ -28,17 +28,19 @@ from curves import MOMENTS, curve_table, curves_of, draw, volume_at
 from documents import reserve_output
 from exhaustive import RUNGS, TABLES, space
 
-from autoq import additive, halving, pareto
-from autoq.objectives import reference_value
-from autoq.policy import Policy, StageQuant
-from autoq.storage import make_sampler
+from autoq.config import schedule
+from autoq.config.objectives import Direction, reference_value
+from autoq.config.policy import Policy, StageQuant
+from autoq.study import pareto
+from autoq.study.storage import make_sampler
+from autoq.tuning import additive, successive_halving
 
 FULL = RUNGS[-1]
 RAY = "Ray's OptunaSearch"
 COLD = ("random", "tpe", "gp", "nsga2", RAY)
 SHARES = (0.90, 0.95, 0.99)
 OBJECTIVES = ("size", "bops", "psnr")
-DIRECTIONS: list[pareto.Direction] = ["minimize", "minimize", "maximize"]
+DIRECTIONS: list[Direction] = ["minimize", "minimize", "maximize"]
 
 
 @dataclass(frozen=True)
@@ -226,7 +228,7 @@ def seeds_alone(run: Run) -> None:
     """The seeds of a study, fully trained, and nothing else."""
     run.seconds += run.table.preparing
     index = {policy: number for number, policy in enumerate(run.table.policies)}
-    for policy in predicted(run, halving.seeds(run.budget)):
+    for policy in predicted(run, schedule.seeds(run.budget)):
         run.train(index[policy], None, FULL)
 
 
@@ -242,12 +244,12 @@ def autoq(run: Run, stopping: bool = True, sampler: str = "auto") -> None:
     """Seeds, then the sampler, in cohorts that are compared at rungs."""
     run.seconds += run.table.preparing
     asker = Asker(run, sampler)
-    seeds = predicted(run, halving.seeds(run.budget))
-    rungs = halving.rungs(FULL) if stopping else (FULL,)
+    seeds = predicted(run, schedule.seeds(run.budget))
+    rungs = schedule.rungs(FULL) if stopping else (FULL,)
     reached: dict[int, list[int]] = {rung: [] for rung in rungs}
     number = 0
     while number < run.budget:
-        together = halving.cohort(number, len(seeds), rungs)
+        together = schedule.cohort(number, len(seeds), rungs)
         number = min(together.stop, run.budget)
         going = [asker.ask(seeds[each] if each < len(seeds) else None) for each in range(together.start, number)]
         before = None
@@ -257,8 +259,11 @@ def autoq(run: Run, stopping: bool = True, sampler: str = "auto") -> None:
             here = [index for _, index in going]
             kept = list(range(len(going)))
             if rung != FULL and len(together) > 1:
-                kept = halving.promoted(
-                    list(run.losses(here, rung)), list(run.losses(reached[rung], rung)), run.reference, halving.limit(len(here))
+                kept = successive_halving.promoted(
+                    list(run.losses(here, rung)),
+                    list(run.losses(reached[rung], rung)),
+                    run.reference,
+                    successive_halving.limit(len(here)),
                 )
             reached[rung] += here
             for position, (told, index) in enumerate(going):

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from rivals import FLOAT, ORT, PTQ, File, named
 
-from autoq.confirmation import Interval, median_interval
-from autoq.measuring import HAND_RULE
+from autoq.study.confirmation import Interval, median_interval
+from autoq.tuning.baselines import HAND_RULE
 
 Group = Literal["rival", "baseline", "front"]
 Payload = Literal["shipped", "loaded"]

@@ -17,17 +17,18 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from documents import reserve_output
 
-from autoq.data import Image, calibration_patches, make_pair, read_folder, train_images
+from autoq.config.policy import uniform
 from autoq.export.onnx import export_graph
+from autoq.graph.inference import upscale
+from autoq.graph.quantize import collect, quantize
+from autoq.graph.trace import trace
+from autoq.images.data import Image, calibration_patches, make_pair, read_folder, train_images
+from autoq.images.pixels import to_input, to_pixels
+from autoq.metrics.quality import psnr
 from autoq.models import model_info, staged_model
-from autoq.objectives.quality import psnr
-from autoq.pixels import to_input, to_pixels
-from autoq.policy import uniform
-from autoq.processor import available_cores
-from autoq.quantize import collect, quantize
+from autoq.system.processor import available_cores
 from autoq.targets import load_target, target_info
-from autoq.tracing import trace
-from autoq.workbench import execution_on, runtime_model, upscale
+from autoq.trial.context import execution_on, runtime_model
 
 MODEL, SCALE, TARGET = "xlsr", 3, "npu-uint8"
 CLIPPINGS = ("minmax", "percentile", "mse")

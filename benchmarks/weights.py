@@ -19,9 +19,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from documents import reserve_output
 
-from autoq.data import make_pair, read_folder, resize, to_pixels, to_tensor
+from autoq.images.data import make_pair, read_folder, resize, to_pixels, to_tensor
+from autoq.metrics.quality import psnr
 from autoq.models import MODELS, build_model, bundled_record, record_path
-from autoq.objectives.quality import psnr
 
 
 @torch.no_grad()

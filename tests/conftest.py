@@ -16,11 +16,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from autoq.config.spec import Analysis, Question
+from autoq.graph.quantize import Quantized
+from autoq.graph.trace import Traced, trace
 from autoq.models import model_info
 from autoq.models.srresnet import SRResNet
-from autoq.quantize import Quantized
-from autoq.spec import Analysis, Question
-from autoq.tracing import Traced, trace
 
 SHARED = Path(os.environ.get("AUTOQ_SHARED") or Path(__file__).parents[2] / "shared")
 

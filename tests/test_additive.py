@@ -8,10 +8,11 @@ import itertools
 import numpy as np
 import pytest
 
-from autoq import additive, pareto
-from autoq.policy import FLOAT, Policy, StageQuant
-from autoq.space import SearchSpace, parse_space
-from autoq.study import space_facts
+from autoq.config.policy import FLOAT, Policy, StageQuant
+from autoq.config.space import SearchSpace, parse_space
+from autoq.study import pareto
+from autoq.study.study import space_facts
+from autoq.tuning import additive
 
 STAGES = {
     "head": ("weight",),

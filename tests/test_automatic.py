@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoq.automatic import EVERYTHING, find_stages, patterns_of
-from autoq.loading import load
+from autoq.config.spec import TrialSpec
+from autoq.graph.loading import load
+from autoq.graph.stages import EVERYTHING, find_stages, patterns_of
+from autoq.graph.trace import trace
 from autoq.models import MODELS, fresh_model
 from autoq.models.stages import StagePatterns, assign
-from autoq.options import search_space
-from autoq.spec import TrialSpec
-from autoq.tracing import trace
+from autoq.tuning.options import search_space
 
 FE, BODY, UP, REC = "feature_extraction", "body", "upsampling", "reconstruction"
 SMALL = {"blocks": 2}

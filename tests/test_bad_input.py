@@ -22,13 +22,13 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
+from autoq.config.space import bundled_space, load_space, parse_space
+from autoq.config.spec import StudySpec, TrialResult, TrialSpec
 from autoq.errors import SpaceError
 from autoq.models import MODELS
 from autoq.models.srresnet import SRResNet
-from autoq.processor import available_cores
-from autoq.space import bundled_space, load_space, parse_space
-from autoq.spec import StudySpec, TrialResult, TrialSpec
-from autoq.study import Study, space_facts
+from autoq.study.study import Study, space_facts
+from autoq.system.processor import available_cores
 from autoq.targets import TARGETS
 from tests.test_cli import run
 
@@ -47,7 +47,7 @@ Refused = Callable[[list[str], str], None]
 def refused(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Refused:
     """Check in an own folder that a command line is refused with one line, and that no file comes or goes."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("autoq.device.has_gpu", lambda: False)
+    monkeypatch.setattr("autoq.system.device.has_gpu", lambda: False)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no-metrics"))
 
     def check(arguments: list[str], message: str) -> None:

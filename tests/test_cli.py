@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import yaml
 
-from autoq import api, cli
-from autoq.events import Events
-from autoq.options import fields_of
-from autoq.space import bundled_space
-from autoq.spec import TrialSpec
+from autoq import cli
+from autoq.api import studies
+from autoq.config.events import Events
+from autoq.config.space import bundled_space
+from autoq.config.spec import TrialSpec
 from autoq.targets import TARGETS
+from autoq.tuning.options import fields_of
 
 
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
@@ -52,7 +53,7 @@ def test_every_command_is_documented_with_an_example() -> None:
 def test_a_report_path_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import autoq.policy, autoq.space, autoq.spec, autoq.pareto, autoq.study, autoq.report.build, autoq.terminal, autoq.api"
+        "import autoq.config.policy, autoq.config.space, autoq.config.spec, autoq.study.pareto, autoq.study.study, autoq.report.build, autoq.cli.terminal, autoq.api.studies"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -77,7 +78,7 @@ def test_targets_are_listed_with_their_facts(capsys: pytest.CaptureFixture[str],
     openvino = found["openvino-cpu"]
     assert (openvino["usable"], openvino["reason"], openvino["integer_bits"]) == (True, None, 8)
     assert openvino["roles"]["weight"] == {"bits": [*range(1, 17), 32], "granularity": ["channel", "tensor"], "signed": [True]}
-    monkeypatch.setattr("autoq.networks.why_unusable", lambda name: f"no {name} here")
+    monkeypatch.setattr("autoq.api.networks.why_unusable", lambda name: f"no {name} here")
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = run(capsys, monkeypatch, "targets")
     assert code == 0
@@ -193,9 +194,9 @@ def test_the_command_of_a_python_call_does_the_same_when_it_is_pasted(
 
     monkeypatch.chdir(tmp_path)
     Path("my space.yaml").write_bytes(bundled_space("srresnet").read_bytes())
-    monkeypatch.setattr(api, "_create", create)
+    monkeypatch.setattr(studies, "_create", create)
     with pytest.raises(Asked) as called:
-        api.search("srresnet", **call)
+        studies.search("srresnet", **call)
     first = called.value
     words = shlex.split(first.command)
     assert words[:2] == ["autoq", "search"]

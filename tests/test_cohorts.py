@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from autoq.driver import _is_open, _jobs
+from autoq.config.events import Events
+from autoq.config.policy import Policy, uniform
+from autoq.config.space import bundled_space, load_space, parse_space
+from autoq.config.spec import Confirmation, Record, Sensitivity, StudySpec, TrialResult, TrialSpec
 from autoq.errors import AutoqError
-from autoq.events import Events
-from autoq.findings import front
-from autoq.policy import Policy, uniform
-from autoq.replication import SHARE, planned
-from autoq.searcher import PAUSE, Abort, Job, StudySearcher
-from autoq.space import bundled_space, load_space, parse_space
-from autoq.spec import Confirmation, Record, Sensitivity, StudySpec, TrialResult, TrialSpec
-from autoq.study import Study, space_facts
+from autoq.study.replication import SHARE, planned
+from autoq.study.results import front
+from autoq.study.study import Study, space_facts
+from autoq.tuning.runner import _is_open, _jobs
+from autoq.tuning.scheduler import PAUSE, Abort, Job, StudySearcher
 
 SPACE = load_space(bundled_space("srgan"), space_facts("srgan", "openvino-cpu"))
 BUDGET, SEEDS, STEPS, RUNGS = 22, 5, 16, (4, 16)

@@ -11,20 +11,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from autoq.confirmation import (
-    Confirmed,
-    confirmed,
-    document,
-    in_words,
-    mean_interval,
-    median_interval,
-    rank_agreement,
-)
-from autoq.constraints import parse_all
-from autoq.findings import point_name, to_json
-from autoq.objectives import score
-from autoq.policy import Policy, uniform
-from autoq.spec import Confirmation, Record, Remeasured, TrialResult
+from autoq.config.constraints import parse_all
+from autoq.config.objectives import score
+from autoq.config.policy import Policy, uniform
+from autoq.config.spec import Confirmation, Record, Remeasured, TrialResult
+from autoq.study.confirmation import Confirmed, confirmed, document, in_words, mean_interval, median_interval, rank_agreement
+from autoq.study.results import point_name, to_json
 
 STAGES = {"head": ("weight", "activation"), "body": ("weight", "activation")}
 OBJECTIVES = ("size", "latency", "psnr")

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from autoq.constraints import parse
+from autoq.config.constraints import parse
+from autoq.config.spec import TrialResult
 from autoq.errors import InputError
-from autoq.spec import TrialResult
 from tests.test_study import float_baseline, make, result
 
 FLOAT = {"size": 6e6, "latency": 300.0, "psnr": 30.0, "niqe": 4.0}

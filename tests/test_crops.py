@@ -8,9 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from autoq import crops, data
+from autoq.config.spec import TrialSpec
 from autoq.errors import DataError
-from autoq.spec import TrialSpec
+from autoq.images import crops, data
 
 
 def spec(**options: object) -> TrialSpec:

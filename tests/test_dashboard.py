@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from autoq.findings import front
-from autoq.study import Study
+from autoq.study.results import front
+from autoq.study.study import Study
 from tests.test_driver import OPTIONS, SPACE, command, environment, start, wait_for_lines
 
 ROOT = Path(__file__).parents[1]

@@ -4,9 +4,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from autoq import data
 from autoq.errors import DataError
-from autoq.objectives.quality import psnr
+from autoq.images import data
+from autoq.metrics.quality import psnr
 
 
 def test_bicubic_reproduces_the_published_set5_figure(shared: Path) -> None:

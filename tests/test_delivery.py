@@ -14,21 +14,22 @@ import PIL.Image
 import pytest
 import torch
 
-from autoq import delivery, export_point, unpack, verify
+from autoq import export_point, unpack
 from autoq.cli import main
+from autoq.config.events import Events
+from autoq.config.policy import Policy, all_float, uniform
+from autoq.config.spec import StudySpec, TrialSpec
+from autoq.costs.latency.table import read_table
+from autoq.deploy import pipeline, verify
 from autoq.errors import AutoqError, InputError
-from autoq.events import Events
 from autoq.export.onnx import export_graph, save_graph
-from autoq.measuring import measure_latencies
-from autoq.objectives.latency_table import read_table
-from autoq.options import search_space
-from autoq.policy import Policy, all_float, uniform
-from autoq.spec import StudySpec, TrialSpec
-from autoq.study import Study
+from autoq.study.study import Study
 from autoq.targets import load_target
 from autoq.targets.openvino_cpu_bf16 import OpenVINOBFloat16
-from autoq.trial import run_trial
-from autoq.workbench import input_hashes, prepare
+from autoq.trial.context import input_hashes, prepare
+from autoq.trial.run import run_trial
+from autoq.tuning.baselines import measure_latencies
+from autoq.tuning.options import search_space
 from tests.test_cli import run
 
 SPACE = """
@@ -75,7 +76,7 @@ def promised(study: Study, name: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_point_exports_as_promised(study: Study, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery, "export_graph", None)  # the study has it
+    monkeypatch.setattr(pipeline, "export_graph", None)  # the study has it
     found = export_point(study, tmp_path / "out", pick=name)
     values = promised(study, name)
     lines = {line.name: line for line in found.lines}
@@ -160,7 +161,7 @@ def test_what_does_not_hold_fails_and_leaves_nothing(study: Study, tmp_path: Pat
     record = next(each for each in study.records() if each.name == "8/8/8")
     wrong = record.model_copy(update={"values": {**record.values, name: record.values[name] + more}})
     with pytest.raises(AutoqError, match=message):
-        delivery.deliver(study, wrong, "onnx", tmp_path / "out", lambda text: None)
+        pipeline.deliver(study, wrong, "onnx", tmp_path / "out", lambda text: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -213,7 +214,7 @@ def test_bytes_that_differ_are_an_error_whatever_the_latency_is(slower: Study, t
     (record,) = slower.records()
     wrong = record.model_copy(update={"values": {**record.values, "size_runtime": record.values["size_runtime"] - 1}})
     with pytest.raises(AutoqError, match="latency .* ms; size_runtime .* bytes|size_runtime .* bytes.*; latency .* ms") as error:
-        delivery.deliver(slower, wrong, "onnx", tmp_path / "out", lambda text: None)
+        pipeline.deliver(slower, wrong, "onnx", tmp_path / "out", lambda text: None)
     assert "--strict" not in str(error.value)
     assert not (tmp_path / "out").exists()
 

@@ -10,15 +10,15 @@ import PIL.Image
 import pytest
 
 from autoq.cli import main
-from autoq.events import Events
+from autoq.config.events import Events
+from autoq.config.policy import uniform
+from autoq.config.spec import StudySpec, TrialSpec
 from autoq.export.onnx import export_graph
-from autoq.measuring import measure_latencies
-from autoq.options import search_space
-from autoq.policy import uniform
-from autoq.spec import StudySpec, TrialSpec
-from autoq.study import Study
-from autoq.trial import run_trial
-from autoq.workbench import input_hashes, prepare
+from autoq.study.study import Study
+from autoq.trial.context import input_hashes, prepare
+from autoq.trial.run import run_trial
+from autoq.tuning.baselines import measure_latencies
+from autoq.tuning.options import search_space
 from tests.conftest import small_image
 
 

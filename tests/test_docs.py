@@ -16,11 +16,11 @@ import skimage
 import torch
 import yaml
 
+from autoq.config.policy import TensorQuant
+from autoq.config.space import parse_space
 from autoq.models.srresnet import SRResNet
-from autoq.policy import TensorQuant
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
-from autoq.space import parse_space
-from autoq.study import space_facts
+from autoq.study.study import space_facts
 from tests.contracts import test_quantizers as contracts
 
 ROOT = Path(__file__).parents[1]

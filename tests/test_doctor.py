@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from autoq import doctor
-from autoq.doctor import Check
+from autoq.api import doctor
+from autoq.api.doctor import Check
 
 WANTED = {
     "python", "torch", "openvino", "ray", "optuna", "pyiqa", "optuna-dashboard", "metric psnr", "metric ssim", "metric niqe", "metric pi",

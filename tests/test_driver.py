@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autoq.study import Study
+from autoq.study.study import Study
 
 SPACE = """
 roles:
@@ -230,9 +230,10 @@ def test_what_no_worker_can_prepare_ends_the_search_and_nothing_counts_as_failed
 ) -> None:
     arguments = [*OPTIONS, "--weights", str(tiny_weights), "--study", "unready", "--latency-table", "studies/first/latency.json"]
     code = """
-from autoq import cli, driver
+from autoq import cli
+from autoq.tuning import runner
 
-driver.save_graph = lambda graph, path: path.write_bytes(b"no graph")
+runner.save_graph = lambda graph, path: path.write_bytes(b"no graph")
 cli.main()
 """
     done = subprocess.run(
@@ -301,7 +302,8 @@ def test_a_worker_that_cannot_work_is_replaced_and_every_trial_ends(folder: Path
 
 def test_a_full_disk_ends_the_search_with_one_line_and_loses_nothing(folder: Path, first: dict, tiny_weights: Path) -> None:  # type: ignore[type-arg]
     code = """
-from autoq import cli, study
+from autoq import cli
+from autoq.study import study
 
 append, written = study.append_line, []
 
@@ -325,7 +327,9 @@ cli.main()
         "autoq: cannot write 'studies/full/trials.jsonl': No space left on device;"
         " what has finished is kept, make room and type autoq search --resume --study full\n"
     )
-    kept = {record.number: record.values for record in Study.open(folder / "studies" / "full").records() if record.number is not None}
+    kept = {
+        record.number: record.values for record in Study.open(folder / "studies" / "full").records() if record.number is not None
+    }
     assert len(kept) >= 4
     assert all(values == first["trials"][number]["values"] for number, values in kept.items())
 

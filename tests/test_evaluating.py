@@ -11,16 +11,17 @@ import pytest
 from skimage.metrics import peak_signal_noise_ratio
 
 import autoq
-from autoq import crops, trial
-from autoq.data import make_pair, read_folder
+from autoq.config.policy import all_float, uniform
+from autoq.config.spec import TrialSpec
 from autoq.errors import DataError, InputError
 from autoq.export.onnx import export_graph
+from autoq.graph.quantize import quantize
+from autoq.images import crops
+from autoq.images.data import make_pair, read_folder
+from autoq.metrics import quality
 from autoq.models import model_info
-from autoq.objectives import quality
-from autoq.policy import all_float, uniform
-from autoq.quantize import quantize
-from autoq.spec import TrialSpec
-from autoq.workbench import prepare, runtime_file, runtime_model, shipped, simulated
+from autoq.trial.context import prepare, runtime_file, runtime_model, shipped, simulated
+from autoq.trial.run import evaluate as judged
 from tests.conftest import small_image
 from tests.test_cli import run
 
@@ -48,7 +49,7 @@ def test_a_file_gets_what_its_trial_got(spec: TrialSpec, network: Path) -> None:
     policy = uniform("8/8/8", STAGES)
     quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
     model = runtime_model(spec.target, export_graph(bench.traced), quantized)
-    expected = trial.evaluate(bench, shipped(bench, quantized, model))
+    expected = judged(bench, shipped(bench, quantized, model))
     found = autoq.evaluate(network, data=spec.eval_data, threads=1)
     assert (found["file"], found["data"], found["images"]) == (str(network), str(spec.eval_data), 2)
     assert found["metrics"] == {name: pytest.approx(expected[name], abs=1e-3) for name in ("psnr", "ssim")}
@@ -58,7 +59,7 @@ def test_a_file_gets_what_its_trial_got(spec: TrialSpec, network: Path) -> None:
 
 def test_a_float_network_gets_what_its_trial_got(spec: TrialSpec) -> None:
     bench = prepare(spec)
-    expected = trial.evaluate(bench, simulated(bench, quantize(bench.traced, all_float(STAGES), {}, bench.execution)))
+    expected = judged(bench, simulated(bench, quantize(bench.traced, all_float(STAGES), {}, bench.execution)))
     found = autoq.evaluate(model="srresnet", scale=2, weights=spec.weights, data=spec.eval_data, threads=1)
     assert found["file"] == str(spec.weights)
     assert found["metrics"] == {name: pytest.approx(expected[name], abs=1e-3) for name in ("psnr", "ssim")}

@@ -9,14 +9,14 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import fx
 
+from autoq.config.policy import uniform
+from autoq.costs.operations import costs
 from autoq.export.onnx import export_graph, write_qdq
+from autoq.graph.operations import CONCATENATIONS, is_activation, moves_pixels, skip_edges
+from autoq.graph.quantize import Execution, Quantized, collect, quantize, quantizer_of
+from autoq.graph.trace import Traced, nodes_by_name, roles_by_stage, trace
 from autoq.models import fresh_model, model_info
-from autoq.objectives.cost import costs
-from autoq.operations import CONCATENATIONS, is_activation, moves_pixels, skip_edges
-from autoq.policy import uniform
-from autoq.quantize import Execution, Quantized, collect, quantize, quantizer_of
 from autoq.quantizers.base import BiasQuantizer
-from autoq.tracing import Traced, nodes_by_name, roles_by_stage, trace
 
 APART, FUSED = Execution(8, fused_sums=False), Execution(8, fused_sums=True)
 FRAME = (96, 96)

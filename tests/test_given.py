@@ -18,14 +18,14 @@ import torch
 from torch import nn
 
 import autoq
-from autoq.api import _create
-from autoq.driver import Desk
+from autoq.api.studies import _create
+from autoq.config.events import Events
 from autoq.errors import InputError, StudyError
-from autoq.events import Events
-from autoq.loading import load
+from autoq.graph.loading import load
 from autoq.models import given, staged_model
 from autoq.models.given import give
-from autoq.options import default_scale, model_name
+from autoq.tuning.options import default_scale, model_name
+from autoq.tuning.runner import Desk
 from tests.conftest import small_image
 
 SCRIPT = """

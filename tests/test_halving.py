@@ -1,6 +1,7 @@
 """Which trials train on."""
 
-from autoq.halving import COHORT, INITIAL, cohort, promoted, rungs, seeds
+from autoq.config.schedule import COHORT, INITIAL, cohort, rungs, seeds
+from autoq.tuning.successive_halving import promoted
 
 REFERENCE = [10.0, 10.0]
 

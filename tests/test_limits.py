@@ -6,7 +6,7 @@ import time
 import pytest
 
 from autoq.errors import TrialFailed
-from autoq.limits import held, limits
+from autoq.system.limits import held, limits
 
 
 def test_a_trial_that_takes_too_long_is_interrupted() -> None:
@@ -31,7 +31,7 @@ def test_a_trial_that_needs_too_much_memory_is_interrupted() -> None:
 
 
 def test_signals_that_come_late_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoq.limits.MEMORY_PERIOD", 0)
+    monkeypatch.setattr("autoq.system.limits.MEMORY_PERIOD", 0)
     before = signal.getsignal(signal.SIGUSR1)
     for _ in range(100):
         with pytest.raises(TrialFailed), limits(None, 0.0):
@@ -51,11 +51,11 @@ IN_TURN = """
 import gc, os, signal
 from autoq.export.onnx import export_graph
 from autoq.models import fresh_model, model_info
-from autoq.policy import uniform
-from autoq.quantize import quantize
+from autoq.config.policy import uniform
+from autoq.graph.quantize import quantize
 from autoq.targets import load_target
-from autoq.tracing import trace
-from autoq.workbench import execution_on, runtime_model
+from autoq.graph.trace import trace
+from autoq.trial.context import execution_on, runtime_model
 
 traced, target = trace(fresh_model("espcn", 2).eval(), model_info("espcn").patterns), "openvino-cpu"
 quantized = quantize(traced, uniform("32/32/32", model_info("espcn").stages), {}, execution_on(target))

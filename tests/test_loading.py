@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoq.config.spec import TrialSpec
 from autoq.errors import InputError
-from autoq.loading import Loaded, load, load_for
+from autoq.graph.loading import Loaded, load, load_for
 from autoq.models.given import give
-from autoq.spec import TrialSpec
 
 
 class Net(nn.Module):

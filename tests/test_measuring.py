@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from autoq.config.events import Events
+from autoq.config.policy import ROLES, Policy, all_float, uniform
+from autoq.config.spec import StudySpec, TrialResult, TrialSpec
+from autoq.costs.latency import measure
 from autoq.errors import InputError
-from autoq.events import Events
 from autoq.export.onnx import export_graph
-from autoq.measuring import AGAIN_ROUNDS, baselines, check_table, measure_again, measure_latencies, measure_more
+from autoq.graph.quantize import place
 from autoq.models import model_info
-from autoq.objectives import latency
-from autoq.options import space_by
-from autoq.policy import ROLES, Policy, all_float, uniform
-from autoq.quantize import place
-from autoq.seeding import find_seeds, probe
-from autoq.spec import StudySpec, TrialResult, TrialSpec
-from autoq.study import Study, space_facts
-from autoq.workbench import prepare
+from autoq.study.study import Study, space_facts
+from autoq.trial.context import prepare
+from autoq.tuning.baselines import AGAIN_ROUNDS, baselines, check_table, measure_again, measure_latencies, measure_more
+from autoq.tuning.initial_trials import find_seeds, probe
+from autoq.tuning.options import space_by
 
 SPACE = """
 roles:
@@ -33,8 +33,8 @@ STAGES = model_info("srresnet").stages
 @pytest.fixture
 def study(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study of single layers of a tiny network, in a world where few structures are too many."""
-    monkeypatch.setattr(latency, "MOST_COMBINATIONS", 10)
-    monkeypatch.setattr(latency, "LEAST_SAMPLED", 8)
+    monkeypatch.setattr(measure, "MOST_COMBINATIONS", 10)
+    monkeypatch.setattr(measure, "LEAST_SAMPLED", 8)
     (tmp_path / "space.yaml").write_text(SPACE)
     trial = TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=1, patches=4)
     space = space_by(trial, tmp_path / "space.yaml", "layer")
@@ -69,7 +69,7 @@ def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Stu
     check_table(table, study.spec)
 
     def key(policy: Policy) -> str:
-        return latency.structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
+        return measure.structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
 
     new = next(policy for policy in study.space.enumerate() if key(policy) not in table.entries)
     assert table.ms(key(new), new) == table.rest.ms(new) > 0

@@ -12,21 +12,22 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from autoq import delivery, evaluate, export_point, unpack, upscale
+from autoq import evaluate, export_point, unpack, upscale
+from autoq.config.events import Events
+from autoq.config.policy import Policy
+from autoq.config.spec import StudySpec, TrialSpec
+from autoq.costs.latency.analytic import milliseconds
+from autoq.deploy import pipeline
 from autoq.errors import AutoqError
-from autoq.events import Events
 from autoq.export.onnx import export_graph
-from autoq.measuring import baselines, check_table, measure_again, measure_latencies, measure_more
-from autoq.objectives.modelled import milliseconds
-from autoq.options import space_by
-from autoq.policy import Policy
 from autoq.report.build import page_data
-from autoq.seeding import find_seeds, probe
-from autoq.spec import StudySpec, TrialSpec
-from autoq.study import Study
+from autoq.study.study import Study
 from autoq.targets.model import SYNAPTICS
-from autoq.trial import run_trial
-from autoq.workbench import input_hashes, prepare
+from autoq.trial.context import input_hashes, prepare
+from autoq.trial.run import run_trial
+from autoq.tuning.baselines import baselines, check_table, measure_again, measure_latencies, measure_more
+from autoq.tuning.initial_trials import find_seeds, probe
+from autoq.tuning.options import space_by
 
 SPACE = """
 roles:
@@ -92,7 +93,7 @@ def test_seeds_give_uint8(study: Study) -> None:
 def test_single_layers_too_many_to_list_have_one_latency(
     tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoq.objectives.latency.MOST_COMBINATIONS", 3)
+    monkeypatch.setattr("autoq.costs.latency.measure.MOST_COMBINATIONS", 3)
     study = made(tmp_path, tiny_weights, "layer")
     graph = export_graph(prepare(study.spec.trial).traced)
     table = measure_latencies(study, graph, Events())
@@ -149,5 +150,5 @@ def test_another_latency_than_the_model_s_fails(study: Study, tmp_path: Path) ->
     record = next(record for record in study.records() if record.name == "8/8/8")
     record = record.model_copy(update={"values": {**record.values, "latency": 1.0}})
     with pytest.raises(AutoqError, match=r"latency .* ms where 1.000 ms was promised, as modelled$"):
-        delivery.deliver(study, record, "onnx", tmp_path / "out", lambda text: None)
+        pipeline.deliver(study, record, "onnx", tmp_path / "out", lambda text: None)
     assert not (tmp_path / "out").exists()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from autoq.config.spec import TrialSpec
 from autoq.models import MODELS
-from autoq.options import default_objectives
-from autoq.spec import TrialSpec
+from autoq.tuning.options import default_objectives
 
 TRAINED_FOR_LOOKS = {"srgan", "esrgan", "esrgan-6"}
 

@@ -17,19 +17,19 @@ import torch
 from torch import nn
 
 import autoq
-from autoq.api import _create, check_inputs
-from autoq.compat import allow_torchvision
+from autoq.api.networks import cost, space_file
+from autoq.api.studies import _create, check_inputs
+from autoq.config.policy import uniform
+from autoq.config.spec import TrialSpec
 from autoq.errors import InputError, StudyError, WeightsError
-from autoq.loading import load
+from autoq.graph.loading import load
+from autoq.graph.quantize import collect, quantize
+from autoq.graph.trace import roles_by_stage, trace
 from autoq.models import staged_model
-from autoq.networks import cost, space_file
-from autoq.options import search_space
-from autoq.policy import uniform
-from autoq.quantize import collect, quantize
-from autoq.quick import quicker
-from autoq.spec import TrialSpec
-from autoq.tracing import roles_by_stage, trace
-from autoq.workbench import execution_on, prepare
+from autoq.system.compat import allow_torchvision
+from autoq.training.kernels.rewrite import quicker
+from autoq.trial.context import execution_on, prepare
+from autoq.tuning.options import search_space
 from tests.conftest import small_image
 from tests.test_bad_input import FIT, Refused, case
 from tests.test_cli import run

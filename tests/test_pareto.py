@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from autoq import pareto
+from autoq.study import pareto
 
 
 def test_front_agrees_with_brute_force() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from autoq.config.spec import Record
 from autoq.errors import InputError
-from autoq.pick import CLOSE, by_name, by_number, by_rule, close_to_float, recommended
-from autoq.spec import Record
+from autoq.study.selection import CLOSE, by_name, by_number, by_rule, close_to_float, recommended
 
 OBJECTIVES = ("size", "latency", "psnr")
 

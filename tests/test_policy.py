@@ -1,8 +1,8 @@
 import pytest
 
+from autoq.config.policy import FLOAT, Policy, TensorQuant, uniform
 from autoq.errors import PolicyError
 from autoq.models import model_info
-from autoq.policy import FLOAT, Policy, TensorQuant, uniform
 
 STAGES = model_info("srgan").stages
 

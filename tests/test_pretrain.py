@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
-from autoq import adversarial, networks, pretrain
+from autoq.api import networks
+from autoq.config.events import Progress, TrainingEvents
+from autoq.config.spec import PretrainSpec
 from autoq.errors import InputError, TrialFailed
-from autoq.events import Progress, TrainingEvents
 from autoq.models import build_model, model_info
 from autoq.models.recipes import PIXELS, XLSR
 from autoq.models.srresnet import SRResNet
-from autoq.spec import PretrainSpec
+from autoq.training import adversarial, pretrain
 from tests.conftest import small_image
 from tests.test_cli import run
 
@@ -138,7 +139,7 @@ def build_small_esrgan() -> torch.nn.Module:
 def test_vgg19_is_used_where_its_weights_are(images: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     assert not adversarial.vgg19_file().is_file()
-    from autoq.compat import allow_torchvision
+    from autoq.system.compat import allow_torchvision
 
     allow_torchvision()
     from torchvision.models import vgg19

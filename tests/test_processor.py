@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import yaml
 
-from autoq import processor
-from autoq.policy import TensorQuant, weight_quant
-from autoq.processor import available_cores
+from autoq.config.policy import TensorQuant, weight_quant
+from autoq.config.spec import StudyFile
 from autoq.quantizers import QUANTIZERS, within
-from autoq.spec import StudyFile
+from autoq.system import processor
+from autoq.system.processor import available_cores
 
 
 @pytest.mark.parametrize(

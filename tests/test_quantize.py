@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoq.config.policy import uniform
 from autoq.errors import InputError, PolicyError
+from autoq.graph.quantize import Execution, collect, place, quantize
+from autoq.graph.trace import Traced, roles_by_stage, trace
 from autoq.models import build_model, model_info
 from autoq.models.srresnet import SRResNet
-from autoq.policy import uniform
-from autoq.quantize import Execution, collect, place, quantize
 from autoq.quantizers.base import Quantizer
-from autoq.tracing import Traced, roles_by_stage, trace
 from tests.conftest import simulated
 
 INT8 = Execution(integer_bits=8, fused_sums=True)

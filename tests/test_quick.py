@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from autoq import winograd
 from autoq.quantizers.functional import fake_quantize_learned
-from autoq.quick import convolve_by_columns, pixel_shuffle, prelu, quicker
+from autoq.training.kernels import winograd
+from autoq.training.kernels.rewrite import convolve_by_columns, pixel_shuffle, prelu, quicker
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from autoq.findings import point_name
-from autoq.policy import Policy, uniform
-from autoq.replication import SHARE, planned
-from autoq.spec import Record, StudySpec, TrialSpec
+from autoq.config.policy import Policy, uniform
+from autoq.config.spec import Record, StudySpec, TrialSpec
+from autoq.study.replication import SHARE, planned
+from autoq.study.results import point_name
 
 STAGES = {"head": ("weight", "activation"), "body": ("weight", "activation")}
 

@@ -13,13 +13,13 @@ import optuna
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from autoq import storage as storage_module
-from autoq import study as study_module
+from autoq.config.policy import Policy
+from autoq.config.space import bundled_space, load_space
+from autoq.config.spec import StudySpec, TrialResult, TrialSpec
 from autoq.errors import StudyError
-from autoq.policy import Policy
-from autoq.space import bundled_space, load_space
-from autoq.spec import StudySpec, TrialResult, TrialSpec
-from autoq.study import Study, space_facts
+from autoq.study import storage as storage_module
+from autoq.study import study as study_module
+from autoq.study.study import Study, space_facts
 
 SPACE = load_space(bundled_space("srgan"), space_facts("srgan", "openvino-cpu")).to_dict()
 

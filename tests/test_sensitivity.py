@@ -13,23 +13,24 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from autoq import seeding
 from autoq.cli import main
-from autoq.data import to_tensor
+from autoq.config.policy import Policy, StageQuant, uniform
+from autoq.config.space import SearchSpace, parse_space
+from autoq.config.spec import Analysis, Answer, Answers, Probe, Question, StudySpec, TrialSpec
+from autoq.costs.latency import measure as latencies
+from autoq.costs.latency.measure import entries
+from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import Graph, export_graph, payload_bytes
-from autoq.objectives import latency as latencies
-from autoq.objectives.latency import entries
-from autoq.objectives.latency_table import LatencyTable
-from autoq.policy import Policy, StageQuant, uniform
-from autoq.quantize import place, quantize
-from autoq.seeding import find_seeds, probe
-from autoq.sensitivity import agreement, alone, analyse
-from autoq.space import SearchSpace, parse_space
-from autoq.spec import Analysis, Answer, Answers, Probe, Question, StudySpec, TrialSpec
-from autoq.study import Study, space_facts
+from autoq.graph.inference import upscale
+from autoq.graph.quantize import place, quantize
+from autoq.graph.trace import roles_by_stage
+from autoq.images.data import to_tensor
+from autoq.study.study import Study, space_facts
 from autoq.targets import load_target
-from autoq.tracing import roles_by_stage
-from autoq.workbench import Workbench, input_hashes, prepare, runtime_model, upscale
+from autoq.trial.context import Workbench, input_hashes, prepare, runtime_model
+from autoq.tuning import initial_trials
+from autoq.tuning.initial_trials import find_seeds, probe
+from autoq.tuning.sensitivity import agreement, alone, analyse
 from tests.conftest import made_up, small_image
 from tests.test_cli import run
 
@@ -95,17 +96,17 @@ def error(bench: Workbench, graph: Graph, policy: Policy) -> float:
 
 def test_probes_look_at_a_few_images_spread_over_all(bench: Workbench, graph: Graph, space: SearchSpace) -> None:
     """What they find is what they find on these images alone."""
-    many = dataclasses.replace(bench, pairs=(*bench.pairs, *bench.pairs[::-1]) * seeding.PROBED_IMAGES)
-    stride = len(many.pairs) // seeding.PROBED_IMAGES
+    many = dataclasses.replace(bench, pairs=(*bench.pairs, *bench.pairs[::-1]) * initial_trials.PROBED_IMAGES)
+    stride = len(many.pairs) // initial_trials.PROBED_IMAGES
     few = dataclasses.replace(bench, pairs=many.pairs[::stride])
-    assert len(few.pairs) == seeding.PROBED_IMAGES
+    assert len(few.pairs) == initial_trials.PROBED_IMAGES
     found = probe(many, graph, space)
     assert all(each.loss == pytest.approx(error(few, graph, Policy.from_dict(each.policy)), rel=1e-5) for each in found[::7])
 
 
 def test_seeds_know_what_a_runtime_file_holds(bench: Workbench, graph: Graph, table: LatencyTable) -> None:
     """Of 4-bit weights the file has half a byte each, of 6-bit ones a whole one."""
-    of = seeding._adding(bench, ("size_runtime", "psnr"), table).of
+    of = initial_trials._adding(bench, ("size_runtime", "psnr"), table).of
 
     def both(bits: str) -> tuple[float, float]:
         stages = {layer.stage: roles_by_stage(bench.traced.sites)[layer.stage] for layer in bench.traced.layers}
@@ -281,7 +282,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrialSpec, Question]]
         calls.append((spec, question))
         return made_up(question, tuple(space.choices))
 
-    monkeypatch.setattr("autoq.sensitivity.analyse", counting)
+    monkeypatch.setattr("autoq.tuning.sensitivity.analyse", counting)
     return calls
 
 
@@ -330,7 +331,7 @@ def test_an_answer_that_cannot_be_stored_is_shown(
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("autoq.folder.write_whole", full)
+    monkeypatch.setattr("autoq.study.folder.write_whole", full)
     code, out, said = run(capsys, monkeypatch, "sensitivity", "--study", "mine")
     assert code == 0
     assert "most sensitive: " in out

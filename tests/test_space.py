@@ -4,10 +4,10 @@ import optuna
 import pytest
 import yaml
 
+from autoq.config.space import bundled_space, load_space, parse_space
 from autoq.errors import SpaceError
 from autoq.models import MODELS
-from autoq.space import bundled_space, load_space, parse_space
-from autoq.study import space_facts
+from autoq.study.study import space_facts
 
 FACTS = space_facts("srgan", "openvino-cpu")
 SMALL = {

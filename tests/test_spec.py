@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from autoq.policy import Policy
-from autoq.spec import Confirmation, Record, Rung, TrialResult
+from autoq.config.policy import Policy
+from autoq.config.spec import Confirmation, Record, Rung, TrialResult
 from tests.test_study import make
 
 OLD = {

@@ -6,10 +6,10 @@ import itertools
 
 import pytest
 
-from autoq.objectives.latency_table import Entry, LatencyTable
-from autoq.policy import Policy
-from autoq.spec import Record
-from autoq.speed import Speed, speed
+from autoq.config.policy import Policy
+from autoq.config.spec import Record
+from autoq.costs.latency.table import Entry, LatencyTable
+from autoq.report.attribution import Speed, speed
 
 SAVES = {"head": 5.0, "body": 40.0, "tail": 30.0}
 CHANGE = 2.0

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from autoq.config.policy import TensorQuant, uniform
+from autoq.config.spec import TrialSpec
+from autoq.graph.quantize import quantize
 from autoq.models import model_info
-from autoq.policy import TensorQuant, uniform
-from autoq.qat import Training
-from autoq.quantize import quantize
 from autoq.quantizers import make_quantizer
 from autoq.quantizers.base import Quantizer
-from autoq.quantizers.clipping import Statistics
-from autoq.spec import TrialSpec
-from autoq.sqcl import CalibrationLoss
-from autoq.workbench import Workbench, prepare
+from autoq.quantizers.range_estimators import Statistics
+from autoq.training.qat import Training
+from autoq.training.sqcl import CalibrationLoss
+from autoq.trial.context import Workbench, prepare
 from tests.conftest import simulated
 
 LEARNED = uniform("3/3/8", model_info("espcn").stages, "lsq")

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from autoq.config.policy import Policy
+from autoq.config.space import bundled_space, load_space
+from autoq.config.spec import Record, StudySpec, TrialResult, TrialSpec
 from autoq.errors import StudyError
-from autoq.findings import document, front, hypervolume, reference_point, to_json
-from autoq.policy import Policy
-from autoq.space import bundled_space, load_space
-from autoq.spec import Record, StudySpec, TrialResult, TrialSpec
-from autoq.study import Study, space_facts, study_folder
+from autoq.study.results import document, front, hypervolume, reference_point, to_json
+from autoq.study.study import Study, space_facts, study_folder
 
 SPACE = load_space(bundled_space("srgan"), space_facts("srgan", "openvino-cpu")).to_dict()
 OBJECTIVES = ("size", "latency", "psnr")

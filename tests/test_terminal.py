@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from autoq import terminal
-from autoq.policy import Policy
-from autoq.space import bundled_space, load_space
-from autoq.spec import Record, StudySpec, TrialSpec
-from autoq.study import space_facts
+from autoq.cli import terminal
+from autoq.config.policy import Policy
+from autoq.config.space import bundled_space, load_space
+from autoq.config.spec import Record, StudySpec, TrialSpec
+from autoq.study.study import space_facts
 
 SPEC = StudySpec(
     trial=TrialSpec(model="srgan"),

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from autoq import data, tiles
+from autoq.deploy import tiling
+from autoq.deploy.tiling import Tiling, cuts
 from autoq.errors import AutoqError
-from autoq.pixels import to_input, to_pixels
-from autoq.tiles import Tiling, cuts
+from autoq.images import data
+from autoq.images.pixels import to_input, to_pixels
 
 
 @pytest.mark.parametrize("grid", [1, 4])
@@ -40,9 +41,9 @@ def blurred(image: np.ndarray) -> np.ndarray:
     return result
 
 
-def assembled(pixels: np.ndarray, tiling: Tiling) -> np.ndarray:
+def assembled(pixels: np.ndarray, layout: Tiling) -> np.ndarray:
     result = np.zeros((2 * pixels.shape[0], 2 * pixels.shape[1], 3), np.uint8)
-    for top, left, part in tiles.upscaled(blurred, pixels, 2, tiling):
+    for top, left, part in tiling.upscaled(blurred, pixels, 2, layout):
         result[top : top + part.shape[0], left : left + part.shape[1]] = part
     return result
 
@@ -53,7 +54,7 @@ def test_tiles_that_overlap_by_the_reach_are_the_whole_and_by_less_are_not() -> 
     for tile in (8, 16, 64):
         assert (assembled(pixels, Tiling(tile, 2)) == whole).all()
     assert (assembled(pixels, Tiling(8, 1)) != whole).any()
-    assert tiles.count(37, 50, Tiling(8, 2)) == 5 * 6
+    assert tiling.count(37, 50, Tiling(8, 2)) == 5 * 6
 
 
 def test_levels_are_clipped_and_rounded() -> None:
@@ -73,4 +74,4 @@ def test_pixels_become_the_numbers_that_trials_are_judged_on() -> None:
 
 def test_an_output_that_is_no_number_is_an_error() -> None:
     with pytest.raises(AutoqError, match="not a finite number"):
-        tiles.checked_pixels(np.full((3, 2, 2), np.nan, np.float32))
+        tiling.checked_pixels(np.full((3, 2, 2), np.nan, np.float32))

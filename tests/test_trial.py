@@ -7,19 +7,20 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from autoq import qat, trial
-from autoq.data import make_pair, read_folder
+from autoq.config.policy import uniform
+from autoq.config.spec import TrialSpec
+from autoq.costs.latency.measure import entries, structure_key
+from autoq.costs.latency.table import LatencyTable
 from autoq.errors import DataError, TrialFailed
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
+from autoq.graph.quantize import place, quantize
+from autoq.images.data import make_pair, read_folder
+from autoq.metrics.quality import PSNR_CEILING
 from autoq.models import model_info, staged_model
-from autoq.objectives.latency import entries, structure_key
-from autoq.objectives.latency_table import LatencyTable
-from autoq.objectives.quality import PSNR_CEILING
-from autoq.policy import uniform
-from autoq.quantize import place, quantize
-from autoq.spec import TrialSpec
 from autoq.targets import Runner, load_target
-from autoq.workbench import held_out, prepare, runtime_model, simulated
+from autoq.training import qat
+from autoq.trial import run as trial
+from autoq.trial.context import held_out, prepare, runtime_model, simulated
 from tests.conftest import decibels, small_image
 from tests.conftest import simulated as in_training
 

@@ -19,18 +19,18 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 import autoq
-from autoq import upscaling
+from autoq.config.policy import uniform
+from autoq.deploy import upscale
+from autoq.deploy.tiling import Tiling, upscaled
 from autoq.errors import AutoqError, DataError, InputError
 from autoq.export.geometry import Geometry
 from autoq.export.onnx import export_graph, write_qdq
+from autoq.graph.quantize import collect, quantize
+from autoq.graph.trace import Traced, trace
 from autoq.models import model_info
 from autoq.models.srresnet import SRResNet
-from autoq.policy import uniform
-from autoq.quantize import collect, quantize
 from autoq.targets import TARGETS
-from autoq.tiles import Tiling, upscaled
-from autoq.tracing import Traced, trace
-from autoq.workbench import execution_on
+from autoq.trial.context import execution_on
 from tests.test_cli import run
 
 INFO = model_info("srresnet")
@@ -107,7 +107,7 @@ def test_tiles_are_the_image_in_one_piece(srresnet: Path, tmp_path: Path) -> Non
 
 def test_a_smaller_overlap_shows(srresnet: Path) -> None:
     """The reach is not more than is needed: with half of it tiles differ from the whole."""
-    network, pixels = upscaling.Network(srresnet, "openvino-cpu", 1), noise(75, 110)
+    network, pixels = upscale.Network(srresnet, "openvino-cpu", 1), noise(75, 110)
     (whole,) = (part for _, _, part in upscaled(network, pixels, 2, Tiling(512, 0)))
     for overlap, most, least in ((11, 1, 0), (5, 255, 2)):
         tiled = np.zeros_like(whole)
@@ -117,11 +117,11 @@ def test_a_smaller_overlap_shows(srresnet: Path) -> None:
 
 
 def test_a_network_that_sees_far_gets_a_bounded_overlap() -> None:
-    assert upscaling.tiling(Geometry(95, 1, 8192)).overlap == 48
-    assert upscaling.tiling(Geometry(None, 8, 8192)).overlap == 48
-    assert upscaling.tiling(Geometry(41, 1, 8192)) == Tiling(280, 41), "a window of 362^2 pixels of 8 KiB is 1 GiB"
-    assert upscaling.tiling(Geometry(3, 4, 10)) == Tiling(512, 4, 4)
-    assert upscaling.tiling(Geometry(3, 4, 10), tile=30) == Tiling(32, 4, 4)
+    assert upscale.tiling(Geometry(95, 1, 8192)).overlap == 48
+    assert upscale.tiling(Geometry(None, 8, 8192)).overlap == 48
+    assert upscale.tiling(Geometry(41, 1, 8192)) == Tiling(280, 41), "a window of 362^2 pixels of 8 KiB is 1 GiB"
+    assert upscale.tiling(Geometry(3, 4, 10)) == Tiling(512, 4, 4)
+    assert upscale.tiling(Geometry(3, 4, 10), tile=30) == Tiling(32, 4, 4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 200)])

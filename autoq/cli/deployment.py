@@ -9,7 +9,7 @@ import typer
 
 from autoq.cli.frame import app
 from autoq.cli.options import JSON, MANY, QUIET, whole
-from autoq.output import only_results
+from autoq.system.output import only_results
 
 OUTPUT = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New folder to write to.")]
 
@@ -47,9 +47,9 @@ def export(
 
     Example: autoq export srgan-x4 --pick compromise -o compromise
     """
-    from autoq import display, terminal
-    from autoq.deployment import export_point
-    from autoq.findings import to_json
+    from autoq.api.deployment import export_point
+    from autoq.cli import display, terminal
+    from autoq.study.results import to_json
 
     with only_results(), terminal.progress(quiet) as events:
         found = export_point(study, output, trial, pick, format, strict, events)
@@ -67,6 +67,6 @@ def unpack(
 
     Example: autoq unpack small/model.safetensors -o runtime
     """
-    from autoq.deployment import unpack as unpacked
+    from autoq.api.deployment import unpack as unpacked
 
     typer.echo(str(unpacked(file, output)))

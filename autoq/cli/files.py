@@ -10,7 +10,7 @@ import typer
 
 from autoq.cli.frame import app
 from autoq.cli.options import JSON, MOST_PROCESSES, MOST_SCALE, QUIET, TARGET, whole
-from autoq.output import only_results
+from autoq.system.output import only_results
 
 MOST_SIDE = 8192
 MOST_BORDER = 256
@@ -46,9 +46,9 @@ def upscale(
 
     Example: autoq upscale compromise/model.onnx photo.png large.png
     """
-    from autoq import display
-    from autoq.findings import to_json
-    from autoq.upscaling import upscale as run
+    from autoq.cli import display
+    from autoq.deploy.upscale import upscale as run
+    from autoq.study.results import to_json
 
     with only_results(), display.counted("tiles", quiet) as progress:
         found = run(file, image, output, target=target, tile=tile, threads=threads, progress=progress)
@@ -89,9 +89,9 @@ def evaluate(
 
     Example: autoq evaluate compromise/model.onnx --data Set5 --metrics psnr,ssim
     """
-    from autoq import display
-    from autoq.evaluating import evaluate as run
-    from autoq.findings import to_json
+    from autoq.cli import display
+    from autoq.deploy.evaluate import evaluate as run
+    from autoq.study.results import to_json
 
     with only_results(), display.counted("images", quiet) as progress:
         found = run(

@@ -50,7 +50,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="One JSON document 
     """
     import json as format
 
-    from autoq.doctor import examine, show
+    from autoq.api.doctor import examine, show
 
     checks = examine()
     if json:

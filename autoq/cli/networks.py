@@ -11,7 +11,7 @@ import typer
 from autoq.cli.frame import app
 from autoq.cli.options import JSON, MANY, MOST_PROCESSES, MOST_SEED, QUIET, SCALE, TARGET, whole
 from autoq.errors import AutoqError
-from autoq.output import only_results
+from autoq.system.output import only_results
 
 
 @app.command()
@@ -20,9 +20,9 @@ def models(json: JSON = False) -> None:
 
     Example: autoq models
     """
-    from autoq import terminal
-    from autoq.findings import to_json
-    from autoq.networks import models as list_models
+    from autoq.api.networks import models as list_models
+    from autoq.cli import terminal
+    from autoq.study.results import to_json
 
     found = list_models()
     if json:
@@ -37,9 +37,9 @@ def targets(json: JSON = False) -> None:
 
     Example: autoq targets
     """
-    from autoq import terminal
-    from autoq.findings import to_json
-    from autoq.networks import targets as list_targets
+    from autoq.api.networks import targets as list_targets
+    from autoq.cli import terminal
+    from autoq.study.results import to_json
 
     found = list_targets()
     if json:
@@ -63,9 +63,9 @@ def cost(
 
     Example: autoq cost --model srresnet --scale 2 --policy 8/8/8 --input 1020x678
     """
-    from autoq import terminal
-    from autoq.findings import to_json
-    from autoq.networks import cost as price
+    from autoq.api.networks import cost as price
+    from autoq.cli import terminal
+    from autoq.study.results import to_json
 
     with only_results():
         found = price(model, scale=scale, weights=weights, policy=policy, input=input, target=target, space=space)
@@ -110,9 +110,9 @@ def sensitivity(
 
     Example: autoq sensitivity --model srgan
     """
-    from autoq import terminal
-    from autoq.findings import to_json
-    from autoq.networks import sensitivity as run
+    from autoq.api.networks import sensitivity as run
+    from autoq.cli import terminal
+    from autoq.study.results import to_json
 
     with only_results(), terminal.progress(quiet) as events:
         found = run(
@@ -174,9 +174,9 @@ def pretrain(
 
     Example: autoq pretrain --model espcn --scale 3 --data photographs
     """
-    from autoq import terminal
-    from autoq.findings import to_json
-    from autoq.networks import pretrain as run
+    from autoq.api.networks import pretrain as run
+    from autoq.cli import terminal
+    from autoq.study.results import to_json
 
     with only_results(), terminal.training(quiet) as events:
         try:

@@ -13,10 +13,10 @@ import typer
 from autoq.cli.frame import app
 from autoq.cli.options import JSON, LAST_PORT, MANY, MOST_PROCESSES, MOST_SEED, QUIET, SCALE, TARGET, number, whole
 from autoq.errors import AutoqError, InputError
-from autoq.output import only_results
+from autoq.system.output import only_results
 
 if TYPE_CHECKING:
-    from autoq.study import Study
+    from autoq.study.study import Study
 
 
 @app.command()
@@ -200,9 +200,9 @@ def search(
 
     Example: autoq search --model srgan --budget 50
     """
-    from autoq import terminal
-    from autoq.api import search as run
-    from autoq.api import write_report
+    from autoq.api.studies import search as run
+    from autoq.api.studies import write_report
+    from autoq.cli import terminal
 
     started = time.perf_counter()
     with only_results(), terminal.progress(quiet) as events:
@@ -228,9 +228,10 @@ def search(
 
 
 def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
-    from autoq import confirmation, pick, terminal
-    from autoq.findings import document, to_json
-    from autoq.speed import speed
+    from autoq.cli import terminal
+    from autoq.report.attribution import speed
+    from autoq.study import confirmation, selection
+    from autoq.study.results import document, to_json
 
     seconds = time.perf_counter() - started
     if json:
@@ -239,7 +240,7 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
         of_latency = None if latency is None else latency.document()
         objectives = study.spec.objectives
         judged = confirmation.document(study.confirmed, records, objectives)
-        rules = pick.recommended(records, objectives)
+        rules = selection.recommended(records, objectives)
         told = document(study.name, study.spec, records, seconds, study.sensitivity(), judged, of_latency, rules)
         typer.echo(to_json(told))
     else:
@@ -248,7 +249,7 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
 
 def _stopped(folder: Path, started: float, json: bool, cause: BaseException) -> None:
     """A search was interrupted, or could not write: what there is, and how to go on."""
-    from autoq.study import Study, resume_command
+    from autoq.study.study import Study, resume_command
 
     resume = resume_command(folder)
     if isinstance(cause, OSError):
@@ -271,8 +272,8 @@ def space(
 
     Example: autoq space srgan > my_space.yaml
     """
-    from autoq.findings import to_json
-    from autoq.networks import space_file
+    from autoq.api.networks import space_file
+    from autoq.study.results import to_json
 
     with only_results():
         text, loaded = space_file(model, target=target, scale=scale, weights=weights)
@@ -295,7 +296,7 @@ def report(
 
     Example: autoq report srgan-x4
     """
-    from autoq.api import open_study, write_report
+    from autoq.api.studies import open_study, write_report
 
     found = open_study(study)
     other = open_study(compare) if compare else None
@@ -324,7 +325,7 @@ def dashboard(
 
     Example: autoq dashboard srgan-x4
     """
-    from autoq.api import open_study
-    from autoq.dashboard import serve
+    from autoq.api.studies import open_study
+    from autoq.report.dashboard import serve
 
     serve(open_study(study), port, lambda url: print(f"{url}  (Ctrl-C ends it)", file=sys.stderr))

@@ -8,7 +8,7 @@ from functools import partial
 from autoq.export.onnx import Graph, write_plain, write_qdq
 from autoq.export.qonnx import write_qonnx
 from autoq.export.uint8 import write_plain_uint8, write_uint8
-from autoq.quantize import Quantized
+from autoq.graph.quantize import Quantized
 
 WRITERS: dict[str, Callable[[Graph, Quantized], Graph]] = {
     "qdq": write_qdq,

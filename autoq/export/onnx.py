@@ -30,10 +30,10 @@ from autoq.export.geometry import MULTIPLE
 from autoq.export.nibbles import store_nibbles
 from autoq.export.shuffle import move_before_shuffle
 from autoq.export.widths import Width
-from autoq.files import whole
-from autoq.quantize import Placed, Quantized, insert_behind, read_from
+from autoq.graph.quantize import Placed, Quantized, insert_behind, read_from
+from autoq.graph.trace import Site, Traced, producer
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
-from autoq.tracing import Site, Traced, producer
+from autoq.system.files import whole
 
 Graph: TypeAlias = ModelProto
 """An ONNX model in memory."""

@@ -24,9 +24,9 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from autoq.config.policy import Policy
 from autoq.errors import InputError, PolicyError
 from autoq.export.widths import Width, pack_bits, unpack_bits
-from autoq.policy import Policy
 
 FORMAT = "autoq packed 1"
 GIVE = "give one that autoq export --format packed wrote"

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autoq.errors import PolicyError
 from autoq.export.onnx import OPSET, Graph, Writer, as_numpy, rewrite, sites_of
-from autoq.quantize import Placed, Quantized
+from autoq.graph.quantize import Placed, Quantized
 from autoq.quantizers.base import BiasQuantizer, Quantizer
 from autoq.quantizers.functional import integer_range
 

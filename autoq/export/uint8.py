@@ -26,7 +26,7 @@ from autoq.export.onnx import (
     weight_widths,
     write_plain,
 )
-from autoq.quantize import Placed, Quantized
+from autoq.graph.quantize import Placed, Quantized
 from autoq.quantizers.base import Quantizer
 
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoq.config.policy import Role
 from autoq.errors import InputError, WeightsError, unknown
 from autoq.models import recipes
 from autoq.models.published import PUBLISHED, REQUEST
 from autoq.models.recipes import Recipe
 from autoq.models.stages import StagePatterns
-from autoq.policy import Role
 
 if TYPE_CHECKING:
     from torch import nn

@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoq.compat import allow_torchvision, guest_code
 from autoq.errors import InputError, WeightsError
 from autoq.models import is_given
 from autoq.models.given import given
 from autoq.models.prefixes import StateDict, bare_keys, parts
 from autoq.models.weights import check_finite, load_own, read_state_dict
 from autoq.models.wrappers import bare, brief, fold
+from autoq.system.compat import allow_torchvision, guest_code
 
 PROBES = (24, 20, 28, 32, 48, 64, 128)
 """Sides, in pixels, of the images that show what scale a network has, the next where one does not suit it."""

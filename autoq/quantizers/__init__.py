@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from autoq.config.policy import TensorQuant
 from autoq.errors import PolicyError, unknown
-from autoq.policy import TensorQuant
 
 if TYPE_CHECKING:
     from autoq.quantizers.base import Quantizer
-    from autoq.quantizers.clipping import Statistics
+    from autoq.quantizers.range_estimators import Statistics
 
 
 Kind = Literal["weight", "signed", "unsigned"]

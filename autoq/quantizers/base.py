@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from autoq.policy import TensorQuant
+from autoq.config.policy import TensorQuant
 from autoq.quantizers import functional
 
 MOST_BIAS = 2.0**30

@@ -7,16 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoq.policy import TensorQuant
+from autoq.config.policy import TensorQuant
 from autoq.quantizers.base import LearnedScale
-from autoq.quantizers.functional import (
-    Grid,
-    fake_quantize,
-    fake_quantize_learned,
-    positive,
-    positive_grid,
-    symmetric_grid,
-)
+from autoq.quantizers.functional import Grid, fake_quantize, fake_quantize_learned, positive, positive_grid, symmetric_grid
 
 WARM_UP = 20
 """Training iterations over which the interval is the mean of the maxima so far."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoq.policy import TensorQuant
+from autoq.config.policy import TensorQuant
 from autoq.quantizers.base import Quantizer
 from autoq.quantizers.functional import LARGEST_SCALE, SMALLEST_SCALE, Grid, per_slice
 

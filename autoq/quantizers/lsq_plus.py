@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from autoq.policy import TensorQuant
+from autoq.config.policy import TensorQuant
 from autoq.quantizers.base import LearnedScale
 from autoq.quantizers.functional import fake_quantize_learned, straight_through
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from autoq.policy import TensorQuant
+from autoq.config.policy import TensorQuant
 from autoq.quantizers.base import Quantizer
 from autoq.quantizers.functional import Grid, per_slice, positive, straight_through
 

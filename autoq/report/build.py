@@ -11,9 +11,15 @@ import jinja2
 import plotly.io
 from markupsafe import Markup
 
-from autoq.confirmation import Interval, confirmed_qualities, in_words
-from autoq.files import write_whole
-from autoq.findings import (
+from autoq.config.objectives import OBJECTIVES
+from autoq.config.policy import ROLES, Policy, StageQuant
+from autoq.config.spec import Record, Sensitivity
+from autoq.report.attribution import speed
+from autoq.report.latency import latency_section
+from autoq.report.plots import axis_label, axis_value, front_figure, front_png, sensitivity_figure
+from autoq.report.stages import stage_table
+from autoq.study.confirmation import Interval, confirmed_qualities, in_words
+from autoq.study.results import (
     NOT_FASTER,
     baselines_alone,
     comparison,
@@ -25,15 +31,9 @@ from autoq.findings import (
     prediction_agreement,
     seeds_alone,
 )
-from autoq.objectives import OBJECTIVES
-from autoq.pick import close_to_float, recommended
-from autoq.policy import ROLES, Policy, StageQuant
-from autoq.report.latency import latency_section
-from autoq.report.plots import axis_label, axis_value, front_figure, front_png, sensitivity_figure
-from autoq.report.stages import stage_table
-from autoq.spec import Record, Sensitivity
-from autoq.speed import speed
-from autoq.study import Study
+from autoq.study.selection import close_to_float, recommended
+from autoq.study.study import Study
+from autoq.system.files import write_whole
 from autoq.targets import target_info
 
 REPORTS = Path("reports")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoq.speed import PointSpeed, Speed
+from autoq.report.attribution import PointSpeed, Speed
 
 
 def latency_section(found: Speed | None) -> dict[str, Any]:

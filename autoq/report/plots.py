@@ -16,10 +16,10 @@ import matplotlib.pyplot as plt
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from autoq.findings import point_name
-from autoq.objectives import OBJECTIVES
-from autoq.policy import ROLES, Policy, StageQuant
-from autoq.spec import Record, Sensitivity
+from autoq.config.objectives import OBJECTIVES
+from autoq.config.policy import ROLES, Policy, StageQuant
+from autoq.config.spec import Record, Sensitivity
+from autoq.study.results import point_name
 
 KIB = 1024
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from autoq.config.spec import Analysis, Answer, Question
 from autoq.report.plots import KIB, axis_label
-from autoq.spec import Analysis, Answer, Question
 
 
 def stage_table(answer: Answer) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from autoq.config.policy import EVERY_WIDTH, INTEGER_RUNTIME, Formats, Output, Role
 from autoq.errors import InputError, unknown
-from autoq.policy import EVERY_WIDTH, INTEGER_RUNTIME, Formats, Output, Role
 from autoq.targets.model import SYNAPTICS, LatencyModel
 
 if TYPE_CHECKING:

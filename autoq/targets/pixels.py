@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from autoq.pixels import LEVELS
+from autoq.images.pixels import LEVELS
 from autoq.targets import Runner
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autoq.data import read_folder
+from autoq.images.data import read_folder
 from autoq.models import MODELS
 from benchmarks import clipped_output
 from benchmarks.uint8 import psnrs

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 import autoq
+from autoq.config.policy import uniform
+from autoq.config.spec import StudySpec, TrialSpec
+from autoq.costs.latency.measure import LatencyTable
 from autoq.export.onnx import export_graph
-from autoq.objectives.latency import LatencyTable
-from autoq.options import search_space
-from autoq.policy import uniform
-from autoq.spec import StudySpec, TrialSpec
-from autoq.study import Study
+from autoq.study.study import Study
 from autoq.targets import why_unusable
-from autoq.trial import run_trial
-from autoq.workbench import prepare
+from autoq.trial.context import prepare
+from autoq.trial.run import run_trial
+from autoq.tuning.options import search_space
 from benchmarks import deploy
 from benchmarks.rivals import RIVALS, File, Rival, run_in
 from benchmarks.standing import Found, Point, verdict

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from autoq.study import Study
+from autoq.study.study import Study
 from benchmarks import exports
 from tests.test_delivery import finished, promised
 

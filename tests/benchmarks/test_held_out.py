@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from autoq.confirmation import confirmed
-from autoq.options import search_space
-from autoq.policy import Policy, uniform
-from autoq.spec import Confirmation, Record, Remeasured, StudySpec, TrialResult, TrialSpec
-from autoq.study import Study
+from autoq.config.policy import Policy, uniform
+from autoq.config.spec import Confirmation, Record, Remeasured, StudySpec, TrialResult, TrialSpec
+from autoq.study.confirmation import confirmed
+from autoq.study.study import Study
+from autoq.tuning.options import search_space
 from benchmarks.held_out import figures_of, main
 
 OBJECTIVES = ("size", "fidelity")

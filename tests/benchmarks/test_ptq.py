@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from autoq.config.policy import uniform
+from autoq.graph.quantize import Execution, collect, quantize
+from autoq.graph.trace import trace
 from autoq.models import build_model, model_info
-from autoq.policy import uniform
-from autoq.quantize import Execution, collect, quantize
-from autoq.tracing import trace
 from benchmarks.ptq import correct, equalized_network, pairs
 from tests.conftest import small_image
 

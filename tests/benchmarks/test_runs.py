@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from autoq.config.policy import uniform
+from autoq.config.spec import TrialSpec
+from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import export_graph
 from autoq.models import model_info
-from autoq.objectives.latency_table import LatencyTable
-from autoq.policy import uniform
-from autoq.spec import TrialSpec
-from autoq.trial import run_trial, trained
-from autoq.workbench import prepare
+from autoq.trial.context import prepare
+from autoq.trial.run import run_trial, trained
 from benchmarks.runs import file_quality, float_graph, spearman, spearman_interval
 from tests.conftest import small_image
 

@@ -9,20 +9,20 @@ import pytest
 import torch
 from torch import nn
 
+from autoq.config.policy import Policy, uniform
+from autoq.config.space import bundled_space, load_space
+from autoq.config.spec import TrialSpec
+from autoq.costs.latency.measure import entries, structure_key
+from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import Graph, export_graph, write_qdq
+from autoq.graph.operations import CONCATENATIONS, SUMS
+from autoq.graph.quantize import place, quantize
+from autoq.graph.trace import Traced, roles_by_stage, trace
 from autoq.models import MODELS, fresh_model
-from autoq.objectives.latency import entries, structure_key
-from autoq.objectives.latency_table import LatencyTable
-from autoq.operations import CONCATENATIONS, SUMS
-from autoq.policy import Policy, uniform
-from autoq.quantize import place, quantize
-from autoq.space import bundled_space, load_space
-from autoq.spec import TrialSpec
-from autoq.study import space_facts
+from autoq.study.study import space_facts
 from autoq.targets import load_target, why_unusable
-from autoq.tracing import Traced, roles_by_stage, trace
-from autoq.trial import run_trial
-from autoq.workbench import Workbench, prepare
+from autoq.trial.context import Workbench, prepare
+from autoq.trial.run import run_trial
 from tests.conftest import decibels, simulated, small_image
 
 SHALLOW = {

@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from autoq.config.policy import TensorQuant
 from autoq.errors import PolicyError
-from autoq.policy import TensorQuant
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS, make_quantizer
 from autoq.quantizers.base import Quantizer
-from autoq.quantizers.clipping import BINS, CANDIDATES, CLIPPINGS, Statistics
+from autoq.quantizers.range_estimators import BINS, CANDIDATES, CLIPPINGS, Statistics
 from tests.contracts.equations import EQUATIONS, Case
 
 FORMATS = [

@@ -13,22 +13,22 @@ import pytest
 import torch
 import yaml
 
-from autoq import crops, data
+from autoq.config.policy import FLOAT_BITS, ROLES, uniform
+from autoq.config.space import bundled_space, load_space, parse_space
+from autoq.config.spec import TrialSpec
+from autoq.costs.latency.table import LatencyTable
 from autoq.errors import InputError, SpaceError
 from autoq.export.onnx import Graph, export_graph
+from autoq.graph.quantize import collect, quantize
+from autoq.graph.trace import Traced, trace
+from autoq.images import crops, data
 from autoq.models import build_model, model_info, staged_model
-from autoq.objectives.latency_table import LatencyTable
-from autoq.policy import FLOAT_BITS, ROLES, uniform
-from autoq.quantize import collect, quantize
-from autoq.quantizers.clipping import Statistics
-from autoq.space import bundled_space, load_space, parse_space
-from autoq.spec import TrialSpec
-from autoq.study import space_facts
+from autoq.quantizers.range_estimators import Statistics
+from autoq.study.study import space_facts
 from autoq.targets import TARGETS, load_target, why_unusable
 from autoq.targets.onnxruntime_cuda import PROVIDER, _starts
-from autoq.tracing import Traced, trace
-from autoq.trial import run_trial
-from autoq.workbench import execution_on, prepare, runtime_model
+from autoq.trial.context import execution_on, prepare, runtime_model
+from autoq.trial.run import run_trial
 from tests.conftest import decibels, simulated, small_image
 
 HERE = [name for name in TARGETS if why_unusable(name) is None]

@@ -17,17 +17,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from autoq.config.policy import uniform
+from autoq.costs.operations import costs
+from autoq.costs.size import packed_bytes
+from autoq.deploy.upscale import Network
 from autoq.errors import InputError
 from autoq.export.onnx import export_graph, for_runtime, weight_widths, write_plain
 from autoq.export.packed import pack
 from autoq.export.packed import payload_bytes as packed_payload_bytes
-from autoq.objectives.cost import costs
-from autoq.objectives.size import packed_bytes
-from autoq.policy import uniform
-from autoq.quantize import Execution, Quantized, collect, quantize
+from autoq.graph.quantize import Execution, Quantized, collect, quantize
+from autoq.graph.trace import Traced, check_integers_only, roles_by_stage, trace
 from autoq.targets import load_target
-from autoq.tracing import Traced, check_integers_only, roles_by_stage, trace
-from autoq.upscaling import Network
 from tests.conftest import SHARED
 from tests.contracts import user_layers, user_networks
 from tests.contracts.user_networks import Net

@@ -10,8 +10,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from autoq.errors import InputError
 from autoq.export.geometry import geometry, read_network
 from autoq.export.onnx import export_graph
+from autoq.graph.trace import trace
 from autoq.models import fresh_model, model_info
-from autoq.tracing import trace
 
 IMAGE = [1, 3, "height", "width"]
 

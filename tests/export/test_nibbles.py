@@ -11,16 +11,16 @@ import pytest
 import torch
 from onnx import TensorProto
 
+from autoq.config.policy import uniform
 from autoq.export.nibbles import store_nibbles
 from autoq.export.onnx import Graph, export_graph, for_runtime, payload_bytes, weight_widths, write_plain
 from autoq.export.widths import Width
+from autoq.graph.quantize import collect, quantize
+from autoq.graph.trace import Traced
 from autoq.models import model_info
-from autoq.policy import uniform
-from autoq.quantize import collect, quantize
 from autoq.targets import TARGETS, load_target
 from autoq.targets.openvino_cpu import core
-from autoq.tracing import Traced
-from autoq.workbench import execution_on
+from autoq.trial.context import execution_on
 
 STAGES = model_info("srresnet").stages
 WEIGHTS = (8 * 3 * 81, 8 * 8 * 9, 8 * 8 * 9, 8 * 8 * 9, 32 * 8 * 9)

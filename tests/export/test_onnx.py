@@ -10,15 +10,15 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from autoq import data
+from autoq.config.policy import Granularity, Policy, StageQuant, TensorQuant, uniform
 from autoq.errors import PolicyError
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
+from autoq.graph.quantize import Execution, Quantized, collect, quantize
+from autoq.graph.trace import Traced, trace
+from autoq.images import data
 from autoq.models import build_model, model_info
-from autoq.policy import Granularity, Policy, StageQuant, TensorQuant, uniform
-from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.targets import load_target
-from autoq.tracing import Traced, trace
-from autoq.workbench import execution_on
+from autoq.trial.context import execution_on
 from tests.conftest import decibels, simulated
 
 INT8 = execution_on("openvino-cpu")

@@ -12,17 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from autoq.config.policy import Policy, uniform
+from autoq.costs.size import packed_bytes
 from autoq.errors import InputError
 from autoq.export.onnx import Graph, export_graph, for_runtime, weight_widths, write_plain, write_qdq
 from autoq.export.packed import pack, payload_bytes, unpack
 from autoq.export.widths import pack_bits, unpack_bits
+from autoq.graph.quantize import collect, quantize
+from autoq.graph.trace import Traced
 from autoq.models import model_info
-from autoq.objectives.size import packed_bytes
-from autoq.policy import Policy, uniform
-from autoq.quantize import collect, quantize
 from autoq.quantizers import QUANTIZERS
-from autoq.tracing import Traced
-from autoq.workbench import execution_on
+from autoq.trial.context import execution_on
 
 INT8 = execution_on("openvino-cpu")
 STAGES = model_info("srresnet").stages

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from autoq.config.policy import Policy, StageQuant, uniform
 from autoq.errors import PolicyError
 from autoq.export.onnx import export_graph
 from autoq.export.qonnx import write_qonnx
+from autoq.graph.quantize import Execution, Quantized, collect, quantize
+from autoq.graph.trace import Traced
 from autoq.models import model_info
-from autoq.policy import Policy, StageQuant, uniform
-from autoq.quantize import Execution, Quantized, collect, quantize
 from autoq.targets import load_target
-from autoq.tracing import Traced
 from tests.conftest import simulated
 
 STAGES = model_info("srresnet").stages

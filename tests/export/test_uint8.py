@@ -12,18 +12,18 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
+from autoq.config.policy import Policy, uniform
+from autoq.costs.size import packed_bytes
 from autoq.errors import InputError
 from autoq.export.formats import PLAIN, WRITERS
 from autoq.export.onnx import Graph, export_graph, payload_bytes, weight_widths
 from autoq.export.packed import pack, unpack
 from autoq.export.packed import payload_bytes as packed_payload_bytes
+from autoq.graph.quantize import Quantized, collect, quantize
+from autoq.graph.trace import Traced, check_integers_only, trace
 from autoq.models import fresh_model, model_info, staged_model
-from autoq.objectives.size import packed_bytes
-from autoq.policy import Policy, uniform
-from autoq.quantize import Quantized, collect, quantize
 from autoq.targets import TARGETS, load_target
-from autoq.tracing import Traced, check_integers_only, trace
-from autoq.workbench import execution_on
+from autoq.trial.context import execution_on
 from tests.conftest import decibels, simulated
 
 TARGET = "npu-uint8"

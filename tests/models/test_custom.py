@@ -23,7 +23,7 @@ from autoq.models import staged_model
 from autoq.models.custom import own_scale
 from autoq.models.weights import load_own
 from autoq.models.wrappers import bare, fold
-from autoq.options import default_scale, model_name
+from autoq.tuning.options import default_scale, model_name
 
 IMAGE = torch.rand(1, 3, 12, 10, generator=torch.Generator().manual_seed(0))
 

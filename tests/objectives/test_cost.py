@@ -13,15 +13,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from autoq import networks
+from autoq.api import networks
+from autoq.config.objectives import score
+from autoq.config.policy import uniform
+from autoq.costs.operations import Costs, costs
+from autoq.graph.quantize import Execution
+from autoq.graph.trace import roles_by_stage, trace
 from autoq.models import fresh_model, model_info
 from autoq.models.srresnet import SRResNet
 from autoq.models.stages import StagePatterns
-from autoq.objectives import score
-from autoq.objectives.cost import Costs, costs
-from autoq.policy import uniform
-from autoq.quantize import Execution
-from autoq.tracing import roles_by_stage, trace
 from tests.conftest import SHARED
 from tests.test_cli import run
 

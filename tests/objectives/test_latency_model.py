@@ -9,14 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from autoq.objectives import latency, latency_table
-from autoq.objectives.latency_model import AdditiveLatency, runs
-from autoq.objectives.latency_model import fit as fit_runs
-from autoq.policy import FLOAT, Policy, StageQuant, TensorQuant
-from autoq.quantize import Execution, place
-from autoq.space import bundled_space, load_space
-from autoq.study import space_facts
-from autoq.tracing import Traced
+from autoq.config.policy import FLOAT, Policy, StageQuant, TensorQuant
+from autoq.config.space import bundled_space, load_space
+from autoq.costs.latency import measure, table
+from autoq.costs.latency.predict import AdditiveLatency, runs
+from autoq.costs.latency.predict import fit as fit_runs
+from autoq.graph.quantize import Execution, place
+from autoq.graph.trace import Traced
+from autoq.study.study import space_facts
 
 STAGES = [f"layer_{number}" for number in range(20)]
 INT8 = TensorQuant(8)
@@ -95,13 +95,13 @@ def test_few_measurements_leave_stages_alike() -> None:
 
 def test_structures_that_are_too_many_are_sampled(tiny_traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
-    everything = latency.structures(tiny_traced, space, Execution(8, True))
+    everything = measure.structures(tiny_traced, space, Execution(8, True))
     assert everything.complete
-    monkeypatch.setattr(latency, "MOST_COMBINATIONS", 10)
-    some = latency.structures(tiny_traced, space, Execution(8, True))
+    monkeypatch.setattr(measure, "MOST_COMBINATIONS", 10)
+    some = measure.structures(tiny_traced, space, Execution(8, True))
     assert not some.complete
     assert set(some.policies) < set(everything.policies)
-    assert some.policies == latency.structures(tiny_traced, space, Execution(8, True)).policies
+    assert some.policies == measure.structures(tiny_traced, space, Execution(8, True)).policies
     runs = {quant.weight.bits <= 8 for each in some.policies.values() for stage, quant in each.stages if stage == "body"}
     assert runs == {True, False}
 
@@ -110,9 +110,9 @@ def test_a_structure_in_words_says_how_every_stage_runs(tiny_traced: Traced) -> 
     space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
     execution = Execution(8, True)
     found = set()
-    for each in latency.structures(tiny_traced, space, execution).policies.values():
-        words = latency.describe(tiny_traced, place(tiny_traced, each, execution), execution)
-        how = runs(each, 8, latency_table.of_images(space))
-        assert latency_table.runs_of(words) == dict(zip(space.choices, how, strict=True))
+    for each in measure.structures(tiny_traced, space, execution).policies.values():
+        words = measure.describe(tiny_traced, place(tiny_traced, each, execution), execution)
+        how = runs(each, 8, table.of_images(space))
+        assert table.runs_of(words) == dict(zip(space.choices, how, strict=True))
         found |= set(how)
     assert len(found) == 4

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoq.config.policy import Policy, StageQuant, uniform
+from autoq.costs.latency.analytic import milliseconds, work
+from autoq.graph.quantize import Execution
+from autoq.graph.trace import trace
 from autoq.models import fresh_model, model_info
-from autoq.objectives.modelled import milliseconds, work
-from autoq.policy import Policy, StageQuant, uniform
-from autoq.quantize import Execution
 from autoq.targets import TARGETS
 from autoq.targets.model import SYNAPTICS
-from autoq.tracing import trace
-from autoq.workbench import execution_on
+from autoq.trial.context import execution_on
 
 INFO = TARGETS["npu-uint8"]
 SLOW = 10.0

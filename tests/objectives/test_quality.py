@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from autoq import data
 from autoq.errors import MetricUnavailable
+from autoq.images import data
+from autoq.metrics import quality
 from autoq.models import build_model
-from autoq.objectives import quality
 
 
 def test_psnr_by_hand() -> None:

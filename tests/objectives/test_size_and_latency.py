@@ -4,15 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from autoq.config.policy import Policy, uniform
+from autoq.config.space import bundled_space, load_space, parse_space
+from autoq.costs.latency import measure, table
+from autoq.costs.size import packed_bytes
 from autoq.errors import InputError
+from autoq.graph.quantize import Execution, place
+from autoq.graph.trace import Traced
 from autoq.models import model_info
-from autoq.objectives import latency, latency_table
-from autoq.objectives.size import packed_bytes
-from autoq.policy import Policy, uniform
-from autoq.quantize import Execution, place
-from autoq.space import bundled_space, load_space, parse_space
-from autoq.study import space_facts
-from autoq.tracing import Traced
+from autoq.study.study import space_facts
 
 INT8 = Execution(8, True)
 FLOAT_POLICY = Policy(())
@@ -47,9 +47,9 @@ def test_three_bit_weights_are_packed_tightly(tiny_traced: Traced) -> None:
 def test_the_space_has_forty_structures(tiny_traced: Traced) -> None:
     """2 (head) x 5 (body: float or int8, skip float or int8, its grid shared with the layers or not) x 2 x 2."""
     space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
-    found = latency.structures(tiny_traced, space, INT8).policies
+    found = measure.structures(tiny_traced, space, INT8).policies
     assert len(found) == 40
-    words = {latency.describe(tiny_traced, place(tiny_traced, policy, INT8), INT8) for policy in found.values()}
+    words = {measure.describe(tiny_traced, place(tiny_traced, policy, INT8), INT8) for policy in found.values()}
     assert len(words) == 32
 
 
@@ -72,18 +72,18 @@ BUNDLED = {
 )
 def test_any_policy_of_a_space_has_a_measured_structure(tiny_traced: Traced, changes: dict) -> None:  # type: ignore[type-arg]
     space = parse_space({"roles": {**BUNDLED, **changes}}, space_facts("srresnet", "openvino-cpu"), "space")
-    known = latency.structures(tiny_traced, space, INT8).policies
+    known = measure.structures(tiny_traced, space, INT8).policies
     random = np.random.default_rng(0)
     options = {stage: list(space.stage_quants(stage)) for stage in space.choices}
     for _ in range(100):
         stages = tuple((stage, choices[random.integers(len(choices))]) for stage, choices in options.items())
         policy = type(next(iter(known.values())))(stages)
-        assert latency.structure_key(tiny_traced, place(tiny_traced, policy, INT8), INT8) in known
+        assert measure.structure_key(tiny_traced, place(tiny_traced, policy, INT8), INT8) in known
 
 
 def test_widths_quantizers_and_clipping_do_not_change_the_structure(tiny_traced: Traced) -> None:
     def key(bits: str, quantizer: str, clipping: str) -> str:
-        return latency.structure_key(tiny_traced, place(tiny_traced, uniform(bits, STAGES, quantizer, clipping), INT8), INT8)
+        return measure.structure_key(tiny_traced, place(tiny_traced, uniform(bits, STAGES, quantizer, clipping), INT8), INT8)
 
     keys = {
         key(bits, q, c) for bits, q, c in itertools.product(("4/4/32", "8/8/32", "6/4/32"), ("minmax", "lsq"), ("mse", "minmax"))
@@ -95,7 +95,7 @@ def test_widths_quantizers_and_clipping_do_not_change_the_structure(tiny_traced:
 def test_measurement_corrects_for_a_machine_that_slows_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that runs slower with every call, in the end by 15 %: structures that take half the float time come out at half."""
     clock = {"now": 0.0, "speed": 1.0}
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock["now"])
 
     def load(file: bytes):  # type: ignore[no-untyped-def]
         def run(image: np.ndarray) -> np.ndarray:
@@ -105,29 +105,29 @@ def test_measurement_corrects_for_a_machine_that_slows_down(monkeypatch: pytest.
 
         return run
 
-    files = {f"s{number}": (lambda: b"0.05") for number in range(2 * latency.GROUP)}
-    floats, samples = latency.measure(files, b"0.1", load, (16, 16))
-    assert len(floats) == 2 * latency.ROUNDS
+    files = {f"s{number}": (lambda: b"0.05") for number in range(2 * measure.GROUP)}
+    floats, samples = measure.measure(files, b"0.1", load, (16, 16))
+    assert len(floats) == 2 * measure.ROUNDS
     for values in samples.values():
         assert np.median(values) == pytest.approx(np.median(floats) / 2, rel=0.01)
 
 
 def test_table_is_checked_and_read_back(tmp_path: Path) -> None:
-    table = latency_table.LatencyTable(
+    found = table.LatencyTable(
         model="srgan",
         target="openvino-cpu",
         runtime="x",
         frame=(96, 96),
         threads=2,
         machine="m",
-        entries=latency.entries({"a": ("words", [3.0, 1.0, 2.0])}),
+        entries=measure.entries({"a": ("words", [3.0, 1.0, 2.0])}),
     )
-    (tmp_path / "latency.json").write_text(table.model_dump_json())
-    assert latency_table.read_table(tmp_path / "latency.json").ms("a", FLOAT_POLICY) == 2.0
+    (tmp_path / "latency.json").write_text(found.model_dump_json())
+    assert table.read_table(tmp_path / "latency.json").ms("a", FLOAT_POLICY) == 2.0
     with pytest.raises(InputError, match="latency table has no structure b"):
-        table.ms("b", FLOAT_POLICY)
+        found.ms("b", FLOAT_POLICY)
     with pytest.raises(InputError, match="measured for frame 96x96, this study has 64x64"):
-        table.check("srgan", 4, "openvino-cpu", (64, 64), 2)
+        found.check("srgan", 4, "openvino-cpu", (64, 64), 2)
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(InputError, match="not a latency table; give a study's latency.json"):
-        latency_table.read_table(tmp_path / "bad.json")
+        table.read_table(tmp_path / "bad.json")

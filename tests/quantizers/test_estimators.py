@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from autoq.policy import TensorQuant
+from autoq.config.policy import TensorQuant
 from autoq.quantizers import make_quantizer
 from autoq.quantizers.base import Quantizer
-from autoq.quantizers.clipping import Statistics
+from autoq.quantizers.range_estimators import Statistics
 
 
 def quantizer_of(name: str, bits: int, signed: bool, low: float, high: float) -> Quantizer:

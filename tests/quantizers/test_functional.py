@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from autoq.policy import TensorQuant
+from autoq.config.policy import TensorQuant
 from autoq.quantizers import functional, make_quantizer
 from autoq.quantizers.base import BiasQuantizer, Float16
-from autoq.quantizers.clipping import CLIPPINGS, Statistics, mse, percentile
 from autoq.quantizers.minmax import image_quantizer
+from autoq.quantizers.range_estimators import CLIPPINGS, Statistics, mse, percentile
 
 
 def equation(x: np.ndarray, low: np.ndarray, high: np.ndarray, bits: int, signed: bool) -> tuple[np.ndarray, np.ndarray]:

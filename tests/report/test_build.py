@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from autoq.api import write_report
+from autoq.api.studies import write_report
+from autoq.config.policy import uniform
+from autoq.config.space import bundled_space, load_space
+from autoq.config.spec import Confirmation, Question, StudySpec, TrialResult, TrialSpec
 from autoq.errors import StudyError
-from autoq.files import append_line
-from autoq.findings import document
-from autoq.policy import uniform
 from autoq.report.build import build_report
-from autoq.space import bundled_space, load_space
-from autoq.spec import Confirmation, Question, StudySpec, TrialResult, TrialSpec
-from autoq.study import Study, space_facts
+from autoq.study.results import document
+from autoq.study.study import Study, space_facts
+from autoq.system.files import append_line
 from tests.conftest import made_up
 from tests.test_speed import EVERY, table, words
 

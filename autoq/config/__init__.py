@@ -1,0 +1,1 @@
+"""What a study is, as plain data: policies, spaces, definitions, objectives, constraints. No torch."""

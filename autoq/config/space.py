@@ -1,0 +1,386 @@
+"""Which policies are allowed: a YAML file, validated against what the model and the target have.
+
+model: srgan
+layers:                      # stage -> fnmatch patterns of module paths; left out, the model's own stages
+  body: ["body.*", "fuse"]
+roles:                       # for every stage that has the role; a scalar is fixed, a list is searched
+  weight: {bits: [4, 8, 16], quantizer: [minmax, lsq], clipping: minmax}
+stages:                      # what differs, by stage and role
+  body: {weight: {bits: [4, 8]}}
+output: float                # what networks give on the target, and nothing else; left out, the target's
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import re
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import yaml
+
+from autoq.config.policy import FLOAT, ROLES, Formats, Output, Policy, Role, StageQuant, TensorQuant
+from autoq.errors import PolicyError, SpaceError, suggest, unknown
+
+T = TypeVar("T")
+
+FOLDERS = (Path(__file__).parents[1] / "search_spaces", Path(__file__).parents[2] / "search_spaces")
+"""Where bundled spaces are: in an installed package, in a source tree."""
+
+DEFAULTS = {"quantizer": "minmax", "clipping": "minmax"}
+"""What a role has that a space does not say; of granularity and signedness the target's first."""
+
+STAGE_NAME = "[A-Za-z][A-Za-z0-9_]*"
+FIELDS = ("bits", "quantizer", "clipping", "granularity", "signed")
+
+
+class Suggester(Protocol):
+    """The part of an Optuna trial a space needs."""
+
+    def suggest_int(self, name: str, low: int, high: int) -> int: ...
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any: ...
+
+
+class QuantizerFacts(Protocol):
+    """What a space must know of a quantizer: why it is not for a tensor or a width, in words, or an empty string."""
+
+    def unfit(self, role: str | None, signed: bool) -> str: ...
+
+    def no_width(self, bits: int, role: str | None, integer_bits: int | None) -> str: ...
+
+
+@dataclass(frozen=True)
+class SpaceFacts:
+    """What a space is checked against.
+
+    stages: the model's stages and the roles each has a site for. quantizers: name -> what it is for. formats: what the target
+    has for each role. integer_bits: the widest integer it executes; above it a quantizer and a clipping rule mean nothing.
+    output: what networks give there.
+    """
+
+    model: str
+    stages: Mapping[str, tuple[Role, ...]]
+    quantizers: Mapping[str, QuantizerFacts]
+    clippings: tuple[str, ...]
+    formats: Mapping[Role, Formats]
+    integer_bits: int
+    target: str
+    output: Output = "float"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The allowed formats of one role of one stage. Bits are ascending."""
+
+    bits: tuple[int, ...]
+    quantizer: tuple[str, ...]
+    clipping: tuple[str, ...]
+    granularity: str
+    signed: bool
+
+    def quant(self, bits: int, quantizer: str, clipping: str) -> TensorQuant:
+        return TensorQuant(bits, quantizer, clipping, self.granularity, self.signed)  # type: ignore[arg-type]
+
+    def wide(self, bits: int) -> TensorQuant:
+        """The one spelling of a width that no quantizer produces: float, or stored wide and run in float."""
+        return FLOAT if bits == FLOAT.bits else self.quant(bits, "minmax", "minmax")
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """Validated choices per stage and role. layers: stage -> patterns, where the file says which layers a stage has."""
+
+    facts: SpaceFacts
+    choices: Mapping[str, Mapping[Role, Choices]]
+    output: Output
+    layers: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+    def suggest(self, trial: Suggester) -> Policy:
+        """Ask an Optuna trial for a policy. Bits are ordered integers (their rank), the rest are categories.
+
+        What cannot matter is not asked: the quantizer of a width that runs in float, and the activation of a
+        layer whose weight runs in float.
+        """
+        stages = []
+        for stage, roles in self.choices.items():
+            quants: dict[str, TensorQuant] = {}
+            for role, choices in roles.items():
+                if role == "activation" and quants["weight"].bits > self.facts.integer_bits:
+                    continue
+                quants[role] = self._suggest(trial, f"{stage}.{role}", choices)
+            stages.append((stage, StageQuant(**quants)))
+        return Policy(tuple(stages), self.output)
+
+    def _suggest(self, trial: Suggester, name: str, choices: Choices) -> TensorQuant:
+        rank = trial.suggest_int(f"{name}.bits", 0, len(choices.bits) - 1) if len(choices.bits) > 1 else 0
+        bits = choices.bits[rank]
+        if bits > self.facts.integer_bits:
+            return choices.wide(bits)
+        picked = {}
+        for item in ("quantizer", "clipping"):
+            options = getattr(choices, item)
+            picked[item] = trial.suggest_categorical(f"{name}.{item}", options) if len(options) > 1 else options[0]
+        return choices.quant(bits, **picked)
+
+    def parameters(self, policy: Policy) -> dict[str, Any]:
+        """What a sampler must have suggested for `policy`: the inverse of `suggest`."""
+        replay = _Replay(self, policy)
+        self.suggest(replay)
+        return replay.parameters
+
+    def size(self) -> int:
+        """Number of distinct policies."""
+        return math.prod(sum(1 for _ in self.stage_quants(stage)) for stage in self.choices)
+
+    def enumerate(self) -> Iterator[Policy]:
+        """Every distinct policy, in the order of the file."""
+        stages = list(self.choices)
+        for quants in itertools.product(*(self.stage_quants(stage) for stage in stages)):
+            yield Policy(tuple(zip(stages, quants, strict=True)), self.output)
+
+    def stage_quants(self, stage: str) -> Iterator[StageQuant]:
+        """Every distinct format assignment of one stage."""
+        roles = self.choices[stage]
+        options = {role: list(self._quants(choices)) for role, choices in roles.items()}
+        for weight in options.get("weight", [FLOAT]):
+            in_float = weight.bits > self.facts.integer_bits
+            for activation in [FLOAT] if in_float else options.get("activation", [FLOAT]):
+                for skip in options.get("skip", [FLOAT]):
+                    yield StageQuant(weight, activation, skip)
+
+    def _quants(self, choices: Choices) -> Iterator[TensorQuant]:
+        for bits in choices.bits:
+            if bits > self.facts.integer_bits:
+                yield choices.wide(bits)
+            else:
+                for quantizer, clipping in itertools.product(choices.quantizer, choices.clipping):
+                    yield choices.quant(bits, quantizer, clipping)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole space as YAML data, every default written out."""
+        stages = {
+            stage: {role: {field: _scalar_or_list(getattr(choices, field)) for field in FIELDS} for role, choices in roles.items()}
+            for stage, roles in self.choices.items()
+        }
+        layers = {"layers": {stage: list(patterns) for stage, patterns in self.layers.items()}} if self.layers else {}
+        return {"model": self.facts.model, **layers, "stages": stages, "output": self.output}
+
+
+class _Replay:
+    """Stands in for a trial: answers what leads to a known policy, and keeps the answers."""
+
+    def __init__(self, space: SearchSpace, policy: Policy) -> None:
+        self.space, self.policy = space, policy
+        self.parameters: dict[str, Any] = {}
+
+    def _place(self, name: str) -> tuple[Choices, TensorQuant, str]:
+        stage, role, field = name.rsplit(".", 2)
+        choices = self.space.choices[stage][cast(Role, role)]
+        return choices, self.policy.stage(stage).role(cast(Role, role)), field
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        choices, quant, _ = self._place(name)
+        self.parameters[name] = choices.bits.index(quant.bits)
+        return int(self.parameters[name])
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        _, quant, field = self._place(name)
+        self.parameters[name] = getattr(quant, field)
+        return self.parameters[name]
+
+
+def _scalar_or_list(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    return value[0] if len(value) == 1 else list(value)
+
+
+def bundled_space(model: str) -> Path:
+    """The space file shipped for a model, or the one for all models."""
+    for name in (model, "default"):
+        for folder in FOLDERS:
+            if (folder / f"{name}.yaml").is_file():
+                return folder / f"{name}.yaml"
+    raise SpaceError(f"no search space is bundled for '{model}'; write one and give --space FILE")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe part. A key given twice is an error; else the last one would win, unnoticed."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' is given twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def load_space(path: Path, facts: SpaceFacts) -> SearchSpace:
+    """Read and validate a space file. Raises SpaceError naming the key, what was expected and what to type."""
+    return parse_space(read_space(path, facts.model), facts, str(path))
+
+
+def read_space(path: Path, model: str) -> Any:
+    """A space file as YAML data, not validated yet. Raises SpaceError where it cannot be read."""
+    try:
+        return yaml.load(path.read_text(), _Loader)
+    except OSError as error:
+        raise SpaceError(f"{path}: {error.strerror or error}; give --space an existing YAML file") from error
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # tags raise what they like
+        raise SpaceError(f"{path}: not YAML ({_problem(error)}); autoq space {model} prints a file to start from") from error
+
+
+def space_layers(data: Any, where: str) -> dict[str, tuple[str, ...]]:
+    """stage -> patterns of a space's `layers`; empty without them. Raises SpaceError where they are malformed."""
+    layers = data.get("layers") if isinstance(data, Mapping) else None
+    if layers is None:
+        return {}
+    if not isinstance(layers, Mapping) or not layers:
+        raise SpaceError(f"{where}: layers: found '{_shown(layers)}', expected stages with patterns, as body: [\"body.*\"]")
+    found = {}
+    for stage, patterns in layers.items():
+        patterns = [patterns] if isinstance(patterns, str) else patterns
+        if not re.fullmatch(STAGE_NAME, str(stage)):
+            raise SpaceError(f"{where}: layers.{_shown(stage)}: expected a stage named with letters, digits and '_'")
+        if not isinstance(patterns, list) or not patterns or not all(isinstance(pattern, str) for pattern in patterns):
+            raise SpaceError(f"{where}: layers.{stage}: found '{_shown(patterns)}', expected module paths, as [\"body.*\"]")
+        found[str(stage)] = tuple(patterns)
+    return found
+
+
+def stored_stages(data: Mapping[str, Any]) -> dict[str, tuple[Role, ...]]:
+    """stage -> roles of a space that `SearchSpace.to_dict` wrote. Raises SpaceError where it is none."""
+    stages = data.get("stages")
+    if not isinstance(stages, Mapping) or not all(isinstance(roles, Mapping) for roles in stages.values()):
+        raise SpaceError("space: stages: expected stages with roles; the study's file was changed, restore it")
+    return {str(stage): tuple(role for role in ROLES if role in roles) for stage, roles in stages.items()}
+
+
+def _problem(error: Exception) -> str:
+    """A YAML error in one line, with the place."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return str(error).splitlines()[0]
+
+
+def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
+    """Validate YAML data; `where` names it in errors."""
+    _check_keys(data, ("model", "layers", "roles", "stages", "output"), where, "")
+    if data.get("model", facts.model) != facts.model:
+        raise SpaceError(
+            f"{where}: model: this space is for '{_shown(data['model'])}', the search is for '{facts.model}'; give --space FILE"
+        )
+    roles = _section(data, "roles", ROLES, where, "")
+    common = {role: _section(roles, role, FIELDS, where, "roles") for role in ROLES}
+    overrides = _section(data, "stages", facts.stages, where, "", f"{facts.model} has no stage")
+    choices: dict[str, dict[Role, Choices]] = {}
+    for stage, present in facts.stages.items():
+        own = _section(overrides, stage, present, where, "stages", f"stage '{stage}' of {facts.model} has no role")
+        fields = {role: _section(own, role, FIELDS, where, f"stages.{stage}") for role in present}
+        choices[stage] = {
+            role: _choices({**DEFAULTS, **common[role], **fields[role]}, role, facts, f"{where}: {stage}.{role}")
+            for role in present
+        }
+    output = data.get("output", facts.output)
+    if output != facts.output:
+        raise SpaceError(f"{where}: output: '{_shown(output)}': {facts.target} gives {facts.output}; type output: {facts.output}")
+    return SearchSpace(facts, choices, facts.output, space_layers(data, where))
+
+
+def _section(
+    data: Mapping[str, Any], key: str, known: Iterable[str], where: str, path: str, complaint: str = "unknown key"
+) -> Mapping[str, Any]:
+    """The mapping under a key; empty where the key is absent or has nothing after it."""
+    section: Mapping[str, Any] = {} if data.get(key) is None else data[key]
+    _check_keys(section, known, where, f"{path}.{key}" if path else key, complaint)
+    return section
+
+
+def _check_keys(data: Any, known: Iterable[str], where: str, path: str, complaint: str = "unknown key") -> None:
+    known = tuple(known)
+    if not isinstance(data, Mapping):
+        found = f"'{_shown(data)}'" if data is not None else "nothing"
+        raise SpaceError(f"{where}: {path or 'file'}: found {found}, expected a mapping with {', '.join(known)}")
+    for key in data:
+        if key not in known:
+            full = f"{path}.{key}" if path else str(key)
+            raise SpaceError(f"{where}: {full}: {complaint} '{key}' ({', '.join(known)}).{suggest(str(key), known)}")
+
+
+def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str) -> Choices:
+    if "bits" not in data:
+        raise SpaceError(f"{where}: no bits; give bits: [4, 8] or bits: 8")
+    formats = facts.formats[role]
+    data = {"granularity": formats.granularity[0], "signed": formats.signed[0], **data}
+    lists = {field: value if isinstance(value := data[field], list) else [value] for field in FIELDS}
+    for field, values in lists.items():
+        if not values:
+            raise SpaceError(f"{where}.{field}: an empty list allows nothing; give at least one value")
+    for field, known in (("quantizer", tuple(facts.quantizers)), ("clipping", facts.clippings)):
+        for name in lists[field]:
+            if name not in known:
+                raise SpaceError(f"{where}.{field}: {unknown(field, _shown(name), known)}")
+    signed = _one(_had(lists["signed"], formats.signed, "signed", facts.target, where), "signed", where)
+    for name in lists["quantizer"]:
+        reason = facts.quantizers[name].unfit(role, signed)
+        if reason:
+            others = ", ".join(other for other, known in facts.quantizers.items() if not known.unfit(role, signed))
+            raise SpaceError(f"{where}.quantizer: '{name}' {reason}; give some of {others}")
+    for bits in lists["bits"]:
+        _check_bits(bits, role, lists["quantizer"], facts, f"{where}.bits")
+    for field, values in lists.items():
+        for value in values:
+            if values.count(value) > 1:
+                raise SpaceError(f"{where}.{field}: '{value}' is listed twice; list it once")
+    return Choices(
+        _had(lists["bits"], formats.bits, "bits", facts.target, where),
+        tuple(lists["quantizer"]),
+        tuple(lists["clipping"]),
+        _one(_had(lists["granularity"], formats.granularity, "granularity", facts.target, where), "granularity", where),
+        signed,
+    )
+
+
+def _had(given: list[Any], expected: tuple[T, ...], field: str, target: str, where: str) -> tuple[T, ...]:
+    """What is given and the target has, in the target's order. Raises SpaceError where that is nothing."""
+    found = tuple(value for value in expected if any(value == each and type(value) is type(each) for each in given))
+    if not found:
+        names = [str(value).lower() for value in expected]
+        raise SpaceError(
+            f"{where}.{field}: {target} executes {' or '.join(names)} only, found"
+            f" '{_shown(given if len(given) > 1 else given[0])}'; type {field}: {names[0]}"
+        )
+    return found
+
+
+def _one(found: tuple[T, ...], field: str, where: str) -> T:
+    """The only value. Raises SpaceError where several are left: this is not searched."""
+    if len(found) > 1:
+        names = [str(value).lower() for value in found]
+        raise SpaceError(f"{where}.{field}: {' and '.join(names)} are listed, and only one can be; type {field}: {names[0]}")
+    return found[0]
+
+
+def _check_bits(bits: Any, role: Role, quantizers: list[str], facts: SpaceFacts, where: str) -> None:
+    if not isinstance(bits, int) or isinstance(bits, bool):
+        raise SpaceError(f"{where}: '{_shown(bits)}': expected whole numbers, 1 to 16, or 32 for float")
+    try:
+        TensorQuant(bits)
+    except PolicyError as error:
+        raise SpaceError(f"{where}: {error}") from error
+    for name in quantizers:
+        reason = facts.quantizers[name].no_width(bits, role, facts.integer_bits) if bits <= facts.integer_bits else ""
+        if reason:
+            raise SpaceError(f"{where}: {bits}: quantizer '{name}' {reason}")
+
+
+def _shown(value: Any) -> str:
+    """A value of the file as an error shows it: a long or deep one shortened."""
+    return value if isinstance(value, str) else reprlib.repr(value)

@@ -1,0 +1,1 @@
+"""What a policy costs: size, operations, memory, latency."""

@@ -1,0 +1,193 @@
+"""What a policy costs on any hardware: multiplications, weighed by bit widths, and memory for feature maps.
+
+Wang et al. 2021 (Fully Quantized Image Super-Resolution Networks, tables 2 to 4) count operations as multiplications
+x weight bits x feature map bits / 1024, of layers alone, without biases, BN folded; an operation of two 32-bit numbers
+is 1. A layer that the target runs in float counts as one, whatever its weights are stored as.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import fx
+
+from autoq.config.policy import FLOAT_BITS, Policy
+from autoq.graph.operations import is_activation, moves_pixels, skip_edges
+from autoq.graph.quantize import Execution, format_at
+from autoq.graph.trace import Site, Traced, nodes_by_name
+from autoq.quantizers.minmax import IMAGE_QUANT
+
+FLOAT_OPERATION = FLOAT_BITS**2
+"""Bit operations of one multiplication of two float32 numbers."""
+
+AT_HIGH_RESOLUTION = ("upsampling", "reconstruction")
+"""Stages whose maps the three-map rule leaves out: it counts maps at input resolution."""
+
+VIEWS = ("getitem", "split", "chunk")
+"""Functions whose result is a part of their argument, not a copy."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """macs: multiplications of a frame. ops, bops: the same weighed by bit widths, in 32 x 32 bit operations, in bits.
+
+    peak_memory: bytes, FQSR's rule. peak_memory_liveness: bytes, by liveness in the whole graph.
+    """
+
+    macs: int
+    ops: float
+    bops: int
+    peak_memory: int
+    peak_memory_liveness: int
+
+
+def costs(traced: Traced, policy: Policy, execution: Execution, frame: tuple[int, int]) -> Costs:
+    """Costs of one image of (width, height) low-resolution pixels."""
+    graph = Sized(traced, policy, execution, frame)
+    macs = {layer.node: graph.multiplications(layer.node) for layer in traced.layers}
+    bops = sum(count * graph.operand_bits(node) for node, count in macs.items())
+    return Costs(sum(macs.values()), bops / FLOAT_OPERATION, bops, graph.three_maps(), graph.liveness())
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a network without data and keeps the shape of every tensor."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[str, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.found[n.name] = result.shape
+        return result
+
+
+class Sized:
+    """A traced network at one frame size under one policy."""
+
+    def __init__(self, traced: Traced, policy: Policy, execution: Execution, frame: tuple[int, int]) -> None:
+        width, height = map(traced.fitted, frame)
+        shapes = _Shapes(copy.deepcopy(traced.module).to("meta"))
+        shapes.run(torch.empty(1, 3, height, width, device="meta"))
+        self.traced, self.shapes, self.output = traced, shapes.found, policy.output
+        self.nodes = nodes_by_name(traced.module)
+        self.order = {node: number for number, node in enumerate(traced.module.graph.nodes)}
+        self.bits = {site: self._executed_bits(site, policy, execution.integer_bits) for site in traced.sites}
+        self.at = {(site.node, site.index): site for site in traced.sites}
+        self.group_of = self._shared_memory()
+
+    @staticmethod
+    def _executed_bits(site: Site, policy: Policy, integer_bits: int) -> int:
+        bits = format_at(site, policy, integer_bits).bits
+        return bits if bits <= integer_bits else FLOAT_BITS
+
+    # ------------------------------------------------------------ operations
+
+    def multiplications(self, layer: str) -> int:
+        """Of one layer: every output value, or every input value of a transposed convolution, times the kernel's share."""
+        node = self.nodes[layer]
+        weight = self.shapes[_name(node.args[1])]
+        values = self.shapes[_name(node.args[0]) if node.target is F.conv_transpose2d else layer].numel()
+        return values * weight[1:].numel()
+
+    def operand_bits(self, layer: str) -> int:
+        """Weight bits x feature map bits. The image, which no policy names, counts at the weights' width, 8 at most."""
+        node = self.nodes[layer]
+        weight = next(self.bits[site] for site in self._weight_sites(_name(node.args[1])))
+        source = self.at[layer, 0]
+        if FLOAT_BITS in (weight, self.bits[source]):
+            return FLOAT_OPERATION
+        return weight * (min(weight, IMAGE_QUANT.bits) if source.role == "image" else self.bits[source])
+
+    def _weight_sites(self, weight: str) -> Iterator[Site]:
+        for site in self.traced.sites:
+            if site.role == "weight" and _name(self.nodes[site.node].args[1]) == weight:
+                yield site
+
+    # ------------------------------------------------------------ memory
+
+    def three_maps(self) -> int:
+        """Bytes held at the widest sum or concatenation at input resolution: its operands and the skips that span it.
+
+        In SRResNet the long skip, the short skip and the trunk: FQSR's three maps, at the width of the skips. Without any
+        sum, the largest feature map a layer makes there.
+        """
+        edges = [site for site in self.traced.sites if site.role == "skip" and site.index is not None]
+        read_at = {site: self.order[self.nodes[site.node]] for site in edges}
+        tensors = {site: skip_edges(self.nodes[site.node])[site.index or 0] for site in edges}
+        peak = 0
+        for now in {read_at[site] for site in edges if site.stage not in AT_HIGH_RESOLUTION}:
+            held: dict[fx.Node, int] = {}
+            for site, tensor in tensors.items():
+                if read_at[site] >= now > self.order[tensor]:
+                    held[tensor] = max(held.get(tensor, 0), self.bits[site])
+            peak = max(peak, sum(self._bytes(tensor, bits) for tensor, bits in held.items()))
+        maps = [self.nodes[layer.node] for layer in self.traced.layers if layer.stage not in AT_HIGH_RESOLUTION]
+        return peak or max((self._bytes(node, self._width(self.group_of[node])) for node in maps), default=0)
+
+    def liveness(self) -> int:
+        """Bytes of all tensors alive at the worst moment: an operation's operands, its result, and what later ones need.
+
+        Activations work in place, pixel shuffles and slices are addressing. A tensor is as wide as its widest reader wants
+        it; what no site reads, an output that is no uint8 among them, is float32.
+        """
+        changes: dict[int, int] = {}
+        for group in set(self.group_of.values()):
+            size = max(self._bytes(node, self._width(group)) for node in group)
+            places = [self.order[node] for node in group] + [self.order[user] for node in group for user in node.users]
+            changes[min(places)] = changes.get(min(places), 0) + size
+            changes[max(places) + 1] = changes.get(max(places) + 1, 0) - size
+        return max(itertools.accumulate(change for _, change in sorted(changes.items())))
+
+    def _shared_memory(self) -> dict[fx.Node, frozenset[fx.Node]]:
+        """Node -> the nodes whose tensors share one piece of memory, itself among them."""
+        groups: dict[fx.Node, set[fx.Node]] = {}
+        for node in self.traced.module.graph.nodes:
+            if node.op in ("get_attr", "output"):
+                continue
+            source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+            shared = groups[source] if source in groups and self._in_place(node, groups[source]) else set()
+            shared.add(node)
+            groups[node] = shared
+        return {node: frozenset(group) for node, group in groups.items()}
+
+    def _in_place(self, node: fx.Node, group: set[fx.Node]) -> bool:
+        """Whether a node's result needs no memory besides that of the group its operand is in."""
+        if getattr(node.target, "__name__", node.target) in VIEWS:
+            return True
+        alone = all(user is node or user in group for member in group for user in member.users)
+        module, (source, *_) = self.traced.module, node.all_input_nodes
+        shuffles = moves_pixels(module, node) and self.shapes[node.name].numel() == self.shapes[source.name].numel()
+        return alone and (shuffles or is_activation(module, node))
+
+    def _width(self, group: frozenset[fx.Node]) -> int:
+        """Bits of a tensor: as its widest reader outside the group wants it; what moves its values asks for its own reader."""
+        widths = [self._wanted(node, user) for node in group for user in node.users if user not in group]
+        return max(widths, default=FLOAT_BITS)
+
+    def _wanted(self, tensor: fx.Node, reader: fx.Node) -> int:
+        if moves_pixels(self.traced.module, reader):
+            return self._width(self.group_of[reader])
+        edges = skip_edges(reader) or reader.all_input_nodes
+        if reader.op == "output" and self.output == "uint8":
+            return IMAGE_QUANT.bits
+        sites = [self.at.get((reader.name, index)) for index, edge in enumerate(edges) if edge is tensor]
+        return max(FLOAT_BITS if site is None else self.bits[site] for site in sites)
+
+    def map_bytes(self, node: fx.Node) -> int:
+        """Of the tensor a node makes."""
+        return self._bytes(node, self._width(self.group_of[node]))
+
+    def _bytes(self, node: fx.Node, bits: int) -> int:
+        return -(-self.shapes[node.name].numel() * bits // 8) if node.name in self.shapes else 0
+
+
+def _name(node: object) -> str:
+    assert isinstance(node, fx.Node)
+    return node.name

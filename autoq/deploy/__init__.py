@@ -1,0 +1,1 @@
+"""A point put to use: exported, verified, evaluated, upscaling images."""

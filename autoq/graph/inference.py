@@ -1,0 +1,21 @@
+"""Images through a network in torch."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoq.images.data import to_tensor
+
+
+def upscale(module: nn.Module, low: np.ndarray, device: str) -> Tensor:
+    """uint8 RGB [h, w, 3] -> float32 [1, 3, scale h, scale w] through a network in torch on `device`."""
+    return apply(module, to_tensor(low), device)
+
+
+@torch.no_grad()
+def apply(module: nn.Module, image: Tensor, device: str) -> Tensor:
+    """float32 [n, 3, h, w] through a network on `device`; the output is on the CPU."""
+    output: Tensor = module(image.to(device).contiguous(memory_format=torch.channels_last))
+    return output.cpu()

@@ -1,0 +1,149 @@
+"""Stages of a network of which nobody says them, found in its traced graph."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from autoq.graph.trace import Traced
+from autoq.models.stages import StagePatterns
+
+STAGES = ("feature_extraction", "body", "upsampling", "reconstruction")
+"""In the order of the data."""
+
+EVERYTHING: StagePatterns = {"body": ("*",)}
+"""One stage for all layers, where stages play no part."""
+
+PROBE = 24
+"""Side of the image that shows the size of every tensor, or a little more where a network wants it."""
+
+
+def find_stages(traced: Traced) -> StagePatterns:
+    """stage -> patterns of module paths; stages that would be empty are left out.
+
+    `feature_extraction`: the layers that read the image. `reconstruction`: the layers whose result is the output.
+    `upsampling`: layers between them that read a tensor larger than what the first layer gives, or make one (a
+    transposed convolution, a convolution whose channels a pixel shuffle spreads out). `body`: the rest. A fixed change of colours
+    at either end (1x1 from 3 to 3 channels) belongs to the layers beside it.
+    """
+    facts = _Facts.of(traced)
+    stages: dict[str, str] = {}
+    for layer in traced.layers:
+        stages.setdefault(layer.path, facts.stage(layer.node))
+    found = {stage: patterns_of([path for path in stages if stages[path] == stage], stages) for stage in STAGES}
+    return {stage: patterns for stage, patterns in found.items() if patterns}
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """Names of layers' nodes: that read the image, whose result is the output, and that upsample or read what is upsampled."""
+
+    first: set[str]
+    last: set[str]
+    raised: set[str]
+
+    @classmethod
+    def of(cls, traced: Traced) -> _Facts:
+        layers, nodes = {layer.node for layer in traced.layers}, list(traced.module.graph.nodes)
+        shapes = _shapes(traced)
+        sizes = {node: shape[2] for node, shape in shapes.items()}
+        colours = {node.name for node in nodes if node.name in layers and _changes_colours(traced.module, node)}
+        # node -> the most layers on a path from the image to it, itself included; and from it to the output
+        before, after = _depths(nodes, layers - colours, forward=True), _depths(nodes, layers - colours, forward=False)
+        first = {node.name for node in nodes if node.name in layers and before[node] == (node.name not in colours)}
+        last = {node.name for node in nodes if node.name in layers and after[node] == (node.name not in colours)}
+        trunk = max((node for node in nodes if node.name in first), key=lambda node: after[node], default=None)
+        base = max(sizes.get(trunk, 0), 1) if trunk is not None else 1
+        # what is larger than the features, once layers have been passed
+        raised = {node for node in nodes if before[node] and sizes.get(node, 0) > base}
+        for node in nodes:
+            if any(source in raised for source in node.all_input_nodes):
+                raised.add(node)
+        spread = {node.name for node in nodes if node.name in layers and _is_spread(node, shapes, raised, layers)}
+        return cls(first, last, {node.name for node in raised} | spread)
+
+    def stage(self, node: str) -> str:
+        if node in self.first:
+            return STAGES[0]
+        if node in self.last:
+            return STAGES[3]
+        return STAGES[2] if node in self.raised else STAGES[1]
+
+
+def _shapes(traced: Traced) -> dict[fx.Node, torch.Size]:
+    """node -> the shape of its tensor, where that is a batch of maps."""
+    found: dict[fx.Node, torch.Size] = {}
+
+    class Sizes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if isinstance(result, Tensor) and result.dim() == 4 and n.op != "get_attr":
+                found[n] = result.shape
+            return result
+
+    side = traced.fitted(PROBE)
+    with torch.no_grad():
+        Sizes(traced.module).run(torch.zeros(1, 3, side, side))
+    return found
+
+
+def _changes_colours(module: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a layer is a 1x1 convolution from 3 to 3 channels: a mean taken off or put back, another order of colours."""
+    weight = node.args[1]
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        return False
+    holder, _, name = str(weight.target).rpartition(".")
+    return tuple(getattr(module.get_submodule(holder), name).shape) == (3, 3, 1, 1)
+
+
+def _depths(nodes: Iterable[fx.Node], layers: set[str], forward: bool) -> dict[fx.Node, int]:
+    """The most layers on a path to a node from the image or, backwards, from the output; of a layer itself included."""
+    depths: dict[fx.Node, int] = {}
+    for node in nodes if forward else reversed(list(nodes)):
+        neighbours = node.all_input_nodes if forward else node.users
+        depths[node] = max((depths[other] for other in neighbours), default=0) + (node.name in layers)
+    return depths
+
+
+def _is_spread(node: fx.Node, shapes: Mapping[fx.Node, torch.Size], raised: set[fx.Node], layers: set[str]) -> bool:
+    """Whether a layer's channels become pixels before another layer reads them: a sub-pixel convolution."""
+    ahead, seen = [*node.users], set()
+    while ahead:
+        user = ahead.pop()
+        if user in seen or user.name in layers or len(user.all_input_nodes) > 1 or user not in shapes:
+            continue
+        seen.add(user)
+        if user in raised:  # interpolation makes more values, a pixel shuffle moves them
+            return node in shapes and shapes[user].numel() == shapes[node].numel()
+        ahead += user.users
+    return False
+
+
+def patterns_of(chosen: Iterable[str], every: Iterable[str]) -> tuple[str, ...]:
+    """The fewest patterns that match the chosen module paths and none of the others: `body.*`, `tail`."""
+    wanted, paths = set(chosen), list(every)
+    found: list[str] = []
+
+    def descend(prefix: str, inside: list[str]) -> None:
+        children: dict[str, list[str]] = {}
+        for path in inside:
+            children.setdefault(path.removeprefix(prefix).partition(".")[0], []).append(path)
+        for name, members in children.items():
+            path = prefix + name
+            if not wanted.intersection(members):
+                continue
+            if path in members:
+                found.extend([glob.escape(path)] if path in wanted else [])
+                members = [member for member in members if member != path]
+            if members and wanted.issuperset(members):
+                found.append(f"{glob.escape(path)}.*")
+            elif members:
+                descend(f"{path}.", members)
+
+    descend("", paths)
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""Images: one reader, bicubic reduction, crops and patches."""

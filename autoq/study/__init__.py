@@ -1,0 +1,1 @@
+"""A study: its files, records and storage, and what follows from them."""

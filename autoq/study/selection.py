@@ -1,0 +1,125 @@
+"""Which point of a study is meant: by number, by name, or by a rule.
+
+trial 7, 8/8/8              a point by its name
+smallest, fastest           the front's smallest or fastest point among those close to float
+compromise                  the front's point nearest to the best of every objective
+size                        the front's best in an objective
+pi<=2.2, latency<=30ms then size      the best in an objective of those within bounds
+
+Close to float means within CLOSE of the study's quality; where no point is, the front's best in quality.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from autoq.config.constraints import Constraint, parse_all
+from autoq.config.objectives import FIDELITY, OBJECTIVES
+from autoq.config.spec import Record
+from autoq.errors import InputError, unknown
+from autoq.study import pareto, results
+from autoq.study.results import FLOAT_NAME, point_name
+
+THEN = " then "
+SMALLEST, FASTEST, COMPROMISE = "smallest", "fastest", "compromise"
+EXAMPLE = "type --pick compromise, --pick smallest, --pick 'psnr_drop<=0.1 then size' or --trial 7"
+
+CLOSE = {
+    "psnr": "psnr_drop<=0.1",
+    "ssim": "ssim_drop<=0.003",
+    FIDELITY: "fidelity>=40",
+    "niqe": "niqe_drop<=0.1",
+    "pi": "pi_drop<=0.1",
+}
+"""Quality -> what a point keeps that most people would not tell from the float network."""
+
+
+def by_number(records: Sequence[Record], number: int) -> Record:
+    """A trial that trained fully. Raises InputError for any other."""
+    return by_name(records, f"trial {number}")
+
+
+def by_name(records: Sequence[Record], name: str) -> Record:
+    """A trial or baseline that trained fully, by its name. Raises InputError for any other."""
+    complete = {point_name(record): record for record in records if record.state == "complete"}
+    if name in complete:
+        return complete[name]
+    for record in records:
+        if point_name(record) == name:
+            raise InputError(f"'{name}' cannot be exported: {record.state}, {record.reason}; {_those(complete)}")
+    raise InputError(f"the study has no '{name}'; {_those(complete)}")
+
+
+def by_rule(records: Sequence[Record], objectives: Sequence[str], rule: str) -> Record:
+    """The point that a rule means; of equal ones the first of the front. Raises InputError where there is none."""
+    names = {point_name(record) for record in records}
+    if rule in names:
+        return by_name(records, rule)
+    front = [record for record in results.front(records, objectives) if record.name != FLOAT_NAME]
+    if not front:
+        raise InputError(f"--pick '{rule}': the front holds nothing but the float network; {EXAMPLE}")
+    if rule in (SMALLEST, FASTEST, COMPROMISE):
+        return recommended(records, objectives)[rule]
+    *bounds, goal = rule.rsplit(THEN, 1) if THEN in rule else (rule,)
+    if goal.strip() not in OBJECTIVES:
+        raise InputError(f"--pick '{rule}': {unknown('objective', goal.strip(), OBJECTIVES)}; {EXAMPLE}")
+    kept = parse_all(bounds[0].split(",")) if bounds else ()
+    exact = results.float_baseline(records)
+    within = [record for record in front if _keeps(record, kept, exact.values if exact else {})]
+    if not within:
+        raise InputError(f"--pick '{rule}': no point of the front keeps {bounds[0]}; loosen it, or see autoq report")
+    goal = goal.strip()
+    missing = [point_name(record) for record in within if goal not in record.values]
+    if missing:
+        raise InputError(f"--pick '{rule}': {goal} was not measured in that study; {EXAMPLE}")
+    return min(within, key=lambda record: results.losses(record.values, [goal]))
+
+
+def recommended(records: Sequence[Record], objectives: Sequence[str]) -> dict[str, Record]:
+    """The points most users want, by rule: SMALLEST, FASTEST, COMPROMISE. Empty where the front is the float network alone."""
+    front = [record for record in results.front(records, objectives) if record.name != FLOAT_NAME]
+    if not front:
+        return {}
+    exact, kept = results.float_baseline(records), parse_all([close_to_float(objectives)])
+    close = [record for record in front if exact is None or _keeps(record, kept, exact.values)]
+    if not close:
+        close = [min(front, key=lambda record: results.losses(record.values, [_quality(objectives)]))]
+    fast = "latency" if all("latency" in record.values for record in close) else "bops"
+    return {
+        SMALLEST: min(close, key=lambda record: record.values["size"]),
+        FASTEST: min(close, key=lambda record: (record.values[fast], record.values["size"])),
+        COMPROMISE: front[_compromise([results.losses(record.values, objectives) for record in front])],
+    }
+
+
+def close_to_float(objectives: Sequence[str]) -> str:
+    """The bound that `recommended` applies to a study's first quality, as text."""
+    return CLOSE[_quality(objectives)]
+
+
+def _quality(objectives: Sequence[str]) -> str:
+    return next((name for name in objectives if name in CLOSE), FIDELITY)
+
+
+def _keeps(record: Record, bounds: Sequence[Constraint], float_values: Mapping[str, float]) -> bool:
+    for bound in bounds:
+        if bound.objective not in record.values:
+            raise InputError(f"--pick: {bound.objective} was not measured in that study; {EXAMPLE}")
+        if bound.name != bound.objective and not float_values:
+            raise InputError(f"--pick: {bound.name} needs the float network, which that study did not measure; {EXAMPLE}")
+    return all(bound.violation(record.values, float_values) <= 0 for bound in bounds)
+
+
+def _compromise(values: Sequence[Sequence[float]]) -> int:
+    """The point nearest to the best of every objective, each counted from 0 (best of the front) to 1 (worst)."""
+    points = pareto.losses(values, ["minimize"] * len(values[0]))
+    span = np.ptp(points, axis=0)
+    shares = (points - points.min(0)) / np.where(span > 0, span, 1)
+    return int(np.argmin(np.linalg.norm(shares, axis=1)))
+
+
+def _those(complete: Mapping[str, Record]) -> str:
+    names = list(complete)
+    return f"type one of: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else "no point trained fully"

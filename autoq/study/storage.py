@@ -1,0 +1,386 @@
+"""Optuna's side of a study: what was asked for, what runs, how it ended, and the sampler's next suggestion.
+
+For every suggestion a sampler is made anew, seeded from (study seed, trial number), and looks at a copy of the trials
+in memory. So a suggestion depends on the trials before it and on nothing else (not on what a sampler keeps elsewhere),
+and it reaches the storage in one piece: whatever interrupts a search, asking again gives the same answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import optuna
+from optuna.trial import TrialState
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from autoq.config.objectives import FIDELITY, FIDELITY_FLOOR, OBJECTIVES
+from autoq.config.policy import ROLES, Policy
+from autoq.config.schedule import cohort
+from autoq.config.space import SearchSpace
+from autoq.config.spec import Record, StudySpec
+from autoq.errors import InputError, StudyError, unknown
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ATTEMPTS = "attempts"
+MOST_REPEATS = 10
+"""Times a sampler is asked anew because it suggests what a trial has already, the second half of them at random; then the
+first policy of the space that no trial has is taken: few are left.
+"""
+
+SQLITE_PATIENCE = 60
+"""Seconds to wait for a reader, such as a dashboard, to let go of the database file."""
+
+STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED, "complete": TrialState.COMPLETE}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial on its way. attempts: how often it was begun."""
+
+    number: int
+    policy: Policy
+    attempts: int
+
+
+def _at_work(method: Callable[P, R]) -> Callable[P, R]:
+    """What a database says while a search runs (it is full, or gone) becomes an OSError, as for a file."""
+
+    @functools.wraps(method)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return method(*arguments, **named)
+        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+            backend = arguments[0].backend  # type: ignore[attr-defined]
+            raise OSError(errno.EIO, _cause(error), getattr(backend, "url", None)) from error
+
+    return call
+
+
+class TrialStorage:
+    """The numbered trials of a study in an Optuna storage, `backend`. seeds: the policies of the first trials.
+
+    Methods that a search calls raise OSError where the database cannot be read or written.
+    """
+
+    def __init__(
+        self, storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace, seeds: Sequence[Policy] = ()
+    ) -> None:
+        self._spec, self._space, self.seeds = spec, space, seeds
+        directions = [OBJECTIVES[objective].direction for objective in spec.objectives]
+        self.backend = storage
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._stored = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
+        if list(self._stored.directions) != [optuna.study.StudyDirection[direction.upper()] for direction in directions]:
+            raise StudyError(f"study '{name}': the storage has another study of that name; give another --study or --storage")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._stored.set_metric_names([_with_unit(objective) for objective in spec.objectives])
+        self._directions = directions
+
+    @property
+    @_at_work
+    def count(self) -> int:
+        """Trials asked for so far."""
+        return len(self._trials())
+
+    @property
+    @_at_work
+    def untried(self) -> int:
+        """How many policies of the space no trial has."""
+        return self._space.size() - len({self._policy(trial) for trial in self._trials()})
+
+    def _trials(self) -> list[optuna.trial.FrozenTrial]:
+        return self._stored.get_trials(deepcopy=False)
+
+    @_at_work
+    def describe(self, attributes: Mapping[str, str]) -> None:
+        """What a reader of the storage should know of the study."""
+        for key, value in attributes.items():
+            self._stored.set_user_attr(key, value)
+
+    @_at_work
+    def ask(self) -> Asked:
+        """The next trial: number, policy; stored as running."""
+        number = self.count
+        if number < len(self.seeds):
+            policy, how = self.seeds[number], self._parameters(self.seeds[number])
+        else:
+            policy, how = self._suggest(number)
+        self._stored.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=self._readable(policy), **how))
+        return Asked(number, policy, 0)
+
+    def _suggest(self, number: int) -> tuple[Policy, dict[str, Any]]:
+        """What the sampler says, and how Optuna stores it; asked anew where a trial has that policy already.
+
+        One policy at least must be untried.
+        The trials of a cohort are asked for before any has ended, so a sampler does not see how those of its own did.
+        """
+        together = cohort(number, len(self.seeds), self._spec.rungs)
+        trials = [trial if trial.number not in together else _not_ended(trial) for trial in self._trials()]
+        taken = {self._policy(trial) for trial in trials}
+        for attempt in range(MOST_REPEATS):
+            copy = optuna.create_study(directions=self._directions, sampler=self._sampler(number, attempt))
+            copy.add_trials(trials)
+            policy = self._space.suggest(copy.ask())
+            if policy not in taken:
+                asked = copy.get_trials(deepcopy=False)[number]
+                return policy, {"params": asked.params, "distributions": asked.distributions, "system_attrs": asked.system_attrs}
+        policy = next(policy for policy in self._space.enumerate() if policy not in taken)
+        return policy, self._parameters(policy)
+
+    def _parameters(self, policy: Policy) -> dict[str, Any]:
+        """A known policy as Optuna stores it."""
+        fixed = optuna.trial.FixedTrial(self._space.parameters(policy))
+        self._space.suggest(fixed)
+        return {"params": fixed.params, "distributions": fixed.distributions}
+
+    def _sampler(self, number: int, attempt: int) -> optuna.samplers.BaseSampler:
+        name = self._spec.sampler if attempt < MOST_REPEATS // 2 else "random"
+        return make_sampler(name, self._spec.trial.seed, number, self._spec.budget, attempt)
+
+    @_at_work
+    def running(self) -> list[Asked]:
+        """Trials that were begun and have not ended."""
+        trials = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
+        return [Asked(trial.number, self._policy(trial), trial.user_attrs.get(ATTEMPTS, 0)) for trial in trials]
+
+    @_at_work
+    def set_attempts(self, number: int, attempts: int) -> None:
+        """Note how often a running trial was begun."""
+        self._trial(number).set_user_attr(ATTEMPTS, attempts)
+
+    @_at_work
+    def tell(self, record: Record) -> None:
+        """A trial ended."""
+        assert record.number is not None
+        trial = self._trial(record.number)
+        for key, value in _outcome(record).items():
+            trial.set_user_attr(key, value)
+        for key, value in self._violations(record).items():
+            trial.set_constraint(key, value)
+        values = self._values(record) if record.state == "complete" else None
+        self._stored.tell(record.number, values, STATES[record.state])
+
+    def load(self, records: Sequence[Record]) -> None:
+        """Bring the storage to where the finished trials' records say the study is.
+
+        Trials it lacks are added from their record; trials that neither has, but later ones follow, are suggested
+        anew. Raises StudyError when the two contradict each other.
+        """
+        ended = {record.number: record for record in records if record.number is not None}
+        stored = self._trials()
+        for trial in stored:
+            self._check(trial, ended.get(trial.number))
+            if trial.number in ended and trial.state == TrialState.RUNNING:
+                self.tell(ended[trial.number])
+        for number in range(len(stored), 1 + max(ended, default=-1)):
+            if number in ended:
+                self._stored.add_trial(self._from_record(ended[number]))
+            else:
+                self.ask()
+
+    def _check(self, trial: optuna.trial.FrozenTrial, record: Record | None) -> None:
+        if record is None and trial.state.is_finished():
+            raise StudyError(
+                f"study '{self._stored.study_name}': its storage has trial {trial.number} as ended, trials.jsonl does not;"
+                f" restore trials.jsonl, or {self._remove()} to run that trial again"
+            )
+        if record is not None and self._policy(trial) != Policy.from_dict(record.policy):
+            raise StudyError(
+                f"study '{self._stored.study_name}': trial {trial.number} has another policy in its storage than in trials.jsonl;"
+                f" {self._remove()}: it is made again from trials.jsonl"
+            )
+
+    def _trial(self, number: int) -> optuna.Trial:
+        """A handle on a trial that runs."""
+        return optuna.Trial(self._stored, self._trials()[number]._trial_id)
+
+    def _remove(self) -> str:
+        """What to type to make this study's part of the storage go."""
+        url = getattr(self.backend, "url", "")
+        if _is_own_file(url):
+            return f"remove {FILE}"
+        return f"type optuna delete-study --study-name {self._stored.study_name} --storage {url}"
+
+    def _policy(self, trial: optuna.trial.FrozenTrial) -> Policy:
+        return self._space.suggest(optuna.trial.FixedTrial(trial.params))
+
+    def _readable(self, policy: Policy) -> dict[str, str]:
+        """A policy as a person reads it: bits of all stages, then each stage with quantizers and clipping rules."""
+        stages = {}
+        for stage, quant in policy.stages:
+            formats = [(role, quant.role(role)) for role in ROLES if not quant.role(role).is_float]
+            words = [
+                f"{role} {form.bits} {form.quantizer}+{form.clipping}"
+                if form.bits <= self._space.facts.integer_bits
+                else f"{role} {form.bits} (runs in float)"
+                for role, form in formats
+            ]
+            stages[stage] = ", ".join(words) or "float"
+        return {"policy": policy.label, **stages}
+
+    def _from_record(self, record: Record) -> optuna.trial.FrozenTrial:
+        policy = Policy.from_dict(record.policy)
+        complete = record.state == "complete"
+        return optuna.trial.create_trial(
+            state=STATES[record.state],
+            values=self._values(record) if complete else None,
+            user_attrs={**self._readable(policy), **_outcome(record)},
+            constraints=self._violations(record),
+            **self._parameters(policy),
+        )
+
+    def _violations(self, record: Record) -> dict[str, float]:
+        """Of the bounds; records of earlier versions do not say how they kept the quality guard."""
+        if record.violations or record.state != "complete" or not guarded(self._spec):
+            return record.violations
+        return {"quality_guard": FIDELITY_FLOOR - record.values[FIDELITY]}
+
+    def _values(self, record: Record) -> list[float]:
+        return [record.values[name] for name in self._spec.objectives]
+
+
+def _not_ended(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
+    """A trial as it was when it had only been asked for."""
+    return optuna.trial.create_trial(
+        state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions, system_attrs=trial.system_attrs
+    )
+
+
+def guarded(spec: StudySpec) -> bool:
+    """Whether the quality guard applies: a no-reference metric is among the objectives."""
+    return any(OBJECTIVES[name].perceptual for name in spec.objectives)
+
+
+def _with_unit(objective: str) -> str:
+    unit = OBJECTIVES[objective].unit
+    return f"{objective} ({unit})" if unit else objective
+
+
+def _outcome(record: Record) -> dict[str, str | float]:
+    reason = {} if record.reason is None else {"reason": record.reason}
+    return {**record.values, **reason, "structure": record.structure, "steps": record.steps, "seconds": record.seconds}
+
+
+def make_sampler(name: str, seed: int, number: int, budget: int, attempt: int = 0) -> optuna.samplers.BaseSampler:
+    """A sampler whose randomness depends on the study's seed, the trial's number and the attempt alone. `auto` is TPE.
+
+    The first fifth of the budget, at most ten trials, is drawn at random.
+    """
+    own = int.from_bytes(hashlib.sha256(f"{seed}/{number}{f'/{attempt}' if attempt else ''}".encode()).digest()[:4], "big")
+    startup = max(1, min(10, budget // 5))
+    if name in ("auto", "tpe"):
+        return optuna.samplers.TPESampler(seed=own, n_startup_trials=startup)
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=own, n_startup_trials=startup)
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=own, population_size=max(4, startup))
+    if name == "nsga3":
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.NSGAIIISampler(seed=own, population_size=max(4, startup))
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=own)
+    raise InputError(f"sampler '{name}': expected auto, tpe, gp, nsga2, nsga3 or random")
+
+
+# ------------------------------------------------------------ where trials are stored
+
+FILE = "study.db"
+"""Where a study has no other database, in its folder."""
+
+DATABASES = ("mysql", "postgresql", "sqlite")
+PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
+"""What pip calls a database's Python module, where it has another name."""
+
+PASSWORDS = ("password", "passwd")
+"""Where a URL's query may carry one."""
+
+
+def check_url(url: str) -> None:
+    """Raise StudyError if text is no database URL, or one with a password in it: it would be written to files."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:
+        raise StudyError(
+            f"storage '{url}': not a database URL; type --storage sqlite:////absolute/path.db or postgresql://user@host/database"
+        ) from error
+    if re.search("[{}]", url):
+        quoted = url.replace("{", "%7B").replace("}", "%7D")
+        raise StudyError(f"storage '{url}': Optuna fills in what stands in braces; type --storage {quoted}")
+    if parsed.drivername.startswith("sqlite") and not Path(parsed.database or "").is_absolute():
+        absolute = file_url(Path.cwd() / (parsed.database or "x.db"))
+        raise StudyError(f"storage '{url}': expected an absolute path; type --storage {absolute}")
+    if parsed.password is not None or any(key in parsed.query for key in PASSWORDS):
+        shown = parsed.difference_update_query(PASSWORDS).render_as_string(hide_password=True)
+        raise StudyError(f"storage '{shown}': has a password in it, which a study would write down; set PGPASSWORD instead")
+
+
+def file_url(path: Path) -> str:
+    """The URL of a SQLite file; what has a meaning in URLs is quoted."""
+    return URL.create("sqlite", database=str(path.resolve())).render_as_string()
+
+
+def _cause(error: Exception) -> str:
+    """What the database said, without Optuna's and SQLAlchemy's words around it."""
+    origins = (getattr(each, "orig", None) for each in (error, error.__cause__))
+    return str(next(filter(None, origins), error)).splitlines()[0].split(". ")[0]
+
+
+@contextlib.contextmanager
+def explained(url: str) -> Iterator[None]:
+    """What a database says when it is opened becomes a StudyError that says what to do."""
+    try:
+        yield
+    except NoSuchModuleError as error:
+        raise StudyError(f"storage '{url}': {unknown('database', make_url(url).drivername, DATABASES)}") from error
+    except ImportError as error:
+        module = str(getattr(error.__cause__, "name", None) or error.name)
+        raise StudyError(
+            f"storage '{url}': needs the Python package '{module}'; type pip install {PACKAGES.get(module, module)}"
+        ) from error
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        raise StudyError(f"storage '{url}': {_cause(error)}; {_way_out(url)}") from error
+
+
+def _way_out(url: str) -> str:
+    if _is_own_file(url):
+        return f"remove {FILE}: it is made again from trials.jsonl"
+    return "make it reachable, or give another --storage, for example sqlite:////absolute/path.db"
+
+
+def _is_own_file(url: str) -> bool:
+    """Whether a database is the file in a study's folder."""
+    return Path(make_url(url).database or "").name == FILE
+
+
+def check_free(url: str, name: str) -> None:
+    """Raise StudyError if a database cannot be used, or has a study of that name already."""
+    storage = connect(url)
+    with explained(url):
+        if name in [study.study_name for study in storage.get_all_studies()]:
+            raise StudyError(f"storage '{url}': has a study '{name}' already; give another --study or --storage")
+
+
+def in_memory() -> optuna.storages.BaseStorage:
+    """A storage that goes with the process."""
+    return optuna.storages.InMemoryStorage()
+
+
+def connect(url: str) -> optuna.storages.BaseStorage:
+    """Open a database. Raises StudyError with its reason."""
+    patience = {"connect_args": {"timeout": SQLITE_PATIENCE}} if url.startswith("sqlite") else None
+    with explained(url):
+        return optuna.storages.RDBStorage(url, engine_kwargs=patience)

@@ -1,0 +1,332 @@
+"""A study: its definition, its finished trials, its Optuna storage. With folder.py the only reader and writer of its folder.
+
+Every file is written whole or not at all, and a line of trials.jsonl is on the disk before the storage hears of it. So
+a search that was killed at any moment continues from what is here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import ValidationError
+
+from autoq.config.constraints import parse_all
+from autoq.config.objectives import FIDELITY, FIDELITY_FLOOR, check_objectives
+from autoq.config.policy import Policy, Role
+from autoq.config.space import SearchSpace, SpaceFacts, parse_space, stored_stages
+from autoq.config.spec import Confirmation, Record, Sensitivity, StudyFile, StudySpec, TrialResult
+from autoq.errors import InputError, StudyError, suggest
+from autoq.models import is_custom, model_info
+from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
+from autoq.study import results
+from autoq.study.confirmation import Confirmed, confirmed, confirmed_qualities
+from autoq.study.folder import StudyFolder
+from autoq.study.storage import Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
+from autoq.system.files import append_line, read_lines, write_whole
+from autoq.targets import target_info
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STUDIES = Path("studies")
+
+
+def study_folder(name: str) -> Path:
+    """`studies/<name>` for a plain name, or an absolute path as it is. Raises StudyError for anything else."""
+    path = Path(name)
+    if path.is_absolute():
+        return path
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise StudyError(f"study '{name}': expected a name of up to 100 letters, digits, '.', '_' and '-', or an absolute path")
+    return STUDIES / name
+
+
+def new_folder(name: str) -> Path:
+    """Make `studies/<name>`, or with -2, -3, ... at its end: the first that is not there, as mkdir says."""
+    for number in itertools.count(1):
+        folder = study_folder(name if number == 1 else f"{name}-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError
+
+
+def resume_command(folder: Path) -> str:
+    """What to type to continue a study."""
+    return f"autoq search --resume --study {shlex.quote(folder.name if folder.parent == STUDIES else str(folder))}"
+
+
+def space_facts(model: str, target: str, stages: Mapping[str, tuple[Role, ...]] | None = None) -> SpaceFacts:
+    """What a search space for a model on a target is checked against; `stages` where they are not the table's."""
+    return SpaceFacts(
+        model=model,
+        stages=stages or model_info(model).stages,
+        quantizers=QUANTIZERS,
+        clippings=CLIPPING_NAMES,
+        formats=target_info(target).formats,
+        integer_bits=target_info(target).integer_bits,
+        target=target,
+        output=target_info(target).output,
+    )
+
+
+def study_facts(spec: StudySpec) -> SpaceFacts:
+    """`space_facts` of a study; the stages of a network in no table are those its stored space names."""
+    own = spec.trial.layers or is_custom(spec.trial.model)
+    return space_facts(spec.trial.model, spec.trial.target, stored_stages(spec.space) if own else None)
+
+
+class Study(StudyFolder):
+    """A study: `spec` is its definition, `environment` where and how it was started, `space` its search space.
+
+    `open` reads it from its text files; `create` and `resume` also hold its lock and its Optuna storage, until `close`.
+    """
+
+    def __init__(self, folder: Path, spec: StudySpec, environment: Mapping[str, Any]) -> None:
+        super().__init__(folder)
+        self.spec = spec
+        check_objectives(spec.objectives)
+        self.constraints = parse_all(spec.constraints)
+        self.environment = dict(environment)
+        self.space: SearchSpace = parse_space(spec.space, study_facts(spec), str(self.definition_path))
+        self._storage: TrialStorage | None = None
+        self._open = contextlib.ExitStack()
+
+    @classmethod
+    def create(cls, folder: Path, spec: StudySpec, environment: Mapping[str, Any], latencies: str | None = None) -> Study:
+        """Make the folder and its storage. latencies: the text of a latency.json to start with.
+
+        Raises StudyError if there is a study already.
+        """
+        study = cls(folder, spec, environment)
+        document = {"definition": spec.model_dump(mode="json"), "environment": study.environment}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _lock(folder, folder):
+                if any((folder / name).exists() for name in ("study.yaml", "study.db", "trials.jsonl")):
+                    raise StudyError(f"study '{folder}' exists already; add --resume to continue it, or give another --study NAME")
+                if any(folder.iterdir()):
+                    raise StudyError(
+                        f"study '{folder}': the folder holds other files; give another --study NAME, or an empty folder"
+                    )
+                if latencies is not None:
+                    write_whole(study.latency_path, latencies)
+                write_whole(study.definition_path, yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120))
+        except OSError as error:
+            raise StudyError(f"study '{folder}': cannot be written ({error.strerror}); give another --study") from error
+        study._begin()
+        return study
+
+    @classmethod
+    def resume(cls, folder: Path) -> Study:
+        """Take a study up where it was left. Raises StudyError if it is none, if it runs, or if its parts disagree."""
+        study = cls.open(folder)
+        study._begin()
+        return study
+
+    @classmethod
+    def open(cls, folder: Path) -> Study:
+        """Read a study from its text files alone (no storage). Raises StudyError if it is none."""
+        try:
+            file = StudyFile.model_validate(yaml.safe_load((folder / "study.yaml").read_text()))
+            return cls(folder, file.definition, file.environment.model_dump())
+        except OSError as error:
+            raise StudyError(f"study '{folder}': no study.yaml there; {_known_studies(folder)}") from error
+        except ValidationError as error:
+            problem = f"{'.'.join(map(str, error.errors()[0]['loc'])) or 'file'}: {error.errors()[0]['msg']}"
+        except (yaml.YAMLError, UnicodeDecodeError, InputError) as error:
+            problem = str(error).splitlines()[0]
+        raise StudyError(f"study '{folder}': study.yaml is not a study definition ({problem}); restore it, or give another study")
+
+    @property
+    def storage_url(self) -> str:
+        return self.spec.storage or file_url(self.database_path)
+
+    # -------------------------------------------------------- while a search runs
+
+    def _begin(self) -> None:
+        try:
+            self._open.enter_context(_lock(self.definition_path, self.folder))
+            self.cut_torn_lines()
+            with explained(self.storage_url):
+                self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space, self._seeds())
+                self._fill(self._storage)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the lock: another process may resume the study."""
+        self._open.close()
+
+    @property
+    def storage(self) -> TrialStorage:
+        """Its Optuna storage. Raises StudyError for a study that was only opened to be read."""
+        if self._storage is None:
+            raise StudyError(f"study '{self.folder}' was opened to be read; use Study.resume to continue it")
+        return self._storage
+
+    def ask(self) -> Asked:
+        """The next trial: its number and policy. The sampler is seeded from (study seed, trial number)."""
+        return self.storage.ask()
+
+    def tell(self, number: int, policy: Policy, result: TrialResult, structure: str) -> Record:
+        """Store a finished trial: a line to trials.jsonl, then values to Optuna."""
+        record = self._record(result, policy, structure, number=number, source="trial")
+        self._check(record)
+        append_line(self.trials_path, record)
+        self.storage.tell(record)
+        return record
+
+    def add_baseline(self, name: str, policy: Policy, result: TrialResult, structure: str) -> Record:
+        """Store a finished baseline: a line in trials.jsonl. The sampler does not see it."""
+        record = self._record(result, policy, structure, number=None, name=name, source="baseline")
+        append_line(self.trials_path, record)
+        self.storage.describe({f"baseline {name}": results.in_words(record, self.spec.objectives)})
+        return record
+
+    def _record(self, result: TrialResult, policy: Policy, structure: str, **where: Any) -> Record:
+        violations = self.violations(result)
+        feasible = result.state == "complete" and all(beyond <= 0 for beyond in violations.values())
+        return Record(
+            policy=policy.to_dict(),
+            label=policy.label,
+            structure=structure,
+            feasible=feasible,
+            violations=violations,
+            **where,
+            **result.model_dump(),
+        )
+
+    @property
+    def warm_start(self) -> list[Policy]:
+        """Policies of an earlier study, which are tried first."""
+        return [Policy.from_dict(policy) for policy in self.spec.warm_start]
+
+    def violations(self, result: TrialResult) -> dict[str, float]:
+        """Of every bound, how far a complete result is beyond it; of those on quality lost only once that of float is known."""
+        if result.state != "complete":
+            return {}
+        known = self.float_values or result.values
+        found = {each.text: each.violation(result.values, known) for each in self.constraints}
+        if guarded(self.spec):
+            found["quality_guard"] = FIDELITY_FLOOR - result.values[FIDELITY]
+        return found
+
+    @property
+    def float_values(self) -> dict[str, float]:
+        """What the float network is worth; empty where that is not known."""
+        exact = results.float_baseline(self.records())
+        return {} if exact is None else exact.values
+
+    def affordable(self, values: Mapping[str, float]) -> bool:
+        """Whether values keep the bounds that training does not change."""
+        return all(each.violation(values, values) <= 0 for each in self.constraints if each.exact)
+
+    def set_seeds(self, sensitivity: Sensitivity) -> None:
+        """Store the stages' sensitivity; the first trials are its seeds."""
+        self.set_sensitivity(sensitivity)
+        self.storage.seeds = self._seeds()
+
+    def _seeds(self) -> list[Policy]:
+        found = self.sensitivity()
+        return [] if found is None else [Policy.from_dict(seed) for seed in found.seeds]
+
+    # -------------------------------------------------------- what it found
+
+    def records(self) -> list[Record]:
+        """All finished trials and baselines, in the order they ended. Raises StudyError for a malformed line.
+
+        A last line that is not whole is still being written, and left out.
+        """
+        return read_lines(self.trials_path, Record, self._check)
+
+    def confirmations(self) -> list[Confirmation]:
+        """The front trained again with other seeds. Raises StudyError for a malformed line."""
+        needed = confirmed_qualities(self.spec.objectives)
+
+        def check(found: Confirmation) -> None:
+            if found.result.state == "complete" and not {*needed} <= found.result.values.keys() & found.result.held_out.keys():
+                raise ValueError("values are missing")
+
+        return read_lines(self.confirmed_path, Confirmation, check)
+
+    def _check(self, record: Record) -> None:
+        """Raise ValueError, or what reading its policy raises, for a record that this study cannot have written."""
+        policy = Policy.from_dict(record.policy)
+        if record.source == "trial":
+            self.space.parameters(policy)
+            if record.number is None or not 0 <= record.number < self.spec.budget:
+                raise ValueError(f"number {record.number}: expected 0 to {self.spec.budget - 1}")
+        needed = {*self.spec.objectives, *([FIDELITY] if guarded(self.spec) else [])}
+        if record.state == "complete" and not needed <= record.values.keys():
+            raise ValueError("values are missing")
+
+    @property
+    def confirmed(self) -> list[Confirmed]:
+        """The points of the front with what became of them on held-out images, trained and measured again."""
+        return confirmed(self.records(), self.confirmations(), self.remeasured(), self.spec.objectives, self.constraints)
+
+    @property
+    def front(self) -> pd.DataFrame:
+        """The non-dominated trials and baselines, one a row, by the first objective.
+
+        Columns: point (`trial 7`, `8/8/8`), state, one for every value measured (bytes, ms, dB), bits, steps, seconds,
+        reason, policy.
+        """
+        return results.table(results.front(self.records(), self.spec.objectives))
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """Every finished trial and baseline, in the order they ended, with the columns of `front`."""
+        return results.table(self.records())
+
+    @property
+    def hypervolume(self) -> float | None:
+        """Of the front, against a reference a little worse than the float network. None before that is measured."""
+        return results.hypervolume(self.records(), self.spec.objectives)
+
+    def to_storage(self) -> TrialStorage:
+        """Its finished trials as an Optuna storage in memory, for a study whose database is not at hand."""
+        storage = TrialStorage(in_memory(), self.name, self.spec, self.space, self._seeds())
+        self._fill(storage)
+        return storage
+
+    def _fill(self, storage: TrialStorage) -> None:
+        """Bring a storage to where the records say the study is."""
+        records = self.records()
+        storage.load(records)
+        baselines = [record for record in records if record.name is not None]
+        storage.describe({f"baseline {record.name}": results.in_words(record, self.spec.objectives) for record in baselines})
+
+
+@contextlib.contextmanager
+def _lock(path: Path, study: Path) -> Iterator[None]:
+    """Hold a file or folder for this process; the kernel lets go of it when the process ends, however it ends."""
+    import fcntl
+
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise StudyError(
+            f"study '{study}' is running in another process; wait for it, or look at it with autoq dashboard {study.name}"
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+def _known_studies(folder: Path) -> str:
+    known = sorted(path.parent.name for path in STUDIES.glob("*/study.yaml"))
+    if not known:
+        return f"there are no studies in {STUDIES}/ yet; start one with autoq search --model srgan"
+    return f"studies here: {', '.join(known)}.{suggest(folder.name, known)}"

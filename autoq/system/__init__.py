@@ -1,0 +1,1 @@
+"""What the machine has and allows: processor, device, memory and time, files, output."""

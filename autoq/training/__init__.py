@@ -1,0 +1,1 @@
+"""Training: QAT, its losses, and float networks from scratch."""

@@ -1,0 +1,1 @@
+"""One trial: policy + steps -> values. Knows neither Ray nor Optuna."""

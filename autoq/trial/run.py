@@ -1,0 +1,231 @@
+"""One trial: a policy and a number of training steps in, objectives out. Knows neither Ray nor Optuna."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoq.config.objectives import FIDELITY, score
+from autoq.config.policy import Policy
+from autoq.config.spec import Confirmation, TrialResult, TrialSpec
+from autoq.costs.latency.analytic import milliseconds
+from autoq.costs.latency.measure import structure_key
+from autoq.costs.latency.table import LatencyTable
+from autoq.costs.operations import costs
+from autoq.costs.size import packed_bytes
+from autoq.errors import TrialFailed
+from autoq.export.onnx import Graph, export_graph, payload_bytes
+from autoq.graph.loading import Loaded, load
+from autoq.graph.quantize import Quantized, collect, quantize
+from autoq.graph.trace import check_integers_only, trace
+from autoq.images.pixels import to_input, to_pixels
+from autoq.metrics.quality import averaged, decibels, fidelity, judged
+from autoq.models import fresh_model, is_custom, model_info
+from autoq.models.stages import StagePatterns
+from autoq.system.files import whole
+from autoq.targets import Runner, target_info
+from autoq.training.qat import Training
+from autoq.trial.context import Workbench, execution_on, held_out, prepare, runtime_model, shipped, simulated, with_seed
+
+AGREEMENT_IMAGES = 2
+"""Evaluation images on which the network that was trained is compared with its file."""
+
+
+def regrouped(model: str, scale: int, weights: Path | None, layers: StagePatterns, by: str) -> StagePatterns:
+    """Stages that are single layers (`layer`), or layers with the same beginning up to its first number (`block`)."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for layer in load(model, scale, weights, layers).traced.layers:
+        block = re.match(r"[^0-9]*?[0-9]+(?=[.])", layer.path)
+        group = block[0] if by == "block" and block else layer.path
+        name = re.sub("[^A-Za-z0-9]+", "_", group)
+        name = name if name[0].isalpha() else f"layer_{name}"
+        groups[name] = (*groups.get(name, ()), layer.path)
+    return groups
+
+
+def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, Any]:
+    """Costs of a policy on an image of (width, height) and bytes of its weights; they need no image and no training.
+
+    And which layers always run in float.
+
+    On a target that models its latency, that too: `latency_modelled`.
+    """
+    if spec.weights or is_custom(spec.model):
+        loaded = load(spec.model, spec.scale, spec.weights, dict(spec.layers))
+    else:
+        network, patterns = fresh_model(spec.model, spec.scale).eval(), dict(spec.layers) or model_info(spec.model).patterns
+        loaded = Loaded(network, trace(network, patterns), patterns)
+    traced, execution = loaded.traced, execution_on(spec.target, spec.exact_weight_bits)
+    if target_info(spec.target).output == "uint8":
+        check_integers_only(traced, spec.target)
+    side = traced.fitted(spec.patch)
+    blank = torch.zeros(1, 3, side, side)
+    quantized = quantize(traced, policy, collect(traced, [blank]), execution)
+    found, model = costs(traced, policy, execution, frame), target_info(spec.target).model
+    latency = {} if model is None else {"latency_modelled": milliseconds(traced, policy, execution, frame, model)}
+    return {
+        "parameters": sum(parameter.numel() for parameter in loaded.network.parameters()),
+        **asdict(found),
+        "size": packed_bytes(traced, [placed.placement for placed in quantized.placed], execution),
+        "size_runtime": payload_bytes(runtime_model(spec.target, export_graph(traced), quantized)),
+        "float_layers": list(traced.float_layers),
+        **latency,
+    }
+
+
+def run_trial(
+    spec: TrialSpec, policy: Policy, latency: LatencyTable, graph: Graph, until: int | None = None, state: Path | None = None
+) -> TrialResult:
+    """PTQ, QAT for `spec.steps`, evaluation of the written file. Deterministic for (spec, policy, latency) on one machine.
+
+    Args:
+        spec: What all trials of the study share.
+        policy: The candidate.
+        latency: The study's frozen latencies.
+        graph: The marked float graph of `export_graph`.
+        until: Stop after this many of the steps. A trial that reaches `spec.steps` is also judged on the held-out images.
+        state: Where a training that stops early is kept, and from where it continues.
+
+    Returns:
+        The values, or a failed result with its reason where the training diverged.
+    """
+    bench = prepare(spec)
+    start = time.perf_counter()
+    steps = _steps(spec, policy, until)
+    try:
+        quantized = trained(bench, policy, steps, state)
+        values, apart = _judged_file(bench, quantized, graph, whole=steps == _steps(spec, policy))
+    except TrialFailed as failure:
+        return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
+    placements = [placed.placement for placed in quantized.placed]
+    values["size"] = packed_bytes(bench.traced, placements, bench.execution)
+    cost = costs(bench.traced, policy, bench.execution, latency.frame)
+    values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
+    if latency.entries:
+        values["latency"] = latency.ms(structure_key(bench.traced, placements, bench.execution), policy)
+        if "psnr" in values:
+            values["score"] = score(values["psnr"], values["latency"])
+    return TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
+
+
+def replicate(spec: TrialSpec, policy: Policy, graph: Graph, seed: int) -> Confirmation:
+    """A policy trained fully with another seed (of patches, calibration and training), judged on both sets of images."""
+    spec = with_seed(spec, seed)
+    bench = prepare(spec)
+    start = time.perf_counter()
+    steps = _steps(spec, policy)
+    try:
+        values, apart = _judged_file(bench, trained(bench, policy, steps), graph, whole=True)
+        result = TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
+    except TrialFailed as failure:
+        result = TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
+    return Confirmation(policy=policy.hash, seed=seed, result=result)
+
+
+def _judged_file(bench: Workbench, quantized: Quantized, graph: Graph, whole: bool) -> tuple[dict[str, float], dict[str, float]]:
+    """Values of the written file on the evaluation images, and, of a `whole` trial, on the held-out images."""
+    model = runtime_model(bench.spec.target, graph, quantized)
+    run = shipped(bench, quantized, model)
+    outputs = run_all(bench, run)
+    values = judge(bench, outputs)
+    values["size_runtime"] = payload_bytes(model)
+    if not whole:
+        return values, {}
+    values["simulation_agreement_db"] = agreement(bench, quantized, outputs)
+    return values, evaluate(held_out(bench.spec), run)
+
+
+def _steps(spec: TrialSpec, policy: Policy, until: int | None = None) -> int:
+    """Training steps of a policy; the float network needs none."""
+    return 0 if policy.is_float else spec.steps if until is None else until
+
+
+def trained(bench: Workbench, policy: Policy, steps: int, state: Path | None = None) -> Quantized:
+    """A policy's network after `steps` of the bench's training. state: as in `run_trial`. Raises TrialFailed."""
+    torch.set_num_threads(bench.spec.threads)
+    torch.manual_seed(bench.spec.seed)
+    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+    quantized.module.to(bench.spec.device)
+    training = Training(bench, quantized)
+    _restore(training, state, steps)
+    training.advance(steps)
+    if state is not None and steps < bench.spec.steps:
+        _keep(training, state)
+    return quantized
+
+
+def _restore(training: Training, state: Path | None, steps: int) -> None:
+    """Go on from a file. Without one, or where it is torn or beyond `steps`, training from the start gives the same values."""
+    if state is None or not state.is_file():
+        return
+    try:
+        found = torch.load(state, weights_only=True, map_location="cpu")
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return
+    if found["step"] <= steps:
+        training.restore(found)
+
+
+def _keep(training: Training, state: Path) -> None:
+    """Keep a training for later. A full disk only means that it begins anew; what a study must write says so itself."""
+    with contextlib.suppress(OSError, RuntimeError):
+        state.parent.mkdir(exist_ok=True)
+        with whole(state) as partial:
+            torch.save(training.state(), partial)
+
+
+def _since(start: float) -> float:
+    return round(time.perf_counter() - start, 3)
+
+
+def evaluate(bench: Workbench, run: Runner) -> dict[str, float]:
+    """Every metric of the bench, and fidelity, averaged over the evaluation images. Raises TrialFailed as `run_all` and `judge`."""
+    return judge(bench, run_all(bench, run))
+
+
+def run_all(bench: Workbench, run: Runner) -> list[np.ndarray]:
+    """Outputs for the evaluation images, float32 [1, 3, height, width] each. Raises TrialFailed when one is not finite."""
+    outputs = []
+    for pair in bench.pairs:
+        output = run(to_input(pair.low))
+        if not np.isfinite(output).all():
+            raise TrialFailed(f"the output for image '{pair.name}' is not finite", bench.spec.steps)
+        outputs.append(output)
+    return outputs
+
+
+def judge(bench: Workbench, outputs: Sequence[np.ndarray]) -> dict[str, float]:
+    """Every metric of the bench, averaged over outputs for the evaluation images, and their fidelity to the float network's.
+
+    Raises TrialFailed where a metric is not a finite number.
+    """
+    found = [to_pixels(output[0]) for output in outputs]
+    border = bench.spec.scale
+    values = averaged([judged(bench.metrics, image, pair.high, border) for image, pair in zip(found, bench.pairs, strict=True)])
+    broken = [name for name, value in values.items() if not np.isfinite(value)]
+    if broken:
+        raise TrialFailed(f"{', '.join(broken)} of the output is not a finite number", bench.spec.steps)
+    values[FIDELITY] = float(np.mean([fidelity(a, b) for a, b in zip(found, bench.float_outputs, strict=True)]))
+    return values
+
+
+def agreement(bench: Workbench, quantized: Quantized, outputs: Sequence[np.ndarray]) -> float:
+    """PSNR (dB) between a file's outputs, clipped to [0, 1], and those of the network that was trained.
+
+    A diagnostic of the training's approximation, over the first AGREEMENT_IMAGES evaluation images.
+    """
+    run = simulated(bench, quantized)
+    errors = []
+    for pair, output in zip(bench.pairs[:AGREEMENT_IMAGES], outputs, strict=False):
+        difference = np.clip(output, 0, 1) - np.clip(run(to_input(pair.low)), 0, 1)
+        errors.append(np.mean(difference.astype(float) ** 2))
+    return decibels(float(np.mean(errors)))

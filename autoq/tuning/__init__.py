@@ -1,0 +1,1 @@
+"""The search: what runs next, in worker processes of Ray."""

@@ -1,0 +1,174 @@
+"""The trials a search begins with: the front that the stages, quantized one at a time, predict for the whole space."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from autoq.config.constraints import Constraint
+from autoq.config.objectives import FIDELITY_FLOOR, OBJECTIVES
+from autoq.config.policy import ROLES, Policy, Role, StageQuant, TensorQuant, all_float
+from autoq.config.space import SearchSpace
+from autoq.config.spec import Probe, Sensitivity
+from autoq.costs.latency.measure import by_kinds, kind, policy_key
+from autoq.costs.latency.table import LatencyTable
+from autoq.costs.operations import costs
+from autoq.costs.size import packed_bytes
+from autoq.export.nibbles import NIBBLE
+from autoq.export.onnx import Graph
+from autoq.graph.quantize import place
+from autoq.models import model_info
+from autoq.models.stages import assign
+from autoq.quantizers import QUANTIZERS
+from autoq.study import pareto
+from autoq.trial.context import Workbench
+from autoq.tuning import additive
+from autoq.tuning.additive import Predicted
+from autoq.tuning.sensitivity import alone, measure
+
+PROBED_IMAGES = 4
+"""Evaluation images that the stages' sensitivity is judged on, spread over all of them."""
+
+ADDITIVE = ("size", "size_runtime", "ops", "bops", "peak_memory")
+"""Costs that add up over stages, peak_memory roughly."""
+
+
+def probe(bench: Workbench, graph: Graph, space: SearchSpace, phase: Callable[[str], None] | None = None) -> tuple[Probe, ...]:
+    """Every stage alone in each of its `additive.probes`, without training, in their order, on PROBED_IMAGES images."""
+    stages = list(space.choices)
+    wanted = [alone(stages, stage, quant) for stage in stages for quant in additive.probes(space, stage)]
+    bench = dataclasses.replace(bench, pairs=bench.pairs[:: math.ceil(len(bench.pairs) / PROBED_IMAGES)])
+    return tuple(measure(bench, graph, wanted, (), phase=phase))
+
+
+class Costs(NamedTuple):
+    """What costs of a whole policy are called, and what they are; they add up over stages."""
+
+    names: tuple[str, ...]
+    of: Callable[[Policy], list[float]]
+
+
+def find_seeds(
+    bench: Workbench,
+    space: SearchSpace,
+    objectives: Sequence[str],
+    table: LatencyTable,
+    count: int,
+    probes: Sequence[Probe],
+    constraints: Sequence[Constraint] = (),
+    warm_start: Sequence[Policy] = (),
+) -> Sensitivity:
+    """The policies that `probes` predict to be the front, the most worth first.
+
+    Costs that add up over stages are exact; latency is the table's. Whatever the quality objective is, the error of the
+    output stands for it. Policies that break a bound on these costs are left out. warm_start: policies of another study;
+    the nearest of this space are up to half of the seeds.
+    """
+    stages = list(space.choices)
+    losses = iter(probes)
+    measured = {stage: {quant: next(losses).loss for quant in additive.probes(space, stage)} for stage in stages}
+    adding = _adding(bench, objectives, table)
+    integer_bits = bench.execution.integer_bits
+    options = additive.options(space, measured, adding.of, lambda quant: kind(quant, integer_bits))
+    names, exact = list(adding.names), all_float(stages)
+    reference = adding.of(exact)
+    if "latency" in objectives and "latency" not in names and additive.can_enumerate(options):
+        milliseconds = by_kinds(bench.traced, space, bench.execution, table)
+        front = additive.predicted_front(options, milliseconds.__getitem__)
+        names.append("latency")
+        reference.append(_latency(bench, table, exact))
+    else:
+        front = additive.predicted_front(options)
+        if "latency" in names:
+            front = _with_latency(bench, table, front, names.index("latency"))
+            reference[names.index("latency")] = _latency(bench, table, exact)
+    front = [dataclasses.replace(each, policy=dataclasses.replace(each.policy, output=space.output)) for each in front]
+    bounds = [each for each in constraints if each.exact and each.name in names]
+    front = [each for each in front if all(bound.violation(dict(zip(names, each.costs, strict=True)), {}) <= 0 for bound in bounds)]
+    known = _like(bench, space, warm_start)[: count // 2]
+    best = additive.by_worth(front, _quality(bench, objectives), [1.01 * cost for cost in reference], count)
+    chosen = [each.policy for each in best if each.policy not in known]
+    seeds = [*known, *chosen][:count]
+    return Sensitivity(
+        probes=tuple(probes),
+        seeds=tuple(policy.to_dict() for policy in seeds),
+        predicted=tuple(additive.policy_loss(space, measured, policy) for policy in seeds),
+    )
+
+
+def _adding(bench: Workbench, objectives: Sequence[str], table: LatencyTable) -> Costs:
+    """The objectives that add up over stages, size if none does; what adds up of a latency that the table predicts, too."""
+    predicts = table.rest
+    adding = ADDITIVE if predicts is None else (*ADDITIVE, "latency")
+    names = tuple(name for name in objectives if name in adding) or ("size",)
+
+    def of(policy: Policy) -> list[float]:
+        every = {"size": float(packed_bytes(bench.traced, place(bench.traced, policy, bench.execution), bench.execution))}
+        if "size_runtime" in names:
+            placements = place(bench.traced, _as_loaded(policy), bench.execution)
+            every["size_runtime"] = float(packed_bytes(bench.traced, placements, bench.execution))
+        if not {"size", "size_runtime", "latency"}.issuperset(names):
+            found = costs(bench.traced, policy, bench.execution, table.frame)
+            every |= {"ops": found.ops, "bops": float(found.bops), "peak_memory": float(found.peak_memory)}
+        if predicts is not None:
+            every["latency"] = predicts.apart(policy)
+        return [every[name] for name in names]
+
+    return Costs(names, of)
+
+
+def _as_loaded(policy: Policy) -> Policy:
+    """What a runtime file holds: weights whose integers fit 4 bits as 4, what is otherwise narrower than 8 bits as 8."""
+
+    def widened(role: Role, quant: TensorQuant) -> TensorQuant:
+        symmetric = role == "weight" and quant.signed
+        nibbles = symmetric and QUANTIZERS[quant.quantizer].weight_integers(quant.bits) <= NIBBLE.bits
+        return dataclasses.replace(quant, bits=NIBBLE.bits if nibbles else max(8, quant.bits))
+
+    stages = ((stage, StageQuant(*(widened(role, quant.role(role)) for role in ROLES))) for stage, quant in policy.stages)
+    return Policy(tuple(stages), policy.output)
+
+
+def _latency(bench: Workbench, table: LatencyTable, policy: Policy) -> float:
+    return table.ms(policy_key(bench.traced, policy, bench.execution), policy)
+
+
+def _with_latency(bench: Workbench, table: LatencyTable, front: Sequence[Predicted], position: int) -> list[Predicted]:
+    """A predicted front by the whole latency, where it was found by what of that adds up."""
+    found = []
+    for each in front:
+        known = list(each.costs)
+        known[position] = _latency(bench, table, each.policy)
+        found.append(dataclasses.replace(each, costs=tuple(known)))
+    values = [[each.loss, *each.costs] for each in found]
+    return [found[index] for index in pareto.front(values, ["minimize"] * len(values[0]))] if values else []
+
+
+def _like(bench: Workbench, space: SearchSpace, warm_start: Sequence[Policy]) -> list[Policy]:
+    """The nearest policies of the space to others.
+
+    A stage that another policy lacks, and that is a part of one of the network's own stages (`--by block`, `--by layer`),
+    is taken to be like that.
+    """
+    patterns = model_info(bench.spec.model).patterns
+    own = assign([layer.path for layer in bench.traced.layers], patterns) if patterns else {}
+    wholes = {layer.stage: own[layer.path] for layer in bench.traced.layers if layer.path in own}
+
+    def in_parts(policy: Policy) -> Policy:
+        stages = dict(policy.stages)
+        parts = {stage: stages[wholes[stage]] for stage in space.choices if stage not in stages and wholes.get(stage) in stages}
+        return Policy((*policy.stages, *parts.items()))
+
+    return list(dict.fromkeys(additive.nearest(space, in_parts(policy)) for policy in warm_start))
+
+
+def _quality(bench: Workbench, objectives: Sequence[str]) -> additive.Quality:
+    """PSNR where an objective compares with originals, else fidelity."""
+    if not any(OBJECTIVES[name].original for name in objectives):
+        return additive.lost_fidelity(FIDELITY_FLOOR)
+    both = [(output, pair.high) for output, pair in zip(bench.float_outputs, bench.pairs, strict=True) if pair.high is not None]
+    return additive.lost_psnr(float(np.mean([np.mean((output.astype(float) - high) ** 2) / 255**2 for output, high in both])))

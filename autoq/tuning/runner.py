@@ -1,0 +1,375 @@
+"""The search from end to end: latency table, seeds, then Ray Tune and its worker processes.
+
+With searcher.py, which says what runs next, the only importer of ray. `run_trial` says what a policy is worth.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+import torch
+from ray import cloudpickle, tune
+from ray._private import ray_constants
+
+from autoq.config.events import Events
+from autoq.config.objectives import FIDELITY
+from autoq.config.policy import Policy
+from autoq.config.spec import Confirmation, StudySpec, TrialResult
+from autoq.costs.latency import measure as latencies
+from autoq.costs.latency.table import LatencyTable, read_table
+from autoq.errors import AutoqError, InputError, TrialFailed
+from autoq.export.onnx import Graph, export_graph, load_graph, save_graph
+from autoq.models import is_given
+from autoq.models.given import given, keep
+from autoq.study import results
+from autoq.study.replication import planned
+from autoq.study.study import Study
+from autoq.system.files import write_whole
+from autoq.system.limits import held, limits
+from autoq.trial.context import Workbench, adopt, portable, prepare, with_seed
+from autoq.trial.run import replicate, run_trial
+from autoq.tuning.baselines import baselines, check_table, measure_again, measure_latencies, measure_more
+from autoq.tuning.initial_trials import find_seeds, probe
+from autoq.tuning.scheduler import Abort, Job, StudySearcher, allowed
+
+R = TypeVar("R")
+
+CHOICES = 4
+"""Times that seeds are chosen, at most, where latency is predicted: what is chosen is measured before the next time."""
+
+
+def environment(command: str) -> dict[str, Any]:
+    """Where and how a study was started: versions, processor, command."""
+    packages = ("autoq", "torch", "optuna", "ray", "openvino", "onnx", "numpy", "pyiqa")
+    return {
+        "command": command,
+        "python": sys.version.split()[0],
+        "machine": latencies.machine(),
+        "versions": {name: metadata.version(name) for name in packages},
+    }
+
+
+def search(study: Study, events: Events | None = None) -> None:
+    """Run a study, new or taken up again, to its end: latency table, baselines, trials; then the front once more.
+
+    Latencies are the study's frozen ones where it has them, else measured now, alone on the machine. Trials that were
+    running when the study was interrupted run again first. Raises AutoqError when every trial failed or no point keeps the
+    constraints, KeyboardInterrupt when interrupted.
+    """
+    events = events or Events()
+    spec = study.spec
+    earlier = study.records()
+    events.begin(study.folder, spec, earlier)
+    if _is_open(study):
+        if (size := study.space.size()) < spec.budget:
+            events.note(f"the space holds {size} policies, fewer than the budget of {spec.budget}: the search ends with the last")
+        _run(study, events)
+    else:
+        events.note(f"study '{study.name}' is complete: nothing is left to run")
+    trials = [record for record in study.records() if record.source == "trial"]
+    if all(record.state == "failed" for record in trials):
+        raise AutoqError(
+            f"study '{study.name}': all {len(trials)} trials failed; the last: {trials[-1].reason if trials else 'none ran'}"
+        )
+    complete = [record for record in study.records() if record.state == "complete"]
+    if not any(record.feasible for record in complete):
+        closest = min(complete, key=lambda record: max(record.violations.values()))
+        reached = (
+            ", ".join(f"{each.name} {each.value(closest.values, study.float_values):.6g}" for each in study.constraints)
+            or f"{FIDELITY} {closest.values[FIDELITY]:.1f} dB"
+        )
+        bounds = ", ".join(spec.constraints) or "the bound on quality"
+        raise AutoqError(
+            f"study '{study.name}': no point keeps {bounds}; the closest, {results.point_name(closest)}, reaches {reached}"
+        )
+
+
+def _jobs(study: Study) -> list[Job]:
+    """The baselines that have not ended, measured or failed."""
+    done = {record.name for record in study.records()}
+    wanted = baselines(study.space.facts, study.spec.hand_rule)
+    return [Job(name, policy, study.spec.trial.steps) for name, policy in wanted.items() if name not in done]
+
+
+def _is_open(study: Study) -> bool:
+    """Whether anything is left to run or to measure."""
+    if _jobs(study) or study.storage.running() or study.storage.count < allowed(study):
+        return True
+    records = study.records()
+    front = {Policy.from_dict(record.policy).hash for record in results.front(records, study.spec.objectives)}
+    repeated = {(each.policy, each.seed) for each in study.confirmations()}
+    wanted = {(each.policy.hash, each.seed) for each in planned(records, study.spec)}
+    return study.spec.confirm > 0 and not (front <= study.remeasured().samples.keys() and wanted <= repeated)
+
+
+def _run(study: Study, events: Events) -> None:
+    """Latency table, seeds, everything that trains, and the front's latencies again."""
+    spec = study.spec
+    events.phase("preparing the float network")
+    graph = _write_graph(study)
+    if study.latency_path.is_file():
+        table = read_table(study.latency_path)
+        check_table(table, spec)
+    else:
+        table = measure_latencies(study, graph, events)
+        write_whole(study.latency_path, table.model_dump_json(indent=1))
+    if spec.seeds and study.sensitivity() is None:
+        table = _seed(study, graph, table, events)
+    run_jobs(StudySearcher(study, _jobs(study), events), study, table)
+    shutil.rmtree(study.states_path, ignore_errors=True)
+    if spec.confirm:
+        measure_again(study, graph, events)
+
+
+def _seed(study: Study, graph: Graph, table: LatencyTable, events: Events) -> LatencyTable:
+    """Find and store the seeds. Returns the table, with the latencies of all of them measured.
+
+    Who is chosen by a predicted latency is often one whose latency is predicted too low: where the table predicts, what is
+    chosen is measured, the prediction fitted again, and the choice made again.
+    """
+    spec = study.spec
+    events.phase("quantizing the stages one at a time")
+    torch.set_num_threads(spec.latency_threads)  # nothing else runs yet
+    bench = prepare(spec.trial)
+    bench = replace(bench, spec=spec.trial.model_copy(update={"threads": spec.latency_threads}))
+    probes = probe(bench, graph, study.space, events.phase)
+    for _ in range(CHOICES):
+        seeds = find_seeds(bench, study.space, spec.objectives, table, spec.seeds, probes, study.constraints, study.warm_start)
+        fuller = measure_more(study, graph, table, [Policy.from_dict(seed) for seed in seeds.seeds], events)
+        if fuller is table:
+            break
+        table = fuller
+        write_whole(study.latency_path, table.model_dump_json(indent=1))
+    study.set_seeds(seeds)
+    return table
+
+
+def _write_graph(study: Study) -> Graph:
+    graph = export_graph(prepare(study.spec.trial).traced)
+    save_graph(graph, study.graph_path)
+    return graph
+
+
+# ------------------------------------------------------------ Ray
+
+
+class RayOutput(io.TextIOBase):
+    """What Ray prints to standard output, where only results belong: the first sentence of each line becomes a note."""
+
+    def __init__(self, events: Events) -> None:
+        self.events = events
+
+    def write(self, text: str) -> int:
+        for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines():
+            sentence = line.split(". ")[0].strip()
+            if sentence:
+                self.events.note(f"Ray: {sentence}")
+        return len(text)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """Where a user's own code finds its files and modules, and the network that was given from Python, pickled in memory."""
+
+    folder: Path
+    paths: tuple[str, ...]
+    model: str
+    network: bytes | None = None
+
+    @classmethod
+    def of(cls, model: str) -> Desk:
+        """Raises InputError where the network cannot be sent to a worker process."""
+        where = Path.cwd(), tuple(str(Path(path).resolve()) for path in sys.path)
+        if not is_given(model):
+            return cls(*where, model)
+        try:
+            return cls(*where, model, cloudpickle.dumps(given(model)))  # type: ignore[no-untyped-call]
+        except Exception as error:
+            raise InputError(
+                f"model '{model}': it cannot be sent to worker processes ({_in_one_line(error)}); give a network that pickles"
+            ) from error
+
+    def enter(self) -> None:
+        """Work from here from now on."""
+        os.chdir(self.folder)
+        sys.path[:0] = [path for path in self.paths if path not in sys.path]
+        if self.network is not None:
+            keep(self.model, cloudpickle.loads(self.network))
+
+
+class TrialActor(tune.Trainable):
+    """A worker process: one `step` brings a trial to one rung. Reused from trial to trial, it keeps only the workbench.
+
+    What is no trial's own failure (TrialFailed) leaves a process that nobody can trust: out of memory, without its GPU, or
+    never ready. It says so, and its next `step` raises: that is how Ray puts another in its place.
+    """
+
+    def setup(  # type: ignore[override]
+        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path, desk: Desk, bench: Workbench
+    ) -> None:
+        self.spec, self.table, self.leaving = spec, table, False
+        self.unready: str | None = None
+        try:
+            desk.enter()
+            self.study = Study.open(folder)
+            self.graph = load_graph(self.study.graph_path)
+            adopt(spec.trial, bench)
+        except Exception as error:  # noqa: BLE001 - raised here it would be lost
+            self.unready = _in_one_line(error)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.config = new_config
+        return True
+
+    def step(self) -> dict[str, Any]:
+        if self.leaving:
+            raise RuntimeError("this process makes way for a new one")
+        if "pause" in self.config:
+            time.sleep(self.config["pause"])
+            return {"done": True}
+        report = self._report()
+        self.leaving = "broken" in report or self._is_swollen()
+        return {**report, "done": not self.leaving}
+
+    def _report(self) -> dict[str, Any]:
+        """What came of a trial, as text: Ray flattens nested results; or what broke the process."""
+        if self.unready is not None:
+            return {"broken": self.unready, "began": False}
+        try:
+            if self.config["seed"] is not None:
+                return {"confirmation": self._confirm(self.config["seed"]).model_dump_json()}
+            return {"result": self._run().model_dump_json()}
+        except Exception as error:  # noqa: BLE001 - what it was decides nothing: in a new process it comes again, or not
+            return {"broken": _in_one_line(error)}
+
+    def _is_swollen(self) -> bool:
+        """Whether the process still holds more memory than its bound: the next trial would fail for it."""
+        return self.spec.memory is not None and held() > self.spec.memory
+
+    def _run(self) -> TrialResult:
+        policy, until, number = Policy.from_dict(self.config["policy"]), self.config["until"], self.config["number"]
+        state = None if number is None else self.study.state_path(number, policy)
+
+        def work() -> TrialResult:
+            with self._limits():
+                return run_trial(self.spec.trial, policy, self.table, self.graph, until, state)
+
+        return _tried(work)
+
+    def _confirm(self, seed: int) -> Confirmation:
+        policy = Policy.from_dict(self.config["policy"])
+
+        def work() -> Confirmation:
+            prepare(with_seed(self.spec.trial, seed))  # shared by all points, so no point's time limit pays for it
+            with self._limits():
+                return replicate(self.spec.trial, policy, self.graph, seed)
+
+        found = _tried(work)
+        return found if isinstance(found, Confirmation) else Confirmation(policy=policy.hash, seed=seed, result=found)
+
+    def _limits(self) -> contextlib.AbstractContextManager[None]:
+        return limits(self.spec.timeout, self.spec.memory, self.config["spent"])
+
+
+def _tried(work: Callable[[], R]) -> R | TrialResult:
+    """What work gives; where a trial fails, a result with the cause."""
+    try:
+        return work()
+    except TrialFailed as error:
+        return TrialResult(state="failed", reason=str(error))
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join([f"{type(error).__name__}:", *str(error).split()]).rstrip(":")
+
+
+def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None:
+    """Run the searcher's jobs on `workers` processes of this machine; Ray listens on 127.0.0.1 only.
+
+    A job whose process dies runs again, MAX_ATTEMPTS times in all. Raises AutoqError where Ray cannot start.
+    """
+    spec = study.spec
+    on_gpu = spec.trial.device == "cuda"
+    desk = Desk.of(spec.trial.model)
+    scratch = (study.folder / "ray").resolve()
+    shutil.rmtree(scratch, ignore_errors=True)  # of a search that was killed
+    os.environ.update(
+        RAY_USAGE_STATS_ENABLED="0",
+        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+        TUNE_DISABLE_SIGINT_HANDLER="1",
+        TUNE_PRINT_ALL_TRIAL_ERRORS="0",
+        RAY_AIR_NEW_OUTPUT="0",
+        RAY_CHDIR_TO_TRIAL_DIR="0",
+    )
+    with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
+        _start_ray(spec.workers, on_gpu, spec.trial.threads)
+        try:
+            shared = {
+                "spec": spec,
+                "table": table,
+                "folder": study.folder.resolve(),
+                "desk": desk,
+                "bench": portable(prepare(spec.trial)),
+            }
+            trainable = tune.with_parameters(TrialActor, **shared)
+            tune.Tuner(
+                tune.with_resources(trainable, {"cpu": 1, "gpu": 1 / spec.workers if on_gpu else 0}),
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher, num_samples=-1, max_concurrent_trials=spec.workers, reuse_actors=True
+                ),
+                run_config=tune.RunConfig(
+                    name="trials",
+                    storage_path=str(scratch),
+                    verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # saving could fail after the trial
+                ),
+            ).fit()
+        except KeyboardInterrupt:
+            searcher.interrupted()
+            raise
+        except Abort as abort:
+            with contextlib.suppress(OSError):  # the disk may be full
+                searcher.interrupted()
+            raise abort.__cause__ or abort from None
+        finally:
+            ray.shutdown()
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
+    ray_constants.ENABLE_RAY_CLUSTER = False  # else it takes 127.0.0.1 for an address that others must reach, and listens there
+    try:
+        ray.init(
+            address="local",
+            num_cpus=workers,
+            num_gpus=1 if on_gpu else 0,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address="127.0.0.1",
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        raise AutoqError(f"Ray did not start: {' '.join(str(error).split())}; autoq doctor says what is missing") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the chatter of torch's exporter and of Ray from the user; errors still come through."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,337 @@
+"""What runs next in a search, and what becomes of what ran: the traffic between Ray Tune, the study and the halving.
+
+Seeds and Optuna decide what to try (study.py), halving.py what trains on. A trial goes to Ray once for every rung.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+from ray.tune.search import Searcher
+
+from autoq.config.events import Events
+from autoq.config.policy import Policy
+from autoq.config.schedule import cohort
+from autoq.config.spec import Confirmation, Rung, TrialResult
+from autoq.costs.latency import measure as latencies
+from autoq.errors import AutoqError
+from autoq.graph.quantize import place
+from autoq.study import results
+from autoq.study.replication import Replication, planned
+from autoq.study.results import FLOAT_NAME
+from autoq.study.storage import Asked
+from autoq.study.study import Study, resume_command
+from autoq.trial.context import prepare
+from autoq.tuning.successive_halving import limit, promoted
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+MAX_ATTEMPTS = 3
+"""Times a trial is begun before it counts as failed, when the processes it runs in keep dying."""
+
+MAX_ALIKE = 3
+"""Failures with one cause, in a row and of different trials, that end a search: the cause is not in the trials."""
+
+PAUSE = {"pause": 0.5}
+"""Seconds that a worker does nothing where it has to wait for others: without a trial Ray would end its process."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A policy on its way through Ray: a trial, a baseline (number is None), or a point of the front with another seed.
+
+    until: the training steps it stops at. attempts: how often it was begun.
+    """
+
+    name: str
+    policy: Policy
+    until: int
+    number: int | None = None
+    attempts: int = 0
+    seed: int | None = None
+
+    @classmethod
+    def of_trial(cls, asked: Asked, until: int) -> Job:
+        return cls(f"trial {asked.number}", asked.policy, until, asked.number, asked.attempts)
+
+
+def allowed(study: Study) -> int:
+    """How many trials may be asked for in all: the budget, no more policies than the space holds, and once they have
+    trained for all the steps allowed no more than there are.
+    """
+    spec, storage = study.spec, study.storage
+    budget = spec.budget
+    if study.space.size() < budget:
+        budget = min(budget, storage.count + storage.untried)
+    if spec.max_steps is None:
+        return budget
+    steps = {rung.number: rung.until for rung in study.rungs()}
+    steps |= {record.number: record.steps for record in study.records() if record.number is not None}
+    return min(storage.count, budget) if sum(steps.values()) >= spec.max_steps else budget
+
+
+def kind(reason: str) -> str:
+    """A reason without what differs from one time to the next: addresses and numbers."""
+    return re.sub(r"0x[0-9a-fA-F]+|[0-9]+([.][0-9]+)?", "#", reason)
+
+
+class Abort(BaseException):
+    """An error within Ray's loop, which would be logged and lost: carried past it as the cause of this."""
+
+
+def _fatal(method: Callable[P, R]) -> Callable[P, R]:
+    """Whatever a method raises ends the search."""
+
+    @functools.wraps(method)
+    def call(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return method(*arguments, **named)
+        except Exception as error:
+            raise Abort from error
+
+    return call
+
+
+class StudySearcher(Searcher):
+    """Ray asks here for the next policy and reports here how it ended: first the float network, then
+    trials, cohort by cohort, with baselines in between; at last the front once more, with other seeds.
+
+    The trials of a cohort are asked for together, run to a rung, and are compared there; who goes on follows from what is
+    stored, so a search that was interrupted decides again what it had decided. Seeds are cohorts of one: all train fully.
+    """
+
+    def __init__(self, study: Study, jobs: Sequence[Job], events: Events) -> None:
+        super().__init__()
+        self.study, self.events = study, events
+        self.waiting = [job for job in jobs if job.name == FLOAT_NAME]
+        self.baselines = [job for job in jobs if job.name != FLOAT_NAME]
+        self.running: dict[str, Job] = {}
+        self.rungs = study.spec.rungs or (study.spec.trial.steps,)
+        self.reached: dict[int, dict[int, TrialResult]] = {}
+        self.policies: dict[int, str] = {}
+        self.confirming: list[Replication] = []
+        self.reports: dict[str, dict[str, Any]] = {}
+        self.alike: tuple[str, dict[str, Job]] = ("", {})
+        for rung in study.rungs():
+            self._note(rung)
+
+    @_fatal
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        if any(job.name == FLOAT_NAME for job in self.running.values()):
+            return dict(PAUSE)  # what others are worth is judged by it
+        while self.waiting or self._plan() or self._plan_baseline() or self._plan_confirmations():
+            job = self._begin()
+            if job.attempts > MAX_ATTEMPTS:
+                self._end(job, TrialResult(state="failed", reason=f"interrupted {MAX_ATTEMPTS} times while it ran"))
+                continue
+            self.running[trial_id] = job
+            self.events.started(job.name, job.policy.label)
+            spent = self._spent(job.number)
+            where = {"until": job.until, "number": job.number, "spent": spent, "seed": job.seed}
+            return {"policy": job.policy.to_dict(), **where}
+        return dict(PAUSE) if self.running else Searcher.FINISHED  # what runs may have to run again
+
+    def _note(self, rung: Rung) -> None:
+        """What a trial reached; rungs of another policy under its number (the storage was lost) are forgotten."""
+        if self.policies.setdefault(rung.number, rung.policy) != rung.policy:
+            self.reached.pop(rung.number, None)
+            self.policies[rung.number] = rung.policy
+        self.reached.setdefault(rung.number, {})[rung.until] = rung.result
+
+    def _has(self, asked: Asked, rung: int) -> bool:
+        return self.policies.get(asked.number) == asked.policy.hash and rung in self.reached[asked.number]
+
+    def _begin(self) -> Job:
+        """The next job that waits, begun once more."""
+        job = self.waiting.pop(0)
+        job = dataclasses.replace(job, attempts=job.attempts + 1)
+        if job.number is not None:
+            self.study.storage.set_attempts(job.number, job.attempts)
+        return job
+
+    def _plan(self) -> bool:
+        """Fill `waiting` with what has to run next; False where there is nothing, or what runs must end first."""
+        storage, budget = self.study.storage, allowed(self.study)
+        while not self.waiting:
+            at_work = {job.number for job in self.running.values()}
+            open_trials = [asked for asked in storage.running() if asked.number not in at_work]
+            number = open_trials[0].number if open_trials else storage.count
+            together = self._cohort(number)
+            if number >= budget or (len(together) > 1 and at_work - {None}):
+                return False
+            while storage.count < min(together.stop, budget):
+                open_trials.append(self.study.ask())
+            self.waiting = self._to_rung([asked for asked in open_trials if asked.number in together], together)
+        return True
+
+    def _plan_baseline(self) -> bool:
+        """Fill `waiting` with a baseline, for which there is time while a bracket's last trials run; False where there is none."""
+        if self.baselines:
+            self.waiting.append(self.baselines.pop(0))
+        return bool(self.waiting)
+
+    def _plan_confirmations(self) -> bool:
+        """Fill `waiting` with the trainings to repeat that were not yet, seed by seed; False where there is none."""
+        spec = self.study.spec
+        if self.running or not spec.confirm:
+            return False
+        done = {(each.policy, each.seed) for each in self.study.confirmations()}
+        self.confirming = planned(self.study.records(), spec)
+        self.waiting = [
+            Job(f"{results.point_name(record)} again", policy, spec.trial.steps, seed=seed)
+            for record, policy, seed in self.confirming
+            if (policy.hash, seed) not in done
+        ]
+        return bool(self.waiting)
+
+    def _cohort(self, number: int) -> range:
+        return cohort(number, len(self.study.storage.seeds), self.rungs)
+
+    def _to_rung(self, trials: Sequence[Asked], together: range) -> list[Job]:
+        """The jobs that bring a cohort to the lowest rung it has not reached; who does not go on ends on the way."""
+        members = {asked.number: asked for asked in trials}
+        for rung in self.rungs:
+            missing = [asked for asked in members.values() if not self._has(asked, rung)]
+            if missing:
+                return [Job.of_trial(asked, rung) for asked in missing]
+            going = self._promoted(together, rung)
+            for number in [number for number in members if number not in going]:
+                self._stop(members.pop(number), rung)
+        return []
+
+    def _promoted(self, together: range, rung: int) -> Collection[int]:
+        """Which trials of a cohort go on from a rung; all that are alone, or where there is no float network.
+
+        Rivals are earlier trials that keep all bounds there and did not fail later. Places that no trial within the bounds
+        takes go to those that break bounds on quality least.
+        """
+        study, records = self.study, self.study.records()
+        reference = results.reference_point(records, study.spec.objectives)
+        if reference is None or len(together) == 1:
+            return together
+        failed = {record.number for record in records if record.state == "failed"}
+        here = {number: reached[rung] for number, reached in self.reached.items() if rung in reached and number not in failed}
+        beyond = {number: max(study.violations(result).values(), default=0.0) for number, result in here.items()}
+        losses = {number: results.losses(here[number].values, study.spec.objectives) for number in here if beyond[number] <= 0}
+        numbers = sorted(number for number in here if number in together)
+        within = [number for number in numbers if number in losses]
+        rivals = [losses[number] for number in sorted(losses) if number < together.start]
+        places = limit(len(numbers))
+        corner = results.minimized(reference, study.spec.objectives)
+        going = [within[index] for index in promoted([losses[number] for number in within], rivals, corner, places)]
+        others = [number for number in numbers if number not in losses and study.affordable(here[number].values)]
+        return {*going, *sorted(others, key=beyond.__getitem__)[: places - len(going)]}
+
+    def _stop(self, asked: Asked, rung: int) -> None:
+        """A trial does not go on."""
+        values = self.reached[asked.number][rung].values
+        why = "others are better there" if self.study.affordable(values) else "it costs more than the bounds allow"
+        reason = f"stopped after {rung} of {self.study.spec.trial.steps} steps: {why}"
+        self._end(Job.of_trial(asked, rung), TrialResult(state="pruned", values=values, steps=rung, reason=reason))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """What a worker says before its process ends."""
+        self.reports[trial_id] = result
+
+    @_fatal
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        job = self.running.pop(trial_id, None)
+        report = self.reports.pop(trial_id, {}) if error else result or {}
+        if job is None:  # a pause; or Ray, which reports some deaths twice
+            return
+        if "confirmation" in report:
+            self.alike = ("", {})
+            self._confirm(job, Confirmation.model_validate_json(report["confirmation"]))
+        elif "result" in report:
+            self.alike = ("", {})
+            self._end(job, TrialResult.model_validate_json(report["result"]))
+        else:
+            self._lost(job, report.get("broken"), began=report.get("began", True))
+
+    def _lost(self, job: Job, cause: str | None, began: bool) -> None:
+        """A job did not end, and its worker process makes way for a new one. cause: None where the process just died.
+
+        began: whether the worker could begin the job; where not, it was no fault of the job's. The job runs again after
+        those that wait: in the meantime another shows whose fault it is.
+        """
+        last = job.attempts >= MAX_ATTEMPTS
+        hung = ", or hung beyond --timeout" if self.study.spec.timeout else ""
+        died = f"its worker process died {MAX_ATTEMPTS} times: killed, out of memory (fewer --workers need less){hung}"
+        if cause is not None or last:
+            self._blame(job, cause or died, its_own=began and job.name != FLOAT_NAME)
+        if last:
+            self._end(job, TrialResult(state="failed", reason=cause or died))
+            return
+        self.events.note(f"{job.name}: {cause or 'its worker process died'}; it runs again in a new process")
+        self.waiting.insert(0 if job.name == FLOAT_NAME else len(self.waiting), job)
+
+    def _blame(self, job: Job, reason: str, its_own: bool) -> None:
+        """Raise AutoqError where a failure is the last of MAX_ALIKE in a row with one cause, of different jobs if it may be
+        their own. Those that have not ended may be begun as often as ever when the search is resumed.
+        """
+        before, jobs = self.alike
+        jobs = jobs if before == kind(reason) else {}
+        self.alike = (kind(reason), {**jobs, job.name if its_own else f"{job.name}, {job.attempts}": job})
+        jobs = self.alike[1]
+        if len(jobs) < MAX_ALIKE:
+            return
+        for asked in self.study.storage.running():
+            if asked.number in {each.number for each in jobs.values()}:
+                self.study.storage.set_attempts(asked.number, 0)
+        raise AutoqError(
+            f"study '{self.study.name}': failed {MAX_ALIKE} times in a row with one cause: {reason}; what has finished is kept,"
+            f" remove the cause and type {resume_command(self.study.folder)}"
+        )
+
+    def interrupted(self) -> None:
+        """The user stops the search: that is not the fault of the trials that run."""
+        for job in self.running.values():
+            if job.number is not None:
+                self.study.storage.set_attempts(job.number, job.attempts - 1)
+
+    def _confirm(self, job: Job, found: Confirmation) -> None:
+        self.study.add_confirmation(found)
+        wanted = {(policy.hash, seed) for _, policy, seed in self.confirming}
+        done = sum((each.policy, each.seed) in wanted for each in self.study.confirmations())
+        self.events.confirmed(job.name, done, len(wanted))
+
+    def _end(self, job: Job, outcome: TrialResult) -> None:
+        if job.seed is not None:
+            self._confirm(job, Confirmation(policy=job.policy.hash, seed=job.seed, result=outcome))
+            return
+        if job.number is None:
+            structure = self._structure(job.policy)
+            self.events.finished(self.study.add_baseline(job.name, job.policy, outcome, structure))
+            return
+        if outcome.state == "complete" and job.until < self.rungs[-1]:
+            rung = Rung(number=job.number, policy=job.policy.hash, until=job.until, result=outcome)
+            self.study.add_rung(rung)
+            self.study.storage.set_attempts(job.number, 0)
+            self._note(rung)
+            self.events.paused(job.name)
+            return
+        outcome = outcome.model_copy(update={"seconds": round(outcome.seconds + self._spent(job.number), 3)})
+        record = self.study.tell(job.number, job.policy, outcome, self._structure(job.policy))
+        self.study.state_path(job.number, job.policy).unlink(missing_ok=True)
+        self.events.finished(record)
+
+    def _spent(self, number: int | None) -> float:
+        """Seconds of work on a trial up to the rung it stands at."""
+        return sum(result.seconds for result in self.reached.get(-1 if number is None else number, {}).values())
+
+    def _structure(self, policy: Policy) -> str:
+        bench = prepare(self.study.spec.trial)
+        return latencies.describe(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Ray asks for checkpoints of the searcher; the study's storage is the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its whole configuration; nothing of the searcher is needed elsewhere."""
+        return {}
