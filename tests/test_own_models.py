@@ -30,10 +30,10 @@ from autoq.system.compat import allow_torchvision
 from autoq.training.kernels.rewrite import quicker
 from autoq.trial.context import execution_on, prepare
 from autoq.tuning.options import search_space
+from tests.cli.test_bad_input import FIT, Refused, case
+from tests.cli.test_cli import run
 from tests.conftest import small_image
-from tests.test_bad_input import FIT, Refused, case
-from tests.test_cli import run
-from tests.test_driver import autoq as autoq_command
+from tests.tuning.test_runner import autoq as autoq_command
 
 EVERY_LAYER = {"all": ("*",)}
 ROLES = "roles: {weight: {bits: [4, 8]}, activation: {bits: 8}, skip: {bits: 8}}\n"

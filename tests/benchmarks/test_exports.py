@@ -6,7 +6,7 @@ import pytest
 
 from autoq.study.study import Study
 from benchmarks import exports
-from tests.test_delivery import finished, promised
+from tests.deploy.test_pipeline import finished, promised
 
 __all__ = ["finished"]
 

@@ -13,7 +13,7 @@ from autoq.study.results import document
 from autoq.study.study import Study, space_facts
 from autoq.system.files import append_line
 from tests.conftest import made_up
-from tests.test_speed import EVERY, table, words
+from tests.report.test_attribution import EVERY, table, words
 
 
 @pytest.fixture(scope="module")

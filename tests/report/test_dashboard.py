@@ -18,9 +18,9 @@ import pytest
 
 from autoq.study.results import front
 from autoq.study.study import Study
-from tests.test_driver import OPTIONS, SPACE, command, environment, start, wait_for_lines
+from tests.tuning.test_runner import OPTIONS, SPACE, command, environment, start, wait_for_lines
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from autoq.models.srresnet import SRResNet
 from autoq.study.study import Study, space_facts
 from autoq.system.processor import available_cores
 from autoq.targets import TARGETS
-from tests.test_cli import run
+from tests.cli.test_cli import run
 
 SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp"
 ASK_WEIGHTS = "give --weights a .safetensors or .pth file"

@@ -19,8 +19,8 @@ from autoq.models import build_model, model_info
 from autoq.models.recipes import PIXELS, XLSR
 from autoq.models.srresnet import SRResNet
 from autoq.training import adversarial, pretrain
+from tests.cli.test_cli import run
 from tests.conftest import small_image
-from tests.test_cli import run
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from autoq.config.constraints import parse
 from autoq.config.spec import TrialResult
 from autoq.errors import InputError
-from tests.test_study import float_baseline, make, result
+from tests.study.test_study import float_baseline, make, result
 
 FLOAT = {"size": 6e6, "latency": 300.0, "psnr": 30.0, "niqe": 4.0}
 

@@ -47,7 +47,7 @@ def test_facts_are_the_first_cores(tmp_path: Path) -> None:
 
 def test_a_study_that_does_not_say_has_all_levels() -> None:
     """Whatever the processor that reads it: its weights were trained with them."""
-    found = yaml.safe_load((Path(__file__).parents[1] / "studies" / "srgan-x4" / "study.yaml").read_text())
+    found = yaml.safe_load((Path(__file__).parents[2] / "studies" / "srgan-x4" / "study.yaml").read_text())
     del found["definition"]["trial"]["exact_weight_bits"]
     assert StudyFile.model_validate(found).definition.trial.exact_weight_bits == 8
     found["definition"]["trial"]["exact_weight_bits"] = 7

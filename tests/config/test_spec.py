@@ -7,7 +7,7 @@ from pathlib import Path
 
 from autoq.config.policy import Policy
 from autoq.config.spec import Confirmation, Record, Rung, TrialResult
-from tests.test_study import make
+from tests.study.test_study import make
 
 OLD = {
     "state": "complete",

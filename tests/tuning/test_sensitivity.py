@@ -31,8 +31,8 @@ from autoq.trial.context import Workbench, input_hashes, prepare, runtime_model
 from autoq.tuning import initial_trials
 from autoq.tuning.initial_trials import find_seeds, probe
 from autoq.tuning.sensitivity import agreement, alone, analyse
+from tests.cli.test_cli import run
 from tests.conftest import made_up, small_image
-from tests.test_cli import run
 
 SPACE = {
     "roles": {

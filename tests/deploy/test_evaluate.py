@@ -22,8 +22,8 @@ from autoq.metrics import quality
 from autoq.models import model_info
 from autoq.trial.context import prepare, runtime_file, runtime_model, shipped, simulated
 from autoq.trial.run import evaluate as judged
+from tests.cli.test_cli import run
 from tests.conftest import small_image
-from tests.test_cli import run
 
 STAGES = model_info("srresnet").stages
 

@@ -22,8 +22,8 @@ from autoq.graph.trace import roles_by_stage, trace
 from autoq.models import fresh_model, model_info
 from autoq.models.srresnet import SRResNet
 from autoq.models.stages import StagePatterns
+from tests.cli.test_cli import run
 from tests.conftest import SHARED
-from tests.test_cli import run
 
 FE, BODY, UP, REC = "feature_extraction", "body", "upsampling", "reconstruction"
 FRAMES = {2: (1020, 678), 4: (510, 339)}  # scale -> low-resolution frame of FQSR's table 2

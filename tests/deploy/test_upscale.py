@@ -31,7 +31,7 @@ from autoq.models import model_info
 from autoq.models.srresnet import SRResNet
 from autoq.targets import TARGETS
 from autoq.trial.context import execution_on
-from tests.test_cli import run
+from tests.cli.test_cli import run
 
 INFO = model_info("srresnet")
 

@@ -30,7 +30,7 @@ from autoq.trial.context import input_hashes, prepare
 from autoq.trial.run import run_trial
 from autoq.tuning.baselines import measure_latencies
 from autoq.tuning.options import search_space
-from tests.test_cli import run
+from tests.cli.test_cli import run
 
 SPACE = """
 roles:
