@@ -53,11 +53,11 @@ def psnrs(variant: str, weights: Path, options: argparse.Namespace) -> tuple[flo
         model=f"xlsr-{variant}", scale=3, weights=weights, target=TARGET, data=options.data, eval_data=options.eval_data,
         steps=0, threads=options.threads,
     )  # fmt: skip
-    bench, info = prepare(spec), target_info(TARGET)
+    context, info = prepare(spec), target_info(TARGET)
     policy = replace(uniform("8/8/8", MODELS["xlsr"].stages, formats=info.formats), output=info.output)
-    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
-    exact = evaluate(bench, in_torch(bench.traced.module))["psnr"]
-    return exact, file_quality(bench, quantized, float_graph(spec))["psnr"]
+    quantized = quantize(context.traced, policy, context.statistics, context.execution)
+    exact = evaluate(context, in_torch(context.traced.module))["psnr"]
+    return exact, file_quality(context, quantized, float_graph(spec))["psnr"]
 
 
 def main() -> None:

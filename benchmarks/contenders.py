@@ -44,7 +44,7 @@ from autoq.quantizers import QUANTIZERS
 from autoq.system.compat import guest_code
 from autoq.system.device import native_bfloat16
 from autoq.training.qat import FULL_RATE_LOSS, LEARNING_RATE, LEARNING_RATES, Training
-from autoq.trial.context import Workbench
+from autoq.trial.context import TrialContext
 from autoq.tuning.baselines import BASELINE_QUANTIZER, baseline
 
 NO_BFLOAT16 = "this processor has no native bfloat16: emulated, in no ratio"
@@ -58,7 +58,7 @@ class Given:
     the widths of weights, activations and skips. calibration: patches [n, 3, side, side] that autoq finds its ranges with.
     """
 
-    bench: Workbench
+    context: TrialContext
     loaded: nn.Module
     folded: nn.Module
     bits: str
@@ -88,12 +88,12 @@ class Contender:
     install: str = ""
 
 
-def given(bench: Workbench, bits: str) -> Given:
-    """The float network of a bench."""
-    spec = bench.spec
+def given(context: TrialContext, bits: str) -> Given:
+    """The float network of a context."""
+    spec = context.spec
     loaded, _ = staged_model(spec.model, spec.scale, spec.weights, dict(spec.layers))
     pairs = [make_pair(image, spec.scale) for image in train_images(spec.data)]
-    return Given(bench, loaded, folded(loaded), bits, list(calibration_patches(pairs, spec.seed)))
+    return Given(context, loaded, folded(loaded), bits, list(calibration_patches(pairs, spec.seed)))
 
 
 def folded(network: nn.Module) -> nn.Module:
@@ -111,8 +111,8 @@ def folded(network: nn.Module) -> nn.Module:
 class PlainTraining:
     """What autoq's own Training does, for any network: its patches, loss, rates and schedule, Adam as torch has it by default."""
 
-    def __init__(self, bench: Workbench, network: nn.Module, layout: torch.memory_format, bfloat16: bool = False) -> None:
-        self.bench, self.layout, self.bfloat16 = bench, layout, bfloat16
+    def __init__(self, context: TrialContext, network: nn.Module, layout: torch.memory_format, bfloat16: bool = False) -> None:
+        self.context, self.layout, self.bfloat16 = context, layout, bfloat16
         self.network = network.to(memory_format=layout)
         parameters: dict[float, list[nn.Parameter]] = {}
         for name, parameter in network.named_parameters():
@@ -123,12 +123,12 @@ class PlainTraining:
 
     def advance(self, until: int) -> None:
         """Train on to step `until`."""
-        steps = self.bench.spec.steps
-        for indices in itertools.islice(batches(self.bench.plan, until), self.step, None):
+        steps = self.context.spec.steps
+        for indices in itertools.islice(batches(self.context.plan, until), self.step, None):
             chosen = torch.from_numpy(indices)
             with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
-                outputs = self.network(self.bench.patches[chosen].contiguous(memory_format=self.layout))
-            loss = nn.functional.l1_loss(outputs.float(), self.bench.teacher[chosen])
+                outputs = self.network(self.context.patches[chosen].contiguous(memory_format=self.layout))
+            loss = nn.functional.l1_loss(outputs.float(), self.context.teacher[chosen])
             if self.step == 0:
                 self.damping = min(1.0, loss.item() / FULL_RATE_LOSS)
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
@@ -144,12 +144,12 @@ class PlainTraining:
 
 def _float(start: Given, norms: bool = False, last: bool = False, bfloat16: bool = False) -> Steps:
     network = copy.deepcopy(start.loaded if norms else start.folded).train().requires_grad_(True)
-    return PlainTraining(start.bench, network, torch.channels_last if last else torch.contiguous_format, bfloat16)
+    return PlainTraining(start.context, network, torch.channels_last if last else torch.contiguous_format, bfloat16)
 
 
 def _own(quantizer: str, start: Given) -> Training:
-    bench = start.bench
-    return Training(bench, quantize(bench.traced, own_policy(start, quantizer), bench.statistics, bench.execution))
+    context = start.context
+    return Training(context, quantize(context.traced, own_policy(start, quantizer), context.statistics, context.execution))
 
 
 def _compiled(start: Given) -> Steps:
@@ -160,7 +160,7 @@ def _compiled(start: Given) -> Steps:
 
 def own_policy(start: Given, quantizer: str = BASELINE_QUANTIZER) -> Policy:
     """The widths asked for, with a quantizer where it serves and the baselines' elsewhere."""
-    stages = roles_by_stage(start.bench.traced.sites)
+    stages = roles_by_stage(start.context.traced.sites)
     policy = baseline(uniform(start.bits, stages, BASELINE_QUANTIZER))
     served = {
         stage: replace(quant, **{role: _served(quant.role(role), role, quantizer, start) for role in ROLES})
@@ -174,7 +174,7 @@ def _served(quant: TensorQuant, role: str, quantizer: str, start: Given) -> Tens
     info = QUANTIZERS[quantizer]
     if quant.is_float or info.unfit(role, quant.signed):
         return quant
-    integers = start.bench.execution.integer_bits
+    integers = start.context.execution.integer_bits
     widths = [bits for bits in info.bits if bits <= quant.bits and not info.no_width(bits, role, integers)]
     return replace(quant, quantizer=quantizer, bits=max(widths)) if widths else quant
 
@@ -189,7 +189,7 @@ def _brevitas(start: Given, last: bool = False) -> Steps:
     with torch.no_grad(), calibration_mode(network):
         for patches in start.calibration:
             network(patches)
-    return PlainTraining(start.bench, network, torch.channels_last if last else torch.contiguous_format)
+    return PlainTraining(start.context, network, torch.channels_last if last else torch.contiguous_format)
 
 
 def brevitas_network(network: nn.Module, widths: tuple[int, int, int]) -> fx.GraphModule:
@@ -267,7 +267,7 @@ def _nncf(start: Given) -> Steps:
     network = nncf.quantize(copy.deepcopy(start.folded), patches, target_device=nncf.TargetDevice.CPU)
     for parameter in network.train().parameters():
         parameter.requires_grad_(parameter.is_floating_point())
-    return PlainTraining(start.bench, network, torch.contiguous_format)
+    return PlainTraining(start.context, network, torch.contiguous_format)
 
 
 def _torchao(start: Given) -> Steps:
@@ -278,9 +278,9 @@ def _torchao(start: Given) -> Steps:
     )
 
     rules = X86InductorQuantizer().set_global(get_default_x86_inductor_quantization_config(is_qat=True))
-    example = start.bench.patches[: start.bench.spec.batch]
+    example = start.context.patches[: start.context.spec.batch]
     exported = torch.export.export(copy.deepcopy(start.folded).requires_grad_(True), (example,)).module()
-    return PlainTraining(start.bench, prepare_qat_pt2e(exported, rules), torch.contiguous_format)
+    return PlainTraining(start.context, prepare_qat_pt2e(exported, rules), torch.contiguous_format)
 
 
 # ---------------------------------------------------------------- all of them

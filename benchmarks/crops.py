@@ -46,14 +46,14 @@ def outputs(network: torch.nn.Module, pairs: Sequence[Pair]) -> list[np.ndarray]
 
 def agreement(spec: TrialSpec, count: int) -> dict[str, float]:
     """Spearman of mean fidelity between the crops and the whole images of a spec, and what each set costs a policy."""
-    bench = prepare(spec)
+    context = prepare(spec)
     whole = spec.model_copy(update={"eval_crops": "all"})
     sets = {"crops": crops.searched(spec)[1], "whole": crops.searched(whole)[1]}
-    expected = {name: outputs(bench.traced.module, pairs) for name, pairs in sets.items()}
+    expected = {name: outputs(context.traced.module, pairs) for name, pairs in sets.items()}
     means: dict[str, list[float]] = {name: [] for name in sets}
     seconds = dict.fromkeys(sets, 0.0)
     for number, policy in enumerate(random_policies(spec, count)):
-        module = quantize(bench.traced, policy, bench.statistics, bench.execution).module.eval()
+        module = quantize(context.traced, policy, context.statistics, context.execution).module.eval()
         for name, pairs in sets.items():
             begun = time.perf_counter()
             found = outputs(module, pairs)

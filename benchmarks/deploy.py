@@ -55,7 +55,7 @@ from autoq.study import results
 from autoq.study.study import Study
 from autoq.system.processor import exact_weight_bits
 from autoq.targets import why_unusable
-from autoq.trial.context import Workbench, prepare, runtime_file, runtime_model
+from autoq.trial.context import TrialContext, prepare, runtime_file, runtime_model
 from autoq.trial.run import trained
 from autoq.tuning.baselines import baselines
 from autoq.tuning.options import parse_frame
@@ -71,12 +71,12 @@ FEATURES = ("avx512_vnni", "avx_vnni", "amx_int8", "avx512_bf16", "amx_bf16")
 def investigate(study: Study, images: Path | None, frame: tuple[int, int], rounds: int) -> Found:
     """Build rivals and points, judge all of them, and measure them in turn with float32."""
     spec, threads = study.spec, study.spec.latency_threads
-    bench = prepare(spec.trial)
-    pairs = judging_pairs(bench, images)
+    context = prepare(spec.trial)
+    pairs = judging_pairs(context, images)
     metrics, remark = judging_metrics(pairs, spec.trial.scale)
     with tempfile.TemporaryDirectory() as folder:
-        rivals, failed = build_rivals(bench, Path(folder))
-        points = [*rivals, *own_points(study, bench)]
+        rivals, failed = build_rivals(context, Path(folder))
+        points = [*rivals, *own_points(study, context)]
         for point in points:
             note(f"judging {point.name}")
             run = point.file.load(threads)
@@ -90,18 +90,18 @@ def investigate(study: Study, images: Path | None, frame: tuple[int, int], round
         float_ms, samples = measure(files, points[0].file, lambda file: file.load(threads), frame, rounds)
     for point in points:
         point.samples = samples[point.name]
-    searched = {pair.high.tobytes() for pair in bench.pairs}
+    searched = {pair.high.tobytes() for pair in context.pairs}
     seen = sum(pair.high.tobytes() in searched for pair in pairs)
     return Found(points, failed, float_ms, remark, len(pairs), seen)
 
 
-def judging_pairs(bench: Workbench, images: Path | None) -> tuple[Pair, ...]:
+def judging_pairs(context: TrialContext, images: Path | None) -> tuple[Pair, ...]:
     """Images that all files are judged on, none of them trained on."""
     if images is None:
-        return bench.pairs
+        return context.pairs
     found = eval_images(images.resolve())
-    check_disjoint(train_images(bench.spec.data), found)
-    return tuple(make_pair(image, bench.spec.scale) for image in found)
+    check_disjoint(train_images(context.spec.data), found)
+    return tuple(make_pair(image, context.spec.scale) for image in found)
 
 
 def judging_metrics(pairs: Sequence[Pair], border: int) -> tuple[tuple[str, ...], str]:
@@ -114,15 +114,15 @@ def judging_metrics(pairs: Sequence[Pair], border: int) -> tuple[tuple[str, ...]
     return metrics, reason
 
 
-def build_rivals(bench: Workbench, folder: Path) -> tuple[list[Point], dict[str, str]]:
+def build_rivals(context: TrialContext, folder: Path) -> tuple[list[Point], dict[str, str]]:
     """Every rival in every runtime that it is run in; and of those that could not be built, or do not run here, the error."""
-    spec = bench.spec
+    spec = context.spec
     train = [make_pair(image, spec.scale) for image in train_images(spec.data)]
-    exact = all_float(dict.fromkeys(layer.stage for layer in bench.traced.layers))
+    exact = all_float(dict.fromkeys(layer.stage for layer in context.traced.layers))
     given = Given(
-        network=runtime_file(bench, export_graph(bench.traced), exact),
+        network=runtime_file(context, export_graph(context.traced), exact),
         calibration=[patch.numpy() for batch in calibration_patches(train, spec.seed) for patch in batch.split(1)],
-        validation=[(to_input(pair.low), pair.high) for pair in bench.pairs[:VALIDATION]],
+        validation=[(to_input(pair.low), pair.high) for pair in context.pairs[:VALIDATION]],
         scale=spec.scale,
         reduced=exact_weight_bits() < 8,
     )
@@ -146,7 +146,7 @@ def build_rivals(bench: Workbench, folder: Path) -> tuple[list[Point], dict[str,
     return points, failed
 
 
-def own_points(study: Study, bench: Workbench) -> list[Point]:
+def own_points(study: Study, context: TrialContext) -> list[Point]:
     """The front without the float network, and the baselines of this machine's line, as `autoq export` writes them."""
     if study.spec.trial.exact_weight_bits > exact_weight_bits():
         raise InputError(
@@ -164,12 +164,12 @@ def own_points(study: Study, bench: Workbench) -> list[Point]:
     line = baselines(study.space.facts, hand_rule=True)
     known = {name for name, *_ in wanted}
     wanted += [(name, "baseline", line[name], study.spec.trial.steps) for name in (INT8, MIXED) if name not in known]
-    graph, points = export_graph(bench.traced), []
+    graph, points = export_graph(context.traced), []
     for name, group, policy, steps in wanted:
         note(f"training {name}: {steps} steps")
-        quantized = trained(bench, policy, steps)
-        file = onnx_file(runtime_model(bench.spec.target, graph, quantized).SerializeToString(), bench.spec.target)
-        packed = packed_bytes(bench.traced, [placed.placement for placed in quantized.placed], bench.execution)
+        quantized = trained(context, policy, steps)
+        file = onnx_file(runtime_model(context.spec.target, graph, quantized).SerializeToString(), context.spec.target)
+        packed = packed_bytes(context.traced, [placed.placement for placed in quantized.placed], context.execution)
         points.append(Point(name, group, file, packed))
     return points
 

@@ -35,7 +35,7 @@ from autoq.export.onnx import Graph, export_graph
 from autoq.graph.quantize import quantize
 from autoq.study.study import space_facts
 from autoq.training.qat import Training
-from autoq.trial.context import Workbench, forget, prepare
+from autoq.trial.context import TrialContext, forget, prepare
 from autoq.tuning.additive import probes
 from autoq.tuning.sensitivity import alone, measure
 
@@ -67,22 +67,22 @@ def space() -> SearchSpace:
     return parse_space(SPACE, space_facts("xlsr", "openvino-cpu"), "table")
 
 
-def row(bench: Workbench, graph: Graph, policy: Policy) -> dict[str, object]:
+def row(context: TrialContext, graph: Graph, policy: Policy) -> dict[str, object]:
     """A policy's line: its size (bytes), bit operations, PSNR (dB) and processor seconds at every rung."""
     start = time.process_time()
-    torch.manual_seed(bench.spec.seed)
-    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+    torch.manual_seed(context.spec.seed)
+    quantized = quantize(context.traced, policy, context.statistics, context.execution)
     placements = [placed.placement for placed in quantized.placed]
-    size = packed_bytes(bench.traced, placements, bench.execution)
-    bops = costs(bench.traced, policy, bench.execution, FRAME).bops
-    training = Training(bench, quantized)
+    size = packed_bytes(context.traced, placements, context.execution)
+    bops = costs(context.traced, policy, context.execution, FRAME).bops
+    training = Training(context, quantized)
     psnrs, seconds, before = {}, {}, start
     evaluation = 0.0  # of lower rungs: a training that was not looked at on the way does not pay for it
     for rung in RUNGS:
         try:
             training.advance(0 if policy.is_float else rung)
             before = time.process_time()
-            psnr = file_quality(bench, quantized, graph)["psnr"]
+            psnr = file_quality(context, quantized, graph)["psnr"]
         except TrialFailed:
             psnr = float("nan")
         seconds[f"seconds_{rung}"] = round(time.process_time() - start - evaluation, 4)
@@ -97,12 +97,12 @@ def probe_rows(seed: int) -> Iterator[dict[str, object]]:
     """
     forget()
     start = time.process_time()
-    bench = prepare(spec(seed))
-    graph = export_graph(bench.traced)
+    context = prepare(spec(seed))
+    graph = export_graph(context.traced)
     yield {"stage": "", "label": "preparing", "loss": 0.0, "seconds": round(time.process_time() - start, 4)}
     wanted = [(stage, quant) for stage in space().choices for quant in probes(space(), stage)]
     start = time.process_time()
-    found = measure(bench, graph, [alone(space().choices, stage, quant) for stage, quant in wanted], ())
+    found = measure(context, graph, [alone(space().choices, stage, quant) for stage, quant in wanted], ())
     yield {"stage": "", "label": "probing", "loss": 0.0, "seconds": round(time.process_time() - start, 4)}
     for (stage, quant), probe in zip(wanted, found, strict=True):
         yield {"stage": stage, "label": quant.label, "loss": probe.loss, "seconds": 0.0}
@@ -140,12 +140,12 @@ def main() -> None:
     if path.is_file():
         with path.open() as file:
             done = {line["policy"] for line in csv.DictReader(file)}
-    bench, graph = prepare(spec(options.seed)), float_graph(spec(options.seed))
+    context, graph = prepare(spec(options.seed)), float_graph(spec(options.seed))
     if not (options.folder / f"probes-{name}").is_file():
         write(options.folder / f"probes-{name}", PROBE_COLUMNS, list(probe_rows(options.seed)))
     left = [policy for policy in itertools.islice(policies(), options.policies) if policy.label not in done]
     print(f"{name}: {len(left)} policies to go", file=sys.stderr)
-    write(path, COLUMNS, (row(bench, graph, policy) for policy in left))
+    write(path, COLUMNS, (row(context, graph, policy) for policy in left))
 
 
 if __name__ == "__main__":

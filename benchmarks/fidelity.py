@@ -72,13 +72,13 @@ def measure(path: Path, model: str, steps: tuple[int, ...], batch: int, count: i
             for number, policy in own[start : start + GROUP]:
                 if (str(number), str(until), str(batch)) in done:
                     continue
-                bench = prepare(TrialSpec(model=model, scale=default_scale(model), steps=until, batch=batch))
+                context = prepare(TrialSpec(model=model, scale=default_scale(model), steps=until, batch=batch))
                 begun = time.process_time()
                 torch.manual_seed(0)
-                training = Training(bench, quantize(bench.traced, policy, bench.statistics, bench.execution))
+                training = Training(context, quantize(context.traced, policy, context.statistics, context.execution))
                 try:
                     training.advance(until)
-                    values = file_quality(bench, training.quantized, float_graph(bench.spec))
+                    values = file_quality(context, training.quantized, float_graph(context.spec))
                 except TrialFailed:  # it diverged: last in rank
                     values = {"psnr": 0.0, "fidelity": 0.0}
                 seconds = round(time.process_time() - begun, 2)

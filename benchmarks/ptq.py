@@ -70,18 +70,20 @@ class PTQ(Run):
     steps: tuple[str, ...] = ()
 
     def values(self) -> dict[str, float]:
-        bench, graph = prepare(self.spec), float_graph(self.spec)
+        context, graph = prepare(self.spec), float_graph(self.spec)
         images = calibration_patches([make_pair(image, self.spec.scale) for image in train_images(self.spec.data)], self.spec.seed)
         if "equalize" in self.steps:
-            traced = equalized_network(bench.traced)
-            bench = dataclasses.replace(bench, traced=traced, statistics=collect(traced, images))
+            traced = equalized_network(context.traced)
+            context = dataclasses.replace(context, traced=traced, statistics=collect(traced, images))
             graph = export_graph(traced)
-        quantized = quantize(bench.traced, self.policy, bench.statistics, bench.execution)
+        quantized = quantize(context.traced, self.policy, context.statistics, context.execution)
         if "correct" in self.steps:
-            correct(bench.traced, quantized, torch.cat(images))
-        Training(bench, quantized).advance(self.spec.steps)
-        bench = dataclasses.replace(bench, metrics=METRICS)
-        values = evaluate(bench, in_torch(dynamic(quantized))) if "dynamic" in self.steps else file_quality(bench, quantized, graph)
+            correct(context.traced, quantized, torch.cat(images))
+        Training(context, quantized).advance(self.spec.steps)
+        context = dataclasses.replace(context, metrics=METRICS)
+        values = (
+            evaluate(context, in_torch(dynamic(quantized))) if "dynamic" in self.steps else file_quality(context, quantized, graph)
+        )
         return {name: values[name] for name in METRICS}
 
 

@@ -94,7 +94,7 @@ def measured(start: Given, names: Sequence[str], rounds: int) -> tuple[list[Row]
 
 def warmed_up(start: Given, name: str) -> tuple[Steps, float, float]:
     """A training after WARM_UP steps, the seconds they took, and the MiB at their peak, with what was built for them."""
-    torch.manual_seed(start.bench.spec.seed)
+    torch.manual_seed(start.context.spec.seed)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     before = resident("VmRSS")
@@ -115,18 +115,18 @@ def resident(kind: str) -> int:
 
 def qualities(start: Given, names: Sequence[str]) -> dict[str, float]:
     """PSNR (dB) of autoq's default and of Brevitas, where they take part, after the bench's steps."""
-    bench, found = start.bench, {}
+    context, found = start.context, {}
     if OWN in names:
-        note(f"training {OWN}: {bench.spec.steps} steps")
-        quantized = trained(bench, own_policy(start), bench.spec.steps)
-        found[OWN] = file_quality(bench, quantized, float_graph(bench.spec))["psnr"]
+        note(f"training {OWN}: {context.spec.steps} steps")
+        quantized = trained(context, own_policy(start), context.spec.steps)
+        found[OWN] = file_quality(context, quantized, float_graph(context.spec))["psnr"]
     if BREVITAS in names:
-        note(f"training {BREVITAS}: {bench.spec.steps} steps")
-        torch.manual_seed(bench.spec.seed)
+        note(f"training {BREVITAS}: {context.spec.steps} steps")
+        torch.manual_seed(context.spec.seed)
         training = CONTENDERS[BREVITAS].build(start)
         assert isinstance(training, PlainTraining)
-        training.advance(bench.spec.steps)
-        found[BREVITAS] = evaluate(bench, in_torch(training.network))["psnr"]
+        training.advance(context.spec.steps)
+        found[BREVITAS] = evaluate(context, in_torch(training.network))["psnr"]
     return found
 
 
@@ -223,13 +223,13 @@ def main() -> None:
             model=options.model, scale=options.scale, weights=options.weights, data=options.data, eval_data=options.eval_data,
             steps=options.steps, batch=options.batch, threads=options.threads,
         )  # fmt: skip
-        bench = dataclasses.replace(prepare(spec), metrics=("psnr",))
-        start = given(bench, options.bits)
+        context = dataclasses.replace(prepare(spec), metrics=("psnr",))
+        start = given(context, options.bits)
         own_policy(start)  # refuses widths that are none
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
-    timed = dataclasses.replace(bench, spec=spec.model_copy(update={"steps": WARM_UP + options.rounds}))
-    rows, failed = measured(dataclasses.replace(start, bench=timed), options.only, options.rounds)
+    timed = dataclasses.replace(context, spec=spec.model_copy(update={"steps": WARM_UP + options.rounds}))
+    rows, failed = measured(dataclasses.replace(start, context=timed), options.only, options.rounds)
     psnr = qualities(start, [name for name in options.only if name not in failed]) if options.steps else {}
     packages = sorted({CONTENDERS[name].install for name in options.only} - {""})
     about = {

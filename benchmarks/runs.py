@@ -24,7 +24,7 @@ from autoq.graph.quantize import Quantized
 from autoq.graph.trace import trace
 from autoq.models import staged_model
 from autoq.targets import Runner
-from autoq.trial.context import Workbench, prepare, runtime_model, shipped
+from autoq.trial.context import TrialContext, prepare, runtime_model, shipped
 from autoq.trial.run import evaluate, trained
 
 METRICS = ("psnr", "ssim")
@@ -47,21 +47,21 @@ def _float_graph(model: str, scale: int, weights: Path | None, layers: tuple[tup
     return export_graph(trace(*staged_model(model, scale, weights, dict(layers))))
 
 
-def file_quality(bench: Workbench, quantized: Quantized, graph: Graph) -> dict[str, float]:
+def file_quality(context: TrialContext, quantized: Quantized, graph: Graph) -> dict[str, float]:
     """Judge a quantized network as a trial does: by its written file in the target's runtime, on the bench's images.
 
     Args:
-        bench: The metrics, images and target.
-        quantized: A network quantized from `bench.traced`.
-        graph: The marked float graph of `bench.traced`.
+        context: The metrics, images and target.
+        quantized: A network quantized from `context.traced`.
+        graph: The marked float graph of `context.traced`.
 
     Returns:
-        Every metric of the bench, and fidelity.
+        Every metric of the context, and fidelity.
 
     Raises:
         TrialFailed: The output or a metric is not finite.
     """
-    return evaluate(bench, shipped(bench, quantized, runtime_model(bench.spec.target, graph, quantized)))
+    return evaluate(context, shipped(context, quantized, runtime_model(context.spec.target, graph, quantized)))
 
 
 def in_torch(network: nn.Module) -> Runner:
@@ -118,10 +118,10 @@ class Run:
 
     def values(self) -> dict[str, float]:
         """METRICS after the training."""
-        plain = prepare(self.spec.model_copy(update={"sqcl": 0.0}))  # the same bench for every loss
-        bench = dataclasses.replace(plain, spec=self.spec, metrics=METRICS)
+        plain = prepare(self.spec.model_copy(update={"sqcl": 0.0}))  # the same context for every loss
+        context = dataclasses.replace(plain, spec=self.spec, metrics=METRICS)
         steps = 0 if self.policy.is_float else self.spec.steps
-        values = file_quality(bench, trained(bench, self.policy, steps), float_graph(self.spec))
+        values = file_quality(context, trained(context, self.policy, steps), float_graph(self.spec))
         return {name: values[name] for name in METRICS}
 
 

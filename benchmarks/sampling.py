@@ -30,13 +30,13 @@ POLICIES = ("4/4/8", "6/6/8")
 
 def psnrs(spec: TrialSpec) -> list[float]:
     """PSNR (dB) of every policy after the spec's steps."""
-    bench = prepare(spec)
+    context = prepare(spec)
     stages = model_info(spec.model).stages
     found = []
     for bits in POLICIES:
-        quantized = quantize(bench.traced, uniform(bits, stages, "lsq", "mse"), bench.statistics, bench.execution)
-        Training(bench, quantized).advance(spec.steps)
-        found.append(file_quality(bench, quantized, float_graph(spec))["psnr"])
+        quantized = quantize(context.traced, uniform(bits, stages, "lsq", "mse"), context.statistics, context.execution)
+        Training(context, quantized).advance(spec.steps)
+        found.append(file_quality(context, quantized, float_graph(spec))["psnr"])
     return found
 
 

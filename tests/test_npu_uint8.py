@@ -64,15 +64,15 @@ def study(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Study
 
 
 def test_latency_is_the_model_s(study: Study) -> None:
-    bench = prepare(study.spec.trial)
+    context = prepare(study.spec.trial)
     values = {record.name: record.values for record in study.records()}
     for record in study.records():
         policy = Policy.from_dict(record.policy)
-        ms = milliseconds(bench.traced, policy, bench.execution, (32, 24), SYNAPTICS)
+        ms = milliseconds(context.traced, policy, context.execution, (32, 24), SYNAPTICS)
         assert record.values["latency"] == round(ms, 3)
         assert policy.output == ("float" if record.name == "float" else "uint8")
     assert values["float"]["latency"] == pytest.approx(4 * values["8/8/8"]["latency"], abs=0.003)
-    measure_again(study, export_graph(bench.traced), Events())
+    measure_again(study, export_graph(context.traced), Events())
     assert set(study.remeasured().samples.values()) == {()}, "nothing is measured"
     facts = page_data(study, study.records(), study.records())
     assert facts["latency_note"].startswith("Latencies are modelled, not measured")
@@ -80,10 +80,10 @@ def test_latency_is_the_model_s(study: Study) -> None:
 
 
 def test_seeds_give_uint8(study: Study) -> None:
-    bench = prepare(study.spec.trial)
-    graph = export_graph(bench.traced)
+    context = prepare(study.spec.trial)
+    graph = export_graph(context.traced)
     table = measure_latencies(study, graph, Events())
-    found = find_seeds(bench, study.space, study.spec.objectives, table, 3, probe(bench, graph, study.space))
+    found = find_seeds(context, study.space, study.spec.objectives, table, 3, probe(context, graph, study.space))
     seeds = [Policy.from_dict(seed) for seed in found.seeds]
     assert {(seed.label, seed.output) for seed in seeds} == {("8 8/8/8 8/8 8/8", "uint8")}, "clippings apart all are one policy"
     for seed in seeds:

@@ -240,9 +240,9 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     spec = spec.model_copy(update={"trial": decided(spec.trial)})
     if is_custom(model):
         spec = _known(spec, options, events)
-    bench = prepare(spec.trial, cores)  # bad weights and images end here, before a study exists
+    context = prepare(spec.trial, cores)  # bad weights and images end here, before a study exists
     check_held_out(spec.trial)
-    spec = spec.model_copy(update={"inputs": input_hashes(spec.trial), "float_layers": bench.traced.float_layers})
+    spec = spec.model_copy(update={"inputs": input_hashes(spec.trial), "float_layers": context.traced.float_layers})
     if table:
         check_table(table, spec)
     if spec.storage:
@@ -254,7 +254,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     for images in (spec.trial.data, spec.trial.eval_data, spec.trial.test_data):
         if images and (left_out := unread(images)):
             events.note(left_out)
-    if doubtful := doubt(bench.float_outputs, bench.pairs, trial.scale):
+    if doubtful := doubt(context.float_outputs, context.pairs, trial.scale):
         events.note(doubtful)
     if "objectives" not in options:
         events.note("quality is {}: {}".format(*default_quality(spec.trial)))

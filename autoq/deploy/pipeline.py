@@ -35,7 +35,7 @@ from autoq.system.files import whole, write_whole
 from autoq.system.processor import available_cores, exact_weight_bits
 from autoq.targets import TargetInfo, load_target, target_info
 from autoq.targets.bits import check_executor
-from autoq.trial.context import Workbench, prepare
+from autoq.trial.context import TrialContext, prepare
 from autoq.trial.run import trained
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "packed": "model.safetensors", "qonnx": "model.onnx"}
@@ -156,7 +156,7 @@ class Retrained:
     study: Study
     record: Record
     policy: Policy
-    bench: Workbench
+    context: TrialContext
     graph: Graph
     quantized: Quantized
     model: Graph
@@ -176,29 +176,29 @@ class Retrained:
             verify.exact("size", promised["size"], packed),
             verify.exact("size_runtime", promised["size_runtime"], payload_bytes(self.model)),
         ]
-        return lines if package is None else [*lines, verify.overhead(len(package) - packed, len(self.bench.traced.layers))]
+        return lines if package is None else [*lines, verify.overhead(len(package) - packed, len(self.context.traced.layers))]
 
     @functools.cached_property
     def latency(self) -> list[Line]:
         """Milliseconds, promised and found: measured once for all formats, which hold one runtime file."""
         table, promised = read_table(self.study.latency_path), self.record.values["latency"]
-        return verify.latency(self.bench, self.graph, self.study.spec, table, self.file, self.policy, promised)
+        return verify.latency(self.context, self.graph, self.study.spec, table, self.file, self.policy, promised)
 
 
 def retrain(study: Study, record: Record, phase: Callable[[str], None]) -> Retrained:
     """Train a point as its trial did, which gives the same weights."""
     spec, policy = study.spec, Policy.from_dict(record.policy)
     phase("preparing the float network")
-    bench = prepare(spec.trial, available_cores())
-    graph = load_graph(study.graph_path) if study.graph_path.is_file() else export_graph(bench.traced)
+    context = prepare(spec.trial, available_cores())
+    graph = load_graph(study.graph_path) if study.graph_path.is_file() else export_graph(context.traced)
     phase(f"training {point_name(record)} again: {record.steps} steps")
-    quantized = trained(bench, policy, record.steps)
+    quantized = trained(context, policy, record.steps)
     file = target_info(spec.trial.target).file
     if file == QONNX:
-        return Retrained(study, record, policy, bench, graph, quantized, write_qonnx(graph, quantized), None)
+        return Retrained(study, record, policy, context, graph, quantized, write_qonnx(graph, quantized), None)
     widths, plain = weight_widths(quantized), PLAIN[file](graph, quantized)
     package = pack(plain, widths, policy)
-    return Retrained(study, record, policy, bench, graph, quantized, for_runtime(plain, widths), package)
+    return Retrained(study, record, policy, context, graph, quantized, for_runtime(plain, widths), package)
 
 
 def write(point: Retrained, format: str, folder: Path, phase: Callable[[str], None]) -> Delivered:
@@ -215,14 +215,14 @@ def write(point: Retrained, format: str, folder: Path, phase: Callable[[str], No
     reloaded = _of_package(unpack(path)) if format == "packed" else path
     run = load_target(spec.trial.target).load(reloaded, spec.latency_threads)
     lines = [
-        *verify.qualities(point.bench, run, point.quantized, promised),
+        *verify.qualities(point.context, run, point.quantized, promised),
         *point.payload,
     ]
     if target_info(spec.trial.target).latency:
         phase("measuring its latency")
         lines += point.latency
     written = sum(each.stat().st_size for each in folder.iterdir())
-    _describe(point.study, point.record, point.policy, format, folder, lines, point.bench.traced.multiple)
+    _describe(point.study, point.record, point.policy, format, folder, lines, point.context.traced.multiple)
     return Delivered(path, written, tuple(lines))
 
 

@@ -18,7 +18,7 @@ from autoq.export.onnx import Graph
 from autoq.graph.quantize import Quantized
 from autoq.study.confirmation import Interval, median_interval
 from autoq.targets import Runner, load_target, target_info
-from autoq.trial.context import Workbench, runtime_file
+from autoq.trial.context import TrialContext, runtime_file
 from autoq.trial.run import agreement, judge, run_all
 
 QUALITY_TOLERANCE = 0.05
@@ -49,21 +49,21 @@ class Line:
     high: float | None = None
 
 
-def qualities(bench: Workbench, run: Runner, quantized: Quantized, promised: Mapping[str, float]) -> list[Line]:
+def qualities(context: TrialContext, run: Runner, quantized: Quantized, promised: Mapping[str, float]) -> list[Line]:
     """Every quality that the trial measured and this machine can, of the file on the study's evaluation images, and how near
     the network that was trained is to it.
     """
-    outputs = run_all(bench, run)
+    outputs = run_all(context, run)
     lines = []
-    for name, value in judge(bench, outputs).items():
+    for name, value in judge(context, outputs).items():
         if name in promised:
             tolerance = QUALITY_TOLERANCES.get(name, QUALITY_TOLERANCE)
             lines.append(Line(name, promised[name], value, f"within {tolerance:g}", abs(value - promised[name]) <= tolerance))
-    return [*lines, Line("agreement", None, agreement(bench, quantized, outputs), "training's network to the file", None)]
+    return [*lines, Line("agreement", None, agreement(context, quantized, outputs), "training's network to the file", None)]
 
 
 def latency(
-    bench: Workbench, graph: Graph, spec: StudySpec, table: LatencyTable, file: bytes, policy: Policy, promised: float
+    context: TrialContext, graph: Graph, spec: StudySpec, table: LatencyTable, file: bytes, policy: Policy, promised: float
 ) -> list[Line]:
     """Milliseconds a frame, alone on this machine, in turn with the float network.
 
@@ -73,22 +73,22 @@ def latency(
     """
     model = target_info(spec.trial.target).model
     if model is not None:
-        again = milliseconds(bench.traced, policy, bench.execution, spec.frame, model)
+        again = milliseconds(context.traced, policy, context.execution, spec.frame, model)
         return [Line("latency", promised, again, "as modelled", round(again, 3) == promised)]
     target = load_target(spec.trial.target)
-    exact = all_float(dict.fromkeys(layer.stage for layer in bench.traced.layers))
+    exact = all_float(dict.fromkeys(layer.stage for layer in context.traced.layers))
     float_ms, samples = latencies.measure(
         {"file": lambda: file},
-        runtime_file(bench, graph, exact),
+        runtime_file(context, graph, exact),
         lambda data: target.load(data, spec.latency_threads),
-        (bench.traced.fitted(spec.frame[0]), bench.traced.fitted(spec.frame[1])),
+        (context.traced.fitted(spec.frame[0]), context.traced.fitted(spec.frame[1])),
         ROUNDS,
     )
-    promised_float = table.ms(latencies.policy_key(bench.traced, exact, bench.execution), exact)
+    promised_float = table.ms(latencies.policy_key(context.traced, exact, context.execution), exact)
     drift = promised_float / statistics.median(float_ms)
     interval = median_interval([drift * sample for sample in samples["file"]])
     same = (table.machine, table.runtime) == (latencies.machine(), target.version())
-    measured = table.entries.get(latencies.policy_key(bench.traced, policy, bench.execution))
+    measured = table.entries.get(latencies.policy_key(context.traced, policy, context.execution))
     then = median_interval(measured.samples) if measured else Interval(promised, promised, promised)
     near = abs(interval.middle / promised - 1) <= LATENCY_TOLERANCE or (interval.low <= then.high and then.low <= interval.high)
     words = (

@@ -37,7 +37,7 @@ TEACHER_BATCH = 16
 
 
 @dataclass(frozen=True)
-class Workbench(TrainingData):
+class TrialContext(TrainingData):
     """What all trials of a study share: made once a process, never changed by a trial.
 
     traced and statistics stay on the CPU, where networks are quantized; patches and teacher are on the spec's device.
@@ -55,11 +55,11 @@ class Workbench(TrainingData):
     metrics: tuple[str, ...]
 
 
-_known: list[Workbench] = []
+_known: list[TrialContext] = []
 """The last one prepared."""
 
 
-def prepare(spec: TrialSpec, threads: int | None = None) -> Workbench:
+def prepare(spec: TrialSpec, threads: int | None = None) -> TrialContext:
     """Load the network and the images, calibrate, and run the teacher on the common patches.
 
     For another seed of the last study only what depends on it is made anew. threads: for this, if not the spec's; they do not
@@ -69,26 +69,26 @@ def prepare(spec: TrialSpec, threads: int | None = None) -> Workbench:
         _settle(spec)
         torch.set_num_threads(threads or spec.threads)
         if _known and with_seed(_known[0].spec, spec.seed) == spec:
-            bench = _known[0]
-            bench = dataclasses.replace(bench, spec=spec, **_drawn(spec, bench.traced, bench.train_pairs))
+            context = _known[0]
+            context = dataclasses.replace(context, spec=spec, **_drawn(spec, context.traced, context.train_pairs))
         else:
-            bench = _prepared(spec)
-        _known[:] = [bench]
+            context = _prepared(spec)
+        _known[:] = [context]
         torch.set_num_threads(spec.threads)
     return _known[0]
 
 
-def portable(bench: Workbench) -> Workbench:
-    """The bench on the CPU, without its network, for `adopt` in another process: torch.fx would give nodes other names."""
-    return dataclasses.replace(bench, traced=None, patches=bench.patches.cpu(), teacher=bench.teacher.cpu())  # type: ignore[arg-type]
+def portable(context: TrialContext) -> TrialContext:
+    """The context on the CPU, without its network, for `adopt` in another process: torch.fx would give nodes other names."""
+    return dataclasses.replace(context, traced=None, patches=context.patches.cpu(), teacher=context.teacher.cpu())  # type: ignore[arg-type]
 
 
-def adopt(spec: TrialSpec, bench: Workbench) -> None:
+def adopt(spec: TrialSpec, context: TrialContext) -> None:
     """Take what another process prepared as this one's; only the network is loaded again."""
     _settle(spec)
-    patches, teacher = bench.patches.to(spec.device), bench.teacher.to(spec.device)
-    _known[:] = [dataclasses.replace(bench, traced=load_for(spec).traced, patches=patches, teacher=teacher)]
-    load_models(bench.metrics)
+    patches, teacher = context.patches.to(spec.device), context.teacher.to(spec.device)
+    _known[:] = [dataclasses.replace(context, traced=load_for(spec).traced, patches=patches, teacher=teacher)]
+    load_models(context.metrics)
 
 
 def _settle(spec: TrialSpec) -> None:
@@ -103,7 +103,7 @@ def forget() -> None:
     _known.clear()
 
 
-def _prepared(spec: TrialSpec) -> Workbench:
+def _prepared(spec: TrialSpec) -> TrialContext:
     traced = load_for(spec).traced
     if target_info(spec.target).output == "uint8":
         check_integers_only(traced, spec.target)
@@ -116,7 +116,7 @@ def _prepared(spec: TrialSpec) -> Workbench:
     def upscaled(judged: tuple[Pair, ...]) -> tuple[np.ndarray, ...]:
         return tuple(to_pixels(upscale(network, pair.low, spec.device)) for pair in judged)
 
-    return Workbench(
+    return TrialContext(
         spec=spec,
         execution=execution_on(spec.target, spec.exact_weight_bits),
         traced=traced,
@@ -142,11 +142,11 @@ def _drawn(spec: TrialSpec, traced: Traced, train_pairs: Sequence[Pair]) -> dict
     return {"plan": plan, "patches": patches, "teacher": teacher, "statistics": statistics}
 
 
-def held_out(spec: TrialSpec) -> Workbench:
-    """The bench with the held-out images, which no suggestion depends on, in the place of the evaluation images."""
-    bench = prepare(spec)
-    pairs, float_outputs = bench.apart
-    return dataclasses.replace(bench, pairs=pairs, float_outputs=float_outputs)
+def held_out(spec: TrialSpec) -> TrialContext:
+    """The context with the held-out images, which no suggestion depends on, in the place of the evaluation images."""
+    context = prepare(spec)
+    pairs, float_outputs = context.apart
+    return dataclasses.replace(context, pairs=pairs, float_outputs=float_outputs)
 
 
 def execution_on(target: str, exact_weight_bits: int | None = None) -> Execution:
@@ -161,25 +161,25 @@ def runtime_model(target: str, graph: Graph, quantized: Quantized) -> Graph:
     return WRITERS[target_info(target).file](graph, quantized)
 
 
-def runtime_file(bench: Workbench, graph: Graph, policy: Policy) -> bytes:
+def runtime_file(context: TrialContext, graph: Graph, policy: Policy) -> bytes:
     """A policy as the target's runtime loads it, untrained: what is measured depends on formats alone."""
-    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
-    return bytes(runtime_model(bench.spec.target, graph, quantized).SerializeToString())
+    quantized = quantize(context.traced, policy, context.statistics, context.execution)
+    return bytes(runtime_model(context.spec.target, graph, quantized).SerializeToString())
 
 
-def shipped(bench: Workbench, quantized: Quantized, model: Graph) -> Runner:
+def shipped(context: TrialContext, quantized: Quantized, model: Graph) -> Runner:
     """What a user gets: the written file in the target's runtime; where none executes it at speed, the network in torch."""
-    if not target_info(bench.spec.target).executes:
-        return simulated(bench, quantized)
-    return load_target(bench.spec.target).load(model.SerializeToString(), bench.spec.threads)
+    if not target_info(context.spec.target).executes:
+        return simulated(context, quantized)
+    return load_target(context.spec.target).load(model.SerializeToString(), context.spec.threads)
 
 
-def simulated(bench: Workbench, quantized: Quantized) -> Runner:
+def simulated(context: TrialContext, quantized: Quantized) -> Runner:
     """The fake-quantized network as training computes it, in evaluation mode."""
     module = copy.deepcopy(quantized.module).eval()
 
     def run(image: np.ndarray) -> np.ndarray:
-        output: np.ndarray = apply(module, torch.from_numpy(image), bench.spec.device).numpy()
+        output: np.ndarray = apply(module, torch.from_numpy(image), context.spec.device).numpy()
         return output
 
     return run

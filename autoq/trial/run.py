@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -34,7 +34,10 @@ from autoq.models.stages import StagePatterns
 from autoq.system.files import whole
 from autoq.targets import Runner, target_info
 from autoq.training.qat import Training
-from autoq.trial.context import Workbench, execution_on, held_out, prepare, runtime_model, shipped, simulated, with_seed
+from autoq.trial.context import TrialContext, execution_on, held_out, prepare, runtime_model, shipped, simulated, with_seed
+
+Values: TypeAlias = dict[str, float]
+"""Name of an objective -> its value."""
 
 AGREEMENT_IMAGES = 2
 """Evaluation images on which the network that was trained is compared with its file."""
@@ -98,20 +101,20 @@ def run_trial(
     Returns:
         The values, or a failed result with its reason where the training diverged.
     """
-    bench = prepare(spec)
+    context = prepare(spec)
     start = time.perf_counter()
     steps = _steps(spec, policy, until)
     try:
-        quantized = trained(bench, policy, steps, state)
-        values, apart = _judged_file(bench, quantized, graph, whole=steps == _steps(spec, policy))
+        quantized = trained(context, policy, steps, state)
+        values, apart = _judged_file(context, quantized, graph, whole=steps == _steps(spec, policy))
     except TrialFailed as failure:
         return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
     placements = [placed.placement for placed in quantized.placed]
-    values["size"] = packed_bytes(bench.traced, placements, bench.execution)
-    cost = costs(bench.traced, policy, bench.execution, latency.frame)
+    values["size"] = packed_bytes(context.traced, placements, context.execution)
+    cost = costs(context.traced, policy, context.execution, latency.frame)
     values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
     if latency.entries:
-        values["latency"] = latency.ms(structure_key(bench.traced, placements, bench.execution), policy)
+        values["latency"] = latency.ms(structure_key(context.traced, placements, context.execution), policy)
         if "psnr" in values:
             values["score"] = score(values["psnr"], values["latency"])
     return TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
@@ -120,28 +123,28 @@ def run_trial(
 def replicate(spec: TrialSpec, policy: Policy, graph: Graph, seed: int) -> Confirmation:
     """A policy trained fully with another seed (of patches, calibration and training), judged on both sets of images."""
     spec = with_seed(spec, seed)
-    bench = prepare(spec)
+    context = prepare(spec)
     start = time.perf_counter()
     steps = _steps(spec, policy)
     try:
-        values, apart = _judged_file(bench, trained(bench, policy, steps), graph, whole=True)
+        values, apart = _judged_file(context, trained(context, policy, steps), graph, whole=True)
         result = TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
     except TrialFailed as failure:
         result = TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
     return Confirmation(policy=policy.hash, seed=seed, result=result)
 
 
-def _judged_file(bench: Workbench, quantized: Quantized, graph: Graph, whole: bool) -> tuple[dict[str, float], dict[str, float]]:
+def _judged_file(context: TrialContext, quantized: Quantized, graph: Graph, whole: bool) -> tuple[Values, Values]:
     """Values of the written file on the evaluation images, and, of a `whole` trial, on the held-out images."""
-    model = runtime_model(bench.spec.target, graph, quantized)
-    run = shipped(bench, quantized, model)
-    outputs = run_all(bench, run)
-    values = judge(bench, outputs)
+    model = runtime_model(context.spec.target, graph, quantized)
+    run = shipped(context, quantized, model)
+    outputs = run_all(context, run)
+    values = judge(context, outputs)
     values["size_runtime"] = payload_bytes(model)
     if not whole:
         return values, {}
-    values["simulation_agreement_db"] = agreement(bench, quantized, outputs)
-    return values, evaluate(held_out(bench.spec), run)
+    values["simulation_agreement_db"] = agreement(context, quantized, outputs)
+    return values, evaluate(held_out(context.spec), run)
 
 
 def _steps(spec: TrialSpec, policy: Policy, until: int | None = None) -> int:
@@ -149,16 +152,16 @@ def _steps(spec: TrialSpec, policy: Policy, until: int | None = None) -> int:
     return 0 if policy.is_float else spec.steps if until is None else until
 
 
-def trained(bench: Workbench, policy: Policy, steps: int, state: Path | None = None) -> Quantized:
-    """A policy's network after `steps` of the bench's training. state: as in `run_trial`. Raises TrialFailed."""
-    torch.set_num_threads(bench.spec.threads)
-    torch.manual_seed(bench.spec.seed)
-    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
-    quantized.module.to(bench.spec.device)
-    training = Training(bench, quantized)
+def trained(context: TrialContext, policy: Policy, steps: int, state: Path | None = None) -> Quantized:
+    """A policy's network after `steps` of the context's training. state: as in `run_trial`. Raises TrialFailed."""
+    torch.set_num_threads(context.spec.threads)
+    torch.manual_seed(context.spec.seed)
+    quantized = quantize(context.traced, policy, context.statistics, context.execution)
+    quantized.module.to(context.spec.device)
+    training = Training(context, quantized)
     _restore(training, state, steps)
     training.advance(steps)
-    if state is not None and steps < bench.spec.steps:
+    if state is not None and steps < context.spec.steps:
         _keep(training, state)
     return quantized
 
@@ -187,45 +190,45 @@ def _since(start: float) -> float:
     return round(time.perf_counter() - start, 3)
 
 
-def evaluate(bench: Workbench, run: Runner) -> dict[str, float]:
-    """Every metric of the bench, and fidelity, averaged over the evaluation images. Raises TrialFailed as `run_all` and `judge`."""
-    return judge(bench, run_all(bench, run))
+def evaluate(context: TrialContext, run: Runner) -> dict[str, float]:
+    """Every metric and fidelity, averaged over the evaluation images. Raises TrialFailed as `run_all` and `judge`."""
+    return judge(context, run_all(context, run))
 
 
-def run_all(bench: Workbench, run: Runner) -> list[np.ndarray]:
+def run_all(context: TrialContext, run: Runner) -> list[np.ndarray]:
     """Outputs for the evaluation images, float32 [1, 3, height, width] each. Raises TrialFailed when one is not finite."""
     outputs = []
-    for pair in bench.pairs:
+    for pair in context.pairs:
         output = run(to_input(pair.low))
         if not np.isfinite(output).all():
-            raise TrialFailed(f"the output for image '{pair.name}' is not finite", bench.spec.steps)
+            raise TrialFailed(f"the output for image '{pair.name}' is not finite", context.spec.steps)
         outputs.append(output)
     return outputs
 
 
-def judge(bench: Workbench, outputs: Sequence[np.ndarray]) -> dict[str, float]:
-    """Every metric of the bench, averaged over outputs for the evaluation images, and their fidelity to the float network's.
+def judge(context: TrialContext, outputs: Sequence[np.ndarray]) -> dict[str, float]:
+    """Every metric of the context, averaged over outputs for the evaluation images, and their fidelity to the float network's.
 
     Raises TrialFailed where a metric is not a finite number.
     """
     found = [to_pixels(output[0]) for output in outputs]
-    border = bench.spec.scale
-    values = averaged([judged(bench.metrics, image, pair.high, border) for image, pair in zip(found, bench.pairs, strict=True)])
+    border = context.spec.scale
+    values = averaged([judged(context.metrics, image, pair.high, border) for image, pair in zip(found, context.pairs, strict=True)])
     broken = [name for name, value in values.items() if not np.isfinite(value)]
     if broken:
-        raise TrialFailed(f"{', '.join(broken)} of the output is not a finite number", bench.spec.steps)
-    values[FIDELITY] = float(np.mean([fidelity(a, b) for a, b in zip(found, bench.float_outputs, strict=True)]))
+        raise TrialFailed(f"{', '.join(broken)} of the output is not a finite number", context.spec.steps)
+    values[FIDELITY] = float(np.mean([fidelity(a, b) for a, b in zip(found, context.float_outputs, strict=True)]))
     return values
 
 
-def agreement(bench: Workbench, quantized: Quantized, outputs: Sequence[np.ndarray]) -> float:
+def agreement(context: TrialContext, quantized: Quantized, outputs: Sequence[np.ndarray]) -> float:
     """PSNR (dB) between a file's outputs, clipped to [0, 1], and those of the network that was trained.
 
     A diagnostic of the training's approximation, over the first AGREEMENT_IMAGES evaluation images.
     """
-    run = simulated(bench, quantized)
+    run = simulated(context, quantized)
     errors = []
-    for pair, output in zip(bench.pairs[:AGREEMENT_IMAGES], outputs, strict=False):
+    for pair, output in zip(context.pairs[:AGREEMENT_IMAGES], outputs, strict=False):
         difference = np.clip(output, 0, 1) - np.clip(run(to_input(pair.low)), 0, 1)
         errors.append(np.mean(difference.astype(float) ** 2))
     return decibels(float(np.mean(errors)))

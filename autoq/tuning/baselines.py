@@ -22,7 +22,7 @@ from autoq.graph.quantize import place
 from autoq.study.results import FLOAT_NAME, front
 from autoq.study.study import Study, study_facts
 from autoq.targets import load_target, target_info
-from autoq.trial.context import Workbench, prepare, runtime_file
+from autoq.trial.context import TrialContext, prepare, runtime_file
 
 UNIFORM = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
 HAND_RULE = "hand rule"
@@ -63,8 +63,8 @@ def baseline(policy: Policy) -> Policy:
 
 def _structures(spec: StudySpec, space: SearchSpace) -> latencies.Structures:
     """The structures that a study's baselines and space can produce, or a sample; the float network's comes first."""
-    bench = prepare(spec.trial)
-    return latencies.structures(bench.traced, space, bench.execution, baselines(space.facts, spec.hand_rule).values())
+    context = prepare(spec.trial)
+    return latencies.structures(context.traced, space, context.execution, baselines(space.facts, spec.hand_rule).values())
 
 
 def check_table(table: LatencyTable, spec: StudySpec) -> None:
@@ -110,24 +110,24 @@ def measure_latencies(study: Study, graph: Graph, events: Events) -> LatencyTabl
 
 def measure_more(study: Study, graph: Graph, table: LatencyTable, policies: Sequence[Policy], events: Events) -> LatencyTable:
     """A table with the structures of policies measured, and with its prediction fitted to them, too."""
-    bench = prepare(study.spec.trial)
-    wanted = {policy_key(bench.traced, policy, bench.execution): policy for policy in policies}
+    context = prepare(study.spec.trial)
+    wanted = {policy_key(context.traced, policy, context.execution): policy for policy in policies}
     missing = {key: policy for key, policy in wanted.items() if key not in table.entries}
     if not missing or not table.entries:
         return table
     events.phase(f"{_verb(study.spec)} the latency of {len(missing)} more graph structures")
     exact = all_float(study.space.choices)
-    float_key = policy_key(bench.traced, exact, bench.execution)
+    float_key = policy_key(context.traced, exact, context.execution)
     float_samples, samples = _measure(study, graph, missing, exact, events)
     drift = table.entries[float_key].ms / statistics.median(float_samples)
     samples = {key: [drift * value for value in values] for key, values in samples.items()}
-    table = table.model_copy(update={"entries": {**table.entries, **_entries(bench, missing, samples)}})
+    table = table.model_copy(update={"entries": {**table.entries, **_entries(context, missing, samples)}})
     return _predicting(table, study, events)
 
 
-def _entries(bench: Workbench, policies: Mapping[str, Policy], samples: Mapping[str, Sequence[float]]) -> dict[str, Entry]:
+def _entries(context: TrialContext, policies: Mapping[str, Policy], samples: Mapping[str, Sequence[float]]) -> dict[str, Entry]:
     def words(policy: Policy) -> str:
-        return latencies.describe(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
+        return latencies.describe(context.traced, place(context.traced, policy, context.execution), context.execution)
 
     return latencies.entries({key: (words(policies[key]), values) for key, values in samples.items()})
 
@@ -142,7 +142,7 @@ def _predicting(table: LatencyTable, study: Study, events: Events) -> LatencyTab
 
 def measure_again(study: Study, graph: Graph, events: Events) -> None:
     """Measure what stands on the front once more, alone, and store it; points of one structure share its samples."""
-    bench = prepare(study.spec.trial)
+    context = prepare(study.spec.trial)
     points = [Policy.from_dict(record.policy) for record in front(study.records(), study.spec.objectives)]
     if study.remeasured().samples.keys() >= {policy.hash for policy in points}:
         return
@@ -150,7 +150,7 @@ def measure_again(study: Study, graph: Graph, events: Events) -> None:
     if not info.latency or info.model is not None:
         study.set_remeasured(Remeasured(samples={policy.hash: () for policy in points}))
         return
-    keys = {policy: policy_key(bench.traced, policy, bench.execution) for policy in points}
+    keys = {policy: policy_key(context.traced, policy, context.execution) for policy in points}
     structures = {key: policy for policy, key in keys.items() if not policy.is_float}
     events.phase(f"measuring the latency of the front again: {len(structures)} graph structures")
     exact = all_float(study.space.choices)
@@ -167,16 +167,18 @@ def _measure(
     study: Study, graph: Graph, policies: Mapping[str, Policy], exact: Policy, events: Events, rounds: int = latencies.ROUNDS
 ) -> tuple[list[float], dict[str, list[float]]]:
     """Samples (ms) of the float network and of policies by the keys of their structures; the model's where there is one."""
-    bench, target = prepare(study.spec.trial), load_target(study.spec.trial.target)
+    context, target = prepare(study.spec.trial), load_target(study.spec.trial.target)
     model = target_info(study.spec.trial.target).model
     if model is not None:
-        predicted = functools.partial(milliseconds, bench.traced, execution=bench.execution, frame=study.spec.frame, model=model)
+        predicted = functools.partial(
+            milliseconds, context.traced, execution=context.execution, frame=study.spec.frame, model=model
+        )
         return [predicted(policy=exact)], {key: [predicted(policy=policy)] for key, policy in policies.items()}
     return latencies.measure(
-        {key: functools.partial(runtime_file, bench, graph, policy) for key, policy in policies.items()},
-        runtime_file(bench, graph, exact),
+        {key: functools.partial(runtime_file, context, graph, policy) for key, policy in policies.items()},
+        runtime_file(context, graph, exact),
         lambda data: target.load(data, study.spec.latency_threads),
-        (bench.traced.fitted(study.spec.frame[0]), bench.traced.fitted(study.spec.frame[1])),
+        (context.traced.fitted(study.spec.frame[0]), context.traced.fitted(study.spec.frame[1])),
         rounds,
         lambda done, total: events.phase(f"measured {done} of {total} graph structures"),
     )

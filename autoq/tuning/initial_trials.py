@@ -25,7 +25,7 @@ from autoq.models import model_info
 from autoq.models.stages import assign
 from autoq.quantizers import QUANTIZERS
 from autoq.study import pareto
-from autoq.trial.context import Workbench
+from autoq.trial.context import TrialContext
 from autoq.tuning import additive
 from autoq.tuning.additive import Predicted
 from autoq.tuning.sensitivity import alone, measure
@@ -37,12 +37,12 @@ ADDITIVE = ("size", "size_runtime", "ops", "bops", "peak_memory")
 """Costs that add up over stages, peak_memory roughly."""
 
 
-def probe(bench: Workbench, graph: Graph, space: SearchSpace, phase: Callable[[str], None] | None = None) -> tuple[Probe, ...]:
+def probe(context: TrialContext, graph: Graph, space: SearchSpace, phase: Callable[[str], None] | None = None) -> tuple[Probe, ...]:
     """Every stage alone in each of its `additive.probes`, without training, in their order, on PROBED_IMAGES images."""
     stages = list(space.choices)
     wanted = [alone(stages, stage, quant) for stage in stages for quant in additive.probes(space, stage)]
-    bench = dataclasses.replace(bench, pairs=bench.pairs[:: math.ceil(len(bench.pairs) / PROBED_IMAGES)])
-    return tuple(measure(bench, graph, wanted, (), phase=phase))
+    context = dataclasses.replace(context, pairs=context.pairs[:: math.ceil(len(context.pairs) / PROBED_IMAGES)])
+    return tuple(measure(context, graph, wanted, (), phase=phase))
 
 
 class Costs(NamedTuple):
@@ -53,7 +53,7 @@ class Costs(NamedTuple):
 
 
 def find_seeds(
-    bench: Workbench,
+    context: TrialContext,
     space: SearchSpace,
     objectives: Sequence[str],
     table: LatencyTable,
@@ -71,26 +71,26 @@ def find_seeds(
     stages = list(space.choices)
     losses = iter(probes)
     measured = {stage: {quant: next(losses).loss for quant in additive.probes(space, stage)} for stage in stages}
-    adding = _adding(bench, objectives, table)
-    integer_bits = bench.execution.integer_bits
+    adding = _adding(context, objectives, table)
+    integer_bits = context.execution.integer_bits
     options = additive.options(space, measured, adding.of, lambda quant: kind(quant, integer_bits))
     names, exact = list(adding.names), all_float(stages)
     reference = adding.of(exact)
     if "latency" in objectives and "latency" not in names and additive.can_enumerate(options):
-        milliseconds = by_kinds(bench.traced, space, bench.execution, table)
+        milliseconds = by_kinds(context.traced, space, context.execution, table)
         front = additive.predicted_front(options, milliseconds.__getitem__)
         names.append("latency")
-        reference.append(_latency(bench, table, exact))
+        reference.append(_latency(context, table, exact))
     else:
         front = additive.predicted_front(options)
         if "latency" in names:
-            front = _with_latency(bench, table, front, names.index("latency"))
-            reference[names.index("latency")] = _latency(bench, table, exact)
+            front = _with_latency(context, table, front, names.index("latency"))
+            reference[names.index("latency")] = _latency(context, table, exact)
     front = [dataclasses.replace(each, policy=dataclasses.replace(each.policy, output=space.output)) for each in front]
     bounds = [each for each in constraints if each.exact and each.name in names]
     front = [each for each in front if all(bound.violation(dict(zip(names, each.costs, strict=True)), {}) <= 0 for bound in bounds)]
-    known = _like(bench, space, warm_start)[: count // 2]
-    best = additive.by_worth(front, _quality(bench, objectives), [1.01 * cost for cost in reference], count)
+    known = _like(context, space, warm_start)[: count // 2]
+    best = additive.by_worth(front, _quality(context, objectives), [1.01 * cost for cost in reference], count)
     chosen = [each.policy for each in best if each.policy not in known]
     seeds = [*known, *chosen][:count]
     return Sensitivity(
@@ -100,19 +100,19 @@ def find_seeds(
     )
 
 
-def _adding(bench: Workbench, objectives: Sequence[str], table: LatencyTable) -> Costs:
+def _adding(context: TrialContext, objectives: Sequence[str], table: LatencyTable) -> Costs:
     """The objectives that add up over stages, size if none does; what adds up of a latency that the table predicts, too."""
     predicts = table.rest
     adding = ADDITIVE if predicts is None else (*ADDITIVE, "latency")
     names = tuple(name for name in objectives if name in adding) or ("size",)
 
     def of(policy: Policy) -> list[float]:
-        every = {"size": float(packed_bytes(bench.traced, place(bench.traced, policy, bench.execution), bench.execution))}
+        every = {"size": float(packed_bytes(context.traced, place(context.traced, policy, context.execution), context.execution))}
         if "size_runtime" in names:
-            placements = place(bench.traced, _as_loaded(policy), bench.execution)
-            every["size_runtime"] = float(packed_bytes(bench.traced, placements, bench.execution))
+            placements = place(context.traced, _as_loaded(policy), context.execution)
+            every["size_runtime"] = float(packed_bytes(context.traced, placements, context.execution))
         if not {"size", "size_runtime", "latency"}.issuperset(names):
-            found = costs(bench.traced, policy, bench.execution, table.frame)
+            found = costs(context.traced, policy, context.execution, table.frame)
             every |= {"ops": found.ops, "bops": float(found.bops), "peak_memory": float(found.peak_memory)}
         if predicts is not None:
             every["latency"] = predicts.apart(policy)
@@ -133,30 +133,30 @@ def _as_loaded(policy: Policy) -> Policy:
     return Policy(tuple(stages), policy.output)
 
 
-def _latency(bench: Workbench, table: LatencyTable, policy: Policy) -> float:
-    return table.ms(policy_key(bench.traced, policy, bench.execution), policy)
+def _latency(context: TrialContext, table: LatencyTable, policy: Policy) -> float:
+    return table.ms(policy_key(context.traced, policy, context.execution), policy)
 
 
-def _with_latency(bench: Workbench, table: LatencyTable, front: Sequence[Predicted], position: int) -> list[Predicted]:
+def _with_latency(context: TrialContext, table: LatencyTable, front: Sequence[Predicted], position: int) -> list[Predicted]:
     """A predicted front by the whole latency, where it was found by what of that adds up."""
     found = []
     for each in front:
         known = list(each.costs)
-        known[position] = _latency(bench, table, each.policy)
+        known[position] = _latency(context, table, each.policy)
         found.append(dataclasses.replace(each, costs=tuple(known)))
     values = [[each.loss, *each.costs] for each in found]
     return [found[index] for index in pareto.front(values, ["minimize"] * len(values[0]))] if values else []
 
 
-def _like(bench: Workbench, space: SearchSpace, warm_start: Sequence[Policy]) -> list[Policy]:
+def _like(context: TrialContext, space: SearchSpace, warm_start: Sequence[Policy]) -> list[Policy]:
     """The nearest policies of the space to others.
 
     A stage that another policy lacks, and that is a part of one of the network's own stages (`--by block`, `--by layer`),
     is taken to be like that.
     """
-    patterns = model_info(bench.spec.model).patterns
-    own = assign([layer.path for layer in bench.traced.layers], patterns) if patterns else {}
-    wholes = {layer.stage: own[layer.path] for layer in bench.traced.layers if layer.path in own}
+    patterns = model_info(context.spec.model).patterns
+    own = assign([layer.path for layer in context.traced.layers], patterns) if patterns else {}
+    wholes = {layer.stage: own[layer.path] for layer in context.traced.layers if layer.path in own}
 
     def in_parts(policy: Policy) -> Policy:
         stages = dict(policy.stages)
@@ -166,9 +166,9 @@ def _like(bench: Workbench, space: SearchSpace, warm_start: Sequence[Policy]) ->
     return list(dict.fromkeys(additive.nearest(space, in_parts(policy)) for policy in warm_start))
 
 
-def _quality(bench: Workbench, objectives: Sequence[str]) -> additive.Quality:
+def _quality(context: TrialContext, objectives: Sequence[str]) -> additive.Quality:
     """PSNR where an objective compares with originals, else fidelity."""
     if not any(OBJECTIVES[name].original for name in objectives):
         return additive.lost_fidelity(FIDELITY_FLOOR)
-    both = [(output, pair.high) for output, pair in zip(bench.float_outputs, bench.pairs, strict=True) if pair.high is not None]
+    both = [(output, pair.high) for output, pair in zip(context.float_outputs, context.pairs, strict=True) if pair.high is not None]
     return additive.lost_psnr(float(np.mean([np.mean((output.astype(float) - high) ** 2) / 255**2 for output, high in both])))

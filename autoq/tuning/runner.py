@@ -40,7 +40,7 @@ from autoq.study.replication import planned
 from autoq.study.study import Study
 from autoq.system.files import write_whole
 from autoq.system.limits import held, limits
-from autoq.trial.context import Workbench, adopt, portable, prepare, with_seed
+from autoq.trial.context import TrialContext, adopt, portable, prepare, with_seed
 from autoq.trial.run import replicate, run_trial
 from autoq.tuning.baselines import baselines, check_table, measure_again, measure_latencies, measure_more
 from autoq.tuning.initial_trials import find_seeds, probe
@@ -144,11 +144,11 @@ def _seed(study: Study, graph: Graph, table: LatencyTable, events: Events) -> La
     spec = study.spec
     events.phase("quantizing the stages one at a time")
     torch.set_num_threads(spec.latency_threads)  # nothing else runs yet
-    bench = prepare(spec.trial)
-    bench = replace(bench, spec=spec.trial.model_copy(update={"threads": spec.latency_threads}))
-    probes = probe(bench, graph, study.space, events.phase)
+    context = prepare(spec.trial)
+    context = replace(context, spec=spec.trial.model_copy(update={"threads": spec.latency_threads}))
+    probes = probe(context, graph, study.space, events.phase)
     for _ in range(CHOICES):
-        seeds = find_seeds(bench, study.space, spec.objectives, table, spec.seeds, probes, study.constraints, study.warm_start)
+        seeds = find_seeds(context, study.space, spec.objectives, table, spec.seeds, probes, study.constraints, study.warm_start)
         fuller = measure_more(study, graph, table, [Policy.from_dict(seed) for seed in seeds.seeds], events)
         if fuller is table:
             break
@@ -212,14 +212,14 @@ class Desk:
 
 
 class TrialActor(tune.Trainable):
-    """A worker process: one `step` brings a trial to one rung. Reused from trial to trial, it keeps only the workbench.
+    """A worker process: one `step` brings a trial to one rung. Reused from trial to trial, it keeps only the context.
 
     What is no trial's own failure (TrialFailed) leaves a process that nobody can trust: out of memory, without its GPU, or
     never ready. It says so, and its next `step` raises: that is how Ray puts another in its place.
     """
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path, desk: Desk, bench: Workbench
+        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path, desk: Desk, context: TrialContext
     ) -> None:
         self.spec, self.table, self.leaving = spec, table, False
         self.unready: str | None = None
@@ -227,7 +227,7 @@ class TrialActor(tune.Trainable):
             desk.enter()
             self.study = Study.open(folder)
             self.graph = load_graph(self.study.graph_path)
-            adopt(spec.trial, bench)
+            adopt(spec.trial, context)
         except Exception as error:  # noqa: BLE001 - raised here it would be lost
             self.unready = _in_one_line(error)
 
@@ -323,7 +323,7 @@ def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None
                 "table": table,
                 "folder": study.folder.resolve(),
                 "desk": desk,
-                "bench": portable(prepare(spec.trial)),
+                "context": portable(prepare(spec.trial)),
             }
             trainable = tune.with_parameters(TrialActor, **shared)
             tune.Tuner(

@@ -326,8 +326,8 @@ class StudySearcher(Searcher):
         return sum(result.seconds for result in self.reached.get(-1 if number is None else number, {}).values())
 
     def _structure(self, policy: Policy) -> str:
-        bench = prepare(self.study.spec.trial)
-        return latencies.describe(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
+        context = prepare(self.study.spec.trial)
+        return latencies.describe(context.traced, place(context.traced, policy, context.execution), context.execution)
 
     def save(self, checkpoint_path: str) -> None:
         """Ray asks for checkpoints of the searcher; the study's storage is the state."""

@@ -30,7 +30,7 @@ from autoq.graph.quantize import quantize
 from autoq.images.pixels import to_input
 from autoq.targets import load_target, target_info
 from autoq.training.qat import Training
-from autoq.trial.context import Workbench, prepare, runtime_file, runtime_model, shipped
+from autoq.trial.context import TrialContext, prepare, runtime_file, runtime_model, shipped
 from autoq.trial.run import judge
 from autoq.tuning import additive
 
@@ -39,40 +39,40 @@ NEWS_EVERY = 100
 
 
 def measure(
-    bench: Workbench,
+    context: TrialContext,
     graph: Graph,
     policies: Iterable[Policy],
     metrics: tuple[str, ...],
     steps: int = 0,
     phase: Callable[[str], None] | None = None,
 ) -> list[Probe]:
-    """Quantize, train for `steps` of the bench's (none: post-training quantization), and judge the written file.
+    """Quantize, train for `steps` of the context's (none: post-training quantization), and judge the written file.
 
     graph: the marked float graph of `export_graph`.
     """
     policies = list(policies)
-    bench = dataclasses.replace(bench, metrics=tuple(name for name in metrics if name != FIDELITY))  # which is always judged
-    expected = [upscale(bench.traced.module, pair.low, "cpu").clamp(0, 1).numpy() for pair in bench.pairs]
+    context = dataclasses.replace(context, metrics=tuple(name for name in metrics if name != FIDELITY))  # which is always judged
+    expected = [upscale(context.traced.module, pair.low, "cpu").clamp(0, 1).numpy() for pair in context.pairs]
     found = []
     for number, policy in enumerate(policies):
         if phase is not None and number and number % NEWS_EVERY == 0:
             phase(f"quantized {number} of {len(policies)} formats of single stages")
         start = time.perf_counter()
-        torch.manual_seed(bench.spec.seed)
-        quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
-        quantized.module.to(bench.spec.device)
+        torch.manual_seed(context.spec.seed)
+        quantized = quantize(context.traced, policy, context.statistics, context.execution)
+        quantized.module.to(context.spec.device)
         if steps:
-            Training(bench, quantized).advance(steps)
-        run = shipped(bench, quantized, runtime_model(bench.spec.target, graph, quantized))
-        outputs = [np.clip(np.nan_to_num(run(to_input(pair.low))), 0, 1) for pair in bench.pairs]
+            Training(context, quantized).advance(steps)
+        run = shipped(context, quantized, runtime_model(context.spec.target, graph, quantized))
+        outputs = [np.clip(np.nan_to_num(run(to_input(pair.low))), 0, 1) for pair in context.pairs]
         found.append(
             Probe(
                 policy=policy.to_dict(),
                 stages=tuple(stage for stage, quant in policy.stages if quant != StageQuant()),
                 label=", ".join(f"{stage} {quant.label}" for stage, quant in policy.stages if quant != StageQuant()),
                 mse=tuple(float(np.mean((a - b) ** 2)) for a, b in zip(outputs, expected, strict=True)),
-                values=judge(bench, outputs) if metrics else {},
-                size=packed_bytes(bench.traced, [placed.placement for placed in quantized.placed], bench.execution),
+                values=judge(context, outputs) if metrics else {},
+                size=packed_bytes(context.traced, [placed.placement for placed in quantized.placed], context.execution),
                 seconds=round(time.perf_counter() - start, 3),
             )
         )
@@ -91,8 +91,8 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
     """How much each stage suffers, what it saves, which suffers most, and how sure that is."""
     start = time.perf_counter()
     spec = spec.model_copy(update={"steps": question.steps})
-    bench = prepare(spec)
-    graph = export_graph(bench.traced)
+    context = prepare(spec)
+    graph = export_graph(context.traced)
     stages = list(space.choices)
     groups: list[tuple[str, ...]] = [(stage,) for stage in stages]
     if question.pairs:
@@ -108,16 +108,16 @@ def analyse(spec: TrialSpec, space: SearchSpace, question: Question, phase: Call
     phase(f"quantizing {len(whole) + len(parts)} combinations of stages, roles and widths")
     metrics = (question.metric,)
     float_policy = all_float(stages)
-    (exact,) = measure(bench, graph, [float_policy], metrics)
+    (exact,) = measure(context, graph, [float_policy], metrics)
     found = dict(
-        zip([*whole, *parts], measure(bench, graph, [*whole.values(), *parts.values()], metrics, question.steps), strict=True)
+        zip([*whole, *parts], measure(context, graph, [*whole.values(), *parts.values()], metrics, question.steps), strict=True)
     )
     times: dict[str, float] = {}
     saved: dict[tuple[str, ...], float] = {}
     if target_info(spec.target).latency:
         phase(f"measuring the latency of {len(groups)} combinations of stages")
         float_ms, saved = _milliseconds_saved(
-            bench, graph, {group: whole[group, question.widths[-1]] for group in groups}, question
+            context, graph, {group: whole[group, question.widths[-1]] for group in groups}, question
         )
         times = {"latency": round(float_ms, 3)}
     suffering = {
@@ -193,20 +193,21 @@ def _against(exact: Probe, found: Probe, metric: str) -> dict[str, float]:
 
 
 def _milliseconds_saved(
-    bench: Workbench, graph: Graph, policies: Mapping[tuple[str, ...], Policy], question: Question
+    context: TrialContext, graph: Graph, policies: Mapping[tuple[str, ...], Policy], question: Question
 ) -> tuple[float, dict[tuple[str, ...], float]]:
     """Milliseconds a frame of the float network, and what each policy saves of them."""
-    exact, model = all_float(stage for stage, _ in next(iter(policies.values())).stages), target_info(bench.spec.target).model
+    exact, model = all_float(stage for stage, _ in next(iter(policies.values())).stages), target_info(context.spec.target).model
     if model is not None:
-        whole = milliseconds(bench.traced, exact, bench.execution, question.frame, model)
+        whole = milliseconds(context.traced, exact, context.execution, question.frame, model)
         found = {
-            group: milliseconds(bench.traced, policy, bench.execution, question.frame, model) for group, policy in policies.items()
+            group: milliseconds(context.traced, policy, context.execution, question.frame, model)
+            for group, policy in policies.items()
         }
         return whole, {group: round(whole - ms, 3) for group, ms in found.items()}
-    target = load_target(bench.spec.target)
+    target = load_target(context.spec.target)
     float_samples, samples = latencies.measure(
-        {" ".join(group): functools.partial(runtime_file, bench, graph, policy) for group, policy in policies.items()},
-        runtime_file(bench, graph, exact),
+        {" ".join(group): functools.partial(runtime_file, context, graph, policy) for group, policy in policies.items()},
+        runtime_file(context, graph, exact),
         lambda data: target.load(data, question.threads),
         question.frame,
     )

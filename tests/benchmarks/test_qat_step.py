@@ -71,7 +71,7 @@ def test_a_rival_whose_interface_fails_is_listed_with_its_error(monkeypatch: pyt
 class _Start:
     """As much of Given as is read before a contender is built."""
 
-    class bench:
+    class context:
         class spec:
             seed = 0
 

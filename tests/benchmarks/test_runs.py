@@ -20,11 +20,11 @@ from tests.conftest import small_image
 def test_quality_is_a_trials(tmp_path: Path) -> None:
     images = {name: small_image(tmp_path / name, seed) for seed, name in enumerate(("data", "eval_data", "test_data"))}
     spec = TrialSpec(model="espcn", scale=3, steps=1, batch=1, **images)
-    bench, policy = prepare(spec), uniform("4/4/8", model_info("espcn").stages)
+    context, policy = prepare(spec), uniform("4/4/8", model_info("espcn").stages)
     facts = {"model": spec.model, "target": spec.target, "runtime": "", "machine": ""}
     unmeasured = LatencyTable(frame=(32, 32), threads=1, entries={}, **facts)
-    trial = run_trial(spec, policy, unmeasured, export_graph(bench.traced))
-    found = file_quality(bench, trained(bench, policy, 1), float_graph(spec))
+    trial = run_trial(spec, policy, unmeasured, export_graph(context.traced))
+    found = file_quality(context, trained(context, policy, 1), float_graph(spec))
     assert found
     assert found == {name: trial.values[name] for name in found}
 

@@ -21,7 +21,7 @@ from autoq.graph.trace import Traced, roles_by_stage, trace
 from autoq.models import MODELS, fresh_model
 from autoq.study.study import space_facts
 from autoq.targets import load_target, why_unusable
-from autoq.trial.context import Workbench, prepare
+from autoq.trial.context import TrialContext, prepare
 from autoq.trial.run import run_trial
 from tests.conftest import decibels, simulated, small_image
 
@@ -83,27 +83,27 @@ def test_8_bit_files_agree_and_trials_of_8_6_and_4_bits_complete(name: str, tmp_
         model=name, scale=scale, weights=tmp_path / "weights.pth", data=small_image(tmp_path / "train", 0, side=24 * scale),
         eval_data=small_image(tmp_path / "eval", 1, side=16 * scale), steps=1, batch=1, patches=1, patch=8,
     )  # fmt: skip
-    bench = prepare(spec)
-    graph = export_graph(bench.traced)
-    check_8_bit_file(bench, graph, uniform("8/8/8", info.stages))
+    context = prepare(spec)
+    graph = export_graph(context.traced)
+    check_8_bit_file(context, graph, uniform("8/8/8", info.stages))
     for bits in ("8/8/8", "6/6/8", "4/4/8"):
         policy = uniform(bits, info.stages, "lsq", "minmax")
-        key = structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
+        key = structure_key(context.traced, place(context.traced, policy, context.execution), context.execution)
         table = LatencyTable(
             model=name, target=spec.target, runtime="", frame=(16, 16), threads=1, machine="", entries=entries({key: ("", [1.0])})
         )
         result = run_trial(spec, policy, table, graph)
         assert result.state == "complete", result.reason
-        assert result.values["size"] < 0.5 * 4 * sum(p.numel() for p in bench.traced.module.parameters())
+        assert result.values["size"] < 0.5 * 4 * sum(p.numel() for p in context.traced.module.parameters())
 
 
-def check_8_bit_file(bench: Workbench, graph: Graph, policy: Policy) -> None:
+def check_8_bit_file(context: TrialContext, graph: Graph, policy: Policy) -> None:
     """PTQ is near the float network, all layers are integers, and the runtime computes what the trial evaluates."""
     image = torch.rand(1, 3, 13, 19, generator=torch.Generator().manual_seed(1))
-    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
-    assert len(quantized.integer_layers) == len(bench.traced.layers)
+    quantized = quantize(context.traced, policy, context.statistics, context.execution)
+    assert len(quantized.integer_layers) == len(context.traced.layers)
     with torch.no_grad():
-        expected, real = simulated(quantized, image), bench.traced.module(image).numpy()
+        expected, real = simulated(quantized, image), context.traced.module(image).numpy()
     assert 0 < np.mean((expected - real) ** 2) < 1e-2 * max(real.var(), 0.01)
     file = write_qdq(graph, quantized).SerializeToString()
     found = load_target("openvino-cpu").load(file, threads=1)(image.numpy())

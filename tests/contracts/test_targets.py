@@ -211,12 +211,12 @@ def test_a_trial_records_how_near_its_file_is_to_training(name: str, tiny_weight
         model="srresnet", scale=2, weights=tiny_weights, target=name, steps=0, data=small_image(tmp_path / "train", 1),
         eval_data=small_image(tmp_path / "eval", 2), test_data=small_image(tmp_path / "test", 3),
     )  # fmt: skip
-    bench, info = prepare(spec), TARGETS[name]
-    graph = export_graph(bench.traced)
+    context, info = prepare(spec), TARGETS[name]
+    graph = export_graph(context.traced)
     table = LatencyTable(model="srresnet", target=name, runtime="", frame=(16, 16), threads=1, machine="", entries={})
     policy = uniform("8/8/8", model_info("srresnet").stages, formats=info.formats, output=info.output)
     found = run_trial(spec, policy, table, graph).values["simulation_agreement_db"]
-    own = ("srresnet", bench.traced, graph, bench.statistics, data.to_tensor(bench.pairs[0].low))
+    own = ("srresnet", context.traced, graph, context.statistics, data.to_tensor(context.pairs[0].low))
     assert found >= 40
     if info.executes:
         assert found == pytest.approx(min(agreement(name, "8/8/8", own), 100), abs=0.1)

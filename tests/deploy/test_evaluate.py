@@ -39,17 +39,17 @@ def spec(tiny_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> TrialS
 @pytest.fixture(scope="module")
 def network(spec: TrialSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """8/8/8, as the target loads it."""
-    path, bench = tmp_path_factory.mktemp("networks") / "tiny.onnx", prepare(spec)
-    path.write_bytes(runtime_file(bench, export_graph(bench.traced), uniform("8/8/8", STAGES)))
+    path, context = tmp_path_factory.mktemp("networks") / "tiny.onnx", prepare(spec)
+    path.write_bytes(runtime_file(context, export_graph(context.traced), uniform("8/8/8", STAGES)))
     return path
 
 
 def test_a_file_gets_what_its_trial_got(spec: TrialSpec, network: Path) -> None:
-    bench = prepare(spec)
+    context = prepare(spec)
     policy = uniform("8/8/8", STAGES)
-    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
-    model = runtime_model(spec.target, export_graph(bench.traced), quantized)
-    expected = judged(bench, shipped(bench, quantized, model))
+    quantized = quantize(context.traced, policy, context.statistics, context.execution)
+    model = runtime_model(spec.target, export_graph(context.traced), quantized)
+    expected = judged(context, shipped(context, quantized, model))
     found = autoq.evaluate(network, data=spec.eval_data, threads=1)
     assert (found["file"], found["data"], found["images"]) == (str(network), str(spec.eval_data), 2)
     assert found["metrics"] == {name: pytest.approx(expected[name], abs=1e-3) for name in ("psnr", "ssim")}
@@ -58,8 +58,8 @@ def test_a_file_gets_what_its_trial_got(spec: TrialSpec, network: Path) -> None:
 
 
 def test_a_float_network_gets_what_its_trial_got(spec: TrialSpec) -> None:
-    bench = prepare(spec)
-    expected = judged(bench, simulated(bench, quantize(bench.traced, all_float(STAGES), {}, bench.execution)))
+    context = prepare(spec)
+    expected = judged(context, simulated(context, quantize(context.traced, all_float(STAGES), {}, context.execution)))
     found = autoq.evaluate(model="srresnet", scale=2, weights=spec.weights, data=spec.eval_data, threads=1)
     assert found["file"] == str(spec.weights)
     assert found["metrics"] == {name: pytest.approx(expected[name], abs=1e-3) for name in ("psnr", "ssim")}

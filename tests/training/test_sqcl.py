@@ -17,7 +17,7 @@ from autoq.quantizers.base import Quantizer
 from autoq.quantizers.range_estimators import Statistics
 from autoq.training.qat import Training
 from autoq.training.sqcl import CalibrationLoss
-from autoq.trial.context import Workbench, prepare
+from autoq.trial.context import TrialContext, prepare
 from tests.conftest import simulated
 
 LEARNED = uniform("3/3/8", model_info("espcn").stages, "lsq")
@@ -25,7 +25,7 @@ STEPS = 60
 
 
 @pytest.fixture(scope="module")
-def bench() -> Workbench:
+def context() -> TrialContext:
     return prepare(TrialSpec(model="espcn", scale=3, steps=STEPS, batch=2, patches=40))
 
 
@@ -59,24 +59,24 @@ def test_its_gradients_pull_clipped_values_in_and_fit_the_range() -> None:
     np.testing.assert_allclose(x.grad.numpy(), [0, 0, 0, 1 / 5, -1 / 5], atol=1e-7)
 
 
-def test_nobody_listens_outside_and_a_training_can_be_copied(bench: Workbench) -> None:
-    bench = with_weight(bench, 0.3)
-    training = Training(bench, quantize(bench.traced, LEARNED, bench.statistics, bench.execution))
+def test_nobody_listens_outside_and_a_training_can_be_copied(context: TrialContext) -> None:
+    context = with_weight(context, 0.3)
+    training = Training(context, quantize(context.traced, LEARNED, context.statistics, context.execution))
     training.advance(2)
     assert all(not each._forward_hooks for each in training.quantizers)
-    assert np.isfinite(simulated(training.quantized, bench.patches[:1])).all()
+    assert np.isfinite(simulated(training.quantized, context.patches[:1])).all()
 
 
-def test_training_with_it_leaves_less_error_in_the_quantizers(bench: Workbench) -> None:
+def test_training_with_it_leaves_less_error_in_the_quantizers(context: TrialContext) -> None:
     left = {}
     for weight in (0.0, 30.0):
-        training = Training(with_weight(bench, weight), quantize(bench.traced, LEARNED, bench.statistics, bench.execution))
+        training = Training(with_weight(context, weight), quantize(context.traced, LEARNED, context.statistics, context.execution))
         training.advance(STEPS)
         with CalibrationLoss(training.quantizers) as loss, torch.no_grad():
-            training.module(bench.patches[:8])
+            training.module(context.patches[:8])
             left[weight] = loss.taken().item()
     assert left[30.0] < 0.98 * left[0.0]
 
 
-def with_weight(bench: Workbench, weight: float) -> Workbench:
-    return dataclasses.replace(bench, spec=bench.spec.model_copy(update={"sqcl": weight}))
+def with_weight(context: TrialContext, weight: float) -> TrialContext:
+    return dataclasses.replace(context, spec=context.spec.model_copy(update={"sqcl": weight}))

@@ -40,9 +40,10 @@ def graph(spec: TrialSpec) -> Graph:
 
 @pytest.fixture(scope="module")
 def latency(spec: TrialSpec) -> LatencyTable:
-    bench = prepare(spec)
+    context = prepare(spec)
     keys = [
-        structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution) for policy in POLICIES.values()
+        structure_key(context.traced, place(context.traced, policy, context.execution), context.execution)
+        for policy in POLICIES.values()
     ]
     samples = {key: ("", [float(number)]) for number, key in enumerate(dict.fromkeys(keys), 1)}
     return LatencyTable(
@@ -62,11 +63,11 @@ def test_trials_without_originals_are_judged_by_fidelity(
     assert not {"psnr", "ssim", "score"} & found.values.keys()
     assert set(found.held_out) == {"fidelity"}
     low = read_folder(folder)[0].pixels
-    bench = prepare(given)
-    assert [(pair.high, pair.low.shape) for pair in bench.pairs] == [(None, low.shape)]
-    quantized = trial.trained(bench, POLICIES["8/8/8"], given.steps)
+    context = prepare(given)
+    assert [(pair.high, pair.low.shape) for pair in context.pairs] == [(None, low.shape)]
+    quantized = trial.trained(context, POLICIES["8/8/8"], given.steps)
     run = load_target(given.target).load(runtime_model(given.target, graph, quantized).SerializeToString(), 1)
-    exact = bench.float_outputs[0]
+    exact = context.float_outputs[0]
     assert exact.shape == (80, 80, 3)
     output = np.rint(np.clip(run(np.float32(low.transpose(2, 0, 1)[None] / 255))[0], 0, 1) * 255).transpose(1, 2, 0)
     assert found.values["fidelity"] == pytest.approx(peak_signal_noise_ratio(exact, output.astype(np.uint8)), abs=0.05)
@@ -91,9 +92,9 @@ def test_float_is_the_reference(spec: TrialSpec, graph: Graph, latency: LatencyT
 
 
 def test_sizes_are_those_of_the_files(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
-    bench = prepare(spec)
+    context = prepare(spec)
     result = trial.run_trial(spec, POLICIES["4/4/8"], latency, graph)
-    network = quantize(bench.traced, POLICIES["4/4/8"], bench.statistics, bench.execution)
+    network = quantize(context.traced, POLICIES["4/4/8"], context.statistics, context.execution)
     assert result.values["size_runtime"] == payload_bytes(write_qdq(graph, network))
     assert result.values["size"] < result.values["size_runtime"]
 
@@ -183,25 +184,25 @@ def test_a_replication_is_the_trial_of_another_seed(spec: TrialSpec, graph: Grap
 
 
 def test_an_output_that_is_not_finite_is_a_failed_trial(spec: TrialSpec, tmp_path: Path) -> None:
-    bench = prepare(small(spec, tmp_path))
+    context = prepare(small(spec, tmp_path))
     with pytest.raises(TrialFailed, match="the output for image '2' is not finite"):
-        trial.evaluate(bench, lambda low: np.full((1, 3, 96, 96), np.nan, np.float32))
+        trial.evaluate(context, lambda low: np.full((1, 3, 96, 96), np.nan, np.float32))
 
 
 def test_training_brings_the_output_closer_to_the_float_network(spec: TrialSpec) -> None:
     longer = spec.model_copy(update={"steps": 40, "patches": 80})
-    bench = prepare(longer)
-    network = quantize(bench.traced, POLICIES["4/4/8"], bench.statistics, bench.execution)
-    before = trial.evaluate(bench, simulated(bench, network))
-    qat.Training(bench, network).advance(40)
-    assert trial.evaluate(bench, simulated(bench, network))["fidelity"] > before["fidelity"] + 0.3
+    context = prepare(longer)
+    network = quantize(context.traced, POLICIES["4/4/8"], context.statistics, context.execution)
+    before = trial.evaluate(context, simulated(context, network))
+    qat.Training(context, network).advance(40)
+    assert trial.evaluate(context, simulated(context, network))["fidelity"] > before["fidelity"] + 0.3
 
 
 def test_divergence_is_a_failed_trial_with_a_reason(
     spec: TrialSpec, graph: Graph, latency: LatencyTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench = prepare(spec)
-    poisoned = dataclasses.replace(bench, teacher=torch.full_like(bench.teacher, float("nan")))
+    context = prepare(spec)
+    poisoned = dataclasses.replace(context, teacher=torch.full_like(context.teacher, float("nan")))
     monkeypatch.setattr(trial, "prepare", lambda _: poisoned)
     result = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
     assert result.state == "failed"
@@ -211,18 +212,18 @@ def test_divergence_is_a_failed_trial_with_a_reason(
 
 def test_bfloat16_training_works_where_it_is_asked_for(spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qat, "native_bfloat16", lambda device: True)
-    bench = prepare(spec)
-    training = qat.Training(bench, quantize(bench.traced, POLICIES["8/8/8"], bench.statistics, bench.execution))
+    context = prepare(spec)
+    training = qat.Training(context, quantize(context.traced, POLICIES["8/8/8"], context.statistics, context.execution))
     training.advance(3)
     assert training.step == 3
-    assert trial.evaluate(bench, simulated(bench, training.quantized))["fidelity"] > 30
+    assert trial.evaluate(context, simulated(context, training.quantized))["fidelity"] > 30
 
 
 def test_a_stored_training_goes_on_as_one_that_was_not_interrupted(spec: TrialSpec, tmp_path: Path) -> None:
-    bench = prepare(spec)
+    context = prepare(spec)
 
     def fresh() -> qat.Training:
-        return qat.Training(bench, quantize(bench.traced, POLICIES["4/4/8"], bench.statistics, bench.execution))
+        return qat.Training(context, quantize(context.traced, POLICIES["4/4/8"], context.statistics, context.execution))
 
     whole, first, second = fresh(), fresh(), fresh()
     whole.advance(3)

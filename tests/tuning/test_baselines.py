@@ -59,8 +59,8 @@ def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Stu
     notes: list[str] = []
     events = Events()
     events.note = notes.append  # type: ignore[method-assign]
-    bench = prepare(study.spec.trial)
-    graph = export_graph(bench.traced)
+    context = prepare(study.spec.trial)
+    graph = export_graph(context.traced)
     table = measure_latencies(study, graph, events)
     assert table.rest is not None
     assert table.rest.images == ("head_0",)
@@ -69,12 +69,12 @@ def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Stu
     check_table(table, study.spec)
 
     def key(policy: Policy) -> str:
-        return measure.structure_key(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
+        return measure.structure_key(context.traced, place(context.traced, policy, context.execution), context.execution)
 
     new = next(policy for policy in study.space.enumerate() if key(policy) not in table.entries)
     assert table.ms(key(new), new) == table.rest.ms(new) > 0
-    probes = probe(bench, graph, study.space)
-    found = find_seeds(bench, study.space, study.spec.objectives, table, 4, probes)
+    probes = probe(context, graph, study.space)
+    found = find_seeds(context, study.space, study.spec.objectives, table, 4, probes)
     seeds = [Policy.from_dict(seed) for seed in found.seeds]
     assert len(seeds) == 4
     for seed in seeds:
@@ -108,13 +108,13 @@ def test_a_table_of_another_network_does_not_serve(study: Study) -> None:
 
 def test_a_search_of_layers_begins_like_an_earlier_one_of_stages(study: Study) -> None:
     """A layer is taken to be like the stage of the network that it is a part of."""
-    bench = prepare(study.spec.trial)
-    graph = export_graph(bench.traced)
+    context = prepare(study.spec.trial)
+    graph = export_graph(context.traced)
     table = measure_latencies(study, graph, Events())
     earlier = uniform("body=4/16/32,feature_extraction=8/8/8,upsampling=16/16/16,reconstruction=8/8/8", STAGES, "lsq", "minmax")
-    found = find_seeds(bench, study.space, ("size", "psnr"), table, 4, probe(bench, graph, study.space), (), [earlier])
+    found = find_seeds(context, study.space, ("size", "psnr"), table, 4, probe(context, graph, study.space), (), [earlier])
     seed = Policy.from_dict(found.seeds[0])
-    own = {layer.stage: layer.path for layer in bench.traced.layers}
+    own = {layer.stage: layer.path for layer in context.traced.layers}
     assert len(own) == len(seed.stages) > len(STAGES)
     for stage, quant in seed.stages:
         whole = own[stage].split(".")[0]

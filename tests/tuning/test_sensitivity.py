@@ -27,7 +27,7 @@ from autoq.graph.trace import roles_by_stage
 from autoq.images.data import to_tensor
 from autoq.study.study import Study, space_facts
 from autoq.targets import load_target
-from autoq.trial.context import Workbench, input_hashes, prepare, runtime_model
+from autoq.trial.context import TrialContext, input_hashes, prepare, runtime_model
 from autoq.tuning import initial_trials
 from autoq.tuning.initial_trials import find_seeds, probe
 from autoq.tuning.sensitivity import agreement, alone, analyse
@@ -49,13 +49,13 @@ def spec(tiny_weights: Path) -> TrialSpec:
 
 
 @pytest.fixture(scope="module")
-def bench(spec: TrialSpec) -> Workbench:
+def context(spec: TrialSpec) -> TrialContext:
     return prepare(spec)
 
 
 @pytest.fixture(scope="module")
-def graph(bench: Workbench) -> Graph:
-    return export_graph(bench.traced)
+def graph(context: TrialContext) -> Graph:
+    return export_graph(context.traced)
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +64,12 @@ def space() -> SearchSpace:
 
 
 @pytest.fixture(scope="module")
-def table(bench: Workbench, space: SearchSpace) -> LatencyTable:
+def table(context: TrialContext, space: SearchSpace) -> LatencyTable:
     """Milliseconds that grow with the number of stages in float."""
     float_policy = Policy(tuple((stage, StageQuant()) for stage in space.choices))
-    structures = latencies.structures(bench.traced, space, bench.execution, [float_policy]).policies
+    structures = latencies.structures(context.traced, space, context.execution, [float_policy]).policies
     words = {
-        key: latencies.describe(bench.traced, place(bench.traced, policy, bench.execution), bench.execution)
+        key: latencies.describe(context.traced, place(context.traced, policy, context.execution), context.execution)
         for key, policy in structures.items()
     }
     samples = {key: (text, [10.0 + text.count("float")]) for key, text in words.items()}
@@ -79,39 +79,39 @@ def table(bench: Workbench, space: SearchSpace) -> LatencyTable:
 
 
 @pytest.fixture(scope="module")
-def probes(bench: Workbench, graph: Graph, space: SearchSpace) -> tuple[Probe, ...]:
-    return probe(bench, graph, space)
+def probes(context: TrialContext, graph: Graph, space: SearchSpace) -> tuple[Probe, ...]:
+    return probe(context, graph, space)
 
 
-def error(bench: Workbench, graph: Graph, policy: Policy) -> float:
+def error(context: TrialContext, graph: Graph, policy: Policy) -> float:
     """Mean squared error of the written file's output to the float network's."""
-    quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+    quantized = quantize(context.traced, policy, context.statistics, context.execution)
     run = load_target("openvino-cpu").load(runtime_model("openvino-cpu", graph, quantized).SerializeToString(), 1)
     errors = []
-    for pair in bench.pairs:
-        expected = upscale(bench.traced.module, pair.low, "cpu").clamp(0, 1).numpy()
+    for pair in context.pairs:
+        expected = upscale(context.traced.module, pair.low, "cpu").clamp(0, 1).numpy()
         errors.append(np.mean((run(to_tensor(pair.low).numpy()).clip(0, 1) - expected) ** 2))
     return float(np.mean(errors))
 
 
-def test_probes_look_at_a_few_images_spread_over_all(bench: Workbench, graph: Graph, space: SearchSpace) -> None:
+def test_probes_look_at_a_few_images_spread_over_all(context: TrialContext, graph: Graph, space: SearchSpace) -> None:
     """What they find is what they find on these images alone."""
-    many = dataclasses.replace(bench, pairs=(*bench.pairs, *bench.pairs[::-1]) * initial_trials.PROBED_IMAGES)
+    many = dataclasses.replace(context, pairs=(*context.pairs, *context.pairs[::-1]) * initial_trials.PROBED_IMAGES)
     stride = len(many.pairs) // initial_trials.PROBED_IMAGES
-    few = dataclasses.replace(bench, pairs=many.pairs[::stride])
+    few = dataclasses.replace(context, pairs=many.pairs[::stride])
     assert len(few.pairs) == initial_trials.PROBED_IMAGES
     found = probe(many, graph, space)
     assert all(each.loss == pytest.approx(error(few, graph, Policy.from_dict(each.policy)), rel=1e-5) for each in found[::7])
 
 
-def test_seeds_know_what_a_runtime_file_holds(bench: Workbench, graph: Graph, table: LatencyTable) -> None:
+def test_seeds_know_what_a_runtime_file_holds(context: TrialContext, graph: Graph, table: LatencyTable) -> None:
     """Of 4-bit weights the file has half a byte each, of 6-bit ones a whole one."""
-    of = initial_trials._adding(bench, ("size_runtime", "psnr"), table).of
+    of = initial_trials._adding(context, ("size_runtime", "psnr"), table).of
 
     def both(bits: str) -> tuple[float, float]:
-        stages = {layer.stage: roles_by_stage(bench.traced.sites)[layer.stage] for layer in bench.traced.layers}
+        stages = {layer.stage: roles_by_stage(context.traced.sites)[layer.stage] for layer in context.traced.layers}
         policy = uniform(",".join(f"{stage}={bits if stage == 'body' else '8/8/8'}" for stage in stages), stages)
-        quantized = quantize(bench.traced, policy, bench.statistics, bench.execution)
+        quantized = quantize(context.traced, policy, context.statistics, context.execution)
         return of(policy)[0], payload_bytes(runtime_model("openvino-cpu", graph, quantized))
 
     predicted, found = zip(*(both(bits) for bits in ("8/8/8", "6/8/8", "4/8/8")), strict=True)
@@ -120,7 +120,7 @@ def test_seeds_know_what_a_runtime_file_holds(bench: Workbench, graph: Graph, ta
 
 
 def test_the_ranking_is_that_of_a_brute_force_evaluation(
-    bench: Workbench, graph: Graph, spec: TrialSpec, space: SearchSpace
+    context: TrialContext, graph: Graph, spec: TrialSpec, space: SearchSpace
 ) -> None:
     question = Question(widths=(3, 8), pairs=True, seeds=2, frame=(16, 16))
     phases: list[str] = []
@@ -137,7 +137,7 @@ def test_the_ranking_is_that_of_a_brute_force_evaluation(
         ]
         everything = {role: dataclasses.replace(quant, bits=3) for role, quant in vars(narrow).items() if not quant.is_float}
         wide = {role: dataclasses.replace(quant, bits=8) for role, quant in everything.items()}
-        parts = [error(bench, graph, alone(space.choices, stage, StageQuant(**roles))) for roles in (everything, wide)]
+        parts = [error(context, graph, alone(space.choices, stage, StageQuant(**roles))) for roles in (everything, wide)]
         losses[stage] = np.mean(np.log10(parts))
     assert found["ranking"] == sorted(losses, key=losses.__getitem__, reverse=True)
     assert (found["most_sensitive"], found["least_sensitive"]) == (found["ranking"][0], found["ranking"][-1])
@@ -164,9 +164,9 @@ def test_the_ranking_is_that_of_a_brute_force_evaluation(
 
 
 def test_seeds_are_the_front_that_single_stages_predict(
-    bench: Workbench, graph: Graph, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
+    context: TrialContext, graph: Graph, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
 ) -> None:
-    found = find_seeds(bench, space, ("size", "latency", "psnr"), table, 6, probes)
+    found = find_seeds(context, space, ("size", "latency", "psnr"), table, 6, probes)
     seeds = [Policy.from_dict(seed) for seed in found.seeds]
     assert len(seeds) == len(set(seeds)) == len(found.predicted) == 6
     for seed in seeds:
@@ -176,27 +176,27 @@ def test_seeds_are_the_front_that_single_stages_predict(
     assert len(measured) == len(found.probes)
     one_stage = [policy for policy in weights if sum(quant.weight.bits == 3 for _, quant in policy.stages) == 1]
     assert one_stage
-    actual = [error(bench, graph, seed) for seed in seeds]
+    actual = [error(context, graph, seed) for seed in seeds]
     assert spearmanr(found.predicted, actual).statistic > 0.7
     assert all(probe.seconds >= 0 and probe.size > 0 for probe in found.probes)
 
 
 def test_seeds_like_an_earlier_study_come_first(
-    bench: Workbench, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
+    context: TrialContext, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
 ) -> None:
     earlier = list(space.enumerate())[5:9]
-    found = find_seeds(bench, space, ("size", "psnr"), table, 6, probes, (), earlier)
+    found = find_seeds(context, space, ("size", "psnr"), table, 6, probes, (), earlier)
     seeds = [Policy.from_dict(seed) for seed in found.seeds]
     assert seeds[:3] == earlier[:3]
     assert len(set(seeds)) == len(found.predicted) == 6
-    plain = find_seeds(bench, space, ("size", "psnr"), table, 6, probes)
+    plain = find_seeds(context, space, ("size", "psnr"), table, 6, probes)
     assert found.seeds[3] in plain.seeds
 
 
 def test_seeds_without_latency_and_with_operations(
-    bench: Workbench, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
+    context: TrialContext, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
 ) -> None:
-    found = find_seeds(bench, space, ("bops", "psnr"), table, 3, probes)
+    found = find_seeds(context, space, ("bops", "psnr"), table, 3, probes)
     labels = [Policy.from_dict(seed).label for seed in found.seeds]
     assert len(labels) == 3
     assert any("4" in label for label in labels), "fewer bits of activations save operations"
