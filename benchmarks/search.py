@@ -228,7 +228,7 @@ def seeds_alone(run: Run) -> None:
     """The seeds of a study, fully trained, and nothing else."""
     run.seconds += run.table.preparing
     index = {policy: number for number, policy in enumerate(run.table.policies)}
-    for policy in predicted(run, schedule.seeds(run.budget)):
+    for policy in predicted(run, schedule.initial_trials(run.budget)):
         run.train(index[policy], None, FULL)
 
 
@@ -241,15 +241,15 @@ def uniform_only(run: Run) -> None:
 
 
 def autoq(run: Run, stopping: bool = True, sampler: str = "auto") -> None:
-    """Seeds, then the sampler, in cohorts that are compared at rungs."""
+    """Seeds, then the sampler, in brackets that are compared at rungs."""
     run.seconds += run.table.preparing
     asker = Asker(run, sampler)
-    seeds = predicted(run, schedule.seeds(run.budget))
+    seeds = predicted(run, schedule.initial_trials(run.budget))
     rungs = schedule.rungs(FULL) if stopping else (FULL,)
     reached: dict[int, list[int]] = {rung: [] for rung in rungs}
     number = 0
     while number < run.budget:
-        together = schedule.cohort(number, len(seeds), rungs)
+        together = schedule.bracket(number, len(seeds), rungs)
         number = min(together.stop, run.budget)
         going = [asker.ask(seeds[each] if each < len(seeds) else None) for each in range(together.start, number)]
         before = None
@@ -263,7 +263,7 @@ def autoq(run: Run, stopping: bool = True, sampler: str = "auto") -> None:
                     list(run.losses(here, rung)),
                     list(run.losses(reached[rung], rung)),
                     run.reference,
-                    successive_halving.limit(len(here)),
+                    successive_halving.slots(len(here)),
                 )
             reached[rung] += here
             for position, (told, index) in enumerate(going):

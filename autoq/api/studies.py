@@ -209,7 +209,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     fields["hand_rule"] = True
     fields.setdefault("confirm", DEFAULT_CONFIRM)
     budget = fields.get("budget", DEFAULT_BUDGET)
-    fields.setdefault("seeds", schedule.seeds(budget))
+    fields.setdefault("seeds", schedule.initial_trials(budget))
     fields.setdefault("rungs", schedule.rungs(fields.get("steps", DEFAULT_STEPS)))
     if fields["seeds"] > budget:
         raise InputError(f"--seeds '{fields['seeds']}': expected no more than the budget of {budget}")

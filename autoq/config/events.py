@@ -28,7 +28,7 @@ class Events:
         """A baseline (`8/8/8`) or trial (`trial 7`) runs. label: its bits by stage."""
 
     def paused(self, name: str) -> None:
-        """A trial stands at a rung; whether it goes on is decided when its whole cohort does."""
+        """A trial stands at a rung; whether it goes on is decided when its whole bracket does."""
 
     def finished(self, record: Record) -> None:
         """A baseline or trial ended."""

@@ -13,24 +13,24 @@ ONLY_RUNG = 4
 TELLING_RUNG = 16
 """Steps of the lowest of several rungs, at least: after fewer SRGAN's policies are ranked little better than by chance."""
 
-COHORT = 8
+BRACKET = 8
 """Trials that are compared with each other."""
 
 INITIAL = 12
-"""Seeds, at most: they all train fully."""
+"""Initial trials, at most: they all train fully."""
 
 
-def seeds(budget: int) -> int:
-    """How many trials of a budget are seeds."""
+def initial_trials(budget: int) -> int:
+    """How many trials of a budget come from the sensitivity of the stages."""
     return min(INITIAL, budget // 2)
 
 
-def cohort(number: int, seeds: int, rungs: Sequence[int]) -> range:
-    """The trials that one is compared with: itself alone where it is a seed or there is no rung on the way."""
-    if number < seeds or len(rungs) < 2:
+def bracket(number: int, initial: int, rungs: Sequence[int]) -> range:
+    """The trials that one is compared with: itself alone where it is an initial trial or there is no rung on the way."""
+    if number < initial or len(rungs) < 2:
         return range(number, number + 1)
-    first = number - (number - seeds) % COHORT
-    return range(first, first + COHORT)
+    first = number - (number - initial) % BRACKET
+    return range(first, first + BRACKET)
 
 
 def rungs(steps: int) -> tuple[int, ...]:

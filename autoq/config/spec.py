@@ -97,7 +97,7 @@ class StudySpec(BaseModel):
     max_steps: training steps of all trials after which no new one begins. warm_start: policies of an earlier study, the
     first of the seeds. hand_rule: whether that baseline is measured, too. space: the search space with every default
     written out. by: what has formats of its own. seeds: trials that the stages' sensitivity proposes, first. rungs:
-    training steps after which the trials of a cohort are compared and some stop; none: all train fully. constraints: as
+    training steps after which the trials of a bracket are compared and some stop; none: all train fully. constraints: as
     `size<=400KiB`, what points on the front must keep. confirm: seeds that the front is trained again with at the end.
     frame: (width, height) in low-resolution pixels that latency is measured at. latency_threads: of the runtime while it is
     measured. timeout: seconds a trial may take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's

@@ -25,7 +25,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autoq.config.objectives import FIDELITY, FIDELITY_FLOOR, OBJECTIVES
 from autoq.config.policy import ROLES, Policy
-from autoq.config.schedule import cohort
+from autoq.config.schedule import bracket
 from autoq.config.space import SearchSpace
 from autoq.config.spec import Record, StudySpec
 from autoq.errors import InputError, StudyError, unknown
@@ -125,9 +125,9 @@ class TrialStorage:
         """What the sampler says, and how Optuna stores it; asked anew where a trial has that policy already.
 
         One policy at least must be untried.
-        The trials of a cohort are asked for before any has ended, so a sampler does not see how those of its own did.
+        The trials of a bracket are asked for before any has ended, so a sampler does not see how those of its own did.
         """
-        together = cohort(number, len(self.seeds), self._spec.rungs)
+        together = bracket(number, len(self.seeds), self._spec.rungs)
         trials = [trial if trial.number not in together else _not_ended(trial) for trial in self._trials()]
         taken = {self._policy(trial) for trial in trials}
         for attempt in range(MOST_REPEATS):

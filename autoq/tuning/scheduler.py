@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 
 from autoq.config.events import Events
 from autoq.config.policy import Policy
-from autoq.config.schedule import cohort
+from autoq.config.schedule import bracket
 from autoq.config.spec import Confirmation, Rung, TrialResult
 from autoq.costs.latency import measure as latencies
 from autoq.errors import AutoqError
@@ -27,7 +27,7 @@ from autoq.study.results import FLOAT_NAME
 from autoq.study.storage import Asked
 from autoq.study.study import Study, resume_command
 from autoq.trial.context import prepare
-from autoq.tuning.successive_halving import limit, promoted
+from autoq.tuning.successive_halving import promoted, slots
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -100,10 +100,10 @@ def _fatal(method: Callable[P, R]) -> Callable[P, R]:
 
 class StudySearcher(Searcher):
     """Ray asks here for the next policy and reports here how it ended: first the float network, then
-    trials, cohort by cohort, with baselines in between; at last the front once more, with other seeds.
+    trials, bracket by bracket, with baselines in between; at last the front once more, with other seeds.
 
-    The trials of a cohort are asked for together, run to a rung, and are compared there; who goes on follows from what is
-    stored, so a search that was interrupted decides again what it had decided. Seeds are cohorts of one: all train fully.
+    The trials of a bracket are asked for together, run to a rung, and are compared there; who goes on follows from what is
+    stored, so a search that was interrupted decides again what it had decided. Seeds are brackets of one: all train fully.
     """
 
     def __init__(self, study: Study, jobs: Sequence[Job], events: Events) -> None:
@@ -191,10 +191,10 @@ class StudySearcher(Searcher):
         return bool(self.waiting)
 
     def _cohort(self, number: int) -> range:
-        return cohort(number, len(self.study.storage.seeds), self.rungs)
+        return bracket(number, len(self.study.storage.seeds), self.rungs)
 
     def _to_rung(self, trials: Sequence[Asked], together: range) -> list[Job]:
-        """The jobs that bring a cohort to the lowest rung it has not reached; who does not go on ends on the way."""
+        """The jobs that bring a bracket to the lowest rung it has not reached; who does not go on ends on the way."""
         members = {asked.number: asked for asked in trials}
         for rung in self.rungs:
             missing = [asked for asked in members.values() if not self._has(asked, rung)]
@@ -206,7 +206,7 @@ class StudySearcher(Searcher):
         return []
 
     def _promoted(self, together: range, rung: int) -> Collection[int]:
-        """Which trials of a cohort go on from a rung; all that are alone, or where there is no float network.
+        """Which trials of a bracket go on from a rung; all that are alone, or where there is no float network.
 
         Rivals are earlier trials that keep all bounds there and did not fail later. Places that no trial within the bounds
         takes go to those that break bounds on quality least.
@@ -222,7 +222,7 @@ class StudySearcher(Searcher):
         numbers = sorted(number for number in here if number in together)
         within = [number for number in numbers if number in losses]
         rivals = [losses[number] for number in sorted(losses) if number < together.start]
-        places = limit(len(numbers))
+        places = slots(len(numbers))
         corner = results.minimized(reference, study.spec.objectives)
         going = [within[index] for index in promoted([losses[number] for number in within], rivals, corner, places)]
         others = [number for number in numbers if number not in losses and study.affordable(here[number].values)]

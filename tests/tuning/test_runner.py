@@ -78,7 +78,7 @@ def test_budget_baselines_and_front(first: dict) -> None:  # type: ignore[type-a
     assert [trial["number"] for trial in first["trials"]] == list(range(8))
     states = [trial["state"] for trial in first["trials"]]
     assert states[:4] == ["complete"] * 4, "seeds train fully"
-    assert 2 <= states[4:].count("pruned") <= 4, "of a cohort at most half trains on"
+    assert 2 <= states[4:].count("pruned") <= 4, "of a bracket at most half trains on"
     assert {(trial["state"], trial["steps"]) for trial in first["trials"]} <= {("complete", 16), ("pruned", 4)}
     assert set(first["baselines"]) == BASELINES
     assert 0 < first["seeds_alone"]["hypervolume"] <= first["hypervolume"]

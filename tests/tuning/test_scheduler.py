@@ -218,7 +218,7 @@ def test_no_trial_begins_after_the_last_step_allowed(tmp_path: Path, whole: list
     search(study)
     entries = found(study)
     assert [entry[:5] for entry in entries] == [entry[:5] for entry in whole[: len(entries)]]
-    assert len(entries) == SEEDS + 8, "80 steps of the seeds, then one cohort"
+    assert len(entries) == SEEDS + 8, "80 steps of the seeds, then one bracket"
     again = Study.resume(tmp_path / "s")
     end_baselines(again)
     assert not _is_open(again)

@@ -1,6 +1,6 @@
 """Which trials train on."""
 
-from autoq.config.schedule import COHORT, INITIAL, cohort, rungs, seeds
+from autoq.config.schedule import BRACKET, INITIAL, bracket, initial_trials, rungs
 from autoq.tuning.successive_halving import promoted
 
 REFERENCE = [10.0, 10.0]
@@ -15,16 +15,16 @@ def test_rungs_are_geometric_and_end_with_all_steps() -> None:
 
 
 def test_seeds_leave_trials_to_the_sampler() -> None:
-    assert all(seeds(budget) <= budget / 2 for budget in range(1, 100))
-    assert max(seeds(budget) for budget in range(1, 100)) == INITIAL
+    assert all(initial_trials(budget) <= budget / 2 for budget in range(1, 100))
+    assert max(initial_trials(budget) for budget in range(1, 100)) == INITIAL
 
 
 def test_seeds_are_alone_and_the_others_in_cohorts() -> None:
-    assert [list(cohort(number, 3, (4, 16))) for number in (0, 2)] == [[0], [2]]
-    for number in range(3, 3 + COHORT):
-        assert cohort(number, 3, (4, 16)) == range(3, 3 + COHORT)
-    assert cohort(3 + COHORT, 3, (4, 16)).start == 3 + COHORT
-    assert cohort(7, 0, (16,)) == cohort(7, 0, ()) == range(7, 8)
+    assert [list(bracket(number, 3, (4, 16))) for number in (0, 2)] == [[0], [2]]
+    for number in range(3, 3 + BRACKET):
+        assert bracket(number, 3, (4, 16)) == range(3, 3 + BRACKET)
+    assert bracket(3 + BRACKET, 3, (4, 16)).start == 3 + BRACKET
+    assert bracket(7, 0, (16,)) == bracket(7, 0, ()) == range(7, 8)
 
 
 def test_who_is_dominated_stops() -> None:
