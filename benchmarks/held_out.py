@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from autoq.api.studies import open_study
 from autoq.config.spec import Confirmation, Record
 from autoq.errors import InputError
-from autoq.study.confirmation import Confirmed, confirmed_qualities, rank_agreement
+from autoq.study.replication import Confirmed, confirmed_qualities, rank_agreement
 from autoq.study.results import FLOAT_NAME
 from autoq.study.results import front as front_of
 

@@ -39,7 +39,7 @@ from runs import absolute, file_quality, float_graph, in_torch
 from autoq.config.spec import TrialSpec
 from autoq.costs.latency.measure import machine
 from autoq.errors import InputError
-from autoq.study.confirmation import Interval, median_interval
+from autoq.study.intervals import Interval, median_interval
 from autoq.system.processor import available_cores
 from autoq.trial.context import prepare
 from autoq.trial.run import evaluate, trained

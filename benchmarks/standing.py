@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from rivals import FLOAT, ORT, PTQ, File, named
 
-from autoq.study.confirmation import Interval, median_interval
+from autoq.study.intervals import Interval, median_interval
 from autoq.tuning.baselines import HAND_RULE
 
 Group = Literal["rival", "baseline", "front"]

@@ -25,8 +25,9 @@ from autoq.study.study import Study
 from autoq.targets.model import SYNAPTICS
 from autoq.trial.context import input_hashes, prepare
 from autoq.trial.run import run_trial
-from autoq.tuning.baselines import baselines, check_table, measure_again, measure_latencies, measure_more
+from autoq.tuning.baselines import baselines
 from autoq.tuning.initial_trials import find_seeds, probe
+from autoq.tuning.latency_pass import check_table, measure_again, measure_latencies, measure_more
 from autoq.tuning.options import space_by
 
 SPACE = """

@@ -233,7 +233,7 @@ def _create(name: str | None, options: Mapping[str, Any], table_path: Path | Non
     from autoq.images.data import unread
     from autoq.metrics.quality import doubt
     from autoq.trial.context import input_hashes, prepare
-    from autoq.tuning.baselines import check_table
+    from autoq.tuning.latency_pass import check_table
     from autoq.tuning.runner import environment
 
     table = read_table(table_path) if table_path else None

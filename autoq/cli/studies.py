@@ -230,7 +230,7 @@ def search(
 def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
     from autoq.cli import terminal
     from autoq.report.attribution import speed
-    from autoq.study import confirmation, selection
+    from autoq.study import replication, selection
     from autoq.study.results import document, to_json
 
     seconds = time.perf_counter() - started
@@ -239,7 +239,7 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
         latency = speed(study.latency_table(), [record for record in records if record.state == "complete"])
         of_latency = None if latency is None else latency.document()
         objectives = study.spec.objectives
-        judged = confirmation.document(study.confirmed, records, objectives)
+        judged = replication.document(study.confirmed, records, objectives)
         rules = selection.recommended(records, objectives)
         told = document(study.name, study.spec, records, seconds, study.sensitivity(), judged, of_latency, rules)
         typer.echo(to_json(told))

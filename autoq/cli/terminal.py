@@ -24,7 +24,7 @@ from autoq.config.events import Events, Progress, TrainingEvents
 from autoq.config.objectives import OBJECTIVES
 from autoq.config.policy import FLOAT_BITS
 from autoq.config.spec import Record, StudySpec
-from autoq.study import confirmation, selection
+from autoq.study import replication, selection
 from autoq.study.results import (
     NOT_FASTER,
     baselines_alone,
@@ -269,7 +269,7 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
         seeds = hypervolume(seeds_alone(records, sensitivity), objectives)
         of_seeds = f"; seeds alone {seeds:.4f}" if sensitivity else ""
         console.print(f"hypervolume {volume:.4f}{of_seeds}; baselines alone {alone:.4f}")
-    if sentence := confirmation.in_words(study.confirmed, records, objectives):
+    if sentence := replication.in_words(study.confirmed, records, objectives):
         console.print(sentence, soft_wrap=True)
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)

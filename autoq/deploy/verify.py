@@ -16,7 +16,7 @@ from autoq.costs.latency.analytic import milliseconds
 from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import Graph
 from autoq.graph.quantize import Quantized
-from autoq.study.confirmation import Interval, median_interval
+from autoq.study.intervals import Interval, median_interval
 from autoq.targets import Runner, load_target, target_info
 from autoq.trial.context import TrialContext, runtime_file
 from autoq.trial.run import agreement, judge, run_all

@@ -15,7 +15,7 @@ from typing import Any
 from autoq.config.spec import Record
 from autoq.costs.latency.predict import Run, changes
 from autoq.costs.latency.table import Entry, LatencyTable, float_entry, runs_of
-from autoq.study.confirmation import Interval, median_interval
+from autoq.study.intervals import Interval, median_interval
 from autoq.study.results import point_name
 from autoq.targets import target_info
 

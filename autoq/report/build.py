@@ -18,7 +18,8 @@ from autoq.report.attribution import speed
 from autoq.report.latency import latency_section
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png, sensitivity_figure
 from autoq.report.stages import stage_table
-from autoq.study.confirmation import Interval, confirmed_qualities, in_words
+from autoq.study.intervals import Interval
+from autoq.study.replication import confirmed_qualities, in_words
 from autoq.study.results import (
     NOT_FASTER,
     baselines_alone,

@@ -27,8 +27,8 @@ from autoq.errors import InputError, StudyError, suggest
 from autoq.models import is_custom, model_info
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.study import results
-from autoq.study.confirmation import Confirmed, confirmed, confirmed_qualities
 from autoq.study.folder import StudyFolder
+from autoq.study.replication import Confirmed, confirmed, confirmed_qualities
 from autoq.study.storage import Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.system.files import append_line, read_lines, write_whole
 from autoq.targets import target_info

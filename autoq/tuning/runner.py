@@ -42,8 +42,9 @@ from autoq.system.files import write_whole
 from autoq.system.limits import held, limits
 from autoq.trial.context import TrialContext, adopt, portable, prepare, with_seed
 from autoq.trial.run import replicate, run_trial
-from autoq.tuning.baselines import baselines, check_table, measure_again, measure_latencies, measure_more
+from autoq.tuning.baselines import baselines
 from autoq.tuning.initial_trials import find_seeds, probe
+from autoq.tuning.latency_pass import check_table, measure_again, measure_latencies, measure_more
 from autoq.tuning.scheduler import Abort, Job, StudySearcher, allowed
 
 R = TypeVar("R")

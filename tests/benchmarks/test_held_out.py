@@ -7,7 +7,7 @@ import pytest
 
 from autoq.config.policy import Policy, uniform
 from autoq.config.spec import Confirmation, Record, Remeasured, StudySpec, TrialResult, TrialSpec
-from autoq.study.confirmation import confirmed
+from autoq.study.replication import confirmed
 from autoq.study.study import Study
 from autoq.tuning.options import search_space
 from benchmarks.held_out import figures_of, main

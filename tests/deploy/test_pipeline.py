@@ -28,7 +28,7 @@ from autoq.targets import load_target
 from autoq.targets.openvino_cpu_bf16 import OpenVINOBFloat16
 from autoq.trial.context import input_hashes, prepare
 from autoq.trial.run import run_trial
-from autoq.tuning.baselines import measure_latencies
+from autoq.tuning.latency_pass import measure_latencies
 from autoq.tuning.options import search_space
 from tests.cli.test_cli import run
 

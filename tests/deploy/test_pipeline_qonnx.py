@@ -17,7 +17,7 @@ from autoq.export.onnx import export_graph
 from autoq.study.study import Study
 from autoq.trial.context import input_hashes, prepare
 from autoq.trial.run import run_trial
-from autoq.tuning.baselines import measure_latencies
+from autoq.tuning.latency_pass import measure_latencies
 from autoq.tuning.options import search_space
 from tests.conftest import small_image
 

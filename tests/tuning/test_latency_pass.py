@@ -16,8 +16,9 @@ from autoq.graph.quantize import place
 from autoq.models import model_info
 from autoq.study.study import Study, space_facts
 from autoq.trial.context import prepare
-from autoq.tuning.baselines import AGAIN_ROUNDS, baselines, check_table, measure_again, measure_latencies, measure_more
+from autoq.tuning.baselines import baselines
 from autoq.tuning.initial_trials import find_seeds, probe
+from autoq.tuning.latency_pass import AGAIN_ROUNDS, check_table, measure_again, measure_latencies, measure_more
 from autoq.tuning.options import space_by
 
 SPACE = """

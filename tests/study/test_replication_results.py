@@ -15,7 +15,8 @@ from autoq.config.constraints import parse_all
 from autoq.config.objectives import score
 from autoq.config.policy import Policy, uniform
 from autoq.config.spec import Confirmation, Record, Remeasured, TrialResult
-from autoq.study.confirmation import Confirmed, confirmed, document, in_words, mean_interval, median_interval, rank_agreement
+from autoq.study.intervals import mean_interval, median_interval
+from autoq.study.replication import Confirmed, confirmed, document, in_words, rank_agreement
 from autoq.study.results import point_name, to_json
 
 STAGES = {"head": ("weight", "activation"), "body": ("weight", "activation")}
