@@ -25,6 +25,16 @@ from autoq.models.srresnet import SRResNet
 SHARED = Path(os.environ.get("AUTOQ_SHARED") or Path(__file__).parents[2] / "shared")
 
 
+LONGEST = (
+    "tuning/test_runner.py",
+    "test_docs.py",
+    "report/test_dashboard.py",
+    "benchmarks/test_survival.py",
+    "benchmarks/test_esrgan.py",
+)
+"""Files of whole searches: they run first, so that no process is left alone with one of them at the end."""
+
+
 def missing_here() -> set[str]:
     """Fixtures that stand for things this machine does not have; a GPU is not asked of CI either."""
     return {name for name, there in (("shared", SHARED.is_dir()), ("chromium", shutil.which("chromium"))) if not there}
@@ -38,6 +48,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     needing = [item for item in items if missing.intersection(getattr(item, "fixturenames", ()))]
     config.hook.pytest_deselected(items=needing)
     items[:] = [item for item in items if item not in needing]
+    items.sort(key=lambda item: not str(item.path).endswith(LONGEST))
 
 
 @pytest.fixture(scope="session")
