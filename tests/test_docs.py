@@ -38,7 +38,6 @@ RUN_ELSEWHERE = {
     "python benchmarks/ablation.py --eval-data Set5": ("tests/benchmarks/test_qat.py", "ablation.py"),
     "python benchmarks/qat_gain.py --eval-data Set5": ("tests/benchmarks/test_qat.py", "qat_gain.py"),
     "python benchmarks/qat_step.py --eval-data Set5": ("tests/benchmarks/test_qat_step.py", "qat_step.main()"),
-    "python benchmarks/ptq.py --models xlsr --clippings mse --bits 8/8/8 4/4/8": ("tests/benchmarks/test_ptq.py", "ptq.py"),
     "python benchmarks/ptq.py --models srresnet srgan --clippings minmax --bits 8/8/8 4/4/8 --eval-data Set5": (
         "tests/benchmarks/test_ptq.py",
         "ptq.py",
@@ -74,16 +73,7 @@ RUN_ELSEWHERE = {
     "python benchmarks/clipped_output.py --eval-data Set14": ("tests/benchmarks/test_clipped_output.py", "clipped_output"),
     "python benchmarks/exports.py srgan-x4 --points 10": ("tests/benchmarks/test_exports.py", '"--points"'),
     "python -m pytest tests/export/test_nibbles.py": ("Makefile", "$(BIN)/python -m pytest"),
-    "autoq search --model srresnet --objectives size,latency,psnr --eval-data val/ --study srresnet-x4": (
-        "tests/tuning/test_runner.py",
-        '== ["size", "latency", "psnr"]',
-    ),
-    "autoq search --model srgan --weights generator.pth --objectives size,latency,psnr --eval-data val/ --study srgan-5-x4": (
-        "tests/tuning/test_runner.py",
-        '"search", *OPTIONS, "--weights"',
-    ),
     "python benchmarks/deploy.py srresnet-x4 --eval-data Set5/": ("tests/benchmarks/test_deploy.py", "deploy.main()"),
-    "python benchmarks/deploy.py srgan-5-x4 --eval-data Set5/": ("tests/benchmarks/test_deploy.py", "deploy.main()"),
     "python benchmarks/esrgan.py": ("tests/benchmarks/test_esrgan.py", "esrgan.py"),
     "python benchmarks/weights.py Set5 Set14": ("tests/benchmarks/test_bundled_weights.py", "benchmarks.weights"),
     "python benchmarks/survival.py --driver-kills 20 --worker-kills 20": ("tests/benchmarks/test_survival.py", "survival.py"),
