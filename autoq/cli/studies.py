@@ -28,7 +28,9 @@ def search(
         typer.Option(help="Checkpoint (.safetensors, .pth), or `published` to fetch the authors'; bundled weights if absent."),
     ] = None,
     target: Annotated[str | None, typer.Option(show_default="openvino-cpu", help="Where the result will run.")] = None,
-    space: Annotated[Path | None, typer.Option(help="Search space (YAML); see `autoq space MODEL`.")] = None,
+    space: Annotated[
+        Path | None, typer.Option(help="Search space: a YAML file (see `autoq space MODEL`), or a name of `autoq space --list`.")
+    ] = None,
     by: Annotated[
         str | None, typer.Option(show_default="stage", help="What gets a format of its own: stage, block or layer.")
     ] = None,
@@ -262,10 +264,13 @@ def _stopped(folder: Path, started: float, json: bool, cause: BaseException) -> 
 
 @app.command()
 def space(
-    model: Annotated[str, typer.Argument(help="Network, package.module:factory, or a .pth file.")],
+    model: Annotated[str | None, typer.Argument(help="Network, package.module:factory, or a .pth file.")] = None,
     target: TARGET = "openvino-cpu",
     scale: SCALE = None,
     weights: Annotated[Path | None, typer.Option(help="Checkpoint of a network of your own.")] = None,
+    list_spaces: Annotated[
+        bool, typer.Option("--list", help="List the bundled search spaces: `--space` takes their names.")
+    ] = False,
     json: JSON = False,
 ) -> None:
     """Print a model's bundled search space: a file to start your own from.
@@ -273,8 +278,15 @@ def space(
     Example: autoq space srgan > my_space.yaml
     """
     from autoq.api.networks import space_file
+    from autoq.config.space import named_spaces
     from autoq.study.results import to_json
 
+    if list_spaces:
+        found = named_spaces()
+        typer.echo(to_json(found) if json else "\n\n".join(f"{name}\n    {purpose}" for name, purpose in found.items()))
+        return
+    if model is None:
+        raise InputError("space: no network given; type autoq space srgan, or autoq space --list")
     with only_results():
         text, loaded = space_file(model, target=target, scale=scale, weights=weights)
     if json:

@@ -210,6 +210,26 @@ def bundled_space(model: str) -> Path:
     raise SpaceError(f"no search space is bundled for '{model}'; write one and give --space FILE")
 
 
+def named_spaces() -> dict[str, str]:
+    """Bundled space files by name, with what each is for: its first comment."""
+    files = [file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))]
+    return {file.stem: _purpose(file) for file in files}
+
+
+def _purpose(file: Path) -> str:
+    comments = itertools.takewhile(lambda line: line.startswith("#"), file.read_text().splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in comments)
+
+
+def _located(path: Path) -> Path:
+    """The bundled file that a bare name stands for, unless a file of that name lies here."""
+    if len(path.parts) == 1 and not path.suffix and not path.exists():
+        for folder in FOLDERS:
+            if (folder / f"{path}.yaml").is_file():
+                return folder / f"{path}.yaml"
+    return path
+
+
 class _Loader(yaml.SafeLoader):
     """YAML's safe part. A key given twice is an error; else the last one would win, unnoticed."""
 
@@ -228,11 +248,13 @@ def load_space(path: Path, facts: SpaceFacts) -> SearchSpace:
 
 
 def read_space(path: Path, model: str) -> Any:
-    """A space file as YAML data, not validated yet. Raises SpaceError where it cannot be read."""
+    """A space file as YAML data, not validated yet; a bare name is a bundled one. Raises SpaceError where it cannot be read."""
     try:
-        return yaml.load(path.read_text(), _Loader)
+        return yaml.load(_located(path).read_text(), _Loader)
     except OSError as error:
-        raise SpaceError(f"{path}: {error.strerror or error}; give --space an existing YAML file") from error
+        raise SpaceError(
+            f"{path}: {error.strerror or error}; give --space an existing YAML file, or a name of autoq space --list"
+        ) from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # tags raise what they like
         raise SpaceError(f"{path}: not YAML ({_problem(error)}); autoq space {model} prints a file to start from") from error
 

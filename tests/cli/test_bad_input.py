@@ -287,7 +287,7 @@ def test_space(refused: Refused, tmp_path: Path, text: str | bytes, message: str
 )
 def test_space_that_is_no_file(refused: Refused, tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "sub").mkdir()
-    refused([*MODEL, "--space", name], f"{name}: {reason}; give --space an existing YAML file")
+    refused([*MODEL, "--space", name], f"{name}: {reason}; give --space an existing YAML file, or a name of autoq space --list")
 
 
 def test_a_yaml_file_nested_without_end(tmp_path: Path) -> None:

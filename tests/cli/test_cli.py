@@ -11,7 +11,7 @@ import yaml
 from autoq import cli
 from autoq.api import studies
 from autoq.config.events import Events
-from autoq.config.space import bundled_space
+from autoq.config.space import bundled_space, named_spaces
 from autoq.config.spec import TrialSpec
 from autoq.targets import TARGETS
 from autoq.tuning.options import fields_of
@@ -68,6 +68,10 @@ def test_space_prints_a_file_that_can_be_used(
     data = json.loads(out)
     # (3 widths x 6 x 19 activation formats + 1) stages but the head, body also x 7 skips; head 19 weights
     assert data["size"] == 19 * ((18 * 19 + 1) * 7) * (18 * 19 + 1) ** 2
+    code, out, _ = run(capsys, monkeypatch, "space", "--list")
+    assert {line for line in out.splitlines() if line[:1].strip()} == set(named_spaces())
+    code, _, err = run(capsys, monkeypatch, "space")
+    assert (code, err) == (2, "autoq: space: no network given; type autoq space srgan, or autoq space --list\n")
 
 
 def test_targets_are_listed_with_their_facts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

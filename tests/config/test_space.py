@@ -4,7 +4,7 @@ import optuna
 import pytest
 import yaml
 
-from autoq.config.space import bundled_space, load_space, parse_space
+from autoq.config.space import bundled_space, load_space, named_spaces, parse_space
 from autoq.errors import SpaceError
 from autoq.models import MODELS
 from autoq.study.study import space_facts
@@ -115,3 +115,13 @@ def test_a_missing_or_broken_file_says_so(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("roles: {")
     with pytest.raises(SpaceError, match=r"bad\.yaml: not YAML"):
         load_space(tmp_path / "bad.yaml", FACTS)
+
+
+@pytest.mark.parametrize("name", named_spaces())
+def test_a_space_by_name_serves_every_network(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    target = "npu-uint8" if name == "uint8_npu" else "openvino-cpu"
+    for model in MODELS:
+        assert load_space(Path(name), space_facts(model, target)).size() > 1
+    (tmp_path / name).write_text("roles: {weight: {bits: 8}, activation: {bits: 8}, skip: {bits: 8}}")
+    assert load_space(Path(name), space_facts("srgan", target)).size() == 1, "a file of that name goes before it"
