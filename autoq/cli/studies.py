@@ -29,7 +29,7 @@ def search(
     ] = None,
     target: Annotated[str | None, typer.Option(show_default="openvino-cpu", help="Where the result will run.")] = None,
     space: Annotated[
-        Path | None, typer.Option(help="Search space: a YAML file (see `autoq space MODEL`), or a name of `autoq space --list`.")
+        Path | None, typer.Option(help="Search space: a YAML file (see `autoq space MODEL`), or the name of a bundled one.")
     ] = None,
     by: Annotated[
         str | None, typer.Option(show_default="stage", help="What gets a format of its own: stage, block or layer.")

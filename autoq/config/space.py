@@ -35,6 +35,8 @@ FOLDERS = (Path(__file__).parents[1] / "search_spaces", Path(__file__).parents[2
 DEFAULTS = {"quantizer": "minmax", "clipping": "minmax"}
 """What a role has that a space does not say; of granularity and signedness the target's first."""
 
+OR_NAMED = "give --space an existing YAML file, or a name of autoq space --list"
+
 STAGE_NAME = "[A-Za-z][A-Za-z0-9_]*"
 FIELDS = ("bits", "quantizer", "clipping", "granularity", "signed")
 
@@ -253,7 +255,7 @@ def read_space(path: Path, model: str) -> Any:
         return yaml.load(_located(path).read_text(), _Loader)
     except OSError as error:
         raise SpaceError(
-            f"{path}: {error.strerror or error}; give --space an existing YAML file, or a name of autoq space --list"
+            f"{path}: {error.strerror or error}; {OR_NAMED}"
         ) from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # tags raise what they like
         raise SpaceError(f"{path}: not YAML ({_problem(error)}); autoq space {model} prints a file to start from") from error
