@@ -254,9 +254,7 @@ def read_space(path: Path, model: str) -> Any:
     try:
         return yaml.load(_located(path).read_text(), _Loader)
     except OSError as error:
-        raise SpaceError(
-            f"{path}: {error.strerror or error}; {OR_NAMED}"
-        ) from error
+        raise SpaceError(f"{path}: {error.strerror or error}; {OR_NAMED}") from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # tags raise what they like
         raise SpaceError(f"{path}: not YAML ({_problem(error)}); autoq space {model} prints a file to start from") from error
 
