@@ -30,7 +30,7 @@ def figures_of(
 ) -> dict[str, float | None]:
     """What is printed. A figure is null where there is nothing to compute it from.
 
-    confirmed: the front's points, as `autoq.confirmation.confirmed` gives them.
+    confirmed: the front's points, as `autoq.study.replication.confirmed` gives them.
     """
     agreement = rank_agreement(records, confirmed_qualities(objectives)[0])
     front = [record for record in front_of(records, objectives) if record.name != FLOAT_NAME]

@@ -97,7 +97,7 @@ def test_another_process_finds_the_same(folder: Path) -> None:
     made = source[source.index("class Net") : source.index("def fingerprint")]
     (folder / "edited.py").write_text(f"import torch\nfrom torch import Tensor, nn\nimport torch.nn.functional as F\n\n{made}")
     found = subprocess.run(
-        [sys.executable, "-c", "from autoq.loading import load; print(load('edited:Net', 2).fingerprint)"],
+        [sys.executable, "-c", "from autoq.graph.loading import load; print(load('edited:Net', 2).fingerprint)"],
         capture_output=True, text=True, check=True, cwd=folder,
     )  # fmt: skip
     assert found.stdout.strip() == load("edited:Net", 2).fingerprint

@@ -133,5 +133,5 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
 
 
 def test_the_dashboard_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
-    code = "import sys; sys.modules['torch'] = sys.modules['ray'] = None; import autoq.dashboard"
+    code = "import sys; sys.modules['torch'] = sys.modules['ray'] = None; import autoq.report.dashboard"
     subprocess.run([sys.executable, "-c", code], check=True)
