@@ -1,7 +1,7 @@
 # On a machine that has Python (3.11 or newer) and make:
 #   make search   install into .venv, then search over the bundled SRGAN
 #   make test     install with the test tools, then lint, types, import contracts and tests
-#   make check    the same, with the tests that run no search: two minutes
+#   make check    the same, with only the tests that run no search
 PYTHON ?= python3
 BIN := .venv/bin
 
