@@ -205,11 +205,14 @@ def _scalar_or_list(value: Any) -> Any:
 
 def bundled_space(model: str) -> Path:
     """The space file shipped for a model, or the one for all models."""
-    for name in (model, "default"):
-        for folder in FOLDERS:
-            if (folder / f"{name}.yaml").is_file():
-                return folder / f"{name}.yaml"
+    if found := _bundled(model) or _bundled("default"):
+        return found
     raise SpaceError(f"no search space is bundled for '{model}'; write one and give --space FILE")
+
+
+def _bundled(name: str | Path) -> Path | None:
+    files = (folder / f"{name}.yaml" for folder in FOLDERS)
+    return next((file for file in files if file.is_file()), None)
 
 
 def named_spaces() -> dict[str, str]:
@@ -225,11 +228,8 @@ def _purpose(file: Path) -> str:
 
 def _located(path: Path) -> Path:
     """The bundled file that a bare name stands for, unless a file of that name lies here."""
-    if len(path.parts) == 1 and not path.suffix and not path.exists():
-        for folder in FOLDERS:
-            if (folder / f"{path}.yaml").is_file():
-                return folder / f"{path}.yaml"
-    return path
+    is_name = len(path.parts) == 1 and not path.suffix and not path.exists()
+    return (_bundled(path) if is_name else None) or path
 
 
 class _Loader(yaml.SafeLoader):
