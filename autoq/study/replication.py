@@ -16,7 +16,7 @@ from autoq.config.constraints import Constraint
 from autoq.config.objectives import OBJECTIVES, score
 from autoq.config.policy import Policy
 from autoq.config.spec import Confirmation, Record, Remeasured, StudySpec
-from autoq.study import pareto, results, selection
+from autoq.study import pareto, selection
 from autoq.study.intervals import Interval, mean_interval, median_interval
 from autoq.study.results import FLOAT_NAME, float_baseline, front, losses, point_name, spearman
 
@@ -52,10 +52,10 @@ def planned(records: Sequence[Record], spec: StudySpec) -> list[Replication]:
 
 def _by_interest(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
     """The front without the float network, which no seed changes: what a user would take first."""
-    front = [record for record in results.front(records, objectives) if record.name != FLOAT_NAME]
-    ends = [min(front, key=lambda record: results.losses(record.values, [name])) for name in objectives] if front else []
-    ordered = [*selection.recommended(records, objectives).values(), *ends, *front]
-    return list({results.point_name(record): record for record in ordered}.values())
+    points = [record for record in front(records, objectives) if record.name != FLOAT_NAME]
+    ends = [min(points, key=lambda record: losses(record.values, [name])) for name in objectives] if points else []
+    ordered = [*selection.recommended(records, objectives).values(), *ends, *points]
+    return list({point_name(record): record for record in ordered}.values())
 
 
 @dataclass(frozen=True)
