@@ -37,15 +37,17 @@ class Replication(NamedTuple):
 def planned(records: Sequence[Record], spec: StudySpec) -> list[Replication]:
     """The trainings to repeat: first all seeds of the recommended points, then of the front's ends, then of the rest.
 
+    At least one is repeated, however short the search was.
+
     It depends on the finished search alone, so an interrupted replication continues with the same plan. They come back seed
     by seed: what a seed prepares serves all its points.
     """
     left = SHARE * sum(record.seconds for record in records)
-    plan = []
+    plan: list[Replication] = []
     for record in _by_interest(records, spec.objectives):
         for number in range(spec.confirm):
             left -= record.seconds
-            if left >= 0:
+            if left >= 0 or not plan:
                 plan.append(Replication(record, Policy.from_dict(record.policy), spec.trial.seed + 1 + number))
     return sorted(plan, key=lambda each: each.seed)
 
