@@ -21,7 +21,7 @@ from autoq.config.events import TrainingEvents
 from autoq.config.policy import uniform
 from autoq.config.spec import PretrainSpec, TrialSpec
 from autoq.graph.quantize import quantize
-from autoq.models import MODELS
+from autoq.networks import MODELS
 from autoq.system.processor import available_cores
 from autoq.targets import target_info
 from autoq.training.pretrain import pretrain

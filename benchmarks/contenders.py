@@ -39,7 +39,7 @@ from autoq.errors import InputError
 from autoq.graph.quantize import quantize
 from autoq.graph.trace import roles_by_stage
 from autoq.images.data import batches, calibration_patches, make_pair, train_images
-from autoq.models import staged_model
+from autoq.networks import staged_model
 from autoq.quantizers import QUANTIZERS
 from autoq.system.compat import guest_code
 from autoq.system.device import native_bfloat16

@@ -20,7 +20,7 @@ import psutil
 import torch
 from documents import reserve_output
 
-from autoq.models import fresh_model
+from autoq.networks import fresh_model
 from autoq.system.processor import available_cores
 
 AUTHORS = (

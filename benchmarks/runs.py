@@ -22,7 +22,7 @@ from autoq.config.spec import TrialSpec
 from autoq.export.onnx import Graph, export_graph
 from autoq.graph.quantize import Quantized
 from autoq.graph.trace import trace
-from autoq.models import staged_model
+from autoq.networks import staged_model
 from autoq.targets import Runner
 from autoq.trial.context import TrialContext, prepare, runtime_model, shipped
 from autoq.trial.run import evaluate, trained

@@ -20,7 +20,7 @@ from runs import file_quality, float_graph
 from autoq.config.policy import uniform
 from autoq.config.spec import Sampling, TrialSpec
 from autoq.graph.quantize import quantize
-from autoq.models import model_info
+from autoq.networks import model_info
 from autoq.system.processor import available_cores
 from autoq.training.qat import Training
 from autoq.trial.context import prepare

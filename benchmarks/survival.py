@@ -29,7 +29,7 @@ import torch
 from documents import reserve_output
 from safetensors.torch import save_file
 
-from autoq.models.srresnet import SRResNet
+from autoq.networks.srresnet import SRResNet
 
 SPACE = """
 roles:

@@ -25,7 +25,7 @@ from autoq.graph.trace import trace
 from autoq.images.data import Image, calibration_patches, make_pair, read_folder, train_images
 from autoq.images.pixels import to_input, to_pixels
 from autoq.metrics.quality import psnr
-from autoq.models import model_info, staged_model
+from autoq.networks import model_info, staged_model
 from autoq.system.processor import available_cores
 from autoq.targets import load_target, target_info
 from autoq.trial.context import execution_on, runtime_model

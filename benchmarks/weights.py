@@ -21,7 +21,7 @@ from documents import reserve_output
 
 from autoq.images.data import make_pair, read_folder, resize, to_pixels, to_tensor
 from autoq.metrics.quality import psnr
-from autoq.models import MODELS, build_model, bundled_record, record_path
+from autoq.networks import MODELS, build_model, bundled_record, record_path
 
 
 @torch.no_grad()

@@ -19,8 +19,8 @@ from safetensors.torch import save_file
 from autoq.config.spec import Analysis, Question
 from autoq.graph.quantize import Quantized
 from autoq.graph.trace import Traced, trace
-from autoq.models import model_info
-from autoq.models.srresnet import SRResNet
+from autoq.networks import model_info
+from autoq.networks.srresnet import SRResNet
 
 SHARED = Path(os.environ.get("AUTOQ_SHARED") or Path(__file__).parents[2] / "shared")
 

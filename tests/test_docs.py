@@ -18,7 +18,7 @@ import yaml
 
 from autoq.config.policy import TensorQuant
 from autoq.config.space import parse_space
-from autoq.models.srresnet import SRResNet
+from autoq.networks.srresnet import SRResNet
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.study.study import space_facts
 from tests.contracts import test_quantizers as contracts

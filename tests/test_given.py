@@ -22,8 +22,8 @@ from autoq.api.studies import _create
 from autoq.config.events import Events
 from autoq.errors import InputError, StudyError
 from autoq.graph.loading import load
-from autoq.models import given, staged_model
-from autoq.models.given import give
+from autoq.networks import given, staged_model
+from autoq.networks.given import give
 from autoq.tuning.options import default_scale, model_name
 from autoq.tuning.runner import Desk
 from tests.conftest import small_image

@@ -25,7 +25,7 @@ from autoq.errors import InputError, StudyError, WeightsError
 from autoq.graph.loading import load
 from autoq.graph.quantize import collect, quantize
 from autoq.graph.trace import roles_by_stage, trace
-from autoq.models import staged_model
+from autoq.networks import staged_model
 from autoq.system.compat import allow_torchvision
 from autoq.training.kernels.rewrite import quicker
 from autoq.trial.context import execution_on, prepare
@@ -384,7 +384,7 @@ def test_a_checkpoint_that_cannot_be_used(refused: Refused, folder: Path, monkey
     for command in (search, ["cost", "--model", "own.pth"], ["space", "own.pth"]):
         already = f"model '{path}' is a checkpoint already; leave --weights out"
         refused([*command, "--scale", "2", "--weights", "own.pth"], f"--weights '{path}': {already}")
-    find, module = importlib.util.find_spec, "autoq.models.custom.importlib.util"
+    find, module = importlib.util.find_spec, "autoq.networks.custom.importlib.util"
     monkeypatch.setattr(f"{module}.find_spec", lambda name, *rest: None if name == "spandrel" else find(name, *rest))
     install = "pip install 'autoq[spandrel]', or type --model NAME --weights"
     refused(search, f"model '{path}': recognizing a checkpoint by itself takes spandrel; {install} {path}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autoq.models import MODELS
+from autoq.networks import MODELS
 
 ROOT = Path(__file__).parents[1]
 

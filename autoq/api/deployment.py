@@ -14,7 +14,7 @@ from autoq.tuning.options import model_name
 
 if TYPE_CHECKING:
     from autoq.deploy.pipeline import Delivered
-    from autoq.models import Own
+    from autoq.networks import Own
 
 
 def export_point(

@@ -16,7 +16,7 @@ from autoq.config.policy import uniform
 from autoq.config.space import SearchSpace, bundled_space
 from autoq.config.spec import Analysis, PretrainSpec, Question, TrialSpec
 from autoq.errors import InputError, unknown
-from autoq.models import MODELS, ModelInfo, bundled_record, is_custom, model_info, parameter_count
+from autoq.networks import MODELS, ModelInfo, bundled_record, is_custom, model_info, parameter_count
 from autoq.study.study import Study
 from autoq.system.processor import available_cores
 from autoq.targets import TARGETS, why_unusable

@@ -23,7 +23,7 @@ from autoq.config.events import Events
 from autoq.config.space import read_space, space_layers
 from autoq.config.spec import StudySpec, TrialSpec
 from autoq.errors import InputError, StudyError
-from autoq.models import bundled_record, is_custom, is_given, model_info
+from autoq.networks import bundled_record, is_custom, is_given, model_info
 from autoq.study.storage import check_free
 from autoq.study.study import Study, new_folder, study_folder
 from autoq.system.processor import available_cores
@@ -44,7 +44,7 @@ from autoq.tuning.options import (
 )
 
 if TYPE_CHECKING:
-    from autoq.models import Own
+    from autoq.networks import Own
 
 MAX_WORKERS = 4
 
@@ -327,7 +327,7 @@ def check_options(name: str, spec: StudySpec, options: Mapping[str, Any], purpos
 
 def check_inputs(name: str, spec: StudySpec) -> None:
     """Raise StudyError where weights, images or a user's own network are not what they were when a study began."""
-    from autoq.models.given import is_held
+    from autoq.networks.given import is_held
     from autoq.trial.context import input_hashes
 
     if is_given(spec.trial.model) and not is_held(spec.trial.model):

@@ -15,13 +15,13 @@ from autoq.images import crops
 from autoq.images.data import Pair, eval_images, make_pair, unread
 from autoq.images.pixels import to_input
 from autoq.metrics.quality import METRICS, PSNR_CEILING, averaged, doubt, judged, load_models
-from autoq.models import is_file
+from autoq.networks import is_file
 from autoq.system.processor import available_cores
 from autoq.targets import Runner, target_info
 from autoq.tuning.options import absolute, check_measurable, default_scale, model_name, weights_path
 
 if TYPE_CHECKING:
-    from autoq.models import Own
+    from autoq.networks import Own
 
 DEFAULT_METRICS = ("psnr", "ssim")
 DEFAULT_TARGET = "openvino-cpu"
@@ -121,7 +121,7 @@ def _network(
 def _float_network(name: str, weights: str | Path | None, scale: int | None, threads: int | None) -> tuple[str, Runner, int]:
     import torch
 
-    from autoq.models import build_model, weights_file
+    from autoq.networks import build_model, weights_file
     from autoq.system.compat import guest_code
     from autoq.system.device import channels_last
 

@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from autoq.errors import InputError
 from autoq.graph.capture import capture
 from autoq.graph.folding import STANDS_FOR
-from autoq.models.sizes import UNTRACEABLE, one_line
-from autoq.models.wrappers import duplicate
+from autoq.networks.sizes import UNTRACEABLE, one_line
+from autoq.networks.wrappers import duplicate
 
 TOLERANCE = 1e-4
 """Root mean square of the difference, of the largest magnitude in the output."""

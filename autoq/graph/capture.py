@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from autoq.errors import InputError
-from autoq.models.sizes import UNTRACEABLE, one_line
-from autoq.models.wrappers import fold
+from autoq.networks.sizes import UNTRACEABLE, one_line
+from autoq.networks.wrappers import fold
 
 
 def capture(model: nn.Module) -> fx.GraphModule:

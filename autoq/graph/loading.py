@@ -17,9 +17,9 @@ from autoq.config.spec import TrialSpec
 from autoq.errors import InputError
 from autoq.graph.stages import EVERYTHING, find_stages
 from autoq.graph.trace import Traced, roles_by_stage, trace
-from autoq.models import staged_model
-from autoq.models.prefixes import is_counter
-from autoq.models.stages import StagePatterns
+from autoq.networks import staged_model
+from autoq.networks.prefixes import is_counter
+from autoq.networks.stages import StagePatterns
 from autoq.system.compat import guest_code
 
 DIGITS = 16

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from autoq.graph.trace import Traced
-from autoq.models.stages import StagePatterns
+from autoq.networks.stages import StagePatterns
 
 STAGES = ("feature_extraction", "body", "upsampling", "reconstruction")
 """In the order of the data."""

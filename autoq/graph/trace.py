@@ -19,9 +19,9 @@ from autoq.graph.capture import capture
 from autoq.graph.folding import delay_pixel_shuffles, fold_batch_norms, fold_scalings, lower_layers
 from autoq.graph.functional import make_functional, mark_maps
 from autoq.graph.operations import CONCATENATIONS, FLOATS, is_activation, moves_pixels, skip_edges
-from autoq.models.sizes import fitting
-from autoq.models.stages import StagePatterns, assign
-from autoq.models.wrappers import duplicate
+from autoq.networks.sizes import fitting
+from autoq.networks.stages import StagePatterns, assign
+from autoq.networks.wrappers import duplicate
 
 OUTPUT = "output"
 """What torch.fx calls the node of a network's result."""

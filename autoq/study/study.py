@@ -24,7 +24,7 @@ from autoq.config.policy import Policy, Role
 from autoq.config.space import SearchSpace, SpaceFacts, parse_space, stored_stages
 from autoq.config.spec import Confirmation, Record, Sensitivity, StudyFile, StudySpec, TrialResult
 from autoq.errors import InputError, StudyError, suggest
-from autoq.models import is_custom, model_info
+from autoq.networks import is_custom, model_info
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.study import results
 from autoq.study.folder import StudyFolder

@@ -29,8 +29,8 @@ from autoq.errors import InputError, TrialFailed
 from autoq.graph.inference import upscale
 from autoq.images.data import PatchSampler, check_disjoint, eval_images, make_pair, to_pixels, to_tensor, train_images, turned
 from autoq.metrics.quality import psnr
-from autoq.models import build_model, fresh_model, model_info
-from autoq.models.recipes import Recipe
+from autoq.networks import build_model, fresh_model, model_info
+from autoq.networks.recipes import Recipe
 from autoq.system.device import channels_last, native_bfloat16
 from autoq.system.files import whole
 from autoq.training import adversarial

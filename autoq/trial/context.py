@@ -25,7 +25,7 @@ from autoq.graph.trace import Traced, check_integers_only
 from autoq.images import crops
 from autoq.images.data import Pair, PatchPlan, calibration_patches, image_files, to_pixels, training_patches
 from autoq.metrics.quality import METRICS, available_metrics, load_models
-from autoq.models import weights_file
+from autoq.networks import weights_file
 from autoq.quantizers.range_estimators import Statistics
 from autoq.system import processor
 from autoq.system.device import channels_last, make_cuda_repeatable

@@ -29,8 +29,8 @@ from autoq.graph.quantize import Quantized, collect, quantize
 from autoq.graph.trace import check_integers_only, trace
 from autoq.images.pixels import to_input, to_pixels
 from autoq.metrics.quality import averaged, decibels, fidelity, judged
-from autoq.models import fresh_model, is_custom, model_info
-from autoq.models.stages import StagePatterns
+from autoq.networks import fresh_model, is_custom, model_info
+from autoq.networks.stages import StagePatterns
 from autoq.system.files import whole
 from autoq.targets import Runner, target_info
 from autoq.training.qat import Training

@@ -21,8 +21,8 @@ from autoq.costs.size import packed_bytes
 from autoq.export.nibbles import NIBBLE
 from autoq.export.onnx import Graph
 from autoq.graph.quantize import place
-from autoq.models import model_info
-from autoq.models.stages import assign
+from autoq.networks import model_info
+from autoq.networks.stages import assign
 from autoq.quantizers import QUANTIZERS
 from autoq.study import pareto
 from autoq.trial.context import TrialContext

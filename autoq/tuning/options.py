@@ -13,9 +13,9 @@ from autoq.config.objectives import FIDELITY, OBJECTIVES, OF_LATENCY, check_obje
 from autoq.config.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
 from autoq.config.spec import Device, Granularity, Images, SamplerName, Sampling, TrialSpec
 from autoq.errors import InputError, unknown
-from autoq.models import is_custom, is_file, model_info
-from autoq.models.published import REQUEST, published_file
-from autoq.models.stages import StagePatterns
+from autoq.networks import is_custom, is_file, model_info
+from autoq.networks.published import REQUEST, published_file
+from autoq.networks.stages import StagePatterns
 from autoq.study import results
 from autoq.study.storage import check_url
 from autoq.study.study import Study, space_facts, study_folder
@@ -72,7 +72,7 @@ def space_by(
 def default_scale(model: str) -> int:
     """x4, or the nearest scale a network has: the one its bundled weights are for, if any; of a user's own its output says it."""
     if is_custom(model):
-        from autoq.models.custom import own_scale
+        from autoq.networks.custom import own_scale
 
         return own_scale(model, is_file(model))
     info = model_info(model)
@@ -217,7 +217,7 @@ def parse_frame(text: str, option: str = "frame") -> tuple[int, int]:
 def model_name(model: Any) -> str:
     """A model's name; where it is a file, from the root, as workers run in other folders; of a module, one that stands for it."""
     if not isinstance(model, str):
-        from autoq.models.given import give
+        from autoq.networks.given import give
 
         return give(model)
     if is_file(model):

@@ -33,8 +33,8 @@ from autoq.costs.latency import measure as latencies
 from autoq.costs.latency.table import LatencyTable, read_table
 from autoq.errors import AutoqError, InputError, TrialFailed
 from autoq.export.onnx import Graph, export_graph, load_graph, save_graph
-from autoq.models import is_given
-from autoq.models.given import given, keep
+from autoq.networks import is_given
+from autoq.networks.given import given, keep
 from autoq.study import results
 from autoq.study.replication import planned
 from autoq.study.study import Study

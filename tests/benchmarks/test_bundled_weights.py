@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from autoq.models import MODELS, build_model, bundled_record
+from autoq.networks import MODELS, build_model, bundled_record
 from benchmarks.weights import bicubic, measure
 
 BUNDLED = [(name, scale) for name, info in MODELS.items() if "-" not in name for scale in info.bundled]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from autoq.images.data import read_folder
-from autoq.models import MODELS
+from autoq.networks import MODELS
 from benchmarks import clipped_output
 from benchmarks.uint8 import psnrs
 from tests.conftest import small_image

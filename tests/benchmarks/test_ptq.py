@@ -11,7 +11,7 @@ from torch import nn
 from autoq.config.policy import uniform
 from autoq.graph.quantize import Execution, collect, quantize
 from autoq.graph.trace import trace
-from autoq.models import build_model, model_info
+from autoq.networks import build_model, model_info
 from benchmarks.ptq import correct, equalized_network, pairs
 from tests.conftest import small_image
 

@@ -10,7 +10,7 @@ from autoq.config.policy import uniform
 from autoq.config.spec import TrialSpec
 from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import export_graph
-from autoq.models import model_info
+from autoq.networks import model_info
 from autoq.trial.context import prepare
 from autoq.trial.run import run_trial, trained
 from benchmarks.runs import file_quality, float_graph, spearman, spearman_interval

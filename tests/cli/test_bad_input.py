@@ -25,8 +25,8 @@ from torch import Tensor
 from autoq.config.space import bundled_space, load_space, parse_space
 from autoq.config.spec import StudySpec, TrialResult, TrialSpec
 from autoq.errors import SpaceError
-from autoq.models import MODELS
-from autoq.models.srresnet import SRResNet
+from autoq.networks import MODELS
+from autoq.networks.srresnet import SRResNet
 from autoq.study.study import Study, space_facts
 from autoq.system.processor import available_cores
 from autoq.targets import TARGETS

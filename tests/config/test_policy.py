@@ -2,7 +2,7 @@ import pytest
 
 from autoq.config.policy import FLOAT, Policy, TensorQuant, uniform
 from autoq.errors import PolicyError
-from autoq.models import model_info
+from autoq.networks import model_info
 
 STAGES = model_info("srgan").stages
 

@@ -6,7 +6,7 @@ import yaml
 
 from autoq.config.space import bundled_space, load_space, named_spaces, parse_space
 from autoq.errors import SpaceError
-from autoq.models import MODELS
+from autoq.networks import MODELS
 from autoq.study.study import space_facts
 
 FACTS = space_facts("srgan", "openvino-cpu")

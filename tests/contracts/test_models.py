@@ -18,7 +18,7 @@ from autoq.export.onnx import Graph, export_graph, write_qdq
 from autoq.graph.operations import CONCATENATIONS, SUMS
 from autoq.graph.quantize import place, quantize
 from autoq.graph.trace import Traced, roles_by_stage, trace
-from autoq.models import MODELS, fresh_model
+from autoq.networks import MODELS, fresh_model
 from autoq.study.study import space_facts
 from autoq.targets import load_target, why_unusable
 from autoq.trial.context import TrialContext, prepare

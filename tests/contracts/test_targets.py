@@ -22,7 +22,7 @@ from autoq.export.onnx import Graph, export_graph
 from autoq.graph.quantize import collect, quantize
 from autoq.graph.trace import Traced, trace
 from autoq.images import crops, data
-from autoq.models import build_model, model_info, staged_model
+from autoq.networks import build_model, model_info, staged_model
 from autoq.quantizers.range_estimators import Statistics
 from autoq.study.study import space_facts
 from autoq.targets import TARGETS, load_target, why_unusable

@@ -19,9 +19,9 @@ from autoq.config.policy import uniform
 from autoq.costs.operations import Costs, costs
 from autoq.graph.quantize import Execution
 from autoq.graph.trace import roles_by_stage, trace
-from autoq.models import fresh_model, model_info
-from autoq.models.srresnet import SRResNet
-from autoq.models.stages import StagePatterns
+from autoq.networks import fresh_model, model_info
+from autoq.networks.srresnet import SRResNet
+from autoq.networks.stages import StagePatterns
 from tests.cli.test_cli import run
 from tests.conftest import SHARED
 

@@ -10,7 +10,7 @@ from autoq.config.policy import Policy, StageQuant, uniform
 from autoq.costs.latency.analytic import milliseconds, work
 from autoq.graph.quantize import Execution
 from autoq.graph.trace import trace
-from autoq.models import fresh_model, model_info
+from autoq.networks import fresh_model, model_info
 from autoq.targets import TARGETS
 from autoq.targets.model import SYNAPTICS
 from autoq.trial.context import execution_on

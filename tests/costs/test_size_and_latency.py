@@ -11,7 +11,7 @@ from autoq.costs.size import packed_bytes
 from autoq.errors import InputError
 from autoq.graph.quantize import Execution, place
 from autoq.graph.trace import Traced
-from autoq.models import model_info
+from autoq.networks import model_info
 from autoq.study.study import space_facts
 
 INT8 = Execution(8, True)

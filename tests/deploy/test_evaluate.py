@@ -19,7 +19,7 @@ from autoq.graph.quantize import quantize
 from autoq.images import crops
 from autoq.images.data import make_pair, read_folder
 from autoq.metrics import quality
-from autoq.models import model_info
+from autoq.networks import model_info
 from autoq.trial.context import prepare, runtime_file, runtime_model, shipped, simulated
 from autoq.trial.run import evaluate as judged
 from tests.cli.test_cli import run

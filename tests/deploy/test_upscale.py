@@ -27,8 +27,8 @@ from autoq.export.geometry import Geometry
 from autoq.export.onnx import export_graph, write_qdq
 from autoq.graph.quantize import collect, quantize
 from autoq.graph.trace import Traced, trace
-from autoq.models import model_info
-from autoq.models.srresnet import SRResNet
+from autoq.networks import model_info
+from autoq.networks.srresnet import SRResNet
 from autoq.targets import TARGETS
 from autoq.trial.context import execution_on
 from tests.cli.test_cli import run

@@ -11,7 +11,7 @@ from autoq.errors import InputError
 from autoq.export.geometry import geometry, read_network
 from autoq.export.onnx import export_graph
 from autoq.graph.trace import trace
-from autoq.models import fresh_model, model_info
+from autoq.networks import fresh_model, model_info
 
 IMAGE = [1, 3, "height", "width"]
 

@@ -17,7 +17,7 @@ from autoq.export.onnx import Graph, export_graph, for_runtime, payload_bytes, w
 from autoq.export.widths import Width
 from autoq.graph.quantize import collect, quantize
 from autoq.graph.trace import Traced
-from autoq.models import model_info
+from autoq.networks import model_info
 from autoq.targets import TARGETS, load_target
 from autoq.targets.openvino_cpu import core
 from autoq.trial.context import execution_on

@@ -16,7 +16,7 @@ from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
 from autoq.graph.quantize import Execution, Quantized, collect, quantize
 from autoq.graph.trace import Traced, trace
 from autoq.images import data
-from autoq.models import build_model, model_info
+from autoq.networks import build_model, model_info
 from autoq.targets import load_target
 from autoq.trial.context import execution_on
 from tests.conftest import decibels, simulated

@@ -20,7 +20,7 @@ from autoq.export.packed import pack, payload_bytes, unpack
 from autoq.export.widths import pack_bits, unpack_bits
 from autoq.graph.quantize import collect, quantize
 from autoq.graph.trace import Traced
-from autoq.models import model_info
+from autoq.networks import model_info
 from autoq.quantizers import QUANTIZERS
 from autoq.trial.context import execution_on
 

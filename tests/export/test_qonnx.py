@@ -12,7 +12,7 @@ from autoq.export.onnx import export_graph
 from autoq.export.qonnx import write_qonnx
 from autoq.graph.quantize import Execution, Quantized, collect, quantize
 from autoq.graph.trace import Traced
-from autoq.models import model_info
+from autoq.networks import model_info
 from autoq.targets import load_target
 from tests.conftest import simulated
 

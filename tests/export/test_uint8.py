@@ -21,7 +21,7 @@ from autoq.export.packed import pack, unpack
 from autoq.export.packed import payload_bytes as packed_payload_bytes
 from autoq.graph.quantize import Quantized, collect, quantize
 from autoq.graph.trace import Traced, check_integers_only, trace
-from autoq.models import fresh_model, model_info, staged_model
+from autoq.networks import fresh_model, model_info, staged_model
 from autoq.targets import TARGETS, load_target
 from autoq.trial.context import execution_on
 from tests.conftest import decibels, simulated

@@ -15,7 +15,7 @@ from autoq.export.onnx import export_graph, write_qdq
 from autoq.graph.operations import CONCATENATIONS, is_activation, moves_pixels, skip_edges
 from autoq.graph.quantize import Execution, Quantized, collect, quantize, quantizer_of
 from autoq.graph.trace import Traced, nodes_by_name, roles_by_stage, trace
-from autoq.models import fresh_model, model_info
+from autoq.networks import fresh_model, model_info
 from autoq.quantizers.base import BiasQuantizer
 
 APART, FUSED = Execution(8, fused_sums=False), Execution(8, fused_sums=True)

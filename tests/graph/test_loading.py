@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from autoq.config.spec import TrialSpec
 from autoq.errors import InputError
 from autoq.graph.loading import Loaded, load, load_for
-from autoq.models.given import give
+from autoq.networks.given import give
 
 
 class Net(nn.Module):

@@ -9,8 +9,8 @@ from autoq.config.policy import uniform
 from autoq.errors import InputError, PolicyError
 from autoq.graph.quantize import Execution, collect, place, quantize
 from autoq.graph.trace import Traced, roles_by_stage, trace
-from autoq.models import build_model, model_info
-from autoq.models.srresnet import SRResNet
+from autoq.networks import build_model, model_info
+from autoq.networks.srresnet import SRResNet
 from autoq.quantizers.base import Quantizer
 from tests.conftest import simulated
 

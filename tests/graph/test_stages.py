@@ -15,8 +15,8 @@ from autoq.config.spec import TrialSpec
 from autoq.graph.loading import load
 from autoq.graph.stages import EVERYTHING, find_stages, patterns_of
 from autoq.graph.trace import trace
-from autoq.models import MODELS, fresh_model
-from autoq.models.stages import StagePatterns, assign
+from autoq.networks import MODELS, fresh_model
+from autoq.networks.stages import StagePatterns, assign
 from autoq.tuning.options import search_space
 
 FE, BODY, UP, REC = "feature_extraction", "body", "upsampling", "reconstruction"
@@ -177,7 +177,7 @@ def test_patterns_match_the_chosen_paths_alone(chosen: list[str], every: list[st
 
 
 def test_a_space_has_the_stages_that_were_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoq.models.given._GIVEN", {"object:UNet": UNet().eval()})
+    monkeypatch.setattr("autoq.networks.given._GIVEN", {"object:UNet": UNet().eval()})
     space = search_space(TrialSpec(model="object:UNet", scale=1))
     assert space.layers == {FE: ("enter",), BODY: ("down", "deep", "up", "join"), REC: ("leave",)}
     assert [*space.choices] == [FE, BODY, REC]

@@ -8,7 +8,7 @@ import torch
 from autoq.errors import MetricUnavailable
 from autoq.images import data
 from autoq.metrics import quality
-from autoq.models import build_model
+from autoq.networks import build_model
 
 
 def test_psnr_by_hand() -> None:

@@ -50,7 +50,7 @@ def test_within_the_limits_nothing_happens_and_handlers_are_put_back() -> None:
 IN_TURN = """
 import gc, os, signal
 from autoq.export.onnx import export_graph
-from autoq.models import fresh_model, model_info
+from autoq.networks import fresh_model, model_info
 from autoq.config.policy import uniform
 from autoq.graph.quantize import quantize
 from autoq.targets import load_target

@@ -15,9 +15,9 @@ from autoq.api import networks
 from autoq.config.events import Progress, TrainingEvents
 from autoq.config.spec import PretrainSpec
 from autoq.errors import InputError, TrialFailed
-from autoq.models import build_model, model_info
-from autoq.models.recipes import PIXELS, XLSR
-from autoq.models.srresnet import SRResNet
+from autoq.networks import build_model, model_info
+from autoq.networks.recipes import PIXELS, XLSR
+from autoq.networks.srresnet import SRResNet
 from autoq.training import adversarial, pretrain
 from tests.cli.test_cli import run
 from tests.conftest import small_image
@@ -131,7 +131,7 @@ def test_the_adversarial_stage(model: str, kind: str, images: tuple[Path, Path],
 
 
 def build_small_esrgan() -> torch.nn.Module:
-    from autoq.models.esrgan import ESRGAN
+    from autoq.networks.esrgan import ESRGAN
 
     return ESRGAN(blocks=1, features=16, growth=8)
 

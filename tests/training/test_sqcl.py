@@ -11,7 +11,7 @@ import torch
 from autoq.config.policy import TensorQuant, uniform
 from autoq.config.spec import TrialSpec
 from autoq.graph.quantize import quantize
-from autoq.models import model_info
+from autoq.networks import model_info
 from autoq.quantizers import make_quantizer
 from autoq.quantizers.base import Quantizer
 from autoq.quantizers.range_estimators import Statistics

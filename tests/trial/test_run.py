@@ -16,7 +16,7 @@ from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
 from autoq.graph.quantize import place, quantize
 from autoq.images.data import make_pair, read_folder
 from autoq.metrics.quality import PSNR_CEILING
-from autoq.models import model_info, staged_model
+from autoq.networks import model_info, staged_model
 from autoq.targets import Runner, load_target
 from autoq.training import qat
 from autoq.trial import run as trial

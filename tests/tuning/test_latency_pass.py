@@ -13,7 +13,7 @@ from autoq.costs.latency import measure
 from autoq.errors import InputError
 from autoq.export.onnx import export_graph
 from autoq.graph.quantize import place
-from autoq.models import model_info
+from autoq.networks import model_info
 from autoq.study.study import Study, space_facts
 from autoq.trial.context import prepare
 from autoq.tuning.baselines import baselines

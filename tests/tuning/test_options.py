@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from autoq.config.spec import TrialSpec
-from autoq.models import MODELS
+from autoq.networks import MODELS
 from autoq.tuning.options import default_objectives
 
 TRAINED_FOR_LOOKS = {"srgan", "esrgan", "esrgan-6"}

@@ -252,7 +252,7 @@ SICK = """
 import os, sys
 from pathlib import Path
 
-from autoq.models.srresnet import SRResNet
+from autoq.networks.srresnet import SRResNet
 
 SICK = Path(__file__).with_name("sick")
 

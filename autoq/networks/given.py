@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from autoq.errors import InputError
-from autoq.models import GIVEN
-from autoq.models.wrappers import bare
+from autoq.networks import GIVEN
+from autoq.networks.wrappers import bare
 
 Given = nn.Module | Callable[..., Any]
 _GIVEN: dict[str, Given] = {}

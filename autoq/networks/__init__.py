@@ -1,6 +1,6 @@
 """The networks autoq knows.
 
-To add one: write `autoq/models/<name>.py` (a pure nn.Module), add one entry to MODELS and a
+To add one: write `autoq/networks/<name>.py` (a pure nn.Module), add one entry to MODELS and a
 `search_spaces/<name>.yaml`, run `pytest tests/contracts`. This table knows no torch; the network is
 imported when it is built.
 """
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from autoq.config.policy import Role
 from autoq.errors import InputError, WeightsError, unknown
-from autoq.models import recipes
-from autoq.models.published import PUBLISHED, REQUEST
-from autoq.models.recipes import Recipe
-from autoq.models.stages import StagePatterns
+from autoq.networks import recipes
+from autoq.networks.published import PUBLISHED, REQUEST
+from autoq.networks.recipes import Recipe
+from autoq.networks.stages import StagePatterns
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,9 +39,9 @@ WAS: tuple[Role, ...] = ("weight", "activation", "skip")
 class ModelInfo:
     """Facts about a network.
 
-    location: `module:factory` below autoq.models, called with `scale` and `arguments`. stages: stage -> the roles it has
+    location: `module:factory` below autoq.networks, called with `scale` and `arguments`. stages: stage -> the roles it has
     a site for, in the order of the data. patterns: stage -> module paths. recipe: how it is trained from scratch.
-    perceptual: trained for looks, so quality is judged by PI before PSNR. layouts: functions of `models.layouts` that
+    perceptual: trained for looks, so quality is judged by PI before PSNR. layouts: functions of `networks.layouts` that
     recognize published checkpoints. bundled: scale -> file in the package.
     """
 
@@ -250,7 +250,7 @@ def parameter_count(name: str, scale: int) -> int:
 
 def _factory(info: ModelInfo) -> Callable[..., nn.Module]:
     module, _, factory = info.location.partition(":")
-    found: Callable[..., nn.Module] = getattr(importlib.import_module(f"autoq.models.{module}"), factory)
+    found: Callable[..., nn.Module] = getattr(importlib.import_module(f"autoq.networks.{module}"), factory)
     return found
 
 
@@ -268,11 +268,11 @@ def staged_model(
     """`build_model`, and its stages: `layers` where given, else the table's; none where nobody says them."""
     file = weights_file(name, scale, weights)
     if is_custom(name):
-        from autoq.models import custom
+        from autoq.networks import custom
 
         return custom.build(name, scale, weights, is_file(name)), layers or {}
-    from autoq.models import layouts
-    from autoq.models.weights import load_model
+    from autoq.networks import layouts
+    from autoq.networks.weights import load_model
 
     assert file is not None
     info = model_info(name)

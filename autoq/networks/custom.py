@@ -21,11 +21,11 @@ import torch
 from torch import nn
 
 from autoq.errors import InputError, WeightsError
-from autoq.models import is_given
-from autoq.models.given import given
-from autoq.models.prefixes import StateDict, bare_keys, parts
-from autoq.models.weights import check_finite, load_own, read_state_dict
-from autoq.models.wrappers import bare, brief, fold
+from autoq.networks import is_given
+from autoq.networks.given import given
+from autoq.networks.prefixes import StateDict, bare_keys, parts
+from autoq.networks.weights import check_finite, load_own, read_state_dict
+from autoq.networks.wrappers import bare, brief, fold
 from autoq.system.compat import allow_torchvision, guest_code
 
 PROBES = (24, 20, 28, 32, 48, 64, 128)

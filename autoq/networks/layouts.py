@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoq.models.edsr import MEAN
+from autoq.networks.edsr import MEAN
 
 StateDict = dict[str, Tensor]
 Found = tuple[dict[str, Any], StateDict]

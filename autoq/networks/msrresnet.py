@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoq.models.residual import ResidualBlock
+from autoq.networks.residual import ResidualBlock
 
 
 class MSRResNet(nn.Module):

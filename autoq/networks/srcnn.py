@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoq.models.luma import OnLuma
+from autoq.networks.luma import OnLuma
 
 
 class SRCNN(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from autoq.models.luma import OnLuma
+from autoq.networks.luma import OnLuma
 
 
 class FSRCNN(nn.Module):

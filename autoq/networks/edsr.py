@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoq.models.residual import ResidualBlock, shuffling
+from autoq.networks.residual import ResidualBlock, shuffling
 
 MEAN = (0.4488, 0.4371, 0.4040)
 """Of DIV2K's RGB, which the authors' weights expect to be taken off."""

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from autoq.errors import WeightsError
-from autoq.models.layouts import Layout, plain
-from autoq.models.prefixes import StateDict, bare_keys, fitting, is_counter, nearest, unwrapped
+from autoq.networks.layouts import Layout, plain
+from autoq.networks.prefixes import StateDict, bare_keys, fitting, is_counter, nearest, unwrapped
 
 TORCH_STARTS = (b"PK", b"\x80")
 """How the files of torch.save begin: a zip archive, before torch 1.6 a pickle."""

@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from autoq.errors import InputError, WeightsError
-from autoq.models import BUNDLED, MODELS, build_model, bundled_record
-from autoq.models.published import published_file
-from autoq.models.srresnet import SRResNet
+from autoq.networks import BUNDLED, MODELS, build_model, bundled_record
+from autoq.networks.published import published_file
+from autoq.networks.srresnet import SRResNet
 
 
 @pytest.mark.parametrize(("name", "scale"), [(name, scale) for name, info in MODELS.items() for scale in info.bundled])

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
 from autoq.errors import InputError, WeightsError
-from autoq.models import staged_model
-from autoq.models.custom import own_scale
-from autoq.models.weights import load_own
-from autoq.models.wrappers import bare, fold
+from autoq.networks import staged_model
+from autoq.networks.custom import own_scale
+from autoq.networks.weights import load_own
+from autoq.networks.wrappers import bare, fold
 from autoq.tuning.options import default_scale, model_name
 
 IMAGE = torch.rand(1, 3, 12, 10, generator=torch.Generator().manual_seed(0))
@@ -192,7 +192,7 @@ MODULE = """
 import argparse, functools, sys
 import torch
 from pathlib import Path
-from tests.models.test_custom import Net
+from tests.networks.test_custom import Net
 print("Loading mynet")
 options = argparse.ArgumentParser().parse_args()
 FILE = Path(__file__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from autoq.models.edsr import MEAN
+from autoq.networks.edsr import MEAN
 
 
 class WideBlock(nn.Module):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoq.errors import WeightsError
-from autoq.models import build_model
+from autoq.networks import build_model
 
 State = dict[str, Tensor]
 Forward = Callable[[State, Tensor], Tensor]
