@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
+from autoq import networks
 from autoq.errors import InputError, WeightsError
 from autoq.networks import staged_model
 from autoq.networks.custom import own_scale
@@ -405,6 +406,7 @@ def case(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setitem(sys.modules, "autoq.models", networks)  # as the scripts call the package
     sys.path_importer_cache.pop(".", None)  # the scripts import from there, each from another folder
     yield lambda name: functools.partial(runpy.run_path, str(shared.parent / "cases" / "networks" / f"{name}.py"))() and None
     sys.modules.pop("mynet", None)
