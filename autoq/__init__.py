@@ -1,12 +1,15 @@
-"""autoq finds the Pareto-best ways to quantize a super-resolution network for a target.
+"""autoq finds the Pareto-best ways to quantize a super-resolution network for a deployment target.
 
 study = autoq.search("srgan", budget=50)
 study.front                     # a pandas DataFrame
 autoq.write_report(study)       # reports/<name>.html
-autoq.open_study("srgan-x4")    # a study of earlier, to be read
-autoq.export_point(study, "compromise", pick="compromise")  # a point as files that run
+autoq.open_study("srgan-x4")    # an earlier study, to read
+autoq.export_point(study, "compromise", pick="compromise")  # a point of the front, as files that run
 autoq.upscale("compromise/model.onnx", "photo.png", "large.png")
 autoq.evaluate("compromise/model.onnx", data="Set5")
+autoq.sensitivity("srgan")      # how much quality each stage loses when quantized alone
+autoq.cost("srgan", policy="8/8/8")
+autoq.models()                  # the networks and their weights
 """
 
 from __future__ import annotations
@@ -17,22 +20,27 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from autoq.api.deployment import export_point, unpack
+    from autoq.api.networks import cost, models, pretrain, sensitivity
     from autoq.api.studies import open_study, search, write_report
-    from autoq.config.events import Events
+    from autoq.config.events import Events, TrainingEvents
+    from autoq.config.options import PretrainOptions, SearchOptions
     from autoq.deploy.evaluate import evaluate
     from autoq.deploy.upscale import upscale
     from autoq.errors import AutoqError, InputError
     from autoq.study.study import Study
 
 __all__ = [
-    "AutoqError", "Events", "InputError", "Study", "__version__",
-    "evaluate", "export_point", "open_study", "search", "unpack", "upscale", "write_report",
+    "AutoqError", "Events", "InputError", "PretrainOptions", "SearchOptions", "Study", "TrainingEvents", "__version__",
+    "cost", "evaluate", "export_point", "models", "open_study", "pretrain", "search", "sensitivity", "unpack", "upscale",
+    "write_report",
 ]  # fmt: skip
 
 _HOMES = {
-    "AutoqError": "errors", "Events": "config.events", "InputError": "errors", "Study": "study.study",
-    "evaluate": "deploy.evaluate", "export_point": "api.deployment", "open_study": "api.studies", "search": "api.studies",
-    "unpack": "api.deployment", "upscale": "deploy.upscale", "write_report": "api.studies",
+    "AutoqError": "errors", "Events": "config.events", "InputError": "errors", "PretrainOptions": "config.options",
+    "SearchOptions": "config.options", "Study": "study.study", "TrainingEvents": "config.events", "cost": "api.networks",
+    "evaluate": "deploy.evaluate", "export_point": "api.deployment", "models": "api.networks", "open_study": "api.studies",
+    "pretrain": "api.networks", "search": "api.studies", "sensitivity": "api.networks", "unpack": "api.deployment",
+    "upscale": "deploy.upscale", "write_report": "api.studies",
 }  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from documents import reserve_output
 from standing import INT8, MIXED, Found, Group, Point, document, line, table, verdict
 
 from autoq.api.studies import check_inputs, open_study
+from autoq.config.options import frame_size
 from autoq.config.policy import Policy, all_float
 from autoq.costs.latency.measure import machine, measure
 from autoq.costs.size import packed_bytes
@@ -58,7 +59,6 @@ from autoq.targets import why_unusable
 from autoq.trial.context import TrialContext, prepare, runtime_file, runtime_model
 from autoq.trial.run import trained
 from autoq.tuning.baselines import baselines
-from autoq.tuning.options import parse_frame
 
 VALIDATION = 8
 """Images, at most, that accuracy control validates on: it looks at all of them for every layer."""
@@ -161,7 +161,7 @@ def own_points(study: Study, context: TrialContext) -> list[Point]:
     wanted: list[tuple[str, Group, Policy, int]] = [
         (results.point_name(record), "front", Policy.from_dict(record.policy), record.steps) for record in front
     ]
-    line = baselines(study.space.facts, hand_rule=True)
+    line = baselines(study.space.facts, first_last_16=True)
     known = {name for name, *_ in wanted}
     wanted += [(name, "baseline", line[name], study.spec.trial.steps) for name in (INT8, MIXED) if name not in known]
     graph, points = export_graph(context.traced), []
@@ -215,7 +215,7 @@ def main() -> None:
                 f"study '{study.name}': it is for {study.spec.trial.target}; give a study for {OPENVINO} or {BFLOAT16}"
             )
         check_inputs(study.name, study.spec)
-        frame = parse_frame(options.frame) if options.frame else study.spec.frame
+        frame = frame_size(options.frame) if options.frame else study.spec.frame
         found = investigate(study, options.eval_data, frame, options.rounds)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")

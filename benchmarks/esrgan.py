@@ -86,7 +86,8 @@ def main() -> None:
         command = [
             sys.executable, "-c", "from autoq.cli import main; main()", "search", "--model", "esrgan", "--quiet", "--json",
             "--weights", str(authors_file(work / "RRDB.pth", options.blocks)), "--study", str(work / "study"),
-            "--budget", str(options.budget), "--steps", str(options.steps), "--confirm", "0", "--workers", str(options.workers),
+            "--budget", str(options.budget), "--steps", str(options.steps), "--replications", "0",
+            "--workers", str(options.workers),
             "--threads", str(max(1, available_cores() // options.workers)), "--frame", options.frame,
         ]  # fmt: skip
         for name, value in (("--data", options.data), ("--eval-data", options.eval_data)):

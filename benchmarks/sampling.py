@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from documents import reserve_output
 from runs import file_quality, float_graph
 
+from autoq.config.options import Sampling
 from autoq.config.policy import uniform
-from autoq.config.spec import Sampling, TrialSpec
+from autoq.config.spec import TrialSpec
 from autoq.graph.quantize import quantize
 from autoq.networks import model_info
 from autoq.system.processor import available_cores

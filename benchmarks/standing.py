@@ -10,7 +10,7 @@ from typing import Any, Literal
 from rivals import FLOAT, ORT, PTQ, File, named
 
 from autoq.study.intervals import Interval, median_interval
-from autoq.tuning.baselines import HAND_RULE
+from autoq.tuning.baselines import FIRST_LAST_16
 
 Group = Literal["rival", "baseline", "front"]
 Payload = Literal["shipped", "loaded"]
@@ -19,7 +19,7 @@ PSNR_MARGIN, PAYLOAD_MARGIN, LATENCY_MARGIN = 0.02, 0.01, 0.05
 """dB and shares: differences up to these do not count."""
 
 INT8 = "8/8/8"
-MIXED = HAND_RULE
+MIXED = FIRST_LAST_16
 """Baselines of every search: all integers, and floats at both ends."""
 
 TITLES: dict[Group, str] = {"rival": "rivals", "baseline": "autoq, not on the front", "front": "autoq's front"}

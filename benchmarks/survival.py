@@ -61,8 +61,8 @@ class Trouble:
         else:
             arguments = [
                 "--model", "srresnet", "--scale", "2", "--weights", "tiny.safetensors", "--space", "space.yaml", "--frame", "32x24",
-                "--objectives", "size,latency,psnr", "--budget", str(self.budget), "--steps", str(self.steps), "--confirm", "0",
-                "--workers", str(self.workers),
+                "--objectives", "size,latency,psnr", "--budget", str(self.budget), "--steps", str(self.steps),
+                "--replications", "0", "--workers", str(self.workers),
             ]  # fmt: skip
         command = [
             sys.executable,

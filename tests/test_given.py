@@ -20,6 +20,7 @@ from torch import nn
 import autoq
 from autoq.api.studies import _create
 from autoq.config.events import Events
+from autoq.config.options import SearchOptions
 from autoq.errors import InputError, StudyError
 from autoq.graph.loading import load
 from autoq.networks import given, staged_model
@@ -56,7 +57,7 @@ class Notes(autoq.Events):
 if __name__ == "__main__":
     torch.manual_seed(3)
     net, notes, study = Net(), Notes(), sys.argv[1]
-    options = dict(data="train", eval_data="eval", objectives="size,latency,psnr", budget=2, steps=2, seeds=0, confirm=0, workers=1, threads=1, frame="32x24", stopping=False)
+    options = dict(data="train", eval_data="eval", objectives="size,latency,psnr", budget=2, steps=2, initial_trials=0, replications=0, workers=1, threads=1, frame="32x24", stopping=False)
     try:
         autoq.search(net, study=study, events=notes, **options)
     except KeyboardInterrupt:
@@ -214,12 +215,10 @@ def test_a_function_that_gives_no_module_is_refused() -> None:
 
 def test_stages_by_patterns(tmp_path: Path) -> None:
     options = {
-        "model": give(Net()), "stages": {"front": "head", "back": ["tail"]}, "study": str(tmp_path / "s"), "confirm": 0, "seeds": 0,
+        "model": give(Net()), "stages": {"front": "head", "back": ["tail"]}, "study": str(tmp_path / "s"), "replications": 0, "initial_trials": 0,
         "objectives": "size,bops,psnr", "data": small_image(tmp_path / "train", 0), "eval_data": small_image(tmp_path / "eval", 1),
     }  # fmt: skip
-    study = _create(
-        str(tmp_path / "s"), {name: value for name, value in options.items() if name != "study"}, None, Events(), "here"
-    )
+    study = _create(SearchOptions.of(**options), Events(), "here")
     study.close()
     assert [*study.space.choices] == ["front", "back"]
     assert study.spec.trial.layers == (("front", ("head",)), ("back", ("tail",)))

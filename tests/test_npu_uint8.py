@@ -56,7 +56,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Study
     trial, graph = study.spec.trial, export_graph(prepare(study.spec.trial).traced)
     table = measure_latencies(study, graph, Events())
     study.latency_path.write_text(table.model_dump_json())
-    policies = baselines(study.space.facts, hand_rule=True)
+    policies = baselines(study.space.facts, first_last_16=True)
     assert list(policies) == ["float", "8/8/8"], "no other width is there"
     for name, policy in policies.items():
         study.add_baseline(name, policy, run_trial(trial, policy, table, graph), "")
@@ -85,7 +85,7 @@ def test_seeds_give_uint8(study: Study) -> None:
     graph = export_graph(context.traced)
     table = measure_latencies(study, graph, Events())
     found = find_seeds(context, study.space, study.spec.objectives, table, 3, probe(context, graph, study.space))
-    seeds = [Policy.from_dict(seed) for seed in found.seeds]
+    seeds = [Policy.from_dict(seed) for seed in found.initial_trials]
     assert {(seed.label, seed.output) for seed in seeds} == {("8 8/8/8 8/8 8/8", "uint8")}, "clippings apart all are one policy"
     for seed in seeds:
         study.space.parameters(seed)

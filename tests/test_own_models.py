@@ -19,6 +19,7 @@ from torch import nn
 import autoq
 from autoq.api.networks import cost, space_file
 from autoq.api.studies import _create, check_inputs
+from autoq.config.options import SearchOptions
 from autoq.config.policy import uniform
 from autoq.config.spec import TrialSpec
 from autoq.errors import InputError, StudyError, WeightsError
@@ -150,7 +151,7 @@ def gradients(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
 
 OPTIONS = [
     "--model", "mynet:make", "--scale", "2", "--space", "my.yaml", "--steps", "1", "--budget", "2", "--workers", "1",
-    "--threads", "1", "--frame", "32x24", "--data", "train", "--eval-data", "eval", "--confirm", "0",
+    "--threads", "1", "--frame", "32x24", "--data", "train", "--eval-data", "eval", "--replications", "0",
 ]  # fmt: skip
 Found = tuple[Path, subprocess.CompletedProcess[str]]
 
@@ -169,7 +170,7 @@ def test_a_search(searched: Found) -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [(trial["state"], [*trial["policy"]["stages"]]) for trial in found["trials"]] == [("complete", ["first", "rest"])] * 2
-    assert set(found["baselines"]) == {"float", "8/8/8", "6/6/8", "4/4/8", "hand rule"}
+    assert set(found["baselines"]) == {"float", "8/8/8", "6/6/8", "4/4/8", "first-last-16"}
     assert found["baselines"]["float"]["size"] == 4 * PARAMETERS
 
 
@@ -239,11 +240,11 @@ def test_a_search_says_which_stages_it_found(folder: Path) -> None:
         "model": "mynet:make",
         "data": folder / "train",
         "eval_data": folder / "eval",
-        "confirm": 0,
-        "seeds": 0,
+        "replications": 0,
+        "initial_trials": 0,
         "objectives": "size,bops,psnr",
     }
-    study = _create(str(folder / "s"), options, None, events, "here")
+    study = _create(SearchOptions.of(study=str(folder / "s"), **options), events, "here")
     study.close()
     assert study.spec.trial.layers == tuple(FOUND.items())
     assert study.spec.trial.scale == 2
@@ -253,7 +254,7 @@ def test_a_search_says_which_stages_it_found(folder: Path) -> None:
     )
     assert study.spec.trial.fingerprint == load("mynet:make", 2).fingerprint
     heard.clear()
-    told = _create(str(folder / "t"), {**options, "space": folder / "my.yaml"}, None, events, "here")
+    told = _create(SearchOptions.of(study=str(folder / "t"), space=folder / "my.yaml", **options), events, "here")
     told.close()
     assert not any(text.startswith("stages found") for text in heard)
     assert [*told.space.choices] == ["first", "rest"]
@@ -266,11 +267,11 @@ def test_a_network_that_was_edited_is_refused(folder: Path) -> None:
         "model": "mynet:make",
         "data": folder / "train",
         "eval_data": folder / "eval",
-        "confirm": 0,
-        "seeds": 0,
+        "replications": 0,
+        "initial_trials": 0,
         "objectives": "size,bops,psnr",
     }
-    study = _create(str(folder / "s"), options, None, autoq.Events(), "here")
+    study = _create(SearchOptions.of(study=str(folder / "s"), **options), autoq.Events(), "here")
     study.close()
     check_inputs("s", study.spec)
     sys.modules.pop("mynet")

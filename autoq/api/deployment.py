@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from autoq.api.studies import check_inputs, check_options, open_study
 from autoq.config.events import Events
+from autoq.config.options import SearchOptions
 from autoq.errors import InputError
 from autoq.study import selection as picking
 from autoq.study.study import Study
@@ -47,7 +48,7 @@ def export_point(
     record = picking.by_number(records, trial) if trial is not None else picking.by_rule(records, found.spec.objectives, str(pick))
     name = study if isinstance(study, str) else found.name
     if model is not None:
-        check_options(name, found.spec, {"model": model_name(model)}, "to export it")
+        check_options(name, found.spec, SearchOptions.of(model=model_name(model)), "to export it")
     check_inputs(name, found.spec)
     from autoq.deploy.pipeline import deliver
 

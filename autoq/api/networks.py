@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from autoq.api.studies import check_inputs, check_options, open_study
 from autoq.config.events import Events, TrainingEvents
 from autoq.config.objectives import OBJECTIVES
+from autoq.config.options import PretrainOptions, SearchOptions, frame_size
 from autoq.config.policy import uniform
 from autoq.config.space import SearchSpace, bundled_space
 from autoq.config.spec import Analysis, PretrainSpec, Question, TrialSpec
@@ -22,24 +22,29 @@ from autoq.system.processor import available_cores
 from autoq.targets import TARGETS, why_unusable
 from autoq.tuning.options import (
     GRANULARITIES,
-    absolute,
     check_measurable,
-    check_sampling,
     default_scale,
     model_name,
-    parse_frame,
     resolve_device,
     search_space,
     space_by,
     weights_path,
 )
 
+if TYPE_CHECKING:
+    from autoq.networks import Own
+
 MIB = 2**20
 FLOAT_BYTES = 4
 
 
 def models() -> list[dict[str, Any]]:
-    """Every network of the table: scales, stages with their roles, parameters and float size, bundled weights."""
+    """List the networks of the table.
+
+    Returns:
+        For every network its `name`, `scales`, `stages` with their roles, `parameters` and `float_mib` by scale, and the
+        `bundled` weights by scale: file, PSNR (dB) and training.
+    """
     found = []
     for name, info in MODELS.items():
         parameters = {scale: parameter_count(name, scale) for scale in info.scales}
@@ -57,13 +62,16 @@ def models() -> list[dict[str, Any]]:
 
 
 def bundled_weights(info: ModelInfo) -> dict[int, dict[str, Any]]:
-    """scale -> file and what its record says: PSNR, training steps, data, how it was made."""
+    """scale -> file and its record: PSNR, training steps, data, origin."""
     return {scale: {"file": file, **bundled_record(file)} for scale, file in info.bundled.items()}
 
 
 def targets() -> list[dict[str, Any]]:
-    """Every target of the table: what each role may be there, what runs on integers, how latency is measured, what file it
-    loads, and whether it runs here.
+    """List the deployment targets.
+
+    Returns:
+        For every target its `name` and `meaning`, the number formats of each role (`roles`), what runs on integers, how
+        `latency` is measured, the `file` it loads, and whether it is `usable` on this machine (else the `reason`).
     """
     found = []
     for name, info in TARGETS.items():
@@ -86,7 +94,7 @@ def targets() -> list[dict[str, Any]]:
 
 
 def cost(
-    model: str,
+    model: str | Own,
     *,
     scale: int | None = None,
     weights: str | Path | None = None,
@@ -95,12 +103,25 @@ def cost(
     target: str = "openvino-cpu",
     space: str | Path | None = None,
 ) -> dict[str, Any]:
-    """What a policy costs on one image: operations, bytes of feature maps, and bytes of weights, without any image.
+    """Compute what a policy costs on one image, without any image: operations, feature-map memory, weight bytes.
 
-    policy: `w/a/s`, or stage=w/a/s for every stage. input: WIDTHxHEIGHT in low-resolution pixels. weights: of a network
-    of another depth than the table's. Raises InputError.
+    Args:
+        model: As for `search`.
+        scale: Upscaling factor; by default 4, or the scale of the bundled weights.
+        weights: Checkpoint of a network whose depth or width differs from the table's.
+        policy: Bits of weights/activations/skips, as `8/8/8`, or `stage=w/a/s` for every stage, separated by commas.
+        input: WIDTHxHEIGHT of the low-resolution image, in pixels.
+        target: Deployment target.
+        space: YAML file with the layers of every stage, for a network of your own.
+
+    Returns:
+        `parameters`, `macs`, `ops` (32 x 32 bits), `bops`, `peak_memory`, `peak_memory_liveness`, `size` and `size_runtime`
+        (bytes), `float_layers`, and `latency_modelled` (ms) where the target has a model of it.
+
+    Raises:
+        InputError: An option cannot be used.
     """
-    frame = parse_frame(input, "--input")
+    frame = frame_size(input, "--input")
     trial = _trial(model, scale, weights, target)
     found = search_space(trial, Path(space) if space else None)
     from autoq.trial.run import price
@@ -113,51 +134,51 @@ YAML_WIDTH = 120
 """Columns of a space file."""
 
 MOST_IN_PAIRS = 16
-"""Stages of which all twos and threes are looked at."""
+"""Stages, at most, of which all pairs and triples are measured."""
 
 
 def sensitivity(
-    model: str | None = None,
+    model: str | Own | None = None,
     *,
     study: str | None = None,
-    scale: int | None = None,
-    weights: str | Path | None = None,
-    target: str | None = None,
-    space: str | Path | None = None,
-    data: str | Path | None = None,
-    eval_data: str | Path | None = None,
     by: str = "stage",
     metric: str = "psnr",
     steps: int = 0,
     pairs: bool = False,
-    seed: int | None = None,
-    frame: str | None = None,
     events: Events | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
-    """How much each stage suffers from being quantized alone, what it saves, which suffers most, and how sure that is.
+    """Measure how much quality each stage loses when quantized alone, and what that saves.
 
-    study: a study of `search`, which then says all that follows up to eval_data, seed and frame; the answer is kept in its
-    folder, and read from there when the same is asked again. by: stage, block or layer. metric: psnr, ssim, fidelity, niqe or pi.
-    steps: of training after quantizing (0: none). pairs: two and three stages together, too. seed: of calibration (0).
-    frame: what latency is measured at (96x96). Raises InputError.
+    Args:
+        model: As for `search`.
+        study: A study instead of a model. It then gives all other options; its folder keeps the answer, which is read from
+            there when the same is asked again.
+        by: Unit that is quantized alone: stage, block or layer.
+        metric: psnr, ssim, fidelity, niqe or pi.
+        steps: Training steps after quantization (0: none).
+        pairs: Whether pairs and triples of stages are measured, too.
+        events: Called while it runs; see `autoq.Events`.
+        options: scale, weights, target, space, data, eval_data, seed and frame, as for `search`.
+
+    Returns:
+        `float` (values of the float network), `ranking` (most sensitive stage first), `entries` (stages, bits, change of the
+        metric, bytes and ms saved), `roles`, and `stability` of the ranking (rank correlation with 95 % interval).
+
+    Raises:
+        InputError: An option cannot be used.
     """
     measurable = [name for name, info in OBJECTIVES.items() if info.quality and not info.relative]
     if metric not in measurable:
         raise InputError(unknown("metric", metric, measurable))
     events = events or Events()
-    options = {
-        name: value
-        for name, value in {
-            "model": model, "scale": scale, "weights": weights, "target": target, "space": space, "data": absolute(data),
-            "eval_data": absolute(eval_data), "seed": seed, "frame": frame,
-        }.items()
-        if value is not None
-    }  # fmt: skip
+    name = None if model is None else model_name(model)
+    asked = SearchOptions.of(model=name, **options)
     opened = None if study is None else open_study(study)
-    subject = _described(options, by) if opened is None else _studied(opened, options, by)
+    subject = _described(asked, by) if opened is None else _studied(opened, asked, by)
     if pairs and len(subject.space.choices) > MOST_IN_PAIRS:
         coarser = "" if by == GRANULARITIES[0] else f", or type --by {GRANULARITIES[0]}"
-        raise InputError(f"--pairs: {len(subject.space.choices)} {by}s combine to too many; leave it out{coarser}")
+        raise InputError(f"--pairs: {len(subject.space.choices)} {by}s have too many combinations; omit it{coarser}")
     question = Question(
         metric=metric, steps=steps, widths=_widths(subject), pairs=pairs, by=by, frame=subject.frame, threads=subject.threads
     )
@@ -168,7 +189,7 @@ def sensitivity(
 
 @dataclass(frozen=True)
 class _Subject:
-    """Whose stages are quantized. frame, threads: what latency is measured at."""
+    """Whose stages are quantized. frame, threads: for latency."""
 
     trial: TrialSpec
     space: SearchSpace
@@ -176,34 +197,26 @@ class _Subject:
     threads: int
 
 
-def _described(options: Mapping[str, Any], by: str) -> _Subject:
+def _described(options: SearchOptions, by: str) -> _Subject:
     """A network as options describe it."""
-    if "model" not in options:
+    if "model" not in options.model_fields_set:
         raise InputError("no model given; type --model srgan, or --study NAME for that of a study")
-    size = parse_frame(options.get("frame", "96x96"))
     cores = available_cores()
-    trial = _trial(options["model"], options.get("scale"), options.get("weights"), options.get("target", "openvino-cpu"))
-    trial = trial.model_copy(
-        update={**{name: options[name] for name in ("data", "eval_data", "seed") if name in options}, "threads": cores}
-    )
-    found = space_by(trial, Path(options["space"]) if options.get("space") else None, by)
+    trial = _trial(options.model, options.given().get("scale"), options.weights, options.target)
+    trial = trial.model_copy(update={"data": options.data, "eval_data": options.eval_data, "seed": options.seed, "threads": cores})
+    found = space_by(trial, options.space, by)
     trial = trial.model_copy(update={"layers": tuple((stage, tuple(patterns)) for stage, patterns in found.layers.items())})
-    return _Subject(trial, found, size, cores)
+    return _Subject(trial, found, options.frame, cores)
 
 
-def _studied(study: Study, options: Mapping[str, Any], by: str) -> _Subject:
+def _studied(study: Study, options: SearchOptions, by: str) -> _Subject:
     """The network of a study, on the CPU. Raises StudyError for an option that is not what the study has."""
     trial = study.spec.trial
-    given = dict(options)
-    if "model" in given:
-        given["model"] = model_name(given["model"])
-    if "weights" in given:
-        given["weights"] = weights_path(trial.model, trial.scale, given["weights"])
-    check_options(study.name, study.spec, given, "to ask about it")
+    check_options(study.name, study.spec, options, "to ask about it")
     if by != GRANULARITIES[0]:
         raise InputError(
             f"--by {by}: study '{study.name}' has its own stages ({', '.join(study.space.choices)});"
-            f" leave --by out, or type --model {trial.model} instead of --study"
+            f" omit --by, or type --model {trial.model} instead of --study"
         )
     trial = trial.model_copy(update={"threads": available_cores(), "device": "cpu"})
     return _Subject(trial, study.space, study.spec.frame, study.spec.latency_threads)
@@ -237,19 +250,19 @@ def _remembered(study: Study, subject: _Subject, question: Question, events: Eve
     try:
         study.add_answer(question, found)
     except OSError as error:
-        events.note(f"{study.answers_path}: cannot be written ({error.strerror}); it is measured again when it is asked again")
+        events.note(f"{study.answers_path}: cannot be written ({error.strerror}); the same question will be measured again")
     return found
 
 
-def _trial(model: str, scale: int | None, weights: str | Path | None, target: str) -> TrialSpec:
-    name, found = model_name(model), weights_path(model, scale, weights)
-    return TrialSpec(model=name, scale=scale or default_scale(name), target=target, weights=found)
+def _trial(model: str | Own, scale: int | None, weights: str | Path | None, target: str) -> TrialSpec:
+    name = model_name(model)
+    return TrialSpec(model=name, scale=scale or default_scale(name), target=target, weights=weights_path(name, scale, weights))
 
 
 def space_file(
     model: str, *, target: str = "openvino-cpu", scale: int | None = None, weights: str | Path | None = None
 ) -> tuple[str, SearchSpace]:
-    """The text of a space file to start one's own from, and that space. Stages that nobody says are found."""
+    """The text of a space file to start one's own from, and that space. Stages are detected where nothing names them."""
     trial = _trial(model, scale, weights, target)
     text = bundled_space(trial.model).read_text()
     if not is_custom(trial.model):
@@ -266,46 +279,46 @@ def space_file(
 def pretrain(
     model: str,
     *,
-    scale: int | None = None,
-    weights: str | Path | None = None,
-    data: str | Path | None = None,
-    eval_data: str | Path | None = None,
-    steps: int | None = None,
-    adversarial_steps: int | None = None,
-    sampling: str = "uniform",
-    seed: int | None = None,
-    threads: int | None = None,
-    device: str = "auto",
     output: str | Path | None = None,
     resume: bool = False,
     events: TrainingEvents | None = None,
+    **options: Any,
 ) -> tuple[Path, dict[str, Any]]:
-    """Train a network of the table in float by its paper's recipe. Returns the folder and the record of the training.
+    """Train a network of the table in float, by its paper's recipe.
 
-    weights: to start from; a network that is trained against a discriminator then skips the pixel stage. data,
-    eval_data: image folders; photographs inside installed packages if None. steps, adversarial_steps: the recipe's if
-    None. sampling: where patches are cut (uniform, proportional, threshold). output: pretrained/<model>-x<scale> if None;
-    with `resume` the training in it goes on. Raises InputError; KeyboardInterrupt when interrupted, what there is stays.
+    Args:
+        model: A name of `autoq.models()`.
+        output: Folder of the training; `pretrained/<model>-x<scale>` by default.
+        resume: Whether the training in `output` continues.
+        events: Called while it trains.
+        options: The fields of `autoq.PretrainOptions`, as `steps=20000`; None means not given.
+
+    Returns:
+        The folder, and the record of the training: PSNR, steps, data.
+
+    Raises:
+        InputError: An option cannot be used.
+        KeyboardInterrupt: The training was interrupted; `resume=True` continues it.
     """
     if is_custom(model):
-        raise InputError(f"model '{model}': autoq trains the networks of its table ({', '.join(MODELS)}); train your own yourself")
+        raise InputError(f"model '{model}': autoq trains only the networks it lists ({', '.join(MODELS)}); train yours yourself")
     recipe = model_info(model).recipe
-    check_sampling(sampling)
-    if adversarial_steps and not recipe.adversarial:
-        raise InputError(f"--adversarial-steps {adversarial_steps}: {model} is trained on pixels alone; leave it out")
-    default_steps = 0 if weights and recipe.adversarial else recipe.steps
+    asked = PretrainOptions.of(model=model, **options)
+    given = asked.model_fields_set
+    if asked.adversarial_steps and not recipe.adversarial:
+        raise InputError(f"--adversarial-steps {asked.adversarial_steps}: {model} is trained on pixels alone; omit it")
+    default_steps = 0 if asked.weights and recipe.adversarial else recipe.steps
+    scale = asked.scale if "scale" in given else default_scale(model)
     spec = PretrainSpec(
-        model=model,
-        scale=scale or default_scale(model),
-        weights=weights_path(model, scale, weights),
-        data=absolute(data),
-        eval_data=absolute(eval_data),
-        steps=default_steps if steps is None else steps,
-        adversarial_steps=recipe.adversarial_steps if adversarial_steps is None else adversarial_steps,
-        sampling=sampling,  # type: ignore[arg-type]
-        seed=seed or 0,
-        threads=threads or available_cores(),
-        device=resolve_device(device),  # type: ignore[arg-type]
+        **{
+            **asked.given(),
+            "scale": scale,
+            "weights": weights_path(model, scale, asked.weights),
+            "steps": asked.steps if "steps" in given else default_steps,
+            "adversarial_steps": asked.adversarial_steps if "adversarial_steps" in given else recipe.adversarial_steps,
+            "threads": asked.threads if "threads" in given else available_cores(),
+            "device": resolve_device(asked.device),
+        }
     )
     if spec.steps + spec.adversarial_steps == 0:
         raise InputError("--steps 0: nothing to train; type --steps N")

@@ -1,4 +1,4 @@
-"""Commands that take a point of a study to where it runs."""
+"""Commands that export points of a study, one library call each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from autoq.cli.frame import app
-from autoq.cli.options import JSON, MANY, QUIET, whole
+from autoq.cli.options import JSON, QUIET, STUDY, whole
+from autoq.config.options import MANY
 from autoq.system.output import only_results
 
 OUTPUT = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New folder to write to.")]
@@ -16,34 +17,32 @@ OUTPUT = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New
 
 @app.command()
 def export(
-    study: Annotated[str, typer.Argument(help="Name under studies/, or an absolute path.")],
+    study: STUDY,
     output: OUTPUT,
-    trial: Annotated[
-        int | None, typer.Option(parser=whole("--trial", 0, MANY, 7), metavar="N", help="A trial, by its number.")
-    ] = None,
+    trial: Annotated[int | None, typer.Option(parser=whole("--trial", 0, MANY, 7), metavar="N", help="Number of a trial.")] = None,
     pick: Annotated[
         str | None,
         typer.Option(
             metavar="RULE",
-            help="smallest, fastest or compromise (recommended points), an objective (its best), 'psnr_drop<=0.1 then size' (the best within bounds), or a name (8/8/8).",
+            help="How to choose a point: smallest, fastest or compromise (recommended), an objective (best value), 'psnr_drop<=0.1 then size' (best within bounds), or the name of a baseline (8/8/8).",
         ),
     ] = None,
     format: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="onnx (what the target's runtime loads), openvino, packed (every weight at its own width), or qonnx (of target bits).",
+            help="onnx (the target's runtime file), openvino, packed (every weight at its own width) or qonnx (target bits only).",
         ),
     ] = "onnx",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a file whose latency is not what was promised; otherwise that is a warning.")
+        bool, typer.Option("--strict", help="Fail if the latency differs from the study's; by default that is a warning.")
     ] = False,
     quiet: QUIET = False,
     json: JSON = False,
 ) -> None:
-    """Write a point of a study as files that run, checked against what the study promised.
+    """Export a point of a study as files that run, and check them against the study's figures.
 
-    Bytes or quality that differ end with exit code 1; a latency that differs is a warning.
+    A difference in size or quality ends with exit code 1, a difference in latency with a warning.
 
     Example: autoq export srgan-x4 --pick compromise -o compromise
     """
@@ -61,9 +60,9 @@ def export(
 
 @app.command()
 def unpack(
-    file: Annotated[Path, typer.Argument(help="A package: the file that autoq export --format packed wrote.")], output: OUTPUT
+    file: Annotated[Path, typer.Argument(help="Packed file, written by autoq export --format packed.")], output: OUTPUT
 ) -> None:
-    """Make the file that the target's runtime loads of a package.
+    """Convert a packed file into the file that the target's runtime loads.
 
     Example: autoq unpack small/model.safetensors -o runtime
     """

@@ -1,4 +1,4 @@
-"""Commands about exported files: translated into one library call each. Heavy imports happen inside."""
+"""Commands about exported files, one library call each. Heavy imports happen inside."""
 
 from __future__ import annotations
 
@@ -9,40 +9,33 @@ from typing import Annotated
 import typer
 
 from autoq.cli.frame import app
-from autoq.cli.options import JSON, MOST_PROCESSES, MOST_SCALE, QUIET, TARGET, whole
+from autoq.cli.options import JSON, QUIET, TARGET, THREADS, declared, whole
 from autoq.system.output import only_results
 
 MOST_SIDE = 8192
 MOST_BORDER = 256
 
-THREADS = Annotated[
-    int | None,
-    typer.Option(
-        parser=whole("--threads", 1, MOST_PROCESSES, 2), metavar="N", show_default="all cores", help="Threads it runs on."
-    ),
-]
-
 
 @app.command()
 def upscale(
-    file: Annotated[Path, typer.Argument(help="An .onnx file of a search.")],
-    image: Annotated[Path, typer.Argument(help="The image to upscale.")],
-    output: Annotated[Path, typer.Argument(help="The .png file to write.")],
+    file: Annotated[Path, typer.Argument(help="An exported .onnx file.")],
+    image: Annotated[Path, typer.Argument(help="Image to upscale.")],
+    output: Annotated[Path, typer.Argument(help="PNG file to write.")],
     target: TARGET = "openvino-cpu",
     tile: Annotated[
         int | None,
         typer.Option(
             parser=whole("--tile", 16, MOST_SIDE, 256),
             metavar="N",
-            show_default="what fits 1 GiB",
-            help="Input pixels that each tile adds; fewer take less memory.",
+            show_default="as large as 1 GiB allows",
+            help="Side of a tile in input pixels; smaller tiles need less memory.",
         ),
     ] = None,
     threads: THREADS = None,
     quiet: QUIET = False,
     json: JSON = False,
 ) -> None:
-    """Upscale an image of any size, in tiles that leave no seams.
+    """Upscale an image of any size, in tiles without visible seams.
 
     Example: autoq upscale compromise/model.onnx photo.png large.png
     """
@@ -60,32 +53,31 @@ def upscale(
 
 @app.command()
 def evaluate(
-    file: Annotated[Path | None, typer.Argument(help="An .onnx file of a search; or give --model.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="An exported .onnx file; or give --model.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Instead: a float network, see `autoq models`; package.module:factory; or a .pth file.")
+        str | None, declared("model", help="A float network instead of a file: a name, package.module:factory, or a .pth file.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Its checkpoint; bundled weights if absent.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of images; bundled photographs if absent.")] = None,
-    metrics: Annotated[str, typer.Option(help="Some of psnr, ssim, niqe and pi.")] = "psnr,ssim",
-    scale: Annotated[
-        int | None,
-        typer.Option(parser=whole("--scale", 1, MOST_SCALE, 4), metavar="N", show_default="the file's", help="Upscaling factor."),
-    ] = None,
-    target: Annotated[str | None, typer.Option(show_default="openvino-cpu", help="Where the file runs.")] = None,
+    weights: Annotated[Path | None, declared("weights", help="Checkpoint of --model.")] = None,
+    data: Annotated[Path | None, declared("data", help="Folder of images.")] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="NAMES", help="Some of psnr, ssim, niqe and pi, separated by commas.")
+    ] = "psnr,ssim",
+    scale: Annotated[int | None, declared("scale", show_default="the file's")] = None,
+    target: Annotated[str | None, declared("target")] = None,
     border: Annotated[
         int | None,
         typer.Option(
             parser=whole("--border", 0, MOST_BORDER, 4),
             metavar="N",
             show_default="the scale",
-            help="Pixels at the edges that are not looked at.",
+            help="Pixels at the edges to ignore.",
         ),
     ] = None,
     threads: THREADS = None,
     quiet: QUIET = False,
     json: JSON = False,
 ) -> None:
-    """Reduce images, upscale them again and compare, as a trial is judged.
+    """Downscale images, upscale them again and compare with the originals, as trials are evaluated.
 
     Example: autoq evaluate compromise/model.onnx --data Set5 --metrics psnr,ssim
     """

@@ -1,4 +1,4 @@
-"""The command line's frame: signals, exit codes, errors in one line."""
+"""The application: signals, exit codes, errors in one line."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _version(show: bool) -> None:
 def _root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
@@ -43,8 +43,8 @@ def _root(
 
 
 @app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False) -> None:
-    """Say what this machine has, what it lacks, and what each absence costs. Exit code 1 where a search cannot run.
+def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False) -> None:
+    """Check this machine: what is installed, what is missing, and what each gap costs. Exit code 1 if a search cannot run.
 
     Example: autoq doctor
     """

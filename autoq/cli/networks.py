@@ -1,22 +1,23 @@
-"""Commands about networks: translated into one library call each. Heavy imports happen inside."""
+"""Commands about networks, one library call each. Heavy imports happen inside."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from autoq.cli.frame import app
-from autoq.cli.options import JSON, MANY, MOST_PROCESSES, MOST_SEED, QUIET, SCALE, TARGET, whole
+from autoq.cli.options import JSON, MODEL, QUIET, SCALE, TARGET, declared, takes
+from autoq.config.options import PretrainOptions
 from autoq.errors import AutoqError
 from autoq.system.output import only_results
 
 
 @app.command()
 def models(json: JSON = False) -> None:
-    """List the networks: scales, parameters, stages, bundled weights and their PSNR.
+    """List the networks: scales, parameters, size, and bundled weights with their PSNR.
 
     Example: autoq models
     """
@@ -33,7 +34,7 @@ def models(json: JSON = False) -> None:
 
 @app.command()
 def targets(json: JSON = False) -> None:
-    """List the targets: what each role may be, what runs on integers, how latency is measured, and which run here.
+    """List the deployment targets: number formats, integer execution, latency, file, and which run here.
 
     Example: autoq targets
     """
@@ -50,16 +51,23 @@ def targets(json: JSON = False) -> None:
 
 @app.command()
 def cost(
-    model: Annotated[str, typer.Option(help="Network, see `autoq models`; package.module:factory; or a .pth file.")],
+    model: Annotated[str, declared("model", show_default=True)],
     scale: SCALE = None,
-    policy: Annotated[str, typer.Option(help="Bits of weights/activations/skips, or stage=w/a/s for every stage.")] = "8/8/8",
-    input: Annotated[str, typer.Option(metavar="WxH", help="Low-resolution image, WIDTHxHEIGHT.")] = "96x96",
+    policy: Annotated[
+        str,
+        typer.Option(metavar="W/A/S", help="Bits of weights/activations/skips, or stage=w/a/s for every stage, comma-separated."),
+    ] = "8/8/8",
+    input: Annotated[str, typer.Option(metavar="WxH", help="Size of the low-resolution image.")] = "96x96",
     target: TARGET = "openvino-cpu",
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint of a network of another depth or width.")] = None,
-    space: Annotated[Path | None, typer.Option(help="Search space (YAML) with layers, for a network of your own.")] = None,
+    weights: Annotated[
+        Path | None, declared("weights", help="Checkpoint of a network with another depth or width.", show_default="none")
+    ] = None,
+    space: Annotated[
+        Path | None, declared("space", help="Search space (YAML) with layers, for your own network.", show_default="none")
+    ] = None,
     json: JSON = False,
 ) -> None:
-    """Say what a policy costs: operations, memory for feature maps, bytes of weights.
+    """Compute what a policy costs: operations, feature-map memory, bytes of weights.
 
     Example: autoq cost --model srresnet --scale 2 --policy 8/8/8 --input 1020x678
     """
@@ -77,36 +85,31 @@ def cost(
 
 @app.command()
 def sensitivity(
-    model: Annotated[str | None, typer.Option(help="Network, see `autoq models`; package.module:factory; or a .pth file.")] = None,
+    model: MODEL = None,
     study: Annotated[
         str | None,
-        typer.Option(help="Instead: a study's name or absolute path. It says all but the question, and keeps the answer."),
+        typer.Option(metavar="NAME", help="A study instead of --model; it gives network, images and space, and keeps the answer."),
     ] = None,
     scale: SCALE = None,
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint (.safetensors, .pth); bundled weights if absent.")] = None,
-    target: Annotated[str | None, typer.Option(show_default="openvino-cpu", help="Where the result will run.")] = None,
-    space: Annotated[Path | None, typer.Option(help="Search space (YAML) whose widths and formats are looked at.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of calibration images; bundled photographs if absent.")] = None,
-    eval_data: Annotated[Path | None, typer.Option(help="Folder of evaluation images; bundled photographs if absent.")] = None,
-    by: Annotated[str, typer.Option(help="What is quantized alone: stage, block or layer.")] = "stage",
-    metric: Annotated[str, typer.Option(help="Quality: psnr, ssim, fidelity, niqe or pi.")] = "psnr",
-    steps: Annotated[
-        int | None,
-        typer.Option(parser=whole("--steps", 0, MANY, 16), metavar="N", show_default="0", help="Training steps after quantizing."),
-    ] = None,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Two and three stages together, too.")] = False,
-    seed: Annotated[
-        int | None, typer.Option(parser=whole("--seed", 0, MOST_SEED, 0), metavar="N", show_default="0", help="Of calibration.")
-    ] = None,
-    frame: Annotated[
-        str | None, typer.Option(metavar="WxH", show_default="96x96", help="Input size latency is measured at, WIDTHxHEIGHT.")
-    ] = None,
+    weights: Annotated[Path | None, declared("weights")] = None,
+    target: Annotated[str | None, declared("target")] = None,
+    space: Annotated[Path | None, declared("space")] = None,
+    data: Annotated[Path | None, declared("data", help="Folder of calibration images.")] = None,
+    eval_data: Annotated[Path | None, declared("eval_data")] = None,
+    by: Annotated[str, declared("by", parser=None, help="Unit that is quantized alone.", show_default=True)] = "stage",
+    metric: Annotated[
+        str, typer.Option(metavar="NAME", help="Quality that is measured: psnr, ssim, fidelity, niqe or pi.")
+    ] = "psnr",
+    steps: Annotated[int, declared("steps", help="Training steps after quantization.", show_default=True)] = 0,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Measure pairs and triples of stages, too.")] = False,
+    seed: Annotated[int | None, declared("seed", help="Random seed of calibration.")] = None,
+    frame: Annotated[Any, declared("frame")] = None,
     quiet: QUIET = False,
     json: JSON = False,
 ) -> None:
-    """Which stages suffer most from being quantized, and what each saves.
+    """Measure how much quality each stage loses when quantized alone, and what that saves.
 
-    With --study the answer is kept in the study, shown at once when the same is asked again, and part of its report.
+    With --study the answer is stored in the study, reused when the same is asked again, and shown in its report.
 
     Example: autoq sensitivity --model srgan
     """
@@ -117,7 +120,7 @@ def sensitivity(
     with only_results(), terminal.progress(quiet) as events:
         found = run(
             model, study=study, scale=scale, weights=weights, target=target, space=space, data=data, eval_data=eval_data, by=by, metric=metric,
-            steps=steps or 0, pairs=pairs, seed=seed, frame=frame, events=events,
+            steps=steps, pairs=pairs, seed=seed, frame=frame, events=events,
         )  # fmt: skip
     if json:
         typer.echo(to_json(found))
@@ -126,51 +129,19 @@ def sensitivity(
 
 
 @app.command()
+@takes(PretrainOptions)
 def pretrain(
-    model: Annotated[str, typer.Option(help="Network, see `autoq models`.")],
-    scale: SCALE = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of training images; bundled photographs if absent.")] = None,
-    eval_data: Annotated[Path | None, typer.Option(help="Folder of evaluation images; bundled photographs if absent.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="Checkpoint to start from.")] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole("--steps", 0, MANY, 20000), metavar="N", show_default="the recipe's", help="Training steps on pixels."
-        ),
-    ] = None,
-    adversarial_steps: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole("--adversarial-steps", 0, MANY, 4000),
-            metavar="N",
-            show_default="the recipe's",
-            help="Then so many against a discriminator (srgan, esrgan).",
-        ),
-    ] = None,
-    sampling: Annotated[
-        str, typer.Option(help="Where patches are cut: uniform, proportional or threshold (complexity).")
-    ] = "uniform",
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole("--seed", 0, MOST_SEED, 0), metavar="N", show_default="0", help="Of the first weights and of patches."
-        ),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            parser=whole("--threads", 1, MOST_PROCESSES, 2), metavar="N", show_default="all cores", help="Threads of the training."
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda.")] = "auto",
+    model: Annotated[str, declared("model", help="Network (see `autoq models`).", show_default=True)],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", show_default="pretrained/MODEL-xSCALE", help="Folder of the training.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", show_default="pretrained/MODEL-xSCALE", help="Folder of the training."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the training in --output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the training in --output.")] = False,
     quiet: QUIET = False,
     json: JSON = False,
+    **options: Any,
 ) -> None:
-    """Train a network in float, by its paper's recipe. Ctrl-C keeps what there is; --resume goes on.
+    """Train a network in float, by its paper's recipe. Ctrl-C keeps the training so far; --resume continues it.
 
     Example: autoq pretrain --model espcn --scale 3 --data photographs
     """
@@ -180,10 +151,7 @@ def pretrain(
 
     with only_results(), terminal.training(quiet) as events:
         try:
-            folder, record = run(
-                model, scale=scale, weights=weights, data=data, eval_data=eval_data, steps=steps, adversarial_steps=adversarial_steps,
-                sampling=sampling, seed=seed, threads=threads, device=device, output=output, resume=resume, events=events,
-            )  # fmt: skip
+            folder, record = run(model, **options, output=output, resume=resume, events=events)
         except (KeyboardInterrupt, OSError) as stop:
             if not events.begun:
                 raise
@@ -191,9 +159,11 @@ def pretrain(
         else:
             ended = None
     if isinstance(ended, OSError):
-        raise AutoqError(f"cannot write '{ended.filename}': {ended.strerror}; make room and type the command again with --resume")
+        raise AutoqError(
+            f"cannot write '{ended.filename}': {ended.strerror}; free some space, then repeat the command with --resume"
+        )
     if ended is not None:
-        print("autoq: interrupted; to continue, type the command again with --resume", file=sys.stderr)
+        print("autoq: interrupted; to continue, repeat the command with --resume", file=sys.stderr)
         raise typer.Exit(130)
     if json:
         typer.echo(to_json({"weights": str(folder / "weights.safetensors"), **record}))

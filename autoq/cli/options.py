@@ -1,60 +1,81 @@
-"""Options that several commands take, and parsers of values that name the option, what is expected and what to type."""
+"""Options of the commands, made from their declarations in autoq.config.options."""
 
 from __future__ import annotations
 
-import math
-import re
+import inspect
 from collections.abc import Callable
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 
-from autoq.errors import InputError
+from autoq.config.options import MOST_PROCESSES, RENAMED, Option, Options, SearchOptions, flag, option_of, read_whole
 
-MANY = 1_000_000
-"""The most trials, steps, seconds and GiB that can be asked for."""
+C = TypeVar("C", bound=Callable[..., None])
 
-MOST_SEED = 2**32 - 1
-MOST_PROCESSES = 1024
-MOST_SCALE = 16
-LAST_PORT = 65535
+PLAIN = (bool, str, Path)
+"""Types that the command line reads as they are."""
+
+
+def declared(name: str, model: type[Options] = SearchOptions, **changes: Any) -> Any:
+    """An option as typer takes it: the field of this name. changes: of `typer.Option`'s arguments."""
+    field, shown = model.model_fields[name], option_of(name, model)
+    words: dict[str, Any] = {"help": shown.help, "show_default": shown.default or False, "metavar": shown.metavar or None}
+    if not _plain(field.annotation) and name != "constraints":
+        words["parser"] = parser(name, model)
+    return typer.Option(*([] if field.default is True else [flag(name)]), **{**words, **changes})
+
+
+def parser(name: str, model: type[Options] = SearchOptions) -> Callable[[Any], Any]:
+    """Reads the text of an option. Raises InputError that says what to type."""
+    return lambda text: getattr(model(**{name: text}), name)
+
+
+def _plain(annotation: Any) -> bool:
+    return get_origin(annotation) is not tuple and any(each in PLAIN for each in (annotation, *get_args(annotation)))
+
+
+def takes(model: type[Options]) -> Callable[[C], C]:
+    """Give a command the options of a model, before its own. It gets them as keywords, None where they are not given.
+
+    Names of earlier versions are accepted but not shown.
+    """
+
+    def decorate(command: C) -> C:
+        found = inspect.signature(command, eval_str=True).parameters.values()
+        own = [each.replace(kind=each.KEYWORD_ONLY) for each in found if each.kind is not each.VAR_KEYWORD]
+        known = {name for name, field in model.model_fields.items() if any(isinstance(item, Option) for item in field.metadata)}
+        names = [name for name in model.model_fields if name in known - {each.name for each in own}]
+        shared = [_parameter(name, name, model) for name in names]
+        shared += [_parameter(old, new, model, hidden=True) for old, new in RENAMED.items() if new in names]
+        command.__signature__ = inspect.Signature([*shared, *own])  # type: ignore[attr-defined]
+        return command
+
+    return decorate
+
+
+def _parameter(name: str, field: str, model: type[Options], **changes: Any) -> inspect.Parameter:
+    annotation: Any = model.model_fields[field].annotation
+    kind: Any = list[str] | None if field == "constraints" else annotation | None if _plain(annotation) else Any
+    owners = (each for each in model.__mro__ if issubclass(each, Options) and field in inspect.get_annotations(each))
+    option = declared(field, model, rich_help_panel=next(owners).title, **changes)
+    if name != field:
+        option.param_decls = (flag(name),)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
 def whole(option: str, least: int, most: int, example: int) -> Callable[[str], int]:
     """A parser of whole numbers that names the option and what to type."""
-
-    def parse(text: str) -> int:
-        if not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
-            raise InputError(f"{option} '{text}': expected a whole number from {least} to {most}; type {option} {example}")
-        return int(text)
-
-    return parse
+    return lambda text: read_whole(text, option, least, most, example)
 
 
-def number(option: str, unit: str, example: float, least: float = 0.001) -> Callable[[str], float]:
-    """A parser of numbers from `least` to MANY."""
-
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not least <= value <= MANY:
-            raise InputError(f"{option} '{text}': expected {unit}, from {least:g} to {MANY}; type {option} {example:g}")
-        return value
-
-    return parse
-
-
-JSON = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-QUIET = Annotated[bool, typer.Option("--quiet", help="No progress.")]
-SCALE = Annotated[
+JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+QUIET = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+STUDY = Annotated[str, typer.Argument(help="Study name under studies/, or an absolute path.")]
+MODEL = Annotated[str | None, declared("model")]
+SCALE = Annotated[int | None, declared("scale")]
+TARGET = Annotated[str, declared("target")]
+THREADS = Annotated[
     int | None,
-    typer.Option(
-        parser=whole("--scale", 1, MOST_SCALE, 4),
-        metavar="N",
-        show_default="4, or that of the bundled weights",
-        help="Upscaling factor.",
-    ),
+    typer.Option(parser=whole("--threads", 1, MOST_PROCESSES, 2), metavar="N", show_default="all cores", help="Threads to run on."),
 ]
-TARGET = Annotated[str, typer.Option(help="Where the result will run, see `autoq targets`.")]

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
 
+from autoq.config.options import (
+    RENAMED,
+    DeploymentOptions,
+    Device,
+    ImageOptions,
+    PretrainOptions,
+    StudyOptions,
+    TrainingOptions,
+)
 from autoq.system.processor import exact_weight_bits
 
-Device = Literal["cpu", "cuda"]
-Sampling = Literal["uniform", "proportional", "threshold"]
-Images = Literal["hr", "lr"]
-SamplerName = Literal["auto", "tpe", "gp", "nsga2", "nsga3", "random"]
-Granularity = Literal["stage", "block", "layer"]
 Box = tuple[str, int, int, int, int]
 """Part of an image: name, left, top, width, height."""
+
+RENAMED_FIELDS = {**RENAMED, "hand_rule": "first_last_16"}
+"""Fields of definitions by their names in earlier versions."""
+
+RENAMED_BASELINES = {"hand rule": "first-last-16"}
+"""Baselines by their names in earlier versions."""
 
 State = Literal["complete", "pruned", "failed"]
 
@@ -31,39 +41,21 @@ Values = Annotated[dict[str, float], BeforeValidator(_current_names)]
 """What was measured, by name."""
 
 
-class TrialSpec(BaseModel):
-    """All a trial needs besides its policy: network, images, target, training. The same for every trial of a study.
+class TrialSpec(TrainingOptions, ImageOptions, DeploymentOptions):
+    """Everything a trial needs besides its policy: network, images, target, training. The same for every trial of a study.
 
-    layers: stage -> patterns of module paths, where the space says them; else the model's own stages. images: whether the
-    folders hold high-resolution originals or low-resolution inputs. test_data: held-out images, which no suggestion depends on.
-    eval_crops: how many of evaluation and test images, `all` for whole ones; None is by their size, see `crops`. eval_boxes,
-    test_boxes: what that came to, empty before it is decided. steps: QAT steps (0 = PTQ). threads: of this trial, not of the
-    latency table. device: where it trains. sampling: where patches are cut, see `data.PatchSampler`. exact_weight_bits: see
-    `processor.exact_weight_bits`, of the processor that the study began on. sqcl: weight of the calibration loss in training,
-    see `sqcl.CalibrationLoss`; 0 is without. patches: distinct training patches; batch: patches a step; patch: low-resolution
-    side in pixels. fingerprint: of a user's own network when the study began, see `loading.Loaded`.
+    layers: stage -> patterns of module paths, where the space gives them; otherwise the network's own stages.
+    eval_boxes, test_boxes: the crops of the images; empty until they are chosen. threads: of the trial, not of the latency
+    table. patches: distinct training patches; batch: patches per step; patch: low-resolution side in pixels.
+    exact_weight_bits: see `processor.exact_weight_bits`, of the processor that the study began on. fingerprint: of a user's
+    own network when the study began, see `loading.Loaded`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     model: str
-    scale: int = 4
-    weights: Path | None = None
     layers: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    target: str = "openvino-cpu"
-    images: Images = "hr"
-    data: Path | None = None
-    eval_data: Path | None = None
-    test_data: Path | None = None
-    eval_crops: Literal["all"] | PositiveInt | None = None
     eval_boxes: tuple[Box, ...] = ()
     test_boxes: tuple[Box, ...] = ()
-    steps: int = Field(default=32, ge=0)
-    seed: int = Field(default=0, ge=0)
-    threads: PositiveInt = 1
     device: Device = "cpu"
-    sampling: Sampling = "proportional"
-    sqcl: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     patches: PositiveInt = 256
     batch: PositiveInt = 2
     patch: PositiveInt = 24
@@ -71,62 +63,35 @@ class TrialSpec(BaseModel):
     fingerprint: str | None = None
 
 
-class PretrainSpec(BaseModel):
-    """A float training. weights: to start from, None for a fresh network. steps: of the pixel stage, then
-    adversarial_steps against a discriminator. sampling: where patches are cut, see `data.PatchSampler`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class PretrainSpec(PretrainOptions):
+    """A float training: `steps` on pixels, then `adversarial_steps` against a discriminator."""
 
     model: str
     scale: PositiveInt
-    weights: Path | None = None
-    data: Path | None = None
-    eval_data: Path | None = None
     steps: int = Field(ge=0)
-    adversarial_steps: int = Field(default=0, ge=0)
-    sampling: Sampling = "uniform"
-    seed: int = Field(default=0, ge=0)
-    threads: PositiveInt = 1
     device: Device = "cpu"
 
 
-class StudySpec(BaseModel):
-    """The definition of a study: equal definitions give equal suggestions and values (one worker).
+class StudySpec(StudyOptions):
+    """The definition of a study: equal definitions give equal suggestions and values (with one worker).
 
-    max_steps: training steps of all trials after which no new one begins. warm_start: policies of an earlier study, the
-    first of the seeds. hand_rule: whether that baseline is measured, too. space: the search space with every default
-    written out. by: what has formats of its own. seeds: trials that the stages' sensitivity proposes, first. rungs:
-    training steps after which the trials of a bracket are compared and some stop; none: all train fully. constraints: as
-    `size<=400KiB`, what points on the front must keep. confirm: seeds that the front is trained again with at the end.
-    frame: (width, height) in low-resolution pixels that latency is measured at. latency_threads: of the runtime while it is
-    measured. timeout: seconds a trial may take; memory: GiB a worker may hold; None is no limit. storage: URL of Optuna's
-    storage, None for a file in the study's folder. inputs: hashes of the files that weights and images were read from.
-    float_layers: what of the network always runs in float.
+    space: the search space with every default written out. warm_start: policies of an earlier study, the first of the
+    initial trials. rungs: training steps after which the trials of a bracket are compared and some stop; empty where all
+    train fully. first_last_16: whether that baseline is measured, too. frame: (width, height) in low-resolution pixels.
+    latency_threads: threads of the runtime while latency is measured. inputs: hashes of the files of weights and images.
+    float_layers: layers that always run in float.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trial: TrialSpec
     space: dict[str, Any]
-    by: Granularity = "stage"
     objectives: tuple[str, ...]
-    sampler: SamplerName = "auto"
-    budget: PositiveInt = 50
-    max_steps: PositiveInt | None = None
-    seeds: int = Field(default=0, ge=0)
+    constraints: tuple[str, ...] = ()
+    replications: int = Field(default=0, ge=0)
     warm_start: tuple[dict[str, Any], ...] = ()
     rungs: tuple[NonNegativeInt, ...] = ()
-    hand_rule: bool = False
-    constraints: tuple[str, ...] = ()
-    confirm: int = Field(default=0, ge=0)
-    workers: PositiveInt = 1
-    frame: tuple[PositiveInt, PositiveInt] = (96, 96)
+    first_last_16: bool = False
     latency_threads: PositiveInt = 1
-    timeout: float | None = Field(default=None, gt=0)
-    memory: float | None = Field(default=None, gt=0)
-    storage: str | None = None
-    inputs: dict[str, str] = {}
+    inputs: dict[str, str] = Field(default_factory=dict)
     float_layers: tuple[str, ...] = ()
 
 
@@ -152,10 +117,18 @@ class StudyFile(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, found: Any) -> Any:
-        """Studies that do not say how wide their weights' levels are have all of them."""
-        if isinstance(found, dict) and isinstance(trial := (found.get("definition") or {}).get("trial"), dict):
+        """Definitions of earlier versions, in the names of this one."""
+        definition = found.get("definition") if isinstance(found, dict) else None
+        if not isinstance(definition, dict):
+            return found
+        if isinstance(trial := definition.get("trial"), dict):
             trial.setdefault("exact_weight_bits", 8)
-        return found
+        old = {name: new for name, new in RENAMED_FIELDS.items() if name in definition}
+        if old:
+            definition = {old.get(name, name): value for name, value in definition.items()}
+            names = ", ".join(f"{name} is now {new}" for name, new in old.items())
+            logging.getLogger("autoq").warning(f"study of an earlier version: {names}")
+        return {**found, "definition": definition}
 
 
 class TrialResult(BaseModel):
@@ -240,7 +213,7 @@ class Sensitivity(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     probes: tuple[Probe, ...]
-    seeds: tuple[dict[str, Any], ...]
+    initial_trials: tuple[dict[str, Any], ...] = Field(validation_alias=AliasChoices("initial_trials", "seeds"))
     predicted: tuple[float, ...]
 
 
@@ -368,7 +341,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int | None
-    name: str | None = None
+    name: Annotated[str | None, BeforeValidator(lambda name: RENAMED_BASELINES.get(name, name))] = None
     source: Literal["trial", "baseline"]
     state: State
     policy: dict[str, Any]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoq.config.options import absolute
 from autoq.deploy.tiling import checked_pixels
 from autoq.deploy.upscale import Network, Progress
 from autoq.errors import AutoqError, DataError, InputError, unknown
@@ -18,7 +19,7 @@ from autoq.metrics.quality import METRICS, PSNR_CEILING, averaged, doubt, judged
 from autoq.networks import is_file
 from autoq.system.processor import available_cores
 from autoq.targets import Runner, target_info
-from autoq.tuning.options import absolute, check_measurable, default_scale, model_name, weights_path
+from autoq.tuning.options import check_measurable, default_scale, model_name, weights_path
 
 if TYPE_CHECKING:
     from autoq.networks import Own

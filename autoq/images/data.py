@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from autoq.config.spec import Sampling
+from autoq.config.options import Sampling
 from autoq.errors import DataError
 from autoq.images.pixels import to_input as pixels_as_input
 from autoq.images.pixels import to_pixels as as_pixels

@@ -225,9 +225,9 @@ def _verdict(records: Sequence[Record], objectives: Sequence[str], sensitivity: 
     if sensitivity is None or alone is None or volume is None:
         return ""
     if volume <= alone:
-        return f"The search did not get beyond its {len(sensitivity.seeds)} seeds, whose hypervolume is {alone:.4f}."
+        return f"The search did not get beyond its {len(sensitivity.initial_trials)} seeds, whose hypervolume is {alone:.4f}."
     gain = f"{volume / alone - 1:.1%}" if alone else "all there is"
-    return f"Its {len(sensitivity.seeds)} seeds alone reach a hypervolume of {alone:.4f}; the search added {gain}."
+    return f"Its {len(sensitivity.initial_trials)} seeds alone reach a hypervolume of {alone:.4f}; the search added {gain}."
 
 
 def _row(

@@ -45,7 +45,7 @@ def planned(records: Sequence[Record], spec: StudySpec) -> list[Replication]:
     left = SHARE * sum(record.seconds for record in records)
     plan: list[Replication] = []
     for record in _by_interest(records, spec.objectives):
-        for number in range(spec.confirm):
+        for number in range(spec.replications):
             left -= record.seconds
             if left >= 0 or not plan:
                 plan.append(Replication(record, Policy.from_dict(record.policy), spec.trial.seed + 1 + number))

@@ -59,7 +59,7 @@ def baselines_alone(records: Sequence[Record], objectives: Sequence[str]) -> flo
 
 def seeds_alone(records: Sequence[Record], sensitivity: Sensitivity | None) -> list[Record]:
     """The baselines, and of the trials those that the sensitivity of the stages proposed."""
-    seeds = len(sensitivity.seeds) if sensitivity else 0
+    seeds = len(sensitivity.initial_trials) if sensitivity else 0
     return [record for record in records if record.number is None or record.number < seeds]
 
 

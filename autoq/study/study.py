@@ -238,7 +238,7 @@ class Study(StudyFolder):
 
     def _seeds(self) -> list[Policy]:
         found = self.sensitivity()
-        return [] if found is None else [Policy.from_dict(seed) for seed in found.seeds]
+        return [] if found is None else [Policy.from_dict(seed) for seed in found.initial_trials]
 
     # -------------------------------------------------------- what it found
 

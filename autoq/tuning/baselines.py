@@ -13,7 +13,7 @@ from autoq.study.results import FLOAT_NAME
 UNIFORM = {FLOAT_NAME: "32/32/32", "8/8/8": "8/8/8", "6/6/8": "6/6/8", "4/4/8": "4/4/8"}
 
 
-HAND_RULE = "hand rule"
+FIRST_LAST_16 = "first-last-16"
 
 
 BASELINE_QUANTIZER = "lsq"
@@ -23,14 +23,14 @@ WIDE_CLIPPING, NARROW_CLIPPING = "minmax", "mse"
 """What baselines' training starts from: from 8 bits on, and below (benchmarks/qat_gain.py --start)."""
 
 
-def baselines(facts: SpaceFacts, hand_rule: bool) -> dict[str, Policy]:
+def baselines(facts: SpaceFacts, first_last_16: bool) -> dict[str, Policy]:
     """The policies every study measures besides its trials: float first, then uniform ones, and the rule of Liu et al. 2021
     (Super-Resolution Model Quantized in Multi-Precision): 16 bits for the first and the last stage, 8 between. Without
     those of widths that the target has not.
     """
     names = list(facts.stages)
     by_hand = ",".join(f"{stage}={'16/16/16' if stage in (names[0], names[-1]) else '8/8/8'}" for stage in names)
-    policies = {**UNIFORM, HAND_RULE: by_hand} if hand_rule else UNIFORM
+    policies = {**UNIFORM, FIRST_LAST_16: by_hand} if first_last_16 else UNIFORM
     found = {}
     for name, bits in policies.items():
         with contextlib.suppress(PolicyError):

@@ -95,7 +95,7 @@ def find_seeds(
     seeds = [*known, *chosen][:count]
     return Sensitivity(
         probes=tuple(probes),
-        seeds=tuple(policy.to_dict() for policy in seeds),
+        initial_trials=tuple(policy.to_dict() for policy in seeds),
         predicted=tuple(additive.policy_loss(space, measured, policy) for policy in seeds),
     )
 

@@ -30,7 +30,7 @@ AGAIN_ROUNDS = 6
 def _structures(spec: StudySpec, space: SearchSpace) -> latencies.Structures:
     """The structures that a study's baselines and space can produce, or a sample; the float network's comes first."""
     context = prepare(spec.trial)
-    return latencies.structures(context.traced, space, context.execution, baselines(space.facts, spec.hand_rule).values())
+    return latencies.structures(context.traced, space, context.execution, baselines(space.facts, spec.first_last_16).values())
 
 
 def check_table(table: LatencyTable, spec: StudySpec) -> None:

@@ -1,19 +1,19 @@
-"""What is asked for: options of the commands checked and turned into fields of the specs, and their defaults."""
+"""Options applied to the definition of a study, and their defaults where these depend on the network or the machine."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from autoq.config import schedule
 from autoq.config.constraints import parse_all
-from autoq.config.objectives import FIDELITY, OBJECTIVES, OF_LATENCY, check_objectives
+from autoq.config.objectives import FIDELITY, OBJECTIVES, OF_LATENCY
+from autoq.config.options import Device, DeviceChoice, Granularity, SearchOptions, StudyOptions
 from autoq.config.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
-from autoq.config.spec import Device, Granularity, Images, SamplerName, Sampling, TrialSpec
+from autoq.config.spec import StudySpec, TrialSpec
 from autoq.errors import InputError, unknown
-from autoq.networks import is_custom, is_file, model_info
+from autoq.networks import is_custom, is_file, is_given, model_info
 from autoq.networks.published import REQUEST, published_file
 from autoq.networks.stages import StagePatterns
 from autoq.study import results
@@ -22,10 +22,6 @@ from autoq.study.study import Study, space_facts, study_folder
 from autoq.system.limits import can_bound_memory
 from autoq.targets import target_info
 
-SAMPLERS: tuple[str, ...] = get_args(SamplerName)
-SAMPLINGS: tuple[str, ...] = get_args(Sampling)
-IMAGES: tuple[str, ...] = get_args(Images)
-DEVICES = ("auto", *get_args(Device))
 DEFAULT_SCALE = 4
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 """What may have a format of its own, the coarsest first."""
@@ -79,58 +75,42 @@ def default_scale(model: str) -> int:
     return DEFAULT_SCALE if not info.scales or DEFAULT_SCALE in info.bundled or not info.bundled else next(iter(info.bundled))
 
 
-def fields_of(options: Mapping[str, Any], trial: TrialSpec, by: str = GRANULARITIES[0]) -> dict[str, Any]:
-    """Options as fields of the specs, each checked. Raises InputError. trial, by: of the study, where it is one already."""
-    fields = dict(options)
-    model_info(options.get("model", trial.model))
-    target = options.get("target", trial.target)
-    target_info(target)
-    if "sampling" in fields:
-        check_sampling(fields["sampling"])
-    if "images" in fields and fields["images"] not in IMAGES:
-        raise InputError(unknown("kind of images", fields["images"], IMAGES))
-    if "eval_crops" in fields:
-        fields["eval_crops"] = parse_crops(str(fields["eval_crops"]))
-    if "stopping" in fields:
-        fields["rungs"] = schedule.rungs(fields.get("steps", trial.steps)) if fields.pop("stopping") else ()
-    if "warm_start" in fields:
-        earlier = Study.open(study_folder(fields["warm_start"]))
-        front = results.front(earlier.records(), earlier.spec.objectives)
-        fields["warm_start"] = tuple(record.policy for record in front if record.source == "trial")
-        if not fields["warm_start"]:
-            raise InputError(f"--warm-start '{earlier.name}': no trial of that study is on its front; give another study")
-    if "sampler" in fields and fields["sampler"] not in SAMPLERS:
-        raise InputError(unknown("sampler", fields["sampler"], SAMPLERS))
-    if "frame" in fields:
-        frame = fields["frame"]
-        fields["frame"] = parse_frame(frame if isinstance(frame, str) else "x".join(map(str, frame)))
-    if "by" in fields and fields["by"] not in GRANULARITIES:
-        raise InputError(unknown("granularity", fields["by"], GRANULARITIES))
-    stages = fields.pop("stages", None)
-    if "space" in fields or stages is not None:
-        path = Path(fields["space"]) if "space" in fields else None
-        layers = None if stages is None else space_layers({"layers": stages}, "stages")
-        fields["space"] = space_by(trial, path, fields.get("by", by), layers).to_dict()
-    if "objectives" in fields:
-        given = fields["objectives"]
-        names = tuple(name.strip() for name in given.split(",")) if isinstance(given, str) else tuple(given)
-        check_objectives(names)
-        check_measurable(names)
-        check_offered(names, target)
-        fields["objectives"] = names
-    if "constraints" in fields:
-        given_bounds = fields["constraints"]
-        bounds = parse_all([given_bounds] if isinstance(given_bounds, str) else given_bounds)
-        check_measurable({each.objective for each in bounds})
-        check_offered((each.objective for each in bounds), target)
-        fields["constraints"] = tuple(each.text for each in bounds)
-    if "storage" in fields:
-        check_url(fields["storage"])
-    if "memory" in fields and not can_bound_memory():
-        raise InputError(f"--memory '{fields['memory']:g}': only Linux says how much a process holds; leave --memory out")
-    if "device" in fields:
-        fields["device"] = resolve_device(fields["device"])
-    return fields
+def applied(options: SearchOptions, spec: StudySpec) -> StudySpec:
+    """A definition with the options that were given in it, each checked. Raises InputError."""
+    given = options.model_fields_set
+    trial = spec.trial.model_copy(update=options.given(TrialSpec))
+    model_info(trial.model)
+    target_info(trial.target)
+    if "weights" in given:
+        trial = trial.model_copy(update={"weights": weights_path(trial.model, trial.scale, options.weights)})
+    if "device" in given:
+        trial = trial.model_copy(update={"device": resolve_device(options.device)})
+    found = spec.model_copy(update={**options.given(StudyOptions), "trial": trial})
+    if "stopping" in given:
+        found = found.model_copy(update={"rungs": schedule.rungs(trial.steps) if options.stopping else ()})
+    if options.warm_start is not None:
+        found = found.model_copy(update={"warm_start": _front_of(options.warm_start)})
+    if options.space is not None or options.stages is not None:
+        layers = None if options.stages is None else space_layers({"layers": options.stages}, "stages")
+        found = found.model_copy(update={"space": space_by(trial, options.space, found.by, layers).to_dict()})
+    asked = [*options.objectives, *(each.objective for each in parse_all(options.constraints))]
+    check_measurable(asked)
+    check_offered(asked, trial.target)
+    if options.storage is not None:
+        check_url(options.storage)
+    if options.memory is not None and not can_bound_memory():
+        raise InputError(f"--memory '{options.memory:g}': memory limits need Linux; omit --memory")
+    return found
+
+
+def _front_of(study: str) -> tuple[dict[str, Any], ...]:
+    """The policies of the trials on an earlier study's front."""
+    earlier = Study.open(study_folder(study))
+    front = results.front(earlier.records(), earlier.spec.objectives)
+    found = tuple(record.policy for record in front if record.source == "trial")
+    if not found:
+        raise InputError(f"--warm-start '{earlier.name}': the front of that study has no trial; give another study")
+    return found
 
 
 def default_objectives(trial: TrialSpec) -> tuple[str, ...]:
@@ -177,24 +157,8 @@ def check_originals(objectives: Iterable[str]) -> None:
             )
 
 
-def check_sampling(name: str) -> None:
-    """Raise InputError for a sampling of patches that does not exist."""
-    if name not in SAMPLINGS:
-        raise InputError(unknown("sampling", name, SAMPLINGS))
-
-
-def parse_crops(text: str) -> int | Literal["all"]:
-    """How many crops of evaluation images are looked at, or `all` for whole images. Raises InputError."""
-    if text == "all":
-        return "all"
-    if not re.fullmatch("[1-9][0-9]{0,5}", text):
-        raise InputError(f"--eval-crops '{text}': expected a whole number from 1 to 999999, or all; type --eval-crops 32")
-    return int(text)
-
-
-def resolve_device(name: str) -> str:
-    if name not in DEVICES:
-        raise InputError(unknown("device", name, DEVICES))
+def resolve_device(name: DeviceChoice) -> Device:
+    """`auto` is the GPU where there is one. Raises InputError for a GPU that is not there."""
     if name == "cpu":
         return name
     from autoq.system.device import has_gpu
@@ -204,14 +168,6 @@ def resolve_device(name: str) -> str:
     if name == "cuda":
         raise InputError("device 'cuda': torch sees no GPU here; type --device cpu, or autoq doctor to see why")
     return "cpu"
-
-
-def parse_frame(text: str, option: str = "frame") -> tuple[int, int]:
-    """`96x64` -> (96, 64). Raises InputError."""
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(re.fullmatch("[0-9]{2,4}", part) and 16 <= int(part) <= 8192 for part in parts):
-        raise InputError(f"{option} '{text}': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96")
-    return int(parts[0]), int(parts[1])
 
 
 def model_name(model: Any) -> str:
@@ -226,12 +182,8 @@ def model_name(model: Any) -> str:
     return f"{Path(file).resolve()}:{factory}" if colon and file.endswith(".py") else model
 
 
-def weights_path(model: str | None, scale: int | None, weights: str | Path | None) -> Path | None:
+def weights_path(model: str, scale: int | None, weights: str | Path | None) -> Path | None:
     """A checkpoint from the root; for `published` the authors', which is fetched where it is not there yet."""
-    if model is not None and str(weights) == REQUEST:
+    if str(weights) == REQUEST and not is_given(model):
         return published_file(model, scale or default_scale(model))
-    return absolute(weights)
-
-
-def absolute(path: str | Path | None) -> Path | None:
-    return Path(path).resolve() if path else None
+    return Path(weights).resolve() if weights else None

@@ -102,7 +102,7 @@ def search(study: Study, events: Events | None = None) -> None:
 def _jobs(study: Study) -> list[Job]:
     """The baselines that have not ended, measured or failed."""
     done = {record.name for record in study.records()}
-    wanted = baselines(study.space.facts, study.spec.hand_rule)
+    wanted = baselines(study.space.facts, study.spec.first_last_16)
     return [Job(name, policy, study.spec.trial.steps) for name, policy in wanted.items() if name not in done]
 
 
@@ -114,7 +114,7 @@ def _is_open(study: Study) -> bool:
     front = {Policy.from_dict(record.policy).hash for record in results.front(records, study.spec.objectives)}
     repeated = {(each.policy, each.seed) for each in study.confirmations()}
     wanted = {(each.policy.hash, each.seed) for each in planned(records, study.spec)}
-    return study.spec.confirm > 0 and not (front <= study.remeasured().samples.keys() and wanted <= repeated)
+    return study.spec.replications > 0 and not (front <= study.remeasured().samples.keys() and wanted <= repeated)
 
 
 def _run(study: Study, events: Events) -> None:
@@ -128,11 +128,11 @@ def _run(study: Study, events: Events) -> None:
     else:
         table = measure_latencies(study, graph, events)
         write_whole(study.latency_path, table.model_dump_json(indent=1))
-    if spec.seeds and study.sensitivity() is None:
+    if spec.initial_trials and study.sensitivity() is None:
         table = _seed(study, graph, table, events)
     run_jobs(StudySearcher(study, _jobs(study), events), study, table)
     shutil.rmtree(study.states_path, ignore_errors=True)
-    if spec.confirm:
+    if spec.replications:
         measure_again(study, graph, events)
 
 
@@ -149,8 +149,10 @@ def _seed(study: Study, graph: Graph, table: LatencyTable, events: Events) -> La
     context = replace(context, spec=spec.trial.model_copy(update={"threads": spec.latency_threads}))
     probes = probe(context, graph, study.space, events.phase)
     for _ in range(CHOICES):
-        seeds = find_seeds(context, study.space, spec.objectives, table, spec.seeds, probes, study.constraints, study.warm_start)
-        fuller = measure_more(study, graph, table, [Policy.from_dict(seed) for seed in seeds.seeds], events)
+        seeds = find_seeds(
+            context, study.space, spec.objectives, table, spec.initial_trials, probes, study.constraints, study.warm_start
+        )
+        fuller = measure_more(study, graph, table, [Policy.from_dict(seed) for seed in seeds.initial_trials], events)
         if fuller is table:
             break
         table = fuller

@@ -179,7 +179,7 @@ class StudySearcher(Searcher):
     def _plan_confirmations(self) -> bool:
         """Fill `waiting` with the trainings to repeat that were not yet, seed by seed; False where there is none."""
         spec = self.study.spec
-        if self.running or not spec.confirm:
+        if self.running or not spec.replications:
             return False
         done = {(each.policy, each.seed) for each in self.study.confirmations()}
         self.confirming = planned(self.study.records(), spec)

@@ -120,10 +120,10 @@ OPTIONS = [
     case("scale-of-no-network", [*MODEL, "--scale", "3"], "model 'srresnet' has no x3 (scales: 2, 4); type --scale 4"),
     case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights for srresnet x2 are bundled (bundled: x4); give --weights FILE"),
     case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': no study.yaml there; there are no studies in studies/ yet; start one with autoq search --model srgan"),
-    case("seeds", [*MODEL, "--budget", "4", "--seeds", "5"], "--seeds '5': expected no more than the budget of 4"),
+    case("initial-trials", [*MODEL, "--budget", "4", "--initial-trials", "5"], "--initial-trials '5': expected at most the budget of 4"),
     case("by", [*MODEL, "--by", "row"], "unknown granularity 'row' (known: block, layer, stage)."),
-    case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory counts by the network's own stages; leave one of them out"),
-    case("confirm", [*MODEL, "--confirm", "-1"], "--confirm '-1': expected a whole number from 0 to 1000000; type --confirm 3"),
+    case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory is computed from the network's own stages; omit one of them"),
+    case("replications", [*MODEL, "--replications", "-1"], "--replications '-1': expected a whole number from 0 to 1000000; type --replications 3"),
     case("constraint", [*MODEL, "--constraint", "small"], "constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER, for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"),
     case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "constraint 'latency<=10KiB': latency is counted in ms; type latency<=10"),
     case("latency-of-bits", [*MODEL, "--target", "bits", "--objectives", "size,latency"],
@@ -156,7 +156,7 @@ OPTIONS = [
         case(
             f"frame-{given[:9]}",
             [*MODEL, "--frame", given],
-            f"frame '{given}': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96",
+            f"--frame '{given}': expected WIDTHxHEIGHT, each from 16 to 8192 pixels; type --frame 96x96",
         )
         for given in ("96", "8x96", "9000x96", "96*96", "9" * 5000 + "x96")
     ),
@@ -188,7 +188,7 @@ OPTIONS = [
         "storage 'postgresql://user@host/d': has a password in it, which a study would write down; set PGPASSWORD instead",
     ),
     case("sensitivity-of-what", ["sensitivity"], "no model given; type --model srgan, or --study NAME for that of a study"),
-    case("resume-what", ["search", "--resume"], "--resume: which study? type --study NAME, a folder in studies/"),
+    case("resume-what", ["search", "--resume"], "--resume: no study given; type --study NAME, a folder in studies/"),
     case(
         "no-studies",
         [*RESUME, "mine"],
@@ -587,17 +587,13 @@ OTHER_SPACE = "roles: {weight: {bits: 8}, activation: {bits: 8}, skip: {bits: 8}
 
 def changed(option: str, was: str, given: str, shown: str | None = None) -> Any:
     """A case: --resume with an option that the study was started without, or with another value of."""
-    message = (
-        f"study 'mine' was started {was}, given {shown or given}; leave --{option} out to continue it, or give another --study"
-    )
+    message = f"study 'mine' was started {was}, given {shown or given}; omit --{option} to continue it, or give another --study"
     return case(option, [*RESUME, "mine", f"--{option}", given], message)
 
 
 def contradicted(option: str, was: str, given: str, shown: str | None = None) -> Any:
     """A case: a question about a study with an option that is not what the study has."""
-    message = (
-        f"study 'mine' was started {was}, given {shown or given}; leave --{option} out to ask about it, or give another --study"
-    )
+    message = f"study 'mine' was started {was}, given {shown or given}; omit --{option} to ask about it, or give another --study"
     return case(f"sensitivity-{option}", ["sensitivity", "--study", "mine", f"--{option}", given], message)
 
 
@@ -623,7 +619,7 @@ COMMANDS = [
     case(
         "latency-table",
         [*RESUME, "mine", "--latency-table", "t.json"],
-        "study 'mine' has its own frozen latencies; leave out --latency-table t.json",
+        "study 'mine' has its own latency table; omit --latency-table t.json",
     ),
     case("sensitivity-near", ["sensitivity", "--study", "mien"],
          f"study 'studies/mien': no study.yaml there; {KNOWN} Did you mean 'mine'?"),
@@ -640,7 +636,7 @@ COMMANDS = [
     case("sensitivity-model", ["sensitivity", "--study", "mine", "--model", "sragn"],
          f"unknown model 'sragn' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}"),
     case("sensitivity-by", ["sensitivity", "--study", "mine", "--by", "block"],
-         "--by block: study 'mine' has its own stages (feature_extraction, body, upsampling, reconstruction); leave --by out, or type --model srgan instead of --study"),
+         "--by block: study 'mine' has its own stages (feature_extraction, body, upsampling, reconstruction); omit --by, or type --model srgan instead of --study"),
     case("output-file", ["report", "mine", "-o", "other.yaml"],
          "--output 'other.yaml': File exists; type --output FOLDER, one that can be written"),
     case("output-below-a-file", ["report", "mine", "-o", "other.yaml/x"],
@@ -745,7 +741,7 @@ DAMAGES = [
         case(f"no-definition-{command[0]}", written("study.yaml", b"a: ["), command, definition("while parsing a flow node"))
         for command in (RESUMED, REPORTED, SHOWN)
     ),
-    case("other-yaml", written("study.yaml", b"definition: {}"), REPORTED, definition("definition.trial: Field required")),
+    case("other-yaml", written("study.yaml", b"definition: {}"), REPORTED, definition("definition.objectives: Field required")),
     case("unknown-model", edited(lambda data: data["definition"]["trial"].update(model="srgam")), REPORTED,
          definition(f"unknown model 'srgam' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}")),
     case("unknown-objective", edited(lambda data: data["definition"].update(objectives=["size", "psn"])), REPORTED,

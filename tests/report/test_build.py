@@ -88,7 +88,7 @@ def test_the_page_says_where_the_time_goes(tmp_path: Path) -> None:
 
 def test_the_page_says_what_holds_on_held_out_images(tmp_path: Path) -> None:
     """Of three points a search found, one is beaten on images that it did not see; another was trained again."""
-    spec = of_srresnet(("size", "psnr")).model_copy(update={"confirm": 2})
+    spec = of_srresnet(("size", "psnr")).model_copy(update={"replications": 2})
     study = Study.create(tmp_path / "held", spec, {"command": "", "python": "", "machine": "", "versions": {}})
     points = {"float": (8e6, 30.0, 28.0), "8/8/8": (2e6, 29.95, 27.0), "6/6/8": (1e6, 29.5, 27.5)}
     for name, (size, psnr, apart) in points.items():

@@ -21,8 +21,10 @@ def point(bits: int, size: float, latency: float, psnr: float, seconds: float = 
     return Record(values={"size": size, "latency": latency, "psnr": psnr}, steps=100, seconds=seconds, **given)  # type: ignore[arg-type]
 
 
-def spec(confirm: int, seed: int = 3) -> StudySpec:
-    return StudySpec(trial=TrialSpec(model="srgan", seed=seed), space={}, objectives=("size", "latency", "psnr"), confirm=confirm)
+def spec(replications: int, seed: int = 3) -> StudySpec:
+    return StudySpec(
+        trial=TrialSpec(model="srgan", seed=seed), space={}, objectives=("size", "latency", "psnr"), replications=replications
+    )
 
 
 FLOAT = point(32, 400, 40, 30.0, number=None, name="float", source="baseline")
@@ -39,8 +41,8 @@ BY_INTEREST = [6, 7, 4, 3, 5, 8, 2]
 OFF_FRONT = [point(9, 260, 39, 29.0), point(10, 1, 1, 40.0, state="pruned"), point(11, 1, 1, 40.0, feasible=False)]
 
 
-def names(records: list[Record], confirm: int, seed: int = 3) -> list[tuple[str, int]]:
-    plan = planned(records, spec(confirm, seed))
+def names(records: list[Record], replications: int, seed: int = 3) -> list[tuple[str, int]]:
+    plan = planned(records, spec(replications, seed))
     assert all(Policy.from_dict(each.record.policy) == each.policy for each in plan)
     return [(point_name(each.record), each.seed) for each in plan]
 

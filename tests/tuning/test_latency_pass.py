@@ -50,7 +50,7 @@ def study(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_baselines_start_from_what_suits_their_widths() -> None:
-    found = baselines(space_facts("srgan", "openvino-cpu"), hand_rule=True)
+    found = baselines(space_facts("srgan", "openvino-cpu"), first_last_16=True)
     formats = [quant.role(role) for policy in found.values() for _, quant in policy.stages for role in ROLES]
     starts = {(each.bits < 8, each.clipping) for each in formats if not each.is_float}
     assert starts == {(False, "minmax"), (True, "mse")}
@@ -76,7 +76,7 @@ def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Stu
     assert table.ms(key(new), new) == table.rest.ms(new) > 0
     probes = probe(context, graph, study.space)
     found = find_seeds(context, study.space, study.spec.objectives, table, 4, probes)
-    seeds = [Policy.from_dict(seed) for seed in found.seeds]
+    seeds = [Policy.from_dict(seed) for seed in found.initial_trials]
     assert len(seeds) == 4
     for seed in seeds:
         study.space.parameters(seed)
@@ -114,7 +114,7 @@ def test_a_search_of_layers_begins_like_an_earlier_one_of_stages(study: Study) -
     table = measure_latencies(study, graph, Events())
     earlier = uniform("body=4/16/32,feature_extraction=8/8/8,upsampling=16/16/16,reconstruction=8/8/8", STAGES, "lsq", "minmax")
     found = find_seeds(context, study.space, ("size", "psnr"), table, 4, probe(context, graph, study.space), (), [earlier])
-    seed = Policy.from_dict(found.seeds[0])
+    seed = Policy.from_dict(found.initial_trials[0])
     own = {layer.stage: layer.path for layer in context.traced.layers}
     assert len(own) == len(seed.stages) > len(STAGES)
     for stage, quant in seed.stages:

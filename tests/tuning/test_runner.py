@@ -24,11 +24,11 @@ roles:
 """
 
 
-BASELINES = {"float", "8/8/8", "6/6/8", "4/4/8", "hand rule"}
+BASELINES = {"float", "8/8/8", "6/6/8", "4/4/8", "first-last-16"}
 
 OPTIONS = [
     "--model", "srresnet", "--scale", "2", "--space", "space.yaml", "--budget", "8", "--steps", "16", "--workers", "1", "--threads", "1",
-    "--frame", "32x24", "--confirm", "1",
+    "--frame", "32x24", "--replications", "1",
 ]  # fmt: skip
 
 
@@ -284,7 +284,7 @@ def test_a_worker_that_cannot_work_is_replaced_and_every_trial_ends(folder: Path
     done = subprocess.run(
         command(
             "search", "--model", "ailing:network", "--scale", "2", "--space", "ailing.yaml", "--budget", "3", "--steps", "4",
-            "--workers", "1", "--threads", "1", "--frame", "32x24", "--confirm", "0", "--study", "ailing", "--objectives", "size,psnr", "--json",
+            "--workers", "1", "--threads", "1", "--frame", "32x24", "--replications", "0", "--study", "ailing", "--objectives", "size,psnr", "--json",
         ),
         cwd=folder, capture_output=True, text=True, check=False,
         env={**environment(folder), "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}, timeout=300,

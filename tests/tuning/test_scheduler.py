@@ -34,15 +34,20 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def make(folder: Path, **changes: Any) -> Study:
-    fields = {"space": SPACE.to_dict(), "budget": BUDGET, "seeds": SEEDS, "rungs": RUNGS, **changes}
+    fields = {"space": SPACE.to_dict(), "budget": BUDGET, "initial_trials": SEEDS, "rungs": RUNGS, **changes}
     spec = StudySpec(trial=TrialSpec(model="srgan", steps=STEPS), objectives=("size", "latency", "psnr"), **fields)
     study = Study.create(folder, spec, {"command": "", "python": "", "machine": "", "versions": {}})
     draw = random.Random(3)
     policies = [
-        Policy(tuple((stage, draw.choice(list(SPACE.stage_quants(stage)))) for stage in SPACE.choices)) for _ in range(spec.seeds)
+        Policy(tuple((stage, draw.choice(list(SPACE.stage_quants(stage)))) for stage in SPACE.choices))
+        for _ in range(spec.initial_trials)
     ]
-    if spec.seeds:
-        study.set_seeds(Sensitivity(probes=(), seeds=tuple(policy.to_dict() for policy in policies), predicted=(0.0,) * spec.seeds))
+    if spec.initial_trials:
+        study.set_seeds(
+            Sensitivity(
+                probes=(), initial_trials=tuple(policy.to_dict() for policy in policies), predicted=(0.0,) * spec.initial_trials
+            )
+        )
     return study
 
 
@@ -201,14 +206,17 @@ def test_a_kill_between_a_decision_and_the_word_about_it(whole: list[Any], tmp_p
     assert [entry[:5] for entry in found(study)] == [entry[:5] for entry in whole]
 
 
-@pytest.mark.parametrize("changes", [{"rungs": ()}, {"seeds": 0}, {"seeds": 22}, {"budget": 1, "seeds": 0}, {"rungs": (2, 4, 16)}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"rungs": ()}, {"initial_trials": 0}, {"initial_trials": 22}, {"budget": 1, "initial_trials": 0}, {"rungs": (2, 4, 16)}],
+)
 def test_other_shapes_of_a_search(tmp_path: Path, changes: dict[str, Any]) -> None:
     study = make(tmp_path / "s", **changes)
     search(study, 2)
     spec = study.spec
     entries = found(study)
     assert [entry[0] for entry in entries] == list(range(spec.budget))
-    if not spec.rungs or spec.seeds >= spec.budget:
+    if not spec.rungs or spec.initial_trials >= spec.budget:
         assert all(entry[1] != "pruned" for entry in entries)
     assert len({str(entry[2]) for entry in entries}) == len(entries), "no policy is tried twice"
 
@@ -233,7 +241,7 @@ def test_a_space_smaller_than_the_budget_is_tried_whole_and_that_is_all(tmp_path
     small = {"roles": roles, "stages": {"feature_extraction": {"weight": searched}}}
     space = parse_space(small, SPACE.facts, "small")
     assert space.size() == 6
-    study = make(tmp_path / "s", space=space.to_dict(), budget=22, seeds=0, sampler="random")
+    study = make(tmp_path / "s", space=space.to_dict(), budget=22, initial_trials=0, sampler="random")
     search(study)
     assert {Policy.from_dict(entry[2]) for entry in found(study)} == {*space.enumerate()}
     assert len(found(study)) == 6
@@ -244,8 +252,8 @@ def test_a_space_smaller_than_the_budget_is_tried_whole_and_that_is_all(tmp_path
 
 
 def test_a_baseline_that_failed_has_ended(tmp_path: Path) -> None:
-    study = make(tmp_path / "s", budget=1, seeds=0, hand_rule=True)
-    assert [job.name for job in _jobs(study)] == ["float", "8/8/8", "6/6/8", "4/4/8", "hand rule"]
+    study = make(tmp_path / "s", budget=1, initial_trials=0, first_last_16=True)
+    assert [job.name for job in _jobs(study)] == ["float", "8/8/8", "6/6/8", "4/4/8", "first-last-16"]
     end_baselines(study)
     assert _is_open(study)
     asked = study.ask()
@@ -302,7 +310,7 @@ def test_a_trial_that_breaks_every_worker_fails_and_the_others_go_on(tmp_path: P
 
 
 def test_what_trials_fail_of_by_themselves_never_ends_a_search(tmp_path: Path) -> None:
-    study = make(tmp_path / "s", budget=6, seeds=0)
+    study = make(tmp_path / "s", budget=6, initial_trials=0)
     searcher = StudySearcher(study, [], Events())
     while isinstance(searcher.suggest("t"), dict):
         slow = TrialResult(state="failed", reason="took longer than the limit of 5 s a trial (--timeout)")
@@ -331,7 +339,7 @@ def test_workers_that_are_never_ready_end_the_search_whatever_trial_they_were_gi
 
 
 def test_a_worker_that_leaves_after_its_trial_has_given_its_result(tmp_path: Path) -> None:
-    study = make(tmp_path / "s", budget=1, seeds=1, rungs=())
+    study = make(tmp_path / "s", budget=1, initial_trials=1, rungs=())
     searcher = StudySearcher(study, [], Events())
     config = searcher.suggest("t")
     assert isinstance(config, dict)
@@ -342,7 +350,7 @@ def test_a_worker_that_leaves_after_its_trial_has_given_its_result(tmp_path: Pat
 
 
 def test_a_worker_that_dies_at_every_rung_has_three_attempts_at_each(tmp_path: Path) -> None:
-    study = make(tmp_path / "s", budget=1, seeds=1)
+    study = make(tmp_path / "s", budget=1, initial_trials=1)
     searcher = StudySearcher(study, [], Events())
     for until in RUNGS:
         for _ in range(2):
@@ -361,7 +369,7 @@ def test_a_worker_that_dies_at_every_rung_has_three_attempts_at_each(tmp_path: P
 
 def test_the_front_is_trained_again_with_other_seeds_once_each(tmp_path: Path) -> None:
     """However often the search is cut off, the same points train again, each seed once, within their share of the trials' time."""
-    study = make(tmp_path / "whole", confirm=2)
+    study = make(tmp_path / "whole", replications=2)
     search(study)
     points = {Policy.from_dict(record.policy).hash: record.name for record in front(study.records(), study.spec.objectives)}
     assert "float" in points.values()
@@ -374,7 +382,7 @@ def test_the_front_is_trained_again_with_other_seeds_once_each(tmp_path: Path) -
     spent, total = (sum(each.seconds for each in part) for part in ([run.result for run in study.confirmations()], study.records()))
     assert spent <= total * SHARE
     assert [seed for _, seed in trained] == sorted(seed for _, seed in trained)  # a worker prepares once for each seed
-    cut = make(tmp_path / "cut", confirm=2)
+    cut = make(tmp_path / "cut", replications=2)
     for kill in range(1, 200):
         left = iter(range(20 + kill % 7))
 

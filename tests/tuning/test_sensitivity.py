@@ -167,7 +167,7 @@ def test_seeds_are_the_front_that_single_stages_predict(
     context: TrialContext, graph: Graph, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
 ) -> None:
     found = find_seeds(context, space, ("size", "latency", "psnr"), table, 6, probes)
-    seeds = [Policy.from_dict(seed) for seed in found.seeds]
+    seeds = [Policy.from_dict(seed) for seed in found.initial_trials]
     assert len(seeds) == len(set(seeds)) == len(found.predicted) == 6
     for seed in seeds:
         space.parameters(seed)
@@ -186,18 +186,18 @@ def test_seeds_like_an_earlier_study_come_first(
 ) -> None:
     earlier = list(space.enumerate())[5:9]
     found = find_seeds(context, space, ("size", "psnr"), table, 6, probes, (), earlier)
-    seeds = [Policy.from_dict(seed) for seed in found.seeds]
+    seeds = [Policy.from_dict(seed) for seed in found.initial_trials]
     assert seeds[:3] == earlier[:3]
     assert len(set(seeds)) == len(found.predicted) == 6
     plain = find_seeds(context, space, ("size", "psnr"), table, 6, probes)
-    assert found.seeds[3] in plain.seeds
+    assert found.initial_trials[3] in plain.seeds
 
 
 def test_seeds_without_latency_and_with_operations(
     context: TrialContext, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
 ) -> None:
     found = find_seeds(context, space, ("bops", "psnr"), table, 3, probes)
-    labels = [Policy.from_dict(seed).label for seed in found.seeds]
+    labels = [Policy.from_dict(seed).label for seed in found.initial_trials]
     assert len(labels) == 3
     assert any("4" in label for label in labels), "fewer bits of activations save operations"
 

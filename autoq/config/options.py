@@ -1,0 +1,355 @@
+"""The options of a search, each declared once: name, type, default and the words of its help.
+
+The command line, `autoq.search`, the stored definitions of studies and the reference in the documentation follow from these
+fields. An option that was not given is absent from `model_fields_set`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
+
+from autoq.config.constraints import parse_all
+from autoq.config.objectives import OBJECTIVES, check_objectives
+from autoq.errors import InputError, unknown
+
+MANY = 1_000_000
+"""The most trials, steps, seconds and GiB that can be asked for."""
+
+MOST_SEED = 2**32 - 1
+MOST_PROCESSES = 1024
+MOST_SCALE = 16
+
+Device = Literal["cpu", "cuda"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+Sampling = Literal["uniform", "proportional", "threshold"]
+Images = Literal["hr", "lr"]
+SamplerName = Literal["auto", "tpe", "gp", "nsga2", "nsga3", "random"]
+Granularity = Literal["stage", "block", "layer"]
+
+RENAMED = {"seeds": "initial_trials", "confirm": "replications"}
+"""Options by their names in earlier versions, which still work."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """How an option is shown.
+
+    Args:
+        help: What it means, in a sentence.
+        default: Its default in words, where that is no constant.
+        metavar: Its value in the help of the command line, where the type does not say it.
+    """
+
+    help: str
+    default: str = ""
+    metavar: str = ""
+
+
+def flag(name: str) -> str:
+    """An option as it is typed: `--max-steps`."""
+    return "--constraint" if name == "constraints" else f"--{name.replace('_', '-')}"
+
+
+def read_whole(value: Any, option: str, least: int, most: int, example: int) -> int:
+    """A whole number. Raises InputError that names the option and what to type."""
+    text = str(value)
+    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
+        raise InputError(f"{option} '{text}': expected a whole number from {least} to {most}; type {option} {example}")
+    return int(text)
+
+
+def whole(least: int, most: int, example: int) -> BeforeValidator:
+    """A validator of whole numbers, or None; see `read_whole`."""
+
+    def check(value: Any, info: ValidationInfo) -> int | None:
+        return None if value is None else read_whole(value, flag(str(info.field_name)), least, most, example)
+
+    return BeforeValidator(check)
+
+
+def number(unit: str, example: float, least: float = 0.001) -> BeforeValidator:
+    """A validator of numbers from `least` to MANY, or None."""
+
+    def check(value: Any, info: ValidationInfo) -> float | None:
+        if value is None:
+            return None
+        try:
+            found = float(value)
+        except (TypeError, ValueError):
+            found = math.nan
+        if not least <= found <= MANY:
+            option = flag(str(info.field_name))
+            raise InputError(f"{option} '{value}': expected {unit}, from {least:g} to {MANY}; type {option} {example:g}")
+        return found
+
+    return BeforeValidator(check)
+
+
+def one_of(kind: str, choices: Any) -> BeforeValidator:
+    """One of a Literal's values. kind: of thing, as an error calls it."""
+
+    def check(value: Any) -> Any:
+        if value not in get_args(choices):
+            raise InputError(unknown(kind, str(value), get_args(choices)))
+        return value
+
+    return BeforeValidator(check)
+
+
+def frame_size(value: Any, option: str = "--frame") -> tuple[int, int]:
+    """`96x64` -> (96, 64). Raises InputError."""
+    text = value if isinstance(value, str) else "x".join(map(str, value))
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(re.fullmatch("[0-9]{2,4}", part) and 16 <= int(part) <= 8192 for part in parts):
+        raise InputError(f"{option} '{text}': expected WIDTHxHEIGHT, each from 16 to 8192 pixels; type {option} 96x96")
+    return int(parts[0]), int(parts[1])
+
+
+def _crops(value: Any) -> int | str | None:
+    if value in ("all", None):
+        return value
+    if not re.fullmatch("[1-9][0-9]{0,5}", str(value)):
+        raise InputError(f"--eval-crops '{value}': expected a whole number from 1 to 999999, or all; type --eval-crops 32")
+    return int(value)
+
+
+def _objectives(value: str | Iterable[str]) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else tuple(value)
+    check_objectives(names)
+    return names
+
+
+def _constraints(value: str | Iterable[str]) -> tuple[str, ...]:
+    return tuple(bound.text for bound in parse_all([value] if isinstance(value, str) else value))
+
+
+def absolute(path: str | Path | None) -> Path | None:
+    return Path(path).resolve() if path else None
+
+
+Folder = Annotated[Path | None, AfterValidator(absolute)]
+DeviceOption = Annotated[DeviceChoice, one_of("device", DeviceChoice), Option("Device to train on.")]
+SamplingOption = Annotated[
+    Sampling,
+    one_of("sampling", Sampling),
+    Option("How training patches are sampled: uniform, or by complexity (proportional, threshold).", metavar="NAME"),
+]
+
+
+class Options(BaseModel):
+    """Options that belong together. Frozen; a name that is none of them is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    title: ClassVar[str] = "Options"
+
+    @classmethod
+    def of(cls, **given: Any) -> Self:
+        """Options by name, each checked; None means not given. Raises InputError."""
+        options = {}
+        for name, value in given.items():
+            if value is None:
+                continue
+            if name in RENAMED:
+                logging.getLogger("autoq").warning(f"{flag(name)} is now called {flag(RENAMED[name])}")
+            options[RENAMED.get(name, name)] = value
+        for name in options:
+            if name not in cls.model_fields:
+                raise InputError(unknown("option", name, cls.model_fields))
+        try:
+            return cls(**options)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            raise InputError(f"{flag(str(problem['loc'][0]))} '{problem['input']}': {problem['msg']}") from error
+
+    def given(self, *kinds: type[BaseModel]) -> dict[str, Any]:
+        """The options that were given, in the order of their declaration. kinds: those of these models alone."""
+        known = {name for kind in kinds or (type(self),) for name in kind.model_fields}
+        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set & known}
+
+
+class NetworkOptions(Options):
+    """Which network."""
+
+    title = "Network and target"
+
+    model: Annotated[str, Option("Network: a name (see `autoq models`), package.module:factory, or a checkpoint file (.pth).")] = ""
+    scale: Annotated[int, whole(1, MOST_SCALE, 4), Option("Upscaling factor.", "4, or the scale of the bundled weights", "N")] = 4
+    weights: Annotated[
+        Path | None,
+        Option("Checkpoint (.safetensors or .pth), or `published` to download the authors' weights.", "bundled weights"),
+    ] = None
+
+
+class DeploymentOptions(NetworkOptions):
+    """Which network, and where it will run."""
+
+    target: Annotated[str, Option("Deployment target (see `autoq targets`).")] = "openvino-cpu"
+
+
+class ImageOptions(Options):
+    """Images that a network is trained and judged on."""
+
+    title = "Images"
+
+    data: Annotated[Folder, Option("Folder of training and calibration images.", "bundled photographs")] = None
+    eval_data: Annotated[Folder, Option("Folder of evaluation images.", "bundled photographs")] = None
+    test_data: Annotated[Folder, Option("Folder of held-out images, used only to check the front.", "bundled photographs")] = None
+    images: Annotated[
+        Images,
+        one_of("kind of images", Images),
+        Option("Content of the folders: high-resolution originals (hr) or low-resolution inputs (lr)."),
+    ] = "hr"
+    eval_crops: Annotated[
+        int | Literal["all"] | None,
+        BeforeValidator(_crops),
+        Option(
+            "Number of crops to evaluate on, or `all` for whole images.",
+            "whole images if the folder is small, otherwise 32 crops",
+            "all|N",
+        ),
+    ] = None
+
+
+class TrainingOptions(Options):
+    """How a trial trains."""
+
+    title = "Training"
+
+    steps: Annotated[int, whole(0, MANY, 32), Option("Training steps per trial; 0 is post-training quantization.", metavar="N")] = (
+        32
+    )
+    seed: Annotated[int, whole(0, MOST_SEED, 0), Option("Random seed of patches, training and sampler.", metavar="N")] = 0
+    threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads per trial.", "cores / workers", "N")] = 1
+    device: DeviceOption = "auto"
+    sampling: SamplingOption = "proportional"
+    sqcl: Annotated[
+        float,
+        number("a weight", 0.3, least=0),
+        Option("Weight of FQSR's calibration loss, which also trains the error of every quantizer down.", "0, off", "WEIGHT"),
+    ] = 0.0
+
+
+class StudyOptions(Options):
+    """What a study searches, and how."""
+
+    title = "Search"
+
+    by: Annotated[Granularity, one_of("granularity", Granularity), Option("Unit that gets its own number format.")] = "stage"
+    objectives: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_objectives),
+        Option(
+            f"Two or more of {', '.join(OBJECTIVES)}, separated by commas.",
+            "size, latency, and psnr, or fidelity for networks trained for looks",
+            "NAMES",
+        ),
+    ] = ()
+    constraints: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_constraints),
+        Option(
+            "Constraint that every Pareto point must satisfy: 'size<=400KiB', 'latency<=10ms', 'psnr_drop<=0.1'. Repeatable.",
+            metavar="BOUND",
+        ),
+    ] = ()
+    sampler: Annotated[
+        SamplerName, one_of("sampler", SamplerName), Option(f"Optuna sampler: {', '.join(get_args(SamplerName))}.", metavar="NAME")
+    ] = "auto"
+    budget: Annotated[int, whole(1, MANY, 50), Option("Number of trials.", metavar="N")] = 50
+    max_steps: Annotated[
+        int | None, whole(1, MANY, 2000), Option("Total training steps after which no new trial starts.", "no limit", "N")
+    ] = None
+    initial_trials: Annotated[
+        int,
+        whole(0, MANY, 12),
+        Option("Trials of the budget chosen from the sensitivity of the stages, run first.", "half the budget, at most 12", "N"),
+    ] = 0
+    replications: Annotated[
+        int,
+        whole(0, MANY, 3),
+        Option("Random seeds with which points of the front are trained again at the end; 0 for none.", metavar="N"),
+    ] = 3
+    workers: Annotated[
+        int, whole(1, MOST_PROCESSES, 2), Option("Trials run at once, each in its own process.", "one per core, at most 4", "N")
+    ] = 1
+    frame: Annotated[
+        tuple[int, int],
+        BeforeValidator(lambda value: frame_size(value)),
+        Option("Input size that latency is measured at.", "96x96", "WxH"),
+    ] = (96, 96)
+    timeout: Annotated[
+        float | None, number("seconds", 600), Option("Time limit per trial; a slower trial fails.", "no limit", "SECONDS")
+    ] = None
+    memory: Annotated[
+        float | None, number("GiB", 4), Option("Memory limit per worker; a trial that exceeds it fails.", "no limit", "GIB")
+    ] = None
+    storage: Annotated[
+        str | None,
+        Option("Database URL for Optuna's trials, without a password.", "a file in the study's folder", "URL"),
+    ] = None
+
+
+class RunOptions(Options):
+    """Options that are no part of a study's definition."""
+
+    title = "Study"
+
+    latency_table: Annotated[
+        Path | None, Option("Use the latency.json of an earlier study instead of measuring.", metavar="FILE")
+    ] = None
+    study: Annotated[str | None, Option("Study name under studies/, or an absolute path.", "the network and the time", "NAME")] = (
+        None
+    )
+    resume: Annotated[bool, Option("Continue --study where it stopped; other options may be omitted.")] = False
+
+
+class SearchOptions(RunOptions, StudyOptions, TrainingOptions, ImageOptions, DeploymentOptions):
+    """Every option of a search."""
+
+    title = "Search"
+
+    space: Annotated[
+        Path | None,
+        Option("Search space: a YAML file, or a bundled name (see `autoq space --list`).", "the network's bundled space", "FILE"),
+    ] = None
+    stages: Any = None
+    """From Python alone: stage -> patterns of module paths, instead of the space's or the network's own."""
+    warm_start: Annotated[
+        str | None, Option("Start up to half of the initial trials from an earlier study's Pareto front.", metavar="STUDY")
+    ] = None
+    stopping: Annotated[bool, Option("Stop trials early that others dominate.", "stopping")] = True
+
+
+class PretrainOptions(NetworkOptions):
+    """Every option of a float training."""
+
+    weights: Annotated[Path | None, Option("Checkpoint to start from.", "none: a new network")] = None
+    data: Annotated[Folder, Option("Folder of training images.", "bundled photographs")] = None
+    eval_data: Annotated[Folder, Option("Folder of evaluation images.", "bundled photographs")] = None
+    steps: Annotated[int, whole(0, MANY, 20000), Option("Training steps on pixels.", "the recipe's", "N")] = 0
+    adversarial_steps: Annotated[
+        int,
+        whole(0, MANY, 4000),
+        Option("Training steps against a discriminator after that (srgan, esrgan).", "the recipe's", "N"),
+    ] = 0
+    sampling: SamplingOption = "uniform"
+    seed: Annotated[int, whole(0, MOST_SEED, 0), Option("Random seed of initial weights and patches.", metavar="N")] = 0
+    threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads of the training.", "all cores", "N")] = 1
+    device: DeviceOption = "auto"
+
+
+def option_of(name: str, model: type[Options] = SearchOptions) -> Option:
+    """How a field is shown, its default in words filled in."""
+    field = model.model_fields[name]
+    found = next(item for item in field.metadata if isinstance(item, Option))
+    choices = get_args(field.annotation) if all(isinstance(each, str) for each in get_args(field.annotation)) else ()
+    constant = "" if field.default is None or field.default is False or field.default in ("", ()) else str(field.default)
+    return Option(found.help, found.default or constant, found.metavar or "|".join(choices))
