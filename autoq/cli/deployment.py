@@ -47,7 +47,7 @@ def export(
     Example: autoq export srgan-x4 --pick compromise -o compromise
     """
     from autoq.api.deployment import export_point
-    from autoq.cli import display, terminal
+    from autoq.cli import tables, terminal
     from autoq.study.results import to_json
 
     with only_results(), terminal.progress(quiet) as events:
@@ -55,7 +55,7 @@ def export(
     if json:
         typer.echo(to_json(found.document()))
     else:
-        display.show_delivered(found.file, found.in_words(), found.document()["faster_than_float"], found.warnings)
+        tables.show_delivered(found.file, found.in_words(), found.document()["faster_than_float"], found.warnings)
 
 
 @app.command()

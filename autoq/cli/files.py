@@ -39,16 +39,16 @@ def upscale(
 
     Example: autoq upscale compromise/model.onnx photo.png large.png
     """
-    from autoq.cli import display
+    from autoq.cli import tables, terminal
     from autoq.deploy.upscale import upscale as run
     from autoq.study.results import to_json
 
-    with only_results(), display.counted("tiles", quiet) as progress:
+    with only_results(), terminal.counted("tiles", quiet) as progress:
         found = run(file, image, output, target=target, tile=tile, threads=threads, progress=progress)
     if json:
         typer.echo(to_json(found))
     else:
-        display.show_upscaled(found)
+        tables.show_upscaled(found)
 
 
 @app.command()
@@ -81,11 +81,11 @@ def evaluate(
 
     Example: autoq evaluate compromise/model.onnx --data Set5 --metrics psnr,ssim
     """
-    from autoq.cli import display
+    from autoq.cli import tables, terminal
     from autoq.deploy.evaluate import evaluate as run
     from autoq.study.results import to_json
 
-    with only_results(), display.counted("images", quiet) as progress:
+    with only_results(), terminal.counted("images", quiet) as progress:
         found = run(
             file, model=model, weights=weights, data=data, metrics=metrics, scale=scale, target=target, border=border,
             threads=threads, progress=progress,
@@ -95,4 +95,4 @@ def evaluate(
     if json:
         typer.echo(to_json({key: value for key, value in found.items() if key not in ("each", "notes")}))
     else:
-        display.show_evaluation(found)
+        tables.show_evaluation(found)

@@ -22,14 +22,14 @@ def models(json: JSON = False) -> None:
     Example: autoq models
     """
     from autoq.api.networks import models as list_models
-    from autoq.cli import terminal
+    from autoq.cli import tables
     from autoq.study.results import to_json
 
     found = list_models()
     if json:
         typer.echo(to_json(found))
     else:
-        terminal.show_models(found)
+        tables.show_models(found)
 
 
 @app.command()
@@ -39,14 +39,14 @@ def targets(json: JSON = False) -> None:
     Example: autoq targets
     """
     from autoq.api.networks import targets as list_targets
-    from autoq.cli import terminal
+    from autoq.cli import tables
     from autoq.study.results import to_json
 
     found = list_targets()
     if json:
         typer.echo(to_json(found))
     else:
-        terminal.show_targets(found)
+        tables.show_targets(found)
 
 
 @app.command()
@@ -72,7 +72,7 @@ def cost(
     Example: autoq cost --model srresnet --scale 2 --policy 8/8/8 --input 1020x678
     """
     from autoq.api.networks import cost as price
-    from autoq.cli import terminal
+    from autoq.cli import tables
     from autoq.study.results import to_json
 
     with only_results():
@@ -80,7 +80,7 @@ def cost(
     if json:
         typer.echo(to_json(found))
     else:
-        terminal.show_cost(found)
+        tables.show_cost(found)
 
 
 @app.command()
@@ -114,7 +114,7 @@ def sensitivity(
     Example: autoq sensitivity --model srgan
     """
     from autoq.api.networks import sensitivity as run
-    from autoq.cli import terminal
+    from autoq.cli import tables, terminal
     from autoq.study.results import to_json
 
     with only_results(), terminal.progress(quiet) as events:
@@ -125,7 +125,7 @@ def sensitivity(
     if json:
         typer.echo(to_json(found))
     else:
-        terminal.show_sensitivity(found)
+        tables.show_sensitivity(found)
 
 
 @app.command()

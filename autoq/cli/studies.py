@@ -51,7 +51,7 @@ def search(quiet: QUIET = False, json: JSON = False, **options: Any) -> None:
 
 
 def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
-    from autoq.cli import terminal
+    from autoq.cli import tables
     from autoq.report.attribution import speed
     from autoq.study import replication, selection
     from autoq.study.results import document, to_json
@@ -67,7 +67,7 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
         told = document(study.name, study.spec, records, seconds, study.sensitivity(), judged, of_latency, rules)
         typer.echo(to_json(told))
     else:
-        terminal.show_front(study, page, seconds)
+        tables.show_front(study, page, seconds)
 
 
 def _stopped(folder: Path, started: float, json: bool, cause: BaseException) -> None:
