@@ -26,7 +26,8 @@ from runs import file_quality, float_graph
 
 from autoq.config import schedule
 from autoq.config.policy import Policy, uniform
-from autoq.config.space import SearchSpace, parse_space
+from autoq.config.space import SearchSpace
+from autoq.config.space_file import parse_space
 from autoq.config.spec import TrialSpec
 from autoq.costs.operations import costs
 from autoq.costs.size import packed_bytes

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from autoq.config.policy import TensorQuant
-from autoq.config.space import parse_space
+from autoq.config.space_file import parse_space
 from autoq.networks.srresnet import SRResNet
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.study.study import space_facts

@@ -19,7 +19,7 @@ from autoq.config import schedule
 from autoq.config.constraints import parse_all
 from autoq.config.events import Events
 from autoq.config.options import RunOptions, SearchOptions, flag
-from autoq.config.space import read_space, space_layers
+from autoq.config.space_file import read_space, space_layers
 from autoq.config.spec import StudySpec, TrialSpec
 from autoq.errors import InputError, StudyError
 from autoq.networks import bundled_record, is_custom, is_given, model_info

@@ -99,7 +99,7 @@ def space(
     Example: autoq space srgan > my_space.yaml
     """
     from autoq.api.networks import space_file
-    from autoq.config.space import named_spaces
+    from autoq.config.space_file import named_spaces
     from autoq.study.results import to_json
 
     if list_spaces:

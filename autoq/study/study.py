@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from autoq.config.constraints import parse_all
 from autoq.config.objectives import FIDELITY, FIDELITY_FLOOR, check_objectives
 from autoq.config.policy import Policy, Role
-from autoq.config.space import SearchSpace, SpaceFacts, parse_space, stored_stages
+from autoq.config.space import SearchSpace, SpaceFacts
+from autoq.config.space_file import parse_space, stored_stages
 from autoq.config.spec import Confirmation, Record, Sensitivity, StudyFile, StudySpec, TrialResult
 from autoq.errors import InputError, StudyError, suggest
 from autoq.networks import is_custom, model_info

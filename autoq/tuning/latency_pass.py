@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from autoq.config.events import Events
 from autoq.config.policy import Policy, all_float
-from autoq.config.space import SearchSpace, parse_space
+from autoq.config.space import SearchSpace
+from autoq.config.space_file import parse_space
 from autoq.config.spec import Remeasured, StudySpec
 from autoq.costs.latency import measure as latencies
 from autoq.costs.latency.analytic import milliseconds

@@ -10,7 +10,8 @@ from autoq.config import schedule
 from autoq.config.constraints import parse_all
 from autoq.config.objectives import FIDELITY, OBJECTIVES, OF_LATENCY
 from autoq.config.options import Device, DeviceChoice, Granularity, SearchOptions, StudyOptions
-from autoq.config.space import SearchSpace, bundled_space, parse_space, read_space, space_layers
+from autoq.config.space import SearchSpace
+from autoq.config.space_file import bundled_space, parse_space, read_space, space_layers
 from autoq.config.spec import StudySpec, TrialSpec
 from autoq.errors import InputError, unknown
 from autoq.networks import is_custom, is_file, is_given, model_info

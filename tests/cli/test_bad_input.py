@@ -22,7 +22,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from autoq.config.space import bundled_space, load_space, parse_space
+from autoq.config.space_file import bundled_space, load_space, parse_space
 from autoq.config.spec import StudySpec, TrialResult, TrialSpec
 from autoq.errors import SpaceError
 from autoq.networks import MODELS

@@ -12,7 +12,7 @@ from autoq import cli
 from autoq.api import studies
 from autoq.config.events import Events
 from autoq.config.options import SearchOptions
-from autoq.config.space import bundled_space, named_spaces
+from autoq.config.space_file import bundled_space, named_spaces
 from autoq.targets import TARGETS
 
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from autoq.cli import terminal
 from autoq.config.policy import Policy
-from autoq.config.space import bundled_space, load_space
+from autoq.config.space_file import bundled_space, load_space
 from autoq.config.spec import Record, StudySpec, TrialSpec
 from autoq.study.study import space_facts
 

@@ -4,7 +4,7 @@ import optuna
 import pytest
 import yaml
 
-from autoq.config.space import bundled_space, load_space, named_spaces, parse_space
+from autoq.config.space_file import bundled_space, load_space, named_spaces, parse_space
 from autoq.errors import SpaceError
 from autoq.networks import MODELS
 from autoq.study.study import space_facts

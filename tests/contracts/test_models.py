@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoq.config.policy import Policy, uniform
-from autoq.config.space import bundled_space, load_space
+from autoq.config.space_file import bundled_space, load_space
 from autoq.config.spec import TrialSpec
 from autoq.costs.latency.measure import entries, structure_key
 from autoq.costs.latency.table import LatencyTable

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from autoq.config.policy import FLOAT_BITS, ROLES, uniform
-from autoq.config.space import bundled_space, load_space, parse_space
+from autoq.config.space_file import bundled_space, load_space, parse_space
 from autoq.config.spec import TrialSpec
 from autoq.costs.latency.table import LatencyTable
 from autoq.errors import InputError, SpaceError

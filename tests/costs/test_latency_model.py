@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from autoq.config.policy import FLOAT, Policy, StageQuant, TensorQuant
-from autoq.config.space import bundled_space, load_space
+from autoq.config.space_file import bundled_space, load_space
 from autoq.costs.latency import measure, table
 from autoq.costs.latency.predict import AdditiveLatency, runs
 from autoq.costs.latency.predict import fit as fit_runs

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from autoq.config.policy import Policy, uniform
-from autoq.config.space import bundled_space, load_space, parse_space
+from autoq.config.space_file import bundled_space, load_space, parse_space
 from autoq.costs.latency import measure, table
 from autoq.costs.size import packed_bytes
 from autoq.errors import InputError

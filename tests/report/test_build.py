@@ -5,7 +5,7 @@ import pytest
 
 from autoq.api.studies import write_report
 from autoq.config.policy import uniform
-from autoq.config.space import bundled_space, load_space
+from autoq.config.space_file import bundled_space, load_space
 from autoq.config.spec import Confirmation, Question, StudySpec, TrialResult, TrialSpec
 from autoq.errors import StudyError
 from autoq.report.build import build_report

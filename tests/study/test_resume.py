@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from autoq.config.policy import Policy
-from autoq.config.space import bundled_space, load_space
+from autoq.config.space_file import bundled_space, load_space
 from autoq.config.spec import StudySpec, TrialResult, TrialSpec
 from autoq.errors import StudyError
 from autoq.study import storage as storage_module

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from autoq.config.policy import Policy
-from autoq.config.space import bundled_space, load_space
+from autoq.config.space_file import bundled_space, load_space
 from autoq.config.spec import Record, StudySpec, TrialResult, TrialSpec
 from autoq.errors import StudyError
 from autoq.study.results import document, front, hypervolume, reference_point, to_json

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from autoq.config.policy import FLOAT, Policy, StageQuant
-from autoq.config.space import SearchSpace, parse_space
+from autoq.config.space import SearchSpace
+from autoq.config.space_file import parse_space
 from autoq.study import pareto
 from autoq.study.study import space_facts
 from autoq.tuning import additive

@@ -11,7 +11,7 @@ import pytest
 
 from autoq.config.events import Events
 from autoq.config.policy import Policy, uniform
-from autoq.config.space import bundled_space, load_space, parse_space
+from autoq.config.space_file import bundled_space, load_space, parse_space
 from autoq.config.spec import Confirmation, Record, Sensitivity, StudySpec, TrialResult, TrialSpec
 from autoq.errors import AutoqError
 from autoq.study.replication import SHARE, planned

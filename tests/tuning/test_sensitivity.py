@@ -15,7 +15,8 @@ from scipy.stats import spearmanr
 
 from autoq.cli import main
 from autoq.config.policy import Policy, StageQuant, uniform
-from autoq.config.space import SearchSpace, parse_space
+from autoq.config.space import SearchSpace
+from autoq.config.space_file import parse_space
 from autoq.config.spec import Analysis, Answer, Answers, Probe, Question, StudySpec, TrialSpec
 from autoq.costs.latency import measure as latencies
 from autoq.costs.latency.measure import entries
