@@ -127,7 +127,7 @@ def test_without_the_network_one_line_says_what_to_call(
     monkeypatch.setattr(given, "_GIVEN", {})
     study = str(searched[0] / "study")
     message = (
-        f"study '{study}': this study's network was given from Python; call autoq.search(model=net, study='{study}', resume=True),"
+        f"study '{study}': its network was given from Python; call autoq.search(model=net, study='{study}', resume=True),"
         f" or autoq.export_point('{study}', FOLDER, model=net, ...)"
     )
     for call in (

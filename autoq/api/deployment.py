@@ -1,4 +1,4 @@
-"""Points of a study as files: what `autoq export` and `autoq unpack` do, as functions."""
+"""Points of a study as files: `export_point`, `unpack`."""
 
 from __future__ import annotations
 
@@ -28,22 +28,34 @@ def export_point(
     events: Events | None = None,
     model: Own | None = None,
 ) -> Delivered:
-    """Write a point of a study as files that run: model, policy.json, README.md (model card) and run.py.
+    """Export a point of a study as files that run: model, policy.json, README.md (model card) and run.py.
 
-    study: its name under studies/, an absolute path, or what `search` returned. folder: a new one. trial: a number, or
-    pick: a rule, `compromise`, `smallest`, `fastest`, an objective, `psnr_drop<=0.1 then size`, or a point's name. format:
-    onnx (what the target's runtime loads), openvino, packed (every weight at its own width; `unpack` makes the runtime's file
-    of it), or qonnx (what the target `bits` has instead of them). model: the study's network,
-    where that was given from Python.
+    The policy is trained again, to the same weights. The file is then loaded in the target's runtime, and its quality, bytes
+    and latency are compared with the study's figures.
 
-    The policy trains again, to the same weights. The file is then reloaded in the target's runtime and held against the
-    study's figures: qualities, bytes, latency. Raises InputError for a point or folder that cannot be, AutoqError where
-    bytes or qualities are not what was promised; then no folder is left. strict: raise for a latency that differs, too.
+    Args:
+        study: A name under studies/, an absolute path, or the study itself.
+        folder: New folder to write to.
+        trial: Number of a trial; or give `pick`.
+        pick: How to choose a point: `smallest`, `fastest`, `compromise`, an objective (best value),
+            `psnr_drop<=0.1 then size` (best within bounds), or the name of a baseline.
+        format: `onnx` (the target's runtime file), `openvino`, `packed` (every weight at its own width; `unpack` converts it)
+            or `qonnx` (target `bits` only).
+        strict: Whether a latency that differs from the study's is an error, not a warning.
+        events: Called while it runs; see `autoq.Events`.
+        model: The study's network, if it was given from Python.
+
+    Returns:
+        The file, its figures and the warnings.
+
+    Raises:
+        InputError: The point or the folder cannot be used.
+        AutoqError: Bytes or quality differ from the study's. No folder is left then.
     """
     found = open_study(study) if isinstance(study, str) else study
     events = events or Events()
     if (trial is None) == (pick is None):
-        raise InputError("export: which point? type --trial N or --pick RULE, for example --pick compromise")
+        raise InputError("export: expected either --trial or --pick; type --trial N, or --pick RULE, for example --pick compromise")
     records = found.records()
     record = picking.by_number(records, trial) if trial is not None else picking.by_rule(records, found.spec.objectives, str(pick))
     name = study if isinstance(study, str) else found.name
@@ -56,7 +68,18 @@ def export_point(
 
 
 def unpack(file: str | Path, folder: str | Path) -> Path:
-    """Make the runtime's file of a package, in a new folder. Returns its path. Raises InputError where it is no package."""
+    """Convert a packed file into the file that the target's runtime loads.
+
+    Args:
+        file: A file that `export_point` wrote with `format="packed"`.
+        folder: New folder to write to.
+
+    Returns:
+        The path of the runtime's file.
+
+    Raises:
+        InputError: The file is no packed file, or the folder cannot be used.
+    """
     from autoq.deploy.pipeline import unpack_to
 
     return unpack_to(Path(file), Path(folder))

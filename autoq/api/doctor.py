@@ -1,4 +1,4 @@
-"""What this machine has for searching, what it lacks, and what each absence costs."""
+"""Checks of this machine: what a search needs, what is missing, and what that costs."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from rich.table import Table
 from autoq.system import processor
 
 PACKAGES = {
-    "torch": "nothing can be trained",
-    "openvino": "no latency on openvino-cpu",
-    "ray": "no trials can run",
-    "optuna": "nothing can be suggested",
-    "pyiqa": "no niqe and no pi",
-    "optuna-dashboard": "no autoq dashboard",
+    "torch": "training is impossible",
+    "openvino": "target openvino-cpu is unavailable",
+    "ray": "trials cannot run",
+    "optuna": "a search cannot suggest policies",
+    "pyiqa": "metrics niqe and pi are unavailable",
+    "optuna-dashboard": "autoq dashboard is unavailable",
 }
 OPTIONAL = ("pyiqa", "optuna-dashboard")
 BROKEN_IMPORT = (ImportError, OSError, RuntimeError, AttributeError)
-"""What an import raises where something that it stands on is missing or of another version."""
+"""What an import raises when a dependency is missing or of the wrong version."""
 
 FLAGS = {
-    "avx512_vnni": "int8 gains less over float32, and 8-bit weights have the levels of 7: more would overflow in int8 kernels",
-    "avx512_bf16": "training runs in float32, which takes longer than bfloat16; there is no target openvino-cpu-bf16",
+    "avx512_vnni": "int8 gains less over float32, and 8-bit weights use only 7 bits, because more would overflow in int8 kernels",
+    "avx512_bf16": "training runs in float32, slower than bfloat16; target openvino-cpu-bf16 is unavailable",
 }
 ALSO = {"avx512_vnni": ("avx_vnni",), "avx512_bf16": ("amx_bf16",)}
-"""Newer instructions that serve as well."""
+"""Newer instructions that replace them."""
 
 LITTLE_DISK = 2 * 2**30
-"""Bytes free below which a search may run into a full disk: Ray's session logs and object store spill there."""
+"""Free bytes below which a search may fill the disk with Ray's logs and spilled objects."""
 
 
 class Check(BaseModel):
-    """One thing looked at. state: ok, absent (a search runs without it), or broken (none runs). cost: of its absence."""
+    """One check. state: ok, absent (a search can run without it) or broken (it cannot). cost: what the absence costs."""
 
     name: str
     state: Literal["ok", "absent", "broken"]
@@ -52,14 +52,14 @@ class Check(BaseModel):
 
 
 def examine() -> list[Check]:
-    """Look at everything a search stands on. Imports the packages, which takes seconds; nothing here needs any of them."""
+    """Check everything a search depends on. Imports the packages, which takes seconds; this module needs none of them."""
     return [*_software(), *_metrics(), *_processor(), _gpu(), *_room()]
 
 
 def show(checks: Iterable[Check]) -> None:
-    """What was found, one thing a row, on standard output."""
+    """Print the checks as a table on standard output."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("", "state", "found", "what its absence costs"):
+    for column in ("", "state", "found", "cost if absent"):
         table.add_column(column, overflow="fold")
     for check in checks:
         table.add_row(check.name, check.state, check.found, check.cost)
@@ -85,7 +85,7 @@ def _metrics() -> Iterator[Check]:
     try:
         from autoq.metrics.quality import METRICS, why_unavailable
     except BROKEN_IMPORT as error:
-        yield Check(name="metrics", state="broken", found=" ".join(str(error).split()), cost="no quality can be measured")
+        yield Check(name="metrics", state="broken", found=" ".join(str(error).split()), cost="quality cannot be measured")
         return
     for name, info in METRICS.items():
         reason = why_unavailable(name)
@@ -99,7 +99,7 @@ def _processor(read: Callable[[], dict[str, str] | None] = processor.facts) -> I
     facts, cores = read(), f"{processor.available_cores()} cores"
     if facts is None:
         yield Check(name="processor", state="ok", found=f"{platform.processor() or platform.machine()}, {cores}")
-        yield Check(name="processor features", state="absent", found="no /proc/cpuinfo here: not known")
+        yield Check(name="processor features", state="absent", found="unknown: no /proc/cpuinfo here")
         return
     yield Check(name="processor", state="ok", found=f"{facts.get('model name', platform.machine())}, {cores}")
     flags = facts.get("flags", "").split()
@@ -107,18 +107,18 @@ def _processor(read: Callable[[], dict[str, str] | None] = processor.facts) -> I
         return
     for flag, cost in FLAGS.items():
         have = [name for name in (flag, *ALSO[flag]) if name in flags]
-        yield Check(name=flag, state="ok" if have else "absent", found=", ".join(have) or "not there", cost="" if have else cost)
+        yield Check(name=flag, state="ok" if have else "absent", found=", ".join(have) or "missing", cost="" if have else cost)
 
 
 def _gpu() -> Check:
     try:
         import torch
     except (ImportError, OSError):
-        return Check(name="gpu", state="absent", found="not known without torch")
+        return Check(name="gpu", state="absent", found="unknown without torch")
     if torch.cuda.is_available():
         return Check(name="gpu", state="ok", found=torch.cuda.get_device_name(0))
-    build = "torch is a CPU build" if torch.version.cuda is None else f"torch for CUDA {torch.version.cuda} sees none"
-    return Check(name="gpu", state="absent", found=build, cost="trials train on the processor")
+    build = "torch is a CPU build" if torch.version.cuda is None else f"torch for CUDA {torch.version.cuda} finds no GPU"
+    return Check(name="gpu", state="absent", found=build, cost="trials train on the CPU")
 
 
 def _room() -> Iterator[Check]:
@@ -128,7 +128,7 @@ def _room() -> Iterator[Check]:
         name="disk",
         state="absent" if little else "ok",
         found=f"{free / 2**30:.1f} GiB free in {Path.cwd()}",
-        cost="a search may fill it; what has finished is kept" if little else "",
+        cost="a search may fill it; finished trials are kept" if little else "",
     )
     pages = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     yield Check(name="memory", state="ok", found=f"{pages / 2**30:.1f} GiB free")

@@ -1,4 +1,4 @@
-"""What the commands about networks do, as functions: `models`, `targets`, `cost`, `sensitivity`, `pretrain`, `space_file`."""
+"""Networks and targets: `models`, `targets`, `cost`, `sensitivity`, `pretrain`, `space_file`."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def cost(
 
 
 YAML_WIDTH = 120
-"""Columns of a space file."""
+"""Width of a space file, in characters."""
 
 MOST_IN_PAIRS = 16
 """Stages, at most, of which all pairs and triples are measured."""
@@ -201,7 +201,7 @@ class _Subject:
 def _described(options: SearchOptions, by: str) -> _Subject:
     """A network as options describe it."""
     if "model" not in options.model_fields_set:
-        raise InputError("no model given; type --model srgan, or --study NAME for that of a study")
+        raise InputError("no model given; type --model srgan, or --study NAME for a study's network")
     cores = available_cores()
     trial = _trial(options.model, options.given().get("scale"), options.weights, options.target)
     trial = trial.model_copy(update={"data": options.data, "eval_data": options.eval_data, "seed": options.seed, "threads": cores})
@@ -224,12 +224,14 @@ def _studied(study: Study, options: SearchOptions, by: str) -> _Subject:
 
 
 def _widths(subject: _Subject) -> tuple[int, ...]:
-    """The widths of weights in a space that run on integers."""
+    """The weight widths of a space that run on integers."""
     space = subject.space
     widths = {bits for roles in space.choices.values() for bits in roles["weight"].bits if bits <= space.facts.integer_bits}
     if not widths:
         target = subject.trial.target
-        raise InputError(f"space: no weight has a width that {target} runs on integers; list one, for example bits: [4, 8]")
+        raise InputError(
+            f"space: {target} runs none of the listed weight widths on integers; list one that it does, for example bits: [4, 8]"
+        )
     return tuple(sorted(widths))
 
 
@@ -241,17 +243,17 @@ def _measured(subject: _Subject, question: Question, events: Events) -> Analysis
 
 
 def _remembered(study: Study, subject: _Subject, question: Question, events: Events) -> Analysis:
-    """What a study knows of a question; what it does not know is measured and stored. One that cannot be stored is still shown."""
+    """A study's answer to a question: stored, or measured and stored now. An answer that cannot be stored is still returned."""
     known = study.answer(question)
     if known is not None:
-        events.note(f"from {study.answers_path}, where this was asked before; remove the file to measure again")
+        events.note(f"read from {study.answers_path}; remove the file to measure again")
         return known
     check_inputs(study.name, study.spec)
     found = _measured(subject, question, events)
     try:
         study.add_answer(question, found)
     except OSError as error:
-        events.note(f"{study.answers_path}: cannot be written ({error.strerror}); the same question will be measured again")
+        events.note(f"{study.answers_path}: cannot be written ({error.strerror}), so the answer is not kept")
     return found
 
 

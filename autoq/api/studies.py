@@ -1,10 +1,4 @@
-"""What the commands do, as functions: `search` a network's policies, `open_study`, `write_report`.
-
-import autoq
-
-study = autoq.search("srgan", budget=50)
-study.front  # a pandas DataFrame
-"""
+"""Studies: `search`, `open_study`, `write_report`."""
 
 from __future__ import annotations
 
@@ -96,15 +90,33 @@ search.__signature__ = inspect.signature(search).replace(  # type: ignore[attr-d
 
 
 def open_study(study: str) -> Study:
-    """A study by its name under studies/ or its absolute path, to be read. Raises StudyError if it is none."""
+    """Open an earlier study to read it.
+
+    Args:
+        study: Its name under studies/, or its absolute path.
+
+    Returns:
+        The study. `study.front` is a pandas DataFrame.
+
+    Raises:
+        StudyError: There is no study, or its files are damaged.
+    """
     return Study.open(study_folder(study))
 
 
 def write_report(study: Study, folder: str | Path = "reports", compare: Study | None = None) -> tuple[Path, Path]:
-    """Write a study's HTML page, one offline file, and its front as PNG, from its text files alone. Returns both paths.
+    """Write a study's report: an HTML page that needs no other file, and the front as PNG.
 
-    compare: another study of the network, whose front is drawn and weighed against this one's. Raises StudyError where the
-    two cannot be compared.
+    Args:
+        study: The study, of `search` or `open_study`.
+        folder: Folder to write to.
+        compare: Another study of the same network, to show both fronts in one report.
+
+    Returns:
+        The paths of the HTML page and of the PNG.
+
+    Raises:
+        StudyError: The two studies cannot be compared.
     """
     from autoq.report.build import build_report
 
@@ -121,12 +133,14 @@ def _check_comparable(study: Study, other: Study) -> None:
         ("objectives", ",".join(other.spec.objectives), ",".join(study.spec.objectives)),
         ("frame", "{}x{}".format(*other.spec.frame), "{}x{}".format(*study.spec.frame)),
         ("latency threads", other.spec.latency_threads, study.spec.latency_threads),
-        ("images", other.spec.trial.images, study.spec.trial.images),
+        ("kind of images", other.spec.trial.images, study.spec.trial.images),
         ("number of evaluation crops", len(other.spec.trial.eval_boxes), len(study.spec.trial.eval_boxes)),
         *((what, other.spec.inputs.get(what), study.spec.inputs.get(what)) for what in ("weights", "eval-data")),
     ):
         if found != wanted:
-            raise StudyError(f"study '{other.name}' cannot be compared with '{study.name}': its {what} {found}, here {wanted}")
+            raise StudyError(
+                f"study '{other.name}' cannot be compared with '{study.name}': {what} is {found} there and {wanted} here"
+            )
 
 
 def _create(options: SearchOptions, events: Events, command: str) -> Study:
@@ -278,21 +292,19 @@ def check_options(name: str, spec: StudySpec, options: SearchOptions, purpose: s
 
 
 def check_inputs(name: str, spec: StudySpec) -> None:
-    """Raise StudyError where weights, images or a user's own network are not what they were when a study began."""
+    """Raise StudyError if weights, images or a user's own network have changed since a study began."""
     from autoq.networks.given import is_held
     from autoq.trial.context import input_hashes
 
     if is_given(spec.trial.model) and not is_held(spec.trial.model):
         raise StudyError(
-            f"study '{name}': this study's network was given from Python; call autoq.search(model=net, study='{name}', resume=True),"
+            f"study '{name}': its network was given from Python; call autoq.search(model=net, study='{name}', resume=True),"
             f" or autoq.export_point('{name}', FOLDER, model=net, ...)"
         )
 
     for what, digest in input_hashes(spec.trial).items():
         if spec.inputs and spec.inputs.get(what) != digest:
-            raise StudyError(
-                f"study '{name}': --{what} is not what it was when the study began; put it back, or give another --study"
-            )
+            raise StudyError(f"study '{name}': --{what} has changed since the study began; restore it, or give another --study")
     if spec.trial.fingerprint is not None:
         from autoq.graph.loading import CHANGED, load_for
 
@@ -302,7 +314,7 @@ def check_inputs(name: str, spec: StudySpec) -> None:
 
 
 def _other_network(trial: TrialSpec) -> str | None:
-    """The name of the network that bundled weights are of, where it is not the one asked for."""
+    """The name of the network that the bundled weights belong to, if it is not the one asked for."""
     info = model_info(trial.model)
     if trial.weights is not None or trial.scale not in info.bundled:
         return None
@@ -311,7 +323,7 @@ def _other_network(trial: TrialSpec) -> str | None:
 
 
 def _difference(before: Any, after: Any, path: str = "") -> tuple[str, str]:
-    """Both values as text; of nested ones the first place where they differ."""
+    """Both values as text; for nested values, the first place where they differ."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in {**before, **after}:
             if before.get(key) != after.get(key):
@@ -321,7 +333,7 @@ def _difference(before: Any, after: Any, path: str = "") -> tuple[str, str]:
 
 
 def _typed(value: Any) -> str:
-    """An option's value as it is typed: `size,psnr`, `96x96`."""
+    """A value as it is typed: `size,psnr`, `96x96`."""
     if not isinstance(value, tuple):
         return str(value)
     return ("," if value and isinstance(value[0], str) else "x").join(map(str, value))

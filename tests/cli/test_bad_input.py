@@ -187,7 +187,7 @@ OPTIONS = [
         [*MODEL, "--storage", "postgresql://user@host/d?password=secret"],
         "storage 'postgresql://user@host/d': has a password in it, which a study would write down; set PGPASSWORD instead",
     ),
-    case("sensitivity-of-what", ["sensitivity"], "no model given; type --model srgan, or --study NAME for that of a study"),
+    case("sensitivity-of-what", ["sensitivity"], "no model given; type --model srgan, or --study NAME for a study's network"),
     case("resume-what", ["search", "--resume"], "--resume: no study given; type --study NAME, a folder in studies/"),
     case(
         "no-studies",

@@ -229,8 +229,8 @@ def test_bytes_that_differ_are_an_error_whatever_the_latency_is(slower: Study, t
         ),
         (["--pick", "4/4/4"], "unknown objective '4/4/4'"),
         (["--trial", "7"], "the study has no 'trial 7'; type one of: float, 8/8/8, 4/6/8"),
-        ([], "which point? type --trial N or --pick RULE"),
-        (["--pick", "compromise", "--trial", "1"], "which point? type --trial N or --pick RULE"),
+        ([], "expected either --trial or --pick; type --trial N, or --pick RULE"),
+        (["--pick", "compromise", "--trial", "1"], "expected either --trial or --pick; type --trial N, or --pick RULE"),
         (["--pick", "compromise", "-o", "used"], "--output 'used': it holds other files; give a new folder"),
         (["--pick", "compromise", "-o", "no/such"], "there is no folder"),
     ],
@@ -279,7 +279,7 @@ def test_weights_that_changed_are_refused(finished: Path, tmp_path: Path, tiny_w
     study = Study.open(finished)
     changed = study.spec.model_copy(update={"inputs": {**study.spec.inputs, "weights": "0" * 12}})
     study.spec = changed
-    with pytest.raises(AutoqError, match="--weights is not what it was when the study began"):
+    with pytest.raises(AutoqError, match="--weights has changed since the study began"):
         export_point(study, tmp_path / "out", pick="8/8/8")
 
 

@@ -176,7 +176,7 @@ def test_two_studies_of_a_network_in_one_report(tmp_path: Path) -> None:
     assert "<there>" not in page
     other = spec.model_copy(update={"objectives": ("size", "ssim")})
     odd = Study.create(tmp_path / "odd", other, {"command": "", "python": "", "machine": "", "versions": {}})
-    with pytest.raises(StudyError, match="cannot be compared with 'here': its objectives size,ssim, here size,psnr"):
+    with pytest.raises(StudyError, match="cannot be compared with 'here': objectives is size,ssim there and size,psnr here"):
         write_report(studies["here"], tmp_path / "reports", odd)
 
 

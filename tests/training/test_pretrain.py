@@ -219,7 +219,7 @@ def test_the_command(
     assert json.loads(out)["weights"] == "pretrained/espcn-x3/weights.safetensors"
     assert "step 2 of 2" in err
     code, out, err = run(capsys, monkeypatch, "pretrain", "--model", "espcn", "--adversarial-steps", "3")
-    assert (code, err) == (2, "autoq: --adversarial-steps 3: espcn is trained on pixels alone; leave it out\n")
+    assert (code, err) == (2, "autoq: --adversarial-steps 3: espcn is trained on pixels alone; omit it\n")
 
 
 def test_an_interrupted_command_says_how_to_go_on(

@@ -305,7 +305,7 @@ def test_what_a_study_was_asked_is_not_measured_again(
     code, again, said = run(capsys, monkeypatch, *asked, *same)
     assert code == 0
     assert again == first
-    assert said == "from studies/mine/stages.json, where this was asked before; remove the file to measure again\n"
+    assert said == "read from studies/mine/stages.json; remove the file to measure again\n"
     assert len(counted) == 1, "it was measured again"
     (kept,) = json.loads((study.folder / "stages.json").read_text())["answers"]
     assert kept["question"] == question.model_dump(mode="json")
@@ -345,7 +345,7 @@ def test_weights_that_changed_since_the_study(
 ) -> None:
     file = study.folder / "study.yaml"
     file.write_text(file.read_text().replace(study.spec.inputs["weights"], "another"))
-    message = "study 'mine': --weights is not what it was when the study began; put it back, or give another --study"
+    message = "study 'mine': --weights has changed since the study began; restore it, or give another --study"
     assert run(capsys, monkeypatch, "sensitivity", "--study", "mine") == (2, "", f"autoq: {message}\n")
     assert counted == []
 
