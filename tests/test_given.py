@@ -111,7 +111,8 @@ def test_a_search_is_interrupted_and_continued(searched: tuple[Path, dict[str, A
     assert found["notes"][0] == (
         "stages found in the network: feature_extraction (1 layer), reconstruction (1 layer); stages=... overrides"
     )
-    assert found["command"].startswith("autoq.search(net, objectives='size,latency,psnr', data='")
+    assert found["command"].startswith("autoq.search(net, data='")
+    assert "objectives=('size', 'latency', 'psnr'), budget=2, initial_trials=0, replications=0" in found["command"]
     assert Path(folder / found["file"]).is_file()
 
 
