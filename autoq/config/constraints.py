@@ -1,4 +1,4 @@
-"""What a point must keep to be on the front: `size<=400KiB`, `latency<=10ms`, `psnr_drop<=0.1`."""
+"""Constraints that every Pareto point must satisfy: `size<=400KiB`, `latency<=10ms`, `psnr_drop<=0.1`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autoq.config.objectives import OBJECTIVES
 from autoq.errors import InputError, unknown
 
 DROP = "_drop"
-"""After a quality's name: how much worse than the float network's it is."""
+"""Suffix of a quality's name: how much worse it is than the float network's."""
 
 UNITS = {"bytes": {"": 1.0, "B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "kB": 1e3, "MB": 1e6}, "ms": {"": 1.0, "ms": 1.0, "s": 1e3}}
 EXAMPLE = "for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"
@@ -18,7 +18,7 @@ EXAMPLE = "for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound in the unit of an objective. name: the objective, or a quality with DROP. least: whether it is a lower bound."""
+    """A bound in an objective's unit. name: the objective, or a quality with DROP. least: whether it is a lower bound."""
 
     text: str
     name: str
@@ -31,24 +31,24 @@ class Constraint:
 
     @property
     def exact(self) -> bool:
-        """Whether training does not change it."""
+        """Whether it is independent of training."""
         return not OBJECTIVES[self.objective].quality
 
     def value(self, values: Mapping[str, float], float_values: Mapping[str, float]) -> float:
-        """What is bounded."""
+        """The bounded value."""
         if not self.name.endswith(DROP):
             return values[self.name]
         worse = values[self.objective] - float_values[self.objective]
         return worse if OBJECTIVES[self.objective].direction == "minimize" else -worse
 
     def violation(self, values: Mapping[str, float], float_values: Mapping[str, float]) -> float:
-        """How far beyond the bound, as a share of it (of 1 where that is zero); not positive where it is kept."""
+        """How far beyond the bound, as a fraction of it (of 1 if it is zero); not positive if the constraint holds."""
         beyond = self.value(values, float_values) - self.bound
         return (-beyond if self.least else beyond) / (abs(self.bound) or 1.0)
 
 
 def parse(text: str) -> Constraint:
-    """Raises InputError for anything that is no bound on an objective in its unit."""
+    """Read a constraint. Raises InputError unless it is a bound on an objective in its unit."""
     match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None:
         raise InputError(f"constraint '{text}': expected NAME<=NUMBER or NAME>=NUMBER, {EXAMPLE}")
@@ -60,10 +60,10 @@ def parse(text: str) -> Constraint:
     info = OBJECTIVES[objective]
     units = UNITS.get(info.unit, {"": 1.0, info.unit: 1.0})
     if unit not in units:
-        raise InputError(f"constraint '{text}': {name} is counted in {info.unit or 'plain numbers'}; type {name}{sign}{number}")
+        raise InputError(f"constraint '{text}': {name} is measured in {info.unit or 'plain numbers'}; type {name}{sign}{number}")
     return Constraint(re.sub(r"\s", "", text), name, float(number) * units[unit], sign == ">=")
 
 
 def parse_all(texts: Iterable[str]) -> tuple[Constraint, ...]:
-    """Every constraint of a study."""
+    """Read every constraint of a study."""
     return tuple(parse(text) for text in texts)

@@ -1,4 +1,4 @@
-"""What a caller may listen to while a search runs. The base class listens to nothing."""
+"""Callbacks of a search and of a float training. The base classes do nothing."""
 
 from __future__ import annotations
 
@@ -10,36 +10,39 @@ from autoq.config.spec import Record, StudySpec
 
 
 class Events:
-    """Override what matters. Called in the search's own process, one call at a time. folder: the study's, once it exists."""
+    """Callbacks of a search; override the ones you need. They run in the search's own process, one at a time.
+
+    folder: the study's folder, once it exists.
+    """
 
     folder: Path | None = None
 
     def phase(self, text: str) -> None:
-        """A phase begins or advances: preparing, measuring latencies, running."""
+        """A phase begins or advances: preparing, measuring latency, running."""
 
     def note(self, text: str) -> None:
-        """Something to know that stops nothing: a metric that is missing, a worker that died."""
+        """A notice that stops nothing: a missing metric, a worker that died."""
 
     def begin(self, folder: Path, spec: StudySpec, records: Sequence[Record]) -> None:
-        """A study begins or goes on. records: what an earlier run of it has finished."""
+        """A study begins or continues. records: the results of an earlier run."""
         self.folder = folder
 
     def started(self, name: str, label: str) -> None:
-        """A baseline (`8/8/8`) or trial (`trial 7`) runs. label: its bits by stage."""
+        """A baseline (`8/8/8`) or trial (`trial 7`) starts. label: its bits by stage."""
 
     def paused(self, name: str) -> None:
-        """A trial stands at a rung; whether it goes on is decided when its whole bracket does."""
+        """A trial waits at a rung until its whole bracket has reached it."""
 
     def finished(self, record: Record) -> None:
         """A baseline or trial ended."""
 
     def confirmed(self, name: str, done: int, total: int) -> None:
-        """A point of the front was trained again with another seed: `done` such trainings of `total` are over."""
+        """A replication of a Pareto point has finished: `done` of `total`."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a float training is: after `step` of `steps`, the mean loss since the last time, PSNR (dB), seconds in all."""
+    """State of a float training after `step` of `steps`: mean loss since the last one, PSNR (dB), seconds in total."""
 
     step: int
     steps: int
@@ -49,12 +52,12 @@ class Progress:
 
 
 class TrainingEvents:
-    """`Events` of a float training. begun: whether there is something to go on from."""
+    """Callbacks of a float training. begun: whether there is a training to continue."""
 
     begun = False
 
     def begin(self, step: int, steps: int) -> None:
-        """Training begins, or goes on, after `step` of `steps`."""
+        """Training begins or continues after `step` of `steps`."""
         self.begun = True
 
     def stepped(self, step: int) -> None:

@@ -1,6 +1,6 @@
-"""The numbers a search can optimize, with their directions and units.
+"""The numbers that a search can optimize, with their directions and units.
 
-This table knows no torch. `size` and `latency` are computed in costs/, the qualities in
+This table does not import torch. `size` and `latency` are computed in costs/, the qualities in
 metrics/.
 """
 
@@ -44,7 +44,7 @@ def _quality(direction: Direction, unit: str, meaning: str, slack: float, **fact
 
 FIDELITY = "fidelity"
 FIDELITY_FLOOR = 30.0
-"""dB: where fidelity's share of the hypervolume begins, and what a policy must reach where a no-reference metric is optimized."""
+"""dB: the reference value of fidelity in the hypervolume, and the least a point needs if a no-reference metric is optimized."""
 
 OBJECTIVES: dict[str, ObjectiveInfo] = {
     "size": _cost("bytes", "packed package: every tensor at its own bit width"),
@@ -64,14 +64,14 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
 }
 
 OF_LATENCY = ("latency", "score")
-"""What a target without a latency cannot be judged by."""
+"""Objectives that need a target with a latency."""
 
 SCORE_PSNR, SCORE_MS, SCORE = 29.58, 44.85, 51.02
-"""XLSR's row of table 3 (Ayazoglu 2021): dB, milliseconds and score, which set the constant C."""
+"""XLSR in table 3 of Ayazoglu 2021: dB, ms and score, which define the constant C."""
 
 
 def check_objectives(names: Iterable[str]) -> None:
-    """Raise InputError for a name that is in no table, or a list with fewer than two different names."""
+    """Raise InputError for an unknown name, or fewer than two different names."""
     names = list(names)
     for name in names:
         if name not in OBJECTIVES:
@@ -91,5 +91,5 @@ def reference_value(name: str, value_of_float: float) -> float:
 
 
 def score(psnr: float, latency: float) -> float:
-    """Of dB and milliseconds: Ayazoglu 2021, table 3."""
+    """Score of a PSNR (dB) and a latency (ms): Ayazoglu 2021, table 3."""
     return float(SCORE * SCORE_MS / latency * 2.0 ** (2 * (psnr - SCORE_PSNR)))

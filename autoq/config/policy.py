@@ -1,4 +1,4 @@
-"""What a candidate is: a frozen assignment stage -> role -> number format.
+"""A policy: a frozen assignment stage -> role -> number format.
 
 A policy is data. Everything else (the fake-quantized network, its size, its latency, its file) is a
 function of it, so equal policies give equal results and can be cached, compared and shipped.
@@ -18,7 +18,7 @@ from autoq.errors import PolicyError, suggest
 Role = Literal["weight", "activation", "skip"]
 Granularity = Literal["tensor", "channel"]
 Output = Literal["float", "uint8"]
-"""What a network gives: float32, or the 8 bits of an image, clipped to [0, 1]."""
+"""Type of the network's output: float32, or 8-bit pixels clipped to [0, 1]."""
 
 ROLES: tuple[Role, ...] = ("weight", "activation", "skip")
 FLOAT_BITS = 32
@@ -57,7 +57,7 @@ def weight_quant(bits: int, quantizer: str = "minmax", clipping: str = "minmax")
 
 @dataclass(frozen=True)
 class Formats:
-    """What a target has for a role. Of granularity and signedness the first is what is meant where none is named."""
+    """Number formats that a target has for a role. The first granularity and signedness are the defaults."""
 
     bits: tuple[int, ...]
     granularity: tuple[Granularity, ...]
@@ -71,12 +71,12 @@ INTEGER_RUNTIME: dict[Role, Formats] = {
     "activation": Formats(EVERY_WIDTH, ("tensor",), (False, True)),
     "skip": Formats(EVERY_WIDTH, ("tensor",), (False, True)),
 }
-"""Weights without a zero point, one scale for an activation or skip; any mixture with float."""
+"""Weights without a zero point, one scale per activation or skip, freely mixed with float."""
 
 
 @dataclass(frozen=True)
 class StageQuant:
-    """The formats of one stage's roles. A role without a site in the stage stays FLOAT."""
+    """The formats of one stage's roles. A role that the stage lacks stays FLOAT."""
 
     weight: TensorQuant = FLOAT
     activation: TensorQuant = FLOAT
@@ -198,7 +198,7 @@ def _check_widths(shorthand: str, policy: Policy, stages: Mapping[str, Iterable[
             bits, has = quant.role(role).bits, formats[role].bits
             if bits not in has:
                 widths = ", ".join(map(str, has))
-                raise PolicyError(f"policy '{shorthand}': {stage}.{role}: {bits} bits; the target has {widths}; give one of these")
+                raise PolicyError(f"policy '{shorthand}': {stage}.{role}: the target has no {bits} bits; give one of {widths}")
 
 
 def _parse_stage(part: str, stages: Mapping[str, Iterable[Role]]) -> tuple[str, tuple[int, int, int]]:

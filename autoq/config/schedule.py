@@ -1,32 +1,32 @@
-"""How a budget of trials is spent: how many train fully at once, which are compared, and after which steps."""
+"""How a budget of trials is spent: initial trials, brackets, and the rungs at which they are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 RUNG_FACTOR = 4
-"""Steps of a rung over those of the one below."""
+"""Ratio of the steps of two neighbouring rungs."""
 
 ONLY_RUNG = 4
-"""Steps of a rung, at least, where it is the only one."""
+"""Least steps of a rung that is the only one below full training."""
 
 TELLING_RUNG = 16
-"""Steps of the lowest of several rungs, at least: after fewer SRGAN's policies are ranked little better than by chance."""
+"""Least steps of the lowest of several rungs: after fewer, the ranking of SRGAN's policies is little better than chance."""
 
 BRACKET = 8
-"""Trials that are compared with each other."""
+"""Trials in a bracket, which are compared with each other."""
 
 INITIAL = 12
-"""Initial trials, at most: they all train fully."""
+"""Most initial trials. They all train fully."""
 
 
 def initial_trials(budget: int) -> int:
-    """How many trials of a budget come from the sensitivity of the stages."""
+    """How many trials of a budget are chosen from the sensitivity of the stages."""
     return min(INITIAL, budget // 2)
 
 
 def bracket(number: int, initial: int, rungs: Sequence[int]) -> range:
-    """The trials that one is compared with: itself alone where it is an initial trial or there is no rung on the way."""
+    """The trials that one is compared with: only itself if it is an initial trial or there is no rung below full training."""
     if number < initial or len(rungs) < 2:
         return range(number, number + 1)
     first = number - (number - initial) % BRACKET

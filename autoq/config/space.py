@@ -23,7 +23,7 @@ class Suggester(Protocol):
 
 
 class QuantizerFacts(Protocol):
-    """What a space must know of a quantizer: why it is not for a tensor or a width, in words, or an empty string."""
+    """What a space must know of a quantizer: why it does not fit a tensor or a width, in words; empty if it does."""
 
     def unfit(self, role: str | None, signed: bool) -> str: ...
 
@@ -32,11 +32,10 @@ class QuantizerFacts(Protocol):
 
 @dataclass(frozen=True)
 class SpaceFacts:
-    """What a space is checked against.
+    """Facts about the network and the target that a space is checked against.
 
-    stages: the model's stages and the roles each has a site for. quantizers: name -> what it is for. formats: what the target
-    has for each role. integer_bits: the widest integer it executes; above it a quantizer and a clipping rule mean nothing.
-    output: what networks give there.
+    stages: the network's stages and their roles. formats: the target's number formats by role. integer_bits: the widest
+    integers that it executes; above them quantizer and clipping have no effect. output: type of the network's output there.
     """
 
     model: str
@@ -63,13 +62,13 @@ class Choices:
         return TensorQuant(bits, quantizer, clipping, self.granularity, self.signed)  # type: ignore[arg-type]
 
     def wide(self, bits: int) -> TensorQuant:
-        """The one spelling of a width that no quantizer produces: float, or stored wide and run in float."""
+        """The format of a width that no quantizer produces: float, or stored wide and run in float."""
         return FLOAT if bits == FLOAT.bits else self.quant(bits, "minmax", "minmax")
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Validated choices per stage and role. layers: stage -> patterns, where the file says which layers a stage has."""
+    """Validated choices per stage and role. layers: stage -> patterns of module paths, if the file gives them."""
 
     facts: SpaceFacts
     choices: Mapping[str, Mapping[Role, Choices]]
@@ -79,7 +78,7 @@ class SearchSpace:
     def suggest(self, trial: Suggester) -> Policy:
         """Ask an Optuna trial for a policy. Bits are ordered integers (their rank), the rest are categories.
 
-        What cannot matter is not asked: the quantizer of a width that runs in float, and the activation of a
+        Choices without effect are not asked: the quantizer of a width that runs in float, and the activation of a
         layer whose weight runs in float.
         """
         stages = []
@@ -104,7 +103,7 @@ class SearchSpace:
         return choices.quant(bits, **picked)
 
     def parameters(self, policy: Policy) -> dict[str, Any]:
-        """What a sampler must have suggested for `policy`: the inverse of `suggest`."""
+        """The parameters that a sampler suggests for `policy`: the inverse of `suggest`."""
         replay = _Replay(self, policy)
         self.suggest(replay)
         return replay.parameters
@@ -148,7 +147,7 @@ class SearchSpace:
 
 
 class _Replay:
-    """Stands in for a trial: answers what leads to a known policy, and keeps the answers."""
+    """Stands in for a trial: answers so that a known policy results, and keeps the answers."""
 
     def __init__(self, space: SearchSpace, policy: Policy) -> None:
         self.space, self.policy = space, policy

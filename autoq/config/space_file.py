@@ -28,12 +28,12 @@ from autoq.errors import PolicyError, SpaceError, suggest, unknown
 T = TypeVar("T")
 
 FOLDERS = (Path(__file__).parents[1] / "search_spaces", Path(__file__).parents[2] / "search_spaces")
-"""Where bundled spaces are: in an installed package, in a source tree."""
+"""Folders of bundled spaces: in an installed package, in a source tree."""
 
 DEFAULTS = {"quantizer": "minmax", "clipping": "minmax"}
-"""What a role has that a space does not say; of granularity and signedness the target's first."""
+"""Defaults of a role. Granularity and signedness default to the target's first."""
 
-OR_NAMED = "give --space an existing YAML file, or a name of autoq space --list"
+OR_NAMED = "give --space an existing YAML file, or a name from autoq space --list"
 
 STAGE_NAME = "[A-Za-z][A-Za-z0-9_]*"
 
@@ -51,7 +51,7 @@ def _bundled(name: str | Path) -> Path | None:
 
 
 def named_spaces() -> dict[str, str]:
-    """Bundled space files by name, with what each is for: its first comment."""
+    """Bundled space files by name, with their purpose: the first comment."""
     files = [file for folder in FOLDERS for file in sorted(folder.glob("*.yaml"))]
     return {file.stem: _purpose(file) for file in files}
 
@@ -62,13 +62,13 @@ def _purpose(file: Path) -> str:
 
 
 def _located(path: Path) -> Path:
-    """The bundled file that a bare name stands for, unless a file of that name lies here."""
+    """The bundled file of a bare name, unless a file of that name exists here."""
     is_name = len(path.parts) == 1 and not path.suffix and not path.exists()
     return (_bundled(path) if is_name else None) or path
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe part. A key given twice is an error; else the last one would win, unnoticed."""
+    """Safe YAML. A duplicate key is an error; PyYAML would silently keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -90,8 +90,8 @@ def read_space(path: Path, model: str) -> Any:
         return yaml.load(_located(path).read_text(), _Loader)
     except OSError as error:
         raise SpaceError(f"{path}: {error.strerror or error}; {OR_NAMED}") from error
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # tags raise what they like
-        raise SpaceError(f"{path}: not YAML ({_problem(error)}); autoq space {model} prints a file to start from") from error
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # tags raise anything
+        raise SpaceError(f"{path}: not YAML ({_problem(error)}); type autoq space {model} for a file to start from") from error
 
 
 def space_layers(data: Any, where: str) -> dict[str, tuple[str, ...]]:
@@ -113,7 +113,7 @@ def space_layers(data: Any, where: str) -> dict[str, tuple[str, ...]]:
 
 
 def stored_stages(data: Mapping[str, Any]) -> dict[str, tuple[Role, ...]]:
-    """stage -> roles of a space that `SearchSpace.to_dict` wrote. Raises SpaceError where it is none."""
+    """stage -> roles of a space that `SearchSpace.to_dict` wrote. Raises SpaceError if it is malformed."""
     stages = data.get("stages")
     if not isinstance(stages, Mapping) or not all(isinstance(roles, Mapping) for roles in stages.values()):
         raise SpaceError("space: stages: expected stages with roles; the study's file was changed, restore it")
@@ -132,7 +132,7 @@ def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
     _check_keys(data, ("model", "layers", "roles", "stages", "output"), where, "")
     if data.get("model", facts.model) != facts.model:
         raise SpaceError(
-            f"{where}: model: this space is for '{_shown(data['model'])}', the search is for '{facts.model}'; give --space FILE"
+            f"{where}: model: this space is for '{_shown(data['model'])}', but the network is '{facts.model}'; give another --space"
         )
     roles = _section(data, "roles", ROLES, where, "")
     common = {role: _section(roles, role, FIELDS, where, "roles") for role in ROLES}
@@ -147,14 +147,14 @@ def parse_space(data: Any, facts: SpaceFacts, where: str) -> SearchSpace:
         }
     output = data.get("output", facts.output)
     if output != facts.output:
-        raise SpaceError(f"{where}: output: '{_shown(output)}': {facts.target} gives {facts.output}; type output: {facts.output}")
+        raise SpaceError(f"{where}: output: '{_shown(output)}': {facts.target} outputs {facts.output}; type output: {facts.output}")
     return SearchSpace(facts, choices, facts.output, space_layers(data, where))
 
 
 def _section(
     data: Mapping[str, Any], key: str, known: Iterable[str], where: str, path: str, complaint: str = "unknown key"
 ) -> Mapping[str, Any]:
-    """The mapping under a key; empty where the key is absent or has nothing after it."""
+    """The mapping under a key; empty if the key is absent or has no value."""
     section: Mapping[str, Any] = {} if data.get(key) is None else data[key]
     _check_keys(section, known, where, f"{path}.{key}" if path else key, complaint)
     return section
@@ -179,7 +179,7 @@ def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str)
     lists = {field: value if isinstance(value := data[field], list) else [value] for field in FIELDS}
     for field, values in lists.items():
         if not values:
-            raise SpaceError(f"{where}.{field}: an empty list allows nothing; give at least one value")
+            raise SpaceError(f"{where}.{field}: empty list; give at least one value")
     for field, known in (("quantizer", tuple(facts.quantizers)), ("clipping", facts.clippings)):
         for name in lists[field]:
             if name not in known:
@@ -206,22 +206,22 @@ def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str)
 
 
 def _had(given: list[Any], expected: tuple[T, ...], field: str, target: str, where: str) -> tuple[T, ...]:
-    """What is given and the target has, in the target's order. Raises SpaceError where that is nothing."""
+    """The given values that the target has, in the target's order. Raises SpaceError if there are none."""
     found = tuple(value for value in expected if any(value == each and type(value) is type(each) for each in given))
     if not found:
         names = [str(value).lower() for value in expected]
         raise SpaceError(
-            f"{where}.{field}: {target} executes {' or '.join(names)} only, found"
+            f"{where}.{field}: {target} executes only {' or '.join(names)}, found"
             f" '{_shown(given if len(given) > 1 else given[0])}'; type {field}: {names[0]}"
         )
     return found
 
 
 def _one(found: tuple[T, ...], field: str, where: str) -> T:
-    """The only value. Raises SpaceError where several are left: this is not searched."""
+    """The only value. Raises SpaceError if several are left, because this is not searched."""
     if len(found) > 1:
         names = [str(value).lower() for value in found]
-        raise SpaceError(f"{where}.{field}: {' and '.join(names)} are listed, and only one can be; type {field}: {names[0]}")
+        raise SpaceError(f"{where}.{field}: {' and '.join(names)} are listed, expected only one; type {field}: {names[0]}")
     return found[0]
 
 
@@ -239,5 +239,5 @@ def _check_bits(bits: Any, role: Role, quantizers: list[str], facts: SpaceFacts,
 
 
 def _shown(value: Any) -> str:
-    """A value of the file as an error shows it: a long or deep one shortened."""
+    """A value of the file as an error shows it, shortened if it is long or deep."""
     return value if isinstance(value, str) else reprlib.repr(value)

@@ -125,7 +125,7 @@ OPTIONS = [
     case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory is computed from the network's own stages; omit one of them"),
     case("replications", [*MODEL, "--replications", "-1"], "--replications '-1': expected a whole number from 0 to 1000000; type --replications 3"),
     case("constraint", [*MODEL, "--constraint", "small"], "constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER, for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"),
-    case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "constraint 'latency<=10KiB': latency is counted in ms; type latency<=10"),
+    case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "constraint 'latency<=10KiB': latency is measured in ms; type latency<=10"),
     case("latency-of-bits", [*MODEL, "--target", "bits", "--objectives", "size,latency"],
          "objective 'latency': bits offers no latency; take bops or ops, for example size,bops,psnr"),
     case("bound-of-bits", [*MODEL, "--target", "bits", "--constraint", "latency<=5ms"],
@@ -206,7 +206,7 @@ def test_command_line(refused: Refused, arguments: list[str], message: str) -> N
 
 ROLES = "roles: {weight: {bits: 8}, activation: {bits: 8}, skip: {bits: 8}}\n"
 BITS = "expected whole numbers, 1 to 16, or 32 for float"
-NOT_YAML = "autoq space srresnet prints a file to start from"
+NOT_YAML = "type autoq space srresnet for a file to start from"
 FIELDS = "bits, quantizer, clipping, granularity, signed"
 
 
@@ -256,23 +256,23 @@ SPACES = [
     case("bits-0", body("{bits: 0}"), "body.weight.bits: bits 0: expected 1 to 16, or 32 for float"),
     case("bits-17", body("{bits: 17}"), "body.weight.bits: bits 17: expected 1 to 16, or 32 for float"),
     case("bits-of-no-quantizer", body("{bits: 1}"), "body.weight.bits: 1: quantizer 'minmax' has 2 to 16 bits"),
-    case("bits-none", body("{bits: []}"), "body.weight.bits: an empty list allows nothing; give at least one value"),
+    case("bits-none", body("{bits: []}"), "body.weight.bits: empty list; give at least one value"),
     case("bits-twice", body("{bits: [4, 4]}"), "body.weight.bits: '4' is listed twice; list it once"),
     case("quantizer", body("{quantizer: lqs}"),
          "body.weight.quantizer: unknown quantizer 'lqs' (known: binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary). Did you mean 'lsq'?"),
     case("quantizer-mapping", body("{quantizer: {a: 1}}"),
          "body.weight.quantizer: unknown quantizer '{'a': 1}' (known: binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary)."),
-    case("quantizer-none", body("{quantizer: []}"), "body.weight.quantizer: an empty list allows nothing; give at least one value"),
+    case("quantizer-none", body("{quantizer: []}"), "body.weight.quantizer: empty list; give at least one value"),
     case("quantizer-twice", body("{quantizer: [lsq, lsq]}"), "body.weight.quantizer: 'lsq' is listed twice; list it once"),
     case("clipping", body("{clipping: msee}"),
          "body.weight.clipping: unknown clipping 'msee' (known: clipped_relu, entropy, minmax, moving_minmax, mse, percentile). Did you mean 'mse'?"),
     case("granularity", body("{granularity: layer}"),
-         "body.weight.granularity: openvino-cpu executes channel or tensor only, found 'layer'; type granularity: channel"),
-    case("signed-1", body("{signed: 1}"), "body.weight.signed: openvino-cpu executes true only, found '1'; type signed: true"),
+         "body.weight.granularity: openvino-cpu executes only channel or tensor, found 'layer'; type granularity: channel"),
+    case("signed-1", body("{signed: 1}"), "body.weight.signed: openvino-cpu executes only true, found '1'; type signed: true"),
     case("granularity-several", body("{granularity: [tensor, channel]}"),
-         "body.weight.granularity: channel and tensor are listed, and only one can be; type granularity: channel"),
-    case("model", ROLES + "model: edsr", "model: this space is for 'edsr', the search is for 'srresnet'; give --space FILE"),
-    case("output", ROLES + "output: int8", "output: 'int8': openvino-cpu gives float; type output: float"),
+         "body.weight.granularity: channel and tensor are listed, expected only one; type granularity: channel"),
+    case("model", ROLES + "model: edsr", "model: this space is for 'edsr', but the network is 'srresnet'; give another --space"),
+    case("output", ROLES + "output: int8", "output: 'int8': openvino-cpu outputs float; type output: float"),
 ]  # fmt: skip
 
 
@@ -287,7 +287,7 @@ def test_space(refused: Refused, tmp_path: Path, text: str | bytes, message: str
 )
 def test_space_that_is_no_file(refused: Refused, tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "sub").mkdir()
-    refused([*MODEL, "--space", name], f"{name}: {reason}; give --space an existing YAML file, or a name of autoq space --list")
+    refused([*MODEL, "--space", name], f"{name}: {reason}; give --space an existing YAML file, or a name from autoq space --list")
 
 
 def test_a_yaml_file_nested_without_end(tmp_path: Path) -> None:

@@ -37,10 +37,10 @@ def test_bounds_are_read_in_their_units(text: str, name: str, bound: float, exac
         ("size<=-4", "expected NAME<=NUMBER"),
         ("sise<=4", "unknown name 'sise'.*Did you mean 'size'"),
         ("size_drop<=4", "unknown name 'size_drop'"),
-        ("size<=4ms", "size is counted in bytes; type size<=4"),
-        ("ssim<=4dB", "ssim is counted in plain numbers"),
+        ("size<=4ms", "size is measured in bytes; type size<=4"),
+        ("ssim<=4dB", "ssim is measured in plain numbers"),
         ("psnr_to_float>=40", "unknown name 'psnr_to_float'"),
-        ("fidelity>=40ms", "fidelity is counted in dB; type fidelity>=40"),
+        ("fidelity>=40ms", "fidelity is measured in dB; type fidelity>=40"),
     ],
 )
 def test_what_is_no_bound_is_refused(text: str, message: str) -> None:

@@ -177,7 +177,7 @@ def test_a_space_that_shares_nothing_with_the_target_names_the_conflict(name: st
                 parse_space(given, facts, "my.yaml")
             stage = "feature_extraction" if role == "weight" else "body"
             assert str(error.value) == (
-                f"my.yaml: {stage}.{role}.{field}: {name} executes {' or '.join(has)} only, found '{value}'; type {field}: {has[0]}"
+                f"my.yaml: {stage}.{role}.{field}: {name} executes only {' or '.join(has)}, found '{value}'; type {field}: {has[0]}"
             )
         allowed = getattr(formats, field)
         if field != "bits" and len(allowed) == 1:  # with what the target has not beside it, that is what is left
@@ -186,7 +186,7 @@ def test_a_space_that_shares_nothing_with_the_target_names_the_conflict(name: st
             )
             assert getattr(space.choices["body"][role], field) == allowed[0]  # type: ignore[index]
         elif field != "bits":
-            with pytest.raises(SpaceError, match=f"{has[0]} and {has[1]} are listed, and only one can be; type {field}: {has[0]}"):
+            with pytest.raises(SpaceError, match=f"{has[0]} and {has[1]} are listed, expected only one; type {field}: {has[0]}"):
                 parse_space({"roles": {**every, role: {"bits": 8, field: list(values)}}}, facts, "f")
 
 
