@@ -1,4 +1,4 @@
-"""What a study and a trial are, as data. Validated by pydantic; stored in a study's study.yaml."""
+"""Definitions of studies and trials, and the records of their results. Validated by pydantic; stored in a study's folder."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ State = Literal["complete", "pruned", "failed"]
 
 
 def _current_names(found: Any) -> Any:
-    """Values as earlier versions named them: fidelity was psnr_to_float."""
+    """Values by their current names: fidelity was psnr_to_float in earlier versions."""
     if isinstance(found, dict) and "psnr_to_float" in found:
         found = {"fidelity" if name == "psnr_to_float" else name: value for name, value in found.items()}
     return found
 
 
 Values = Annotated[dict[str, float], BeforeValidator(_current_names)]
-"""What was measured, by name."""
+"""Measured values by name."""
 
 
 class TrialSpec(TrainingOptions, ImageOptions, DeploymentOptions):
@@ -107,7 +107,7 @@ class Environment(BaseModel):
 
 
 class StudyFile(BaseModel):
-    """What study.yaml holds."""
+    """Content of study.yaml."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -132,9 +132,8 @@ class StudyFile(BaseModel):
 
 
 class TrialResult(BaseModel):
-    """What a trial found. values: every metric measured, objective or not; simulation_agreement_db among them, which says how
-    near training's network was to the file. held_out: qualities on images that no suggestion depends on, of full trials.
-    reason: why it failed or stopped, else None.
+    """The result of a trial. values: every metric measured, objective or not, among them simulation_agreement_db: how close the
+    trained network is to the file. held_out: qualities of full trials on held-out images. reason: why it failed or stopped.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -148,7 +147,7 @@ class TrialResult(BaseModel):
 
 
 class Rung(BaseModel):
-    """One line of rungs.jsonl: what a trial was worth after `until` steps. policy: a hash. result.seconds: since the rung below."""
+    """One line of rungs.jsonl: the result of a trial after `until` steps. policy: a hash. result.seconds: since the rung below."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -159,7 +158,7 @@ class Rung(BaseModel):
 
 
 class Confirmation(BaseModel):
-    """One line of confirmed.jsonl: a point of the front trained again with a seed that the search did not use. policy: a hash."""
+    """One line of confirmed.jsonl: a Pareto point trained again with another random seed. policy: a hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -178,7 +177,7 @@ class Confirmation(BaseModel):
 
 
 class Remeasured(BaseModel):
-    """Latencies (ms) of the front measured once more, alone, after all training: samples by policy hash."""
+    """Latencies (ms) of the front, measured again after all training: samples by policy hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -186,9 +185,9 @@ class Remeasured(BaseModel):
 
 
 class Probe(BaseModel):
-    """Some stages quantized, the rest float. mse: of the output to the float network's, of 1, by evaluation image.
+    """Some stages quantized, the rest float. mse: of the output to the float network's (full scale 1), by evaluation image.
 
-    values: the metrics asked for. size: bytes of the packed package. seconds: of work.
+    values: the metrics asked for. size: bytes of the packed file. seconds: of work.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -208,7 +207,7 @@ class Probe(BaseModel):
 
 
 class Sensitivity(BaseModel):
-    """The stages of a study quantized one at a time without training, and the policies to try first because of it."""
+    """The stages of a study quantized one at a time without training, and the initial trials chosen from that."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -218,10 +217,10 @@ class Sensitivity(BaseModel):
 
 
 class Question(BaseModel):
-    """What the stages are asked. metric: of quality. steps: of training (0: none). widths: bits of all roles of a stage.
+    """A question about the sensitivity of stages. steps: of training (0: none). widths: bits of all roles of a stage.
 
-    pairs: also two and three stages together. by: stage, block or layer. seeds: calibrations that the ranking's stability
-    is judged by. frame, threads: what latency is measured at.
+    pairs: whether pairs and triples of stages are measured, too. by: stage, block or layer. seeds: random seeds of the
+    calibrations that show how stable the ranking is. frame, threads: for latency.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -237,9 +236,9 @@ class Question(BaseModel):
 
 
 class Change(BaseModel):
-    """Some stages at so many bits, the rest float. change: of the metric. size_saved: bytes.
+    """Some stages at `bits`, the rest float. change: of the metric. size_saved: bytes.
 
-    time_saved: ms a frame, None where the target offers no latency.
+    time_saved: ms per frame, None if the target has no latency.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -276,10 +275,10 @@ class Agreement(BaseModel):
 
 
 class Analysis(BaseModel):
-    """What the stages answered. exact: the float network's values. ranking: the most sensitive stage first.
+    """The answer to a question. exact: the float network's values. ranking: the most sensitive stage first.
 
-    entries: single stages before twos and threes, in the order of the ranking, then by width. stability: of the ranking over
-    images and over seeds; None where it cannot be said.
+    entries: single stages before pairs and triples, in the order of the ranking, then by width. stability: of the ranking
+    over images and over seeds; None if it cannot be computed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -305,7 +304,7 @@ class Analysis(BaseModel):
 
 
 class Answer(BaseModel):
-    """A question, and what came of it."""
+    """A question and its answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -323,7 +322,7 @@ class Answer(BaseModel):
 
 
 class Answers(BaseModel):
-    """What stages.json holds: every question once, in the order they were asked."""
+    """Content of stages.json: every question once, in the order asked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -334,8 +333,8 @@ class Record(BaseModel):
     """One line of trials.jsonl: a trial or a baseline, finished. number: the trial's, None for a baseline.
 
     name: the baseline's (`float`, `8/8/8`), None for a trial. structure: the latency structure in words.
-    feasible: whether it may stand on the front. violations: of every bound it has to keep, how far it is beyond, as a share
-    of the bound; negative where it keeps it.
+    feasible: whether it may be on the front. violations: for every constraint, how far it is beyond the bound, as a fraction
+    of it; negative if the constraint holds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
