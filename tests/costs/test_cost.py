@@ -249,7 +249,7 @@ def test_cost_at_the_command_line(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 BITS = "policy '8': expected weight/activation/skip bits, for example 8/8/8 or 4/8"
-SIDES = "--input '5': expected WIDTHxHEIGHT, each 16 to 8192 pixels, for example 96x96"
+SIDES = "--input '5': expected WIDTHxHEIGHT, each from 16 to 8192 pixels; type --input 96x96"
 
 
 @pytest.mark.parametrize(("option", "value", "message"), [("--policy", "8", BITS), ("--input", "5", SIDES)])

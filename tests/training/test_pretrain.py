@@ -234,7 +234,7 @@ def test_an_interrupted_command_says_how_to_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(TrainingEvents, "stepped", stop)
         code, out, err = run(capsys, monkeypatch, *arguments)
-    assert (code, out, err) == (130, "", "autoq: interrupted; to continue, type the command again with --resume\n")
+    assert (code, out, err) == (130, "", "autoq: interrupted; to continue, repeat the command with --resume\n")
     assert run(capsys, monkeypatch, *arguments, "--resume")[0] == 0
     (tmp_path / "pretrained" / "espcn-x3" / "state.pt").write_text("text")
     code, out, err = run(capsys, monkeypatch, *arguments, "--resume")
