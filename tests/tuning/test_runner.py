@@ -325,7 +325,7 @@ cli.main()
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         "autoq: cannot write 'studies/full/trials.jsonl': No space left on device;"
-        " what has finished is kept, make room and type autoq search --resume --study full\n"
+        " finished trials are kept; free some space, then type autoq search --resume --study full\n"
     )
     kept = {
         record.number: record.values for record in Study.open(folder / "studies" / "full").records() if record.number is not None
