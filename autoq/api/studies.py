@@ -258,15 +258,16 @@ def _check_together(spec: StudySpec) -> None:
 def _resume(options: SearchOptions) -> Study:
     if options.study is None:
         raise InputError("--resume: no study given; type --study NAME, a folder in studies/")
-    folder = study_folder(options.study)
-    spec = Study.open(folder).spec
+    study = Study.open(study_folder(options.study))
+    spec = study.spec
     if options.latency_table is not None:
         raise StudyError(f"study '{options.study}' has its own latency table; omit --latency-table {options.latency_table}")
     resolve_device(spec.trial.device)
     check_measurable(spec.objectives)
     check_options(options.study, spec, options, "to continue it")
     check_inputs(options.study, spec)
-    return Study.resume(folder)
+    study.begin()
+    return study
 
 
 def check_options(name: str, spec: StudySpec, options: SearchOptions, purpose: str) -> None:

@@ -123,14 +123,14 @@ class Study(StudyFolder):
                 write_whole(study.definition_path, yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120))
         except OSError as error:
             raise StudyError(f"study '{folder}': cannot be written ({error.strerror}); give another --study") from error
-        study._begin()
+        study.begin()
         return study
 
     @classmethod
     def resume(cls, folder: Path) -> Study:
         """Take a study up where it was left. Raises StudyError if it is none, if it runs, or if its parts disagree."""
         study = cls.open(folder)
-        study._begin()
+        study.begin()
         return study
 
     @classmethod
@@ -153,7 +153,8 @@ class Study(StudyFolder):
 
     # -------------------------------------------------------- while a search runs
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Lock an opened study and connect its storage, to continue it. Raises StudyError if it runs or its parts disagree."""
         try:
             self._open.enter_context(_lock(self.definition_path, self.folder))
             self.cut_torn_lines()
