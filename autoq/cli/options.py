@@ -28,7 +28,7 @@ def declared(name: str, model: type[Options] = SearchOptions, **changes: Any) ->
 
 def parser(name: str, model: type[Options] = SearchOptions) -> Callable[[Any], Any]:
     """Reads the text of an option. Raises InputError that says what to type."""
-    return lambda text: getattr(model(**{name: text}), name)
+    return lambda text: getattr(model.of(**{name: text}), name)
 
 
 def _plain(annotation: Any) -> bool:

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Val
 
 from autoq.config.constraints import parse_all
 from autoq.config.objectives import OBJECTIVES, check_objectives
-from autoq.errors import InputError, unknown
+from autoq.errors import InputError, suggest, unknown
 
 MANY = 1_000_000
 """The most trials, steps, seconds and GiB that can be asked for."""
@@ -93,17 +93,6 @@ def number(unit: str, example: float, least: float = 0.001) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def one_of(kind: str, choices: Any) -> BeforeValidator:
-    """One of a Literal's values. kind: of thing, as an error calls it."""
-
-    def check(value: Any) -> Any:
-        if value not in get_args(choices):
-            raise InputError(unknown(kind, str(value), get_args(choices)))
-        return value
-
-    return BeforeValidator(check)
-
-
 def frame_size(value: Any, option: str = "--frame") -> tuple[int, int]:
     """`96x64` -> (96, 64). Raises InputError."""
     text = value if isinstance(value, str) else "x".join(map(str, value))
@@ -136,10 +125,9 @@ def absolute(path: str | Path | None) -> Path | None:
 
 
 Folder = Annotated[Path | None, AfterValidator(absolute)]
-DeviceOption = Annotated[DeviceChoice, one_of("device", DeviceChoice), Option("Device to train on.")]
+DeviceOption = Annotated[DeviceChoice, Option("Device to train on.")]
 SamplingOption = Annotated[
     Sampling,
-    one_of("sampling", Sampling),
     Option("How training patches are sampled: uniform, or by complexity (proportional, threshold).", metavar="NAME"),
 ]
 
@@ -167,7 +155,12 @@ class Options(BaseModel):
             return cls(**options)
         except ValidationError as error:
             problem = error.errors()[0]
-            raise InputError(f"{flag(str(problem['loc'][0]))} '{problem['input']}': {problem['msg']}") from error
+            name, found = str(problem["loc"][0]), problem["input"]
+            choices = get_args(cls.model_fields[name].annotation)
+            words = f"expected {', '.join(choices)}.{suggest(str(found), choices)}"
+            raise InputError(
+                f"{flag(name)} '{found}': {words if problem['type'] == 'literal_error' else problem['msg']}"
+            ) from error
 
     def given(self, *kinds: type[BaseModel]) -> dict[str, Any]:
         """The options that were given, in the order of their declaration. kinds: those of these models alone."""
@@ -204,7 +197,6 @@ class ImageOptions(Options):
     test_data: Annotated[Folder, Option("Folder of held-out images, used only to check the front.", "bundled photographs")] = None
     images: Annotated[
         Images,
-        one_of("kind of images", Images),
         Option("Content of the folders: high-resolution originals (hr) or low-resolution inputs (lr)."),
     ] = "hr"
     eval_crops: Annotated[
@@ -242,7 +234,7 @@ class StudyOptions(Options):
 
     title = "Search"
 
-    by: Annotated[Granularity, one_of("granularity", Granularity), Option("Unit that gets its own number format.")] = "stage"
+    by: Annotated[Granularity, Option("Unit that gets its own number format.")] = "stage"
     objectives: Annotated[
         tuple[str, ...],
         BeforeValidator(_objectives),
@@ -260,9 +252,7 @@ class StudyOptions(Options):
             metavar="BOUND",
         ),
     ] = ()
-    sampler: Annotated[
-        SamplerName, one_of("sampler", SamplerName), Option(f"Optuna sampler: {', '.join(get_args(SamplerName))}.", metavar="NAME")
-    ] = "auto"
+    sampler: Annotated[SamplerName, Option(f"Optuna sampler: {', '.join(get_args(SamplerName))}.", metavar="NAME")] = "auto"
     budget: Annotated[int, whole(1, MANY, 50), Option("Number of trials.", metavar="N")] = 50
     max_steps: Annotated[
         int | None, whole(1, MANY, 2000), Option("Total training steps after which no new trial starts.", "no limit", "N")

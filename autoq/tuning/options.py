@@ -13,7 +13,7 @@ from autoq.config.options import Device, DeviceChoice, Granularity, SearchOption
 from autoq.config.space import SearchSpace
 from autoq.config.space_file import bundled_space, parse_space, read_space, space_layers
 from autoq.config.spec import StudySpec, TrialSpec
-from autoq.errors import InputError, unknown
+from autoq.errors import InputError, suggest
 from autoq.networks import is_custom, is_file, is_given, model_info
 from autoq.networks.published import REQUEST, published_file
 from autoq.networks.stages import StagePatterns
@@ -55,7 +55,7 @@ def space_by(
 ) -> SearchSpace:
     """`search_space` with these stages, or with blocks or single layers as stages. Raises InputError."""
     if by not in GRANULARITIES:
-        raise InputError(unknown("granularity", by, GRANULARITIES))
+        raise InputError(f"--by '{by}': expected {', '.join(GRANULARITIES)}.{suggest(by, GRANULARITIES)}")
     found = search_space(trial, path, layers)
     if by == "stage":
         return found

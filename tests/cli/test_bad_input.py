@@ -95,7 +95,7 @@ PARSING = [
     case(
         "control-characters",
         [*MODEL, "--sampler", "tpe\x1b[31m\x07"],
-        "unknown sampler 'tpe\\x1b[31m\\x07' (known: auto, gp, nsga2, nsga3, random, tpe).",
+        "--sampler 'tpe\\x1b[31m\\x07': expected auto, tpe, gp, nsga2, nsga3, random.",
     ),
     case(
         "newline-in-an-option", [*MODEL, "--bud\nget"], "no option '--bud get'. Did you mean '--budget'? Type autoq search --help"
@@ -121,7 +121,7 @@ OPTIONS = [
     case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights for srresnet x2 are bundled (bundled: x4); give --weights FILE"),
     case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': no study.yaml there; there are no studies in studies/ yet; start one with autoq search --model srgan"),
     case("initial-trials", [*MODEL, "--budget", "4", "--initial-trials", "5"], "--initial-trials '5': expected at most the budget of 4"),
-    case("by", [*MODEL, "--by", "row"], "unknown granularity 'row' (known: block, layer, stage)."),
+    case("by", [*MODEL, "--by", "row"], "--by 'row': expected stage, block, layer."),
     case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory is computed from the network's own stages; omit one of them"),
     case("replications", [*MODEL, "--replications", "-1"], "--replications '-1': expected a whole number from 0 to 1000000; type --replications 3"),
     case("constraint", [*MODEL, "--constraint", "small"], "constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER, for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"),
@@ -149,8 +149,8 @@ OPTIONS = [
         )
         for given in ("size", "size,size")
     ),
-    case("sampler", [*MODEL, "--sampler", "tp"], "unknown sampler 'tp' (known: auto, gp, nsga2, nsga3, random, tpe). Did you mean 'tpe'?"),
-    case("device", [*MODEL, "--device", "gpu"], "unknown device 'gpu' (known: auto, cpu, cuda). Did you mean 'cpu'?"),
+    case("sampler", [*MODEL, "--sampler", "tp"], "--sampler 'tp': expected auto, tpe, gp, nsga2, nsga3, random. Did you mean 'tpe'?"),
+    case("device", [*MODEL, "--device", "gpu"], "--device 'gpu': expected auto, cpu, cuda. Did you mean 'cpu'?"),
     case("no-gpu", [*MODEL, "--device", "cuda"], "device 'cuda': torch sees no GPU here; type --device cpu, or autoq doctor to see why"),
     *(
         case(
@@ -494,7 +494,7 @@ def test_an_evaluation_image_that_is_a_training_image(refused: Refused, tmp_path
         case("psnr", ["--objectives", "size,latency,psnr"], f"'psnr' {ORIGINALS}"),
         case("score", ["--objectives", "size,score"], f"'score' {ORIGINALS}"),
         case("bound", ["--constraint", "ssim_drop<=0.1"], f"'ssim' {ORIGINALS}"),
-        case("other", ["--images", "rl"], "unknown kind of images 'rl' (known: hr, lr)."),
+        case("other", ["--images", "rl"], "--images 'rl': expected hr, lr."),
         case(
             "crops",
             ["--eval-crops", "0"],

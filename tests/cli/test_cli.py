@@ -206,3 +206,15 @@ def test_the_command_of_a_python_call_does_the_same_when_it_is_pasted(
     with pytest.raises(Asked) as pasted:
         cli.app(words[1:], standalone_mode=False)
     assert pasted.value.options == first.options
+
+
+def test_an_option_of_an_earlier_version_is_taken_with_one_line_of_notice() -> None:
+    code = "from autoq.cli import main; main()"
+    arguments = ["search", "--model", "srgan", "--seeds", "60", "--confirm", "0"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "--seeds is now called --initial-trials",
+        "--confirm is now called --replications",
+        "autoq: --initial-trials '60': expected at most the budget of 50",
+    ]

@@ -216,7 +216,7 @@ def test_agreement_is_the_mean_rank_correlation() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--by", "stages"], "unknown granularity 'stages' (known: block, layer, stage). Did you mean 'stage'?"),
+        (["--by", "stages"], "--by 'stages': expected stage, block, layer. Did you mean 'stage'?"),
         (["--metric", "psnrr"], "unknown metric 'psnrr' (known: fidelity, niqe, pi, psnr, ssim). Did you mean 'psnr'?"),
         (["--steps", "x"], "--steps 'x': expected a whole number from 0 to 1000000; type --steps 16"),
         (["--frame", "96"], "--frame '96': expected WIDTHxHEIGHT, each from 16 to 8192 pixels; type --frame 96x96"),
