@@ -14,6 +14,7 @@ autoq.models()                  # the networks and their weights
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -42,6 +43,8 @@ _HOMES = {
     "pretrain": "api.networks", "search": "api.studies", "sensitivity": "api.networks", "unpack": "api.deployment",
     "upscale": "deploy.upscale", "write_report": "api.studies",
 }  # fmt: skip
+
+logging.getLogger("autoq").addHandler(logging.NullHandler())  # records go where the application sends them, by default nowhere
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from autoq.api.studies import check_inputs, check_options, open_study
 from autoq.config.events import Events
 from autoq.config.options import SearchOptions
 from autoq.errors import InputError
+from autoq.report.progress import listening
 from autoq.study import selection as picking
 from autoq.study.study import Study
 from autoq.tuning.options import model_name
@@ -53,7 +54,6 @@ def export_point(
         AutoqError: Bytes or quality differ from the study's. No folder is left then.
     """
     found = open_study(study) if isinstance(study, str) else study
-    events = events or Events()
     if (trial is None) == (pick is None):
         raise InputError("export: expected either --trial or --pick; type --trial N, or --pick RULE, for example --pick compromise")
     records = found.records()
@@ -64,7 +64,8 @@ def export_point(
     check_inputs(name, found.spec)
     from autoq.deploy.pipeline import deliver
 
-    return deliver(found, record, format, Path(folder), events.phase, strict)
+    with listening(events) as heard:
+        return deliver(found, record, format, Path(folder), heard.phase, strict)
 
 
 def unpack(file: str | Path, folder: str | Path) -> Path:

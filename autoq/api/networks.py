@@ -18,6 +18,7 @@ from autoq.config.space_file import bundled_space
 from autoq.config.spec import Analysis, PretrainSpec, Question, TrialSpec
 from autoq.errors import InputError, unknown
 from autoq.networks import MODELS, ModelInfo, bundled_record, is_custom, model_info, parameter_count
+from autoq.report.progress import listening, listening_to_training
 from autoq.study.study import Study
 from autoq.system.processor import available_cores
 from autoq.targets import TARGETS, why_unusable
@@ -172,7 +173,6 @@ def sensitivity(
     measurable = [name for name, info in OBJECTIVES.items() if info.quality and not info.relative]
     if metric not in measurable:
         raise InputError(unknown("metric", metric, measurable))
-    events = events or Events()
     name = None if model is None else model_name(model)
     asked = SearchOptions.of(model=name, **options)
     opened = None if study is None else open_study(study)
@@ -183,9 +183,9 @@ def sensitivity(
     question = Question(
         metric=metric, steps=steps, widths=_widths(subject), pairs=pairs, by=by, frame=subject.frame, threads=subject.threads
     )
-    if opened is None:
-        return _measured(subject, question, events).to_json()
-    return _remembered(opened, subject, question, events).to_json()
+    with listening(events) as heard:
+        found = _measured(subject, question, heard) if opened is None else _remembered(opened, subject, question, heard)
+    return found.to_json()
 
 
 @dataclass(frozen=True)
@@ -328,4 +328,5 @@ def pretrain(
     folder = Path(output) if output else Path("pretrained") / f"{model}-x{spec.scale}"
     from autoq.training.pretrain import pretrain as run
 
-    return folder, run(spec, folder, resume, events or TrainingEvents())
+    with listening_to_training(events) as heard:
+        return folder, run(spec, folder, resume, heard)

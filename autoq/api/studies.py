@@ -49,7 +49,8 @@ def search(model: str | Own | None = None, *, events: Events | None = None, comm
     Args:
         model: A name of `autoq.models()`, `package.module:factory`, a checkpoint that spandrel knows, or a torch.nn.Module or
             a function that makes one. A study of a module needs the module again to resume and to export.
-        events: Called while the search runs; see `autoq.Events`.
+        events: Called while the search runs; see `autoq.Events`. By default a notebook shows progress, and elsewhere the logger
+            `autoq` gets it at INFO.
         command: The command to record in the study; by default the one that does the same.
         options: The fields of `autoq.SearchOptions`, as `budget=50`; None means not given.
 
@@ -61,18 +62,20 @@ def search(model: str | Own | None = None, *, events: Events | None = None, comm
         AutoqError: Every trial failed.
         KeyboardInterrupt: The search was interrupted. Finished trials are kept, and `resume=True` continues it.
     """
-    events = events or Events()
     asked = SearchOptions.of(model=None if model is None else model_name(model), **options)
-    try:
-        opened = _resume(asked) if asked.resume else _create(asked, events, command or _call(asked))
-    except OSError as error:
-        raise InputError(f"cannot read or write '{error.filename}': {error.strerror}; give another path") from error
-    from autoq.tuning.runner import search as run
+    from autoq.report.progress import listening
 
-    try:
-        run(opened, events=events)
-    finally:
-        opened.close()
+    with listening(events) as heard:
+        try:
+            opened = _resume(asked) if asked.resume else _create(asked, heard, command or _call(asked))
+        except OSError as error:
+            raise InputError(f"cannot read or write '{error.filename}': {error.strerror}; give another path") from error
+        from autoq.tuning.runner import search as run
+
+        try:
+            run(opened, events=heard)
+        finally:
+            opened.close()
     return opened
 
 

@@ -47,10 +47,11 @@ def export(
     Example: autoq export srgan-x4 --pick compromise -o compromise
     """
     from autoq.api.deployment import export_point
-    from autoq.cli import tables, terminal
+    from autoq.cli import tables
+    from autoq.report.progress import progress
     from autoq.study.results import to_json
 
-    with only_results(), terminal.progress(quiet) as events:
+    with only_results(), progress(quiet) as events:
         found = export_point(study, output, trial, pick, format, strict, events)
     if json:
         typer.echo(to_json(found.document()))

@@ -39,11 +39,12 @@ def upscale(
 
     Example: autoq upscale compromise/model.onnx photo.png large.png
     """
-    from autoq.cli import tables, terminal
+    from autoq.cli import tables
     from autoq.deploy.upscale import upscale as run
+    from autoq.report.progress import counted
     from autoq.study.results import to_json
 
-    with only_results(), terminal.counted("tiles", quiet) as progress:
+    with only_results(), counted("tiles", quiet) as progress:
         found = run(file, image, output, target=target, tile=tile, threads=threads, progress=progress)
     if json:
         typer.echo(to_json(found))
@@ -81,11 +82,12 @@ def evaluate(
 
     Example: autoq evaluate compromise/model.onnx --data Set5 --metrics psnr,ssim
     """
-    from autoq.cli import tables, terminal
+    from autoq.cli import tables
     from autoq.deploy.evaluate import evaluate as run
+    from autoq.report.progress import counted
     from autoq.study.results import to_json
 
-    with only_results(), terminal.counted("images", quiet) as progress:
+    with only_results(), counted("images", quiet) as progress:
         found = run(
             file, model=model, weights=weights, data=data, metrics=metrics, scale=scale, target=target, border=border,
             threads=threads, progress=progress,

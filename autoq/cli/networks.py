@@ -114,10 +114,11 @@ def sensitivity(
     Example: autoq sensitivity --model srgan
     """
     from autoq.api.networks import sensitivity as run
-    from autoq.cli import tables, terminal
+    from autoq.cli import tables
+    from autoq.report.progress import progress
     from autoq.study.results import to_json
 
-    with only_results(), terminal.progress(quiet) as events:
+    with only_results(), progress(quiet) as events:
         found = run(
             model, study=study, scale=scale, weights=weights, target=target, space=space, data=data, eval_data=eval_data, by=by, metric=metric,
             steps=steps, pairs=pairs, seed=seed, frame=frame, events=events,
@@ -146,10 +147,10 @@ def pretrain(
     Example: autoq pretrain --model espcn --scale 3 --data photographs
     """
     from autoq.api.networks import pretrain as run
-    from autoq.cli import terminal
+    from autoq.report.progress import training
     from autoq.study.results import to_json
 
-    with only_results(), terminal.training(quiet) as events:
+    with only_results(), training(quiet) as events:
         try:
             folder, record = run(model, **options, output=output, resume=resume, events=events)
         except (KeyboardInterrupt, OSError) as stop:

@@ -31,10 +31,10 @@ def search(quiet: QUIET = False, json: JSON = False, **options: Any) -> None:
     """
     from autoq.api.studies import search as run
     from autoq.api.studies import write_report
-    from autoq.cli import terminal
+    from autoq.report.progress import progress
 
     started = time.perf_counter()
-    with only_results(), terminal.progress(quiet) as events:
+    with only_results(), progress(quiet) as events:
         try:
             found = run(**options, command=shlex.join(["autoq", *sys.argv[1:]]), events=events)
             page, _ = write_report(found)

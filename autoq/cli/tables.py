@@ -13,42 +13,10 @@ from rich.text import Text
 
 from autoq.config.objectives import OBJECTIVES
 from autoq.config.policy import FLOAT_BITS
-from autoq.config.spec import Record
+from autoq.report.progress import front_table
 from autoq.study import replication, selection
-from autoq.study.results import (
-    NOT_FASTER,
-    baselines_alone,
-    faster_than_float,
-    float_baseline,
-    front,
-    hypervolume,
-    point_name,
-    seeds_alone,
-    shown,
-)
+from autoq.study.results import baselines_alone, float_baseline, front, hypervolume, point_name, seeds_alone
 from autoq.study.study import Study
-
-
-def front_table(found: Sequence[Record], objectives: Sequence[str], exact: Record | None, ratios: bool = True) -> Table:
-    """Points as rows. exact: the float network's record. ratios: whether costs also say how many times smaller they are."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("point", no_wrap=True)
-    for name in objectives:
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("bits by stage (w/a/s)", no_wrap=True, overflow="ellipsis")
-    for record in found:
-        table.add_row(point_name(record), *(_against(name, record, exact, ratios) for name in objectives), record.label)
-    return table
-
-
-def _against(name: str, record: Record, exact: Record | None, ratio: bool) -> str:
-    """A value; a cost with its ratio to the float network's, a latency with a mark where it is no faster."""
-    value = shown(name, record.values[name])
-    if OBJECTIVES[name].quality or exact is None:
-        return value
-    if name == "latency" and faster_than_float(record, exact) is False:
-        return f"{value} {NOT_FASTER}"
-    return f"{value} ({exact.values[name] / record.values[name]:.1f}x)" if ratio else value
 
 
 def show_front(study: Study, report: Path | None, seconds: float) -> None:

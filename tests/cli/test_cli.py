@@ -52,7 +52,7 @@ def test_every_command_is_documented_with_an_example() -> None:
 def test_a_report_path_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import autoq.config.policy, autoq.config.space, autoq.config.spec, autoq.study.pareto, autoq.study.study, autoq.report.build, autoq.cli.terminal, autoq.api.studies"
+        "import autoq.config.policy, autoq.config.space, autoq.config.spec, autoq.study.pareto, autoq.study.study, autoq.report.build, autoq.report.progress, autoq.cli.tables, autoq.api.studies"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,23 +1,43 @@
-"""Progress on standard error: a view drawn in place on a terminal, elsewhere a line for every phase and finished trial."""
+"""Progress of a search or a training: a live view on a terminal or in a notebook, lines elsewhere, log records for Python.
+
+Commands print it to standard error. A Python caller without events of its own gets the live view in a notebook, and records of
+the logger `autoq` at INFO elsewhere.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
+from rich.table import Table
 from rich.text import Text
 
-from autoq.cli.tables import front_table
 from autoq.config.events import Events, Progress, TrainingEvents
+from autoq.config.objectives import OBJECTIVES
 from autoq.config.spec import Record, StudySpec
-from autoq.study.results import baselines_alone, float_baseline, front, hypervolume, in_words, point_name
+from autoq.study.results import (
+    NOT_FASTER,
+    baselines_alone,
+    faster_than_float,
+    float_baseline,
+    front,
+    hypervolume,
+    in_words,
+    point_name,
+    shown,
+)
+
+LOGGER = logging.getLogger("autoq")
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 SPARKS = 30
@@ -33,52 +53,83 @@ ROWS_AROUND_FRONT = 9
 
 @contextlib.contextmanager
 def progress(quiet: bool) -> Iterator[Events]:
-    """Events that print their progress: nothing, lines, or a view drawn in place."""
-    console = Console(stderr=True, highlight=False)
+    """Events that print their progress to standard error, unless `quiet`."""
     if quiet:
         yield Events()
-    elif not console.is_terminal or console.is_dumb_terminal:
-        yield Lines(console)
     else:
-        view = View()
-        with Live(
-            get_renderable=lambda: view.render(console.width, console.height, time.monotonic()),
-            console=console,
-            transient=True,
-            refresh_per_second=FRAMES_PER_SECOND,
-            vertical_overflow="crop",
-        ) as live:
-            view.console = live.console
-            yield view
+        with _shown_on(Console(stderr=True, highlight=False)) as events:
+            yield events
+
+
+@contextlib.contextmanager
+def listening(events: Events | None) -> Iterator[Events]:
+    """The caller's events. Without any, a notebook shows progress; elsewhere the logger `autoq` gets it."""
+    if events is not None:
+        yield events
+    elif (console := Console(highlight=False)).is_jupyter:
+        with _shown_on(console) as shown_events:
+            yield shown_events
+    else:
+        yield Lines(LOGGER.info)
+
+
+@contextlib.contextmanager
+def _shown_on(console: Console) -> Iterator[Events]:
+    """Events that a console shows: a live view where it can redraw, else lines."""
+    if not redraws(console):
+        yield Lines(_printer(console))
+        return
+    view = View()
+    with Live(
+        get_renderable=lambda: view.render(console.width, console.height, time.monotonic()),
+        console=console,
+        transient=True,
+        refresh_per_second=FRAMES_PER_SECOND,
+        vertical_overflow="crop",
+    ) as live:
+        view.console = live.console
+        yield view
+
+
+def redraws(console: Console) -> bool:
+    """Whether a console can replace what it shows: a terminal, or a notebook with ipywidgets."""
+    if console.is_jupyter:
+        return importlib.util.find_spec("ipywidgets") is not None
+    return console.is_terminal and not console.is_dumb_terminal
+
+
+def _printer(console: Console) -> Callable[[str], None]:
+    return lambda text: console.print(text, markup=False, soft_wrap=True)
 
 
 class Lines(Events):
-    """A line for every phase, note and finished trial."""
+    """A line for every phase, note and finished trial.
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    Args:
+        say: Takes a line, without its newline.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say = say
         self.spec: StudySpec | None = None
 
-    def _print(self, text: str) -> None:
-        self.console.print(text, markup=False, soft_wrap=True)
-
     def phase(self, text: str) -> None:
-        self._print(text)
+        self.say(text)
 
     def note(self, text: str) -> None:
-        self._print(text)
+        self.say(text)
 
     def begin(self, folder: Path, spec: StudySpec, records: Sequence[Record]) -> None:
         super().begin(folder, spec, records)
         self.spec = spec
-        self._print(f"study {folder}{f': {len(records)} earlier results' if records else ''}")
+        self.say(f"study {folder}{f': {len(records)} earlier results' if records else ''}")
 
     def finished(self, record: Record) -> None:
         assert self.spec is not None
-        self._print(f"{point_name(record):>9}  {record.label:26} {in_words(record, self.spec.objectives)}")
+        self.say(f"{point_name(record):>9}  {record.label:26} {in_words(record, self.spec.objectives)}")
 
     def confirmed(self, name: str, done: int, total: int) -> None:
-        self._print(f"{name}: replication {done} of {total}")
+        self.say(f"{name}: replication {done} of {total}")
 
 
 class View(Events):
@@ -207,23 +258,62 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BLOCKS[round((value - low) / step)] for value in values)
 
 
+def front_table(found: Sequence[Record], objectives: Sequence[str], exact: Record | None, ratios: bool = True) -> Table:
+    """Points as rows. exact: the float network's record. ratios: whether costs also say how many times smaller they are."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("point", no_wrap=True)
+    for name in objectives:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("bits by stage (w/a/s)", no_wrap=True, overflow="ellipsis")
+    for record in found:
+        table.add_row(point_name(record), *(_against(name, record, exact, ratios) for name in objectives), record.label)
+    return table
+
+
+def _against(name: str, record: Record, exact: Record | None, ratio: bool) -> str:
+    """A value; a cost with its ratio to the float network's, a latency with a mark where it is no faster."""
+    value = shown(name, record.values[name])
+    if OBJECTIVES[name].quality or exact is None:
+        return value
+    if name == "latency" and faster_than_float(record, exact) is False:
+        return f"{value} {NOT_FASTER}"
+    return f"{value} ({exact.values[name] / record.values[name]:.1f}x)" if ratio else value
+
+
 @contextlib.contextmanager
 def training(quiet: bool) -> Iterator[TrainingEvents]:
-    """Events of a float training that print their progress: nothing, or a bar and a line per validation."""
-    console = Console(stderr=True, highlight=False)
+    """Events of a float training that print their progress to standard error, unless `quiet`."""
     if quiet:
         yield TrainingEvents()
-        return
+    else:
+        console = Console(stderr=True, highlight=False)
+        with _training_bar(console, _printer(console)) as events:
+            yield events
+
+
+@contextlib.contextmanager
+def listening_to_training(events: TrainingEvents | None) -> Iterator[TrainingEvents]:
+    """`listening` for a float training."""
+    if events is not None:
+        yield events
+    else:
+        console = Console(highlight=False)
+        with _training_bar(console, _printer(console) if console.is_jupyter else LOGGER.info) as bar:
+            yield bar
+
+
+@contextlib.contextmanager
+def _training_bar(console: Console, say: Callable[[str], None]) -> Iterator[TrainingEvents]:
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with ProgressBar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield TrainingBar(bar)
+    with ProgressBar(*columns, console=console, transient=True, disable=not redraws(console)) as bar:
+        yield TrainingBar(bar, say)
 
 
 class TrainingBar(TrainingEvents):
-    """A bar that moves with the steps; a line for each validation."""
+    """A bar that moves with the steps, and a line for each validation."""
 
-    def __init__(self, bar: ProgressBar) -> None:
-        self.bar, self.task = bar, bar.add_task("training")
+    def __init__(self, bar: ProgressBar, say: Callable[[str], None]) -> None:
+        self.bar, self.task, self.say = bar, bar.add_task("training"), say
 
     def begin(self, step: int, steps: int) -> None:
         super().begin(step, steps)
@@ -233,9 +323,8 @@ class TrainingBar(TrainingEvents):
         self.bar.update(self.task, completed=step)
 
     def validated(self, progress: Progress) -> None:
-        minutes, seconds = divmod(int(progress.seconds), 60)
-        done = f"step {progress.step:,} of {progress.steps:,}, {minutes}:{seconds:02}"
-        self.bar.console.print(f"{done}: {progress.psnr:.2f} dB, loss {progress.loss:.5f}")
+        done = f"step {progress.step:,} of {progress.steps:,}, {clock(progress.seconds)}"
+        self.say(f"{done}: {progress.psnr:.2f} dB, loss {progress.loss:.5f}")
 
 
 @contextlib.contextmanager
