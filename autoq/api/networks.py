@@ -170,7 +170,7 @@ def sensitivity(
     Raises:
         InputError: An option cannot be used.
     """
-    measurable = [name for name, info in OBJECTIVES.items() if info.quality and not info.relative]
+    measurable = [name for name, info in OBJECTIVES.items() if info.quality]
     if metric not in measurable:
         raise InputError(unknown("metric", metric, measurable))
     name = None if model is None else model_name(model)

@@ -58,16 +58,7 @@ OBJECTIVES: dict[str, ObjectiveInfo] = {
     FIDELITY: _quality("maximize", "dB", "PSNR (RGB) to the float network's output, capped at 100", 0.0, floor=FIDELITY_FLOOR),
     "niqe": _quality("minimize", "", "natural image quality evaluator (no reference)", 3.0, perceptual=True),
     "pi": _quality("minimize", "", "perceptual index: (10 - NRQM + NIQE) / 2", 3.0, perceptual=True),
-    "score": ObjectiveInfo(
-        "maximize", "", "Mobile AI 2021 challenge: 2^(2 PSNR) / (C latency)", quality=True, slack=0.5, relative=True, original=True
-    ),
 }
-
-OF_LATENCY = ("latency", "score")
-"""Objectives that need a target with a latency."""
-
-SCORE_PSNR, SCORE_MS, SCORE = 29.58, 44.85, 51.02
-"""XLSR in table 3 of Ayazoglu 2021: dB, ms and score, which define the constant C."""
 
 
 def check_objectives(names: Iterable[str]) -> None:
@@ -88,8 +79,3 @@ def reference_value(name: str, value_of_float: float) -> float:
     if info.relative:
         return info.slack * value_of_float
     return value_of_float + (info.slack if info.direction == "minimize" else -info.slack)
-
-
-def score(psnr: float, latency: float) -> float:
-    """Score of a PSNR (dB) and a latency (ms): Ayazoglu 2021, table 3."""
-    return float(SCORE * SCORE_MS / latency * 2.0 ** (2 * (psnr - SCORE_PSNR)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from autoq.config.constraints import Constraint
-from autoq.config.objectives import OBJECTIVES, score
+from autoq.config.objectives import OBJECTIVES
 from autoq.config.policy import Policy
 from autoq.config.spec import Confirmation, Record, Remeasured, StudySpec
 from autoq.study import pareto, selection
@@ -86,8 +86,8 @@ class Confirmed:
 
 
 def confirmed_qualities(objectives: Sequence[str]) -> tuple[str, ...]:
-    """What is judged again: the objectives' qualities; PSNR where they have none but what follows from others."""
-    return tuple(name for name in objectives if OBJECTIVES[name].quality and not OBJECTIVES[name].relative) or ("psnr",)
+    """What is judged again: the objectives' qualities; PSNR where they have none."""
+    return tuple(name for name in objectives if OBJECTIVES[name].quality) or ("psnr",)
 
 
 def confirmed(
@@ -174,8 +174,6 @@ class _Point:
         found = {**self.record.values, **{name: interval.middle for name, interval in judged.items()}}
         if self.latency is not None and not apart:
             found["latency"] = self.latency.middle
-        if {"psnr", "latency"} <= found.keys():
-            found["score"] = score(found["psnr"], found["latency"])
         return found
 
 

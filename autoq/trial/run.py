@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from autoq.config.objectives import FIDELITY, score
+from autoq.config.objectives import FIDELITY
 from autoq.config.policy import Policy
 from autoq.config.spec import Confirmation, TrialResult, TrialSpec
 from autoq.costs.latency.analytic import milliseconds
@@ -115,8 +115,6 @@ def run_trial(
     values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
     if latency.entries:
         values["latency"] = latency.ms(structure_key(context.traced, placements, context.execution), policy)
-        if "psnr" in values:
-            values["score"] = score(values["psnr"], values["latency"])
     return TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
 
 

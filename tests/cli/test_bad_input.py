@@ -134,12 +134,12 @@ OPTIONS = [
     case(
         "objective",
         [*MODEL, "--objectives", "size,psn"],
-        "unknown objective 'psn' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim). Did you mean 'psnr'?",
+        "unknown objective 'psn' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, size, size_runtime, ssim). Did you mean 'psnr'?",
     ),
     case(
         "objective-empty",
         [*MODEL, "--objectives", ""],
-        "unknown objective '' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim).",
+        "unknown objective '' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, size, size_runtime, ssim).",
     ),
     *(
         case(
@@ -492,7 +492,6 @@ def test_an_evaluation_image_that_is_a_training_image(refused: Refused, tmp_path
     ("options", "message"),
     [
         case("psnr", ["--objectives", "size,latency,psnr"], f"'psnr' {ORIGINALS}"),
-        case("score", ["--objectives", "size,score"], f"'score' {ORIGINALS}"),
         case("bound", ["--constraint", "ssim_drop<=0.1"], f"'ssim' {ORIGINALS}"),
         case("other", ["--images", "rl"], "--images 'rl': expected hr, lr."),
         case(
@@ -745,7 +744,7 @@ DAMAGES = [
     case("unknown-model", edited(lambda data: data["definition"]["trial"].update(model="srgam")), REPORTED,
          definition(f"unknown model 'srgam' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}")),
     case("unknown-objective", edited(lambda data: data["definition"].update(objectives=["size", "psn"])), REPORTED,
-         definition("unknown objective 'psn' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, score, size, size_runtime, ssim). Did you mean 'psnr'?")),
+         definition("unknown objective 'psn' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, size, size_runtime, ssim). Did you mean 'psnr'?")),
     case("no-objectives", edited(lambda data: data["definition"].update(objectives=[])), RESUMED,
          definition("objectives '': expected two or more different names, for example size,latency,psnr")),
     case("no-versions", edited(lambda data: data["environment"].pop("versions")), REPORTED,
