@@ -35,19 +35,21 @@ LONGEST = (
 """Files of whole searches: they run first, so that no process is left alone with one of them at the end."""
 
 
-def missing_here() -> set[str]:
-    """Fixtures that stand for things this machine does not have; a GPU is not asked of CI either."""
-    return {name for name, there in (("shared", SHARED.is_dir()), ("chromium", shutil.which("chromium"))) if not there}
+NEEDS = {
+    "shared": (SHARED.is_dir(), f"needs the public test data; set AUTOQ_SHARED to their folder ({SHARED} is none)"),
+    "chromium": (shutil.which("chromium") is not None, "needs the browser chromium"),
+    "gpu": (torch.cuda.is_available(), "needs a GPU"),
+}
+"""Fixtures that stand for things that a machine may lack: whether this one has them, and why a test without them is skipped."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need what a private machine lacks (the shared data, a browser) are skipped there; in CI they fail."""
-    missing = set() if os.environ.get("CI") else missing_here()
-    if not torch.cuda.is_available():
-        missing.add("gpu")
+    """Skip tests of things that this machine lacks. With AUTOQ_REQUIRE_ALL they fail instead, except for the GPU."""
+    demanded = {"shared", "chromium"} if os.environ.get("AUTOQ_REQUIRE_ALL") else set()
     for item in items:
-        if lacking := missing.intersection(getattr(item, "fixturenames", ())):
-            item.add_marker(pytest.mark.skip(reason=f"not on this machine: {', '.join(sorted(lacking))}"))
+        for name, (available, reason) in NEEDS.items():
+            if name in getattr(item, "fixturenames", ()) and not available and name not in demanded:
+                item.add_marker(pytest.mark.skip(reason=reason))
     items.sort(key=lambda item: not str(item.path).endswith(LONGEST))
 
 
