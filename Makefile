@@ -1,14 +1,15 @@
 # On a machine that has Python (3.11 or newer) and make:
 #   make search   install into .venv, then search over the bundled SRGAN
-#   make test     install with the test tools, then lint, types, import contracts and tests
+#   make test     install with the test tools, then lint, types, import contracts, dependencies and tests
 #   make check    the same, with only the tests that run no search
+#   make lock     resolve the dependencies again, into requirements/
 PYTHON ?= python3
 BIN := .venv/bin
 
 # Tests that run no search
 QUICK := $(addprefix tests/,config costs export images metrics quantizers system contracts/test_quantizers.py report/test_build.py)
 
-.PHONY: search test check static install install-test
+.PHONY: search test check static install install-test lock
 
 search: install
 	$(BIN)/autoq search --model srgan --budget 50
@@ -24,6 +25,8 @@ static: install-test
 	$(BIN)/ruff format --check autoq benchmarks tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry autoq
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 install: .venv/installed
 install-test: .venv/installed-test
@@ -31,10 +34,23 @@ install-test: .venv/installed-test
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/installed: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install -q -c constraints.txt -e .
+# torch is left out of the locks: its CPU and CUDA builds need different packages under one version.
+TORCH := torch torchvision -c constraints.txt
+.venv/installed: pyproject.toml constraints.txt requirements/run.txt | .venv/bin/python
+	$(BIN)/pip install -q --no-deps --require-hashes -r requirements/run.txt
+	$(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/installed-test: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+.venv/installed-test: pyproject.toml constraints.txt requirements/test.txt | .venv/bin/python
+	$(BIN)/pip install -q --no-deps --require-hashes -r requirements/test.txt
+	$(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q --no-deps --no-build-isolation -e .
 	touch $@ .venv/installed
+
+LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header -c constraints.txt \
+	--no-emit-package torch --no-emit-package torchvision
+lock: | .venv/bin/python
+	$(BIN)/pip install -q uv
+	echo hatchling | $(LOCK) pyproject.toml - -o requirements/run.txt
+	$(LOCK) pyproject.toml --extra test -o requirements/test.txt
