@@ -25,7 +25,7 @@ static: install-test
 	$(BIN)/ruff format --check autoq benchmarks tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/deptry autoq
+	$(BIN)/deptry .
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
 
 install: .venv/installed

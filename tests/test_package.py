@@ -21,7 +21,7 @@ SPACES = {path.name for path in (ROOT / "search_spaces").glob("*.yaml")}
 
 def build(source: Path, folder: Path) -> Path:
     """The sdist and the wheel of a source tree, in a new folder."""
-    subprocess.run([sys.executable, "-m", "hatchling", "-q", "build", "-d", str(folder)], cwd=source, check=True)
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-d", str(folder)], cwd=source, check=True)
     return folder
 
 
