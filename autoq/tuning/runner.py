@@ -338,6 +338,7 @@ def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None
                     name="trials",
                     storage_path=str(scratch),
                     verbose=0,
+                    progress_reporter=tune.CLIReporter(),  # silent; Ray's reporter for notebooks clears the cell
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # saving could fail after the trial
                 ),
             ).fit()
