@@ -52,5 +52,5 @@ LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-ha
 	--no-emit-package torch --no-emit-package torchvision
 lock: | .venv/bin/python
 	$(BIN)/pip install -q uv
-	echo hatchling | $(LOCK) pyproject.toml - -o requirements/run.txt
-	$(LOCK) pyproject.toml --extra test -o requirements/test.txt
+	printf 'hatchling\neditables\n' | $(LOCK) pyproject.toml - -o requirements/run.txt
+	printf 'hatchling\neditables\n' | $(LOCK) pyproject.toml - --extra test -o requirements/test.txt

@@ -99,9 +99,10 @@ def pins(file: str) -> dict[str, str]:
 
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+BUILD = {"hatchling", "editables"}
 DIRECT = {
-    "requirements/run.txt": names(PROJECT["dependencies"]) | {"hatchling"},
-    "requirements/test.txt": names([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]),
+    "requirements/run.txt": names(PROJECT["dependencies"]) | BUILD,
+    "requirements/test.txt": names([*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]) | BUILD,
 }
 
 
