@@ -245,7 +245,7 @@ def autoq(run: Run, stopping: bool = True, sampler: str = "auto") -> None:
     run.seconds += run.table.preparing
     asker = Asker(run, sampler)
     seeds = predicted(run, schedule.initial_trials(run.budget))
-    rungs = schedule.rungs(FULL) if stopping else (FULL,)
+    rungs = RUNGS[1:] if stopping else (FULL,)
     reached: dict[int, list[int]] = {rung: [] for rung in rungs}
     number = 0
     while number < run.budget:

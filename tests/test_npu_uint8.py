@@ -43,7 +43,7 @@ def made(folder: Path, weights: Path, by: str) -> Study:
     trial = TrialSpec(model="srresnet", scale=2, weights=weights, target="npu-uint8", steps=2, batch=2, patches=4)
     space = space_by(trial, folder / "space.yaml", by)
     spec = StudySpec(
-        trial=trial.model_copy(update={"layers": tuple(space.layers.items())}), space=space.to_dict(), by=by, frame=(32, 24),
+        trial=trial.model_copy(update={"layers": tuple(space.layers.items())}), space=space.to_dict(), by=by, frame=(32, 24), replications=1,
         objectives=("size", "latency", "psnr"), inputs=input_hashes(trial),
     )  # fmt: skip
     return Study.create(folder / "study", spec, {"command": "", "python": "", "machine": "a", "versions": {"torch": "2"}})

@@ -215,8 +215,8 @@ class TrainingOptions(Options):
 
     title = "Training"
 
-    steps: Annotated[int, whole(0, MANY, 32), Option("Training steps per trial; 0 is post-training quantization.", metavar="N")] = (
-        32
+    steps: Annotated[int, whole(0, MANY, 24), Option("Training steps per trial; 0 is post-training quantization.", metavar="N")] = (
+        24
     )
     seed: Annotated[int, whole(0, MOST_SEED, 0), Option("Random seed of patches, training and sampler.", metavar="N")] = 0
     threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads per trial.", "cores / workers", "N")] = 1

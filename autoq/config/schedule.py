@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-RUNG_FACTOR = 4
-"""Ratio of the steps of two neighbouring rungs."""
+RUNG_FACTOR = 8
+"""Ratio of the steps of two neighbouring rungs: an eighth ranks policies as a quarter does (benchmarks/fidelity.py)."""
 
-ONLY_RUNG = 4
-"""Least steps of a rung that is the only one below full training."""
-
-TELLING_RUNG = 16
-"""Least steps of the lowest of several rungs: after fewer, the ranking of SRGAN's policies is little better than chance."""
+LOWEST_RUNG = 2
+"""Least steps of a rung."""
 
 BRACKET = 8
 """Trials in a bracket, which are compared with each other."""
@@ -34,8 +31,8 @@ def bracket(number: int, initial: int, rungs: Sequence[int]) -> range:
 
 
 def rungs(steps: int) -> tuple[int, ...]:
-    """Training steps after which trials are compared, geometric, and the full number last: 32 -> (8, 32)."""
+    """Training steps after which trials are compared, geometric, and the full number last: 24 -> (3, 24)."""
     found = [steps]
-    while found[0] // RUNG_FACTOR >= (ONLY_RUNG if len(found) == 1 else TELLING_RUNG):
+    while found[0] // RUNG_FACTOR >= LOWEST_RUNG:
         found.insert(0, found[0] // RUNG_FACTOR)
     return tuple(found)

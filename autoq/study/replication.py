@@ -20,10 +20,8 @@ from autoq.study import pareto, selection
 from autoq.study.intervals import Interval, mean_interval, median_interval
 from autoq.study.results import FLOAT_NAME, float_baseline, front, losses, point_name, spearman
 
-SHARE = 1 / 6
-"""Of the seconds of work on trials and baselines, at most, that the trainings are expected to take. With the patches and the
-calibration of every other seed it is a third.
-"""
+SHARE = 1 / 8
+"""Largest part of the seconds of all trials and baselines that repeated trainings are expected to take."""
 
 
 class Replication(NamedTuple):
@@ -35,21 +33,19 @@ class Replication(NamedTuple):
 
 
 def planned(records: Sequence[Record], spec: StudySpec) -> list[Replication]:
-    """The trainings to repeat: first all seeds of the recommended points, then of the front's ends, then of the rest.
+    """The trainings to repeat: with one seed the recommended points, the front's ends, the rest; then with the next seed.
 
-    At least one is repeated, however short the search was.
-
-    It depends on the finished search alone, so an interrupted replication continues with the same plan. They come back seed
-    by seed: what a seed prepares serves all its points.
+    At least one training is repeated, however short the search was. The plan depends on the finished search alone, so an
+    interrupted replication continues with the same one.
     """
     left = SHARE * sum(record.seconds for record in records)
     plan: list[Replication] = []
-    for record in _by_interest(records, spec.objectives):
-        for number in range(spec.replications):
+    for number in range(spec.replications):
+        for record in _by_interest(records, spec.objectives):
             left -= record.seconds
             if left >= 0 or not plan:
                 plan.append(Replication(record, Policy.from_dict(record.policy), spec.trial.seed + 1 + number))
-    return sorted(plan, key=lambda each: each.seed)
+    return plan
 
 
 def _by_interest(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:

@@ -18,14 +18,14 @@ from autoq.costs.latency.table import Entry, LatencyTable, with_prediction
 from autoq.errors import InputError
 from autoq.export.onnx import Graph
 from autoq.graph.quantize import place
-from autoq.study.results import front
+from autoq.study.replication import planned
 from autoq.study.study import Study, study_facts
 from autoq.targets import load_target, target_info
 from autoq.trial.context import TrialContext, prepare, runtime_file
 from autoq.tuning.baselines import baselines
 
 AGAIN_ROUNDS = 6
-"""Times that every structure of the front is measured again."""
+"""Times that every structure of the repeated points is measured again."""
 
 
 def _structures(spec: StudySpec, space: SearchSpace) -> latencies.Structures:
@@ -108,9 +108,9 @@ def _predicting(table: LatencyTable, study: Study, events: Events) -> LatencyTab
 
 
 def measure_again(study: Study, graph: Graph, events: Events) -> None:
-    """Measure what stands on the front once more, alone, and store it; points of one structure share its samples."""
+    """Measure the points that trained again once more, alone, and store it; points of one structure share its samples."""
     context = prepare(study.spec.trial)
-    points = [Policy.from_dict(record.policy) for record in front(study.records(), study.spec.objectives)]
+    points = list(dict.fromkeys(point.policy for point in planned(study.records(), study.spec)))
     if study.remeasured().samples.keys() >= {policy.hash for policy in points}:
         return
     info = target_info(study.spec.trial.target)
@@ -119,7 +119,7 @@ def measure_again(study: Study, graph: Graph, events: Events) -> None:
         return
     keys = {policy: policy_key(context.traced, policy, context.execution) for policy in points}
     structures = {key: policy for policy, key in keys.items() if not policy.is_float}
-    events.phase(f"measuring the latency of the front again: {len(structures)} graph structures")
+    events.phase(f"measuring the latency of the repeated points again: {len(structures)} graph structures")
     exact = all_float(study.space.choices)
     float_samples, samples = _measure(study, graph, structures, exact, events, AGAIN_ROUNDS)
     found = {policy.hash: tuple(samples.get(key, float_samples)) for policy, key in keys.items()}

@@ -110,11 +110,9 @@ def _is_open(study: Study) -> bool:
     """Whether anything is left to run or to measure."""
     if _jobs(study) or study.storage.running() or study.storage.count < allowed(study):
         return True
-    records = study.records()
-    front = {Policy.from_dict(record.policy).hash for record in results.front(records, study.spec.objectives)}
+    wanted = {(each.policy.hash, each.seed) for each in planned(study.records(), study.spec)}
     repeated = {(each.policy, each.seed) for each in study.confirmations()}
-    wanted = {(each.policy.hash, each.seed) for each in planned(records, study.spec)}
-    return study.spec.replications > 0 and not (front <= study.remeasured().samples.keys() and wanted <= repeated)
+    return not (wanted <= repeated and {policy for policy, _ in wanted} <= study.remeasured().samples.keys())
 
 
 def _run(study: Study, events: Events) -> None:

@@ -32,7 +32,7 @@ def test_what_is_given_is_known_from_what_is_not() -> None:
     options = SearchOptions.of(model="srgan", seed=0, steps=None, data="x")
     assert options.given() == {"model": "srgan", "data": Path("x").resolve(), "seed": 0}
     assert options.given(StudySpec) == {}
-    assert options.steps == TrialSpec(model="srgan").steps == 32
+    assert options.steps == TrialSpec(model="srgan").steps == 24
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ def study(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -
         by="layer",
         objectives=("size", "latency", "psnr"),
         frame=(32, 24),
+        replications=1,
     )
     return Study.create(tmp_path / "study", spec, {"command": "", "python": "", "machine": "", "versions": {}})
 
@@ -92,7 +93,7 @@ def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Stu
     study.add_baseline("other", new, TrialResult(state="complete", values={**values, "size": 0.5, "psnr": 29.0}), "")
     measure_again(study, graph, events)
     samples = study.remeasured().samples
-    assert samples.keys() == {new.hash, exact.hash}
+    assert samples.keys() == {new.hash}, "the float network is not trained again"
     assert all(len(each) >= AGAIN_ROUNDS and min(each) > 0 for each in samples.values())
     assert AGAIN_ROUNDS >= 6, "of fewer no interval holds the median in 95 % of cases"
 

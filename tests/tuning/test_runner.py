@@ -79,7 +79,7 @@ def test_budget_baselines_and_front(first: dict) -> None:  # type: ignore[type-a
     states = [trial["state"] for trial in first["trials"]]
     assert states[:4] == ["complete"] * 4, "seeds train fully"
     assert 2 <= states[4:].count("pruned") <= 4, "of a bracket at most half trains on"
-    assert {(trial["state"], trial["steps"]) for trial in first["trials"]} <= {("complete", 16), ("pruned", 4)}
+    assert {(trial["state"], trial["steps"]) for trial in first["trials"]} <= {("complete", 16), ("pruned", 2)}
     assert set(first["baselines"]) == BASELINES
     assert 0 < first["seeds_alone"]["hypervolume"] <= first["hypervolume"]
     assert [objective["name"] for objective in first["objectives"]] == ["size", "latency", "psnr"]
@@ -96,12 +96,13 @@ def test_the_front_is_trained_again_on_images_the_search_never_saw(first: dict) 
     for name, entry in confirmed.items():
         assert entry["reason"] is None
         assert entry["held_out"]["psnr"]["middle"] != points[name]["psnr"]
-        assert 0 < entry["latency"]["low"] <= entry["latency"]["middle"] <= entry["latency"]["high"]
+        assert (entry["latency"] is None) == (entry["replicated"] == {})
     repeated = {name: entry for name, entry in confirmed.items() if entry["replicated"]}
     assert {entry["seeds"] for entry in repeated.values()} == {1}
     assert set(first["recommended"]) == {"smallest", "fastest", "compromise"}
     assert first["recommended"]["smallest"] in repeated, "what a user would take first trains again first"
     for name, entry in repeated.items():
+        assert 0 < entry["latency"]["low"] <= entry["latency"]["middle"] <= entry["latency"]["high"]
         assert entry["replicated"]["psnr"]["middle"] == pytest.approx(points[name]["psnr"], abs=1.0)
     every = [trial["values"] for trial in first["trials"] if trial["state"] == "complete"]
     assert min(values["simulation_agreement_db"] for values in (*every, *first["baselines"].values())) >= 40

@@ -377,7 +377,7 @@ def test_the_front_is_trained_again_with_other_seeds_once_each(tmp_path: Path) -
     assert len(set(trained)) == len(trained)
     expected = {(each.policy.hash, each.seed) for each in planned(study.records(), study.spec)}
     assert set(trained) == expected
-    assert {seed for _, seed in trained} == {1, 2}
+    assert {seed for _, seed in trained} == {1}, "every point with one seed before the next"
     assert {policy for policy, _ in trained} < {policy for policy, name in points.items() if name != "float"}
     spent, total = (sum(each.seconds for each in part) for part in ([run.result for run in study.confirmations()], study.records()))
     assert spent <= total * SHARE

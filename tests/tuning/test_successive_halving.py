@@ -7,9 +7,10 @@ REFERENCE = [10.0, 10.0]
 
 
 def test_rungs_are_geometric_and_end_with_all_steps() -> None:
-    assert rungs(100) == (25, 100)
-    assert rungs(400) == (25, 100, 400)
-    assert rungs(16) == (4, 16), "a rung that tells little is better than none"
+    assert rungs(24) == (3, 24)
+    assert rungs(100) == (12, 100)
+    assert rungs(400) == (6, 50, 400)
+    assert rungs(16) == (2, 16)
     assert rungs(15) == (15,)
     assert rungs(0) == (0,)
 
