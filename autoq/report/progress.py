@@ -26,7 +26,6 @@ from autoq.config.events import Events, Progress, TrainingEvents
 from autoq.config.objectives import OBJECTIVES
 from autoq.config.spec import Record, StudySpec
 from autoq.study.results import (
-    NOT_FASTER,
     baselines_alone,
     faster_than_float,
     float_baseline,
@@ -264,9 +263,10 @@ def front_table(found: Sequence[Record], objectives: Sequence[str], exact: Recor
     table.add_column("point", no_wrap=True)
     for name in objectives:
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("bits by stage (w/a/s)", no_wrap=True, overflow="ellipsis")
+    table.add_column(Text("bits (w/a/s)", no_wrap=True, overflow="ellipsis"))  # the only column that shrinks in a narrow terminal
     for record in found:
-        table.add_row(point_name(record), *(_against(name, record, exact, ratios) for name in objectives), record.label)
+        label = Text(record.label, no_wrap=True, overflow="ellipsis")
+        table.add_row(point_name(record), *(_against(name, record, exact, ratios) for name in objectives), label)
     return table
 
 
@@ -276,7 +276,7 @@ def _against(name: str, record: Record, exact: Record | None, ratio: bool) -> st
     if OBJECTIVES[name].quality or exact is None:
         return value
     if name == "latency" and faster_than_float(record, exact) is False:
-        return f"{value} {NOT_FASTER}"
+        return f"{value} (not faster)"
     return f"{value} ({exact.values[name] / record.values[name]:.1f}x)" if ratio else value
 
 
