@@ -101,7 +101,7 @@ PARSING = [
         "newline-in-an-option", [*MODEL, "--bud\nget"], "no option '--bud get'. Did you mean '--budget'? Type autoq search --help"
     ),
     *(whole("budget", text, "1 to 1000000", 50) for text in ("x", "0", "-1", "1.5", "", "1000001", "9" * 5000)),
-    *(whole("steps", text, "0 to 1000000", 32) for text in ("x", "-1", "1.5", "9" * 30)),
+    *(whole("steps", text, "0 to 1000000", 24) for text in ("x", "-1", "1.5", "9" * 30)),
     *(whole("workers", text, "1 to 1024", 2) for text in ("0", "-2", "9999")),
     *(whole("threads", text, "1 to 1024", 2) for text in ("0", "two", "9999")),
     *(whole("seed", text, "0 to 4294967295", 0) for text in ("-1", "0x10", "4294967296")),
