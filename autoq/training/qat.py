@@ -94,7 +94,7 @@ class Training:
     def _network(self) -> nn.Module:
         """What computes the outputs in training: the same parameters."""
         device = self.data.spec.device
-        return quicker(self.module, native_bfloat16(device)) if device == "cpu" else self.module
+        return quicker(self.module) if device == "cpu" else self.module
 
     def _loss(self, chosen: Tensor) -> Tensor:
         device = self.data.spec.device

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from autoq.quantizers.functional import fake_quantize_learned
-from autoq.training.kernels import winograd
 from autoq.training.kernels.rewrite import convolve_by_columns, pixel_shuffle, prelu, quicker
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
@@ -89,18 +88,11 @@ def test_a_learned_scale_for_every_filter_as_torchs_kernel(bits: int, zeros: int
 
 def test_what_comes_after_may_change_its_input_in_place() -> None:
     torch.manual_seed(0)
-    wide = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(inplace=True), nn.PixelShuffle(2), nn.ReLU(inplace=True))
-    x = torch.randn(1, 64, 6, 6)
-    weight, bias = wide[0].weight, wide[0].bias
-
-    def network(x: Tensor) -> Tensor:
-        return F.relu_(pixel_shuffle(F.relu_(winograd.convolve(x, weight, bias)), 2))
-
-    torch.testing.assert_close(network(x), wide(x), rtol=1e-4, atol=1e-4)
-    network(x).sum().backward()
-    narrow = torch.randn(3, 8, 9, 9, requires_grad=True)
+    x, narrow = torch.randn(1, 64, 6, 6, requires_grad=True), torch.randn(3, 8, 9, 9, requires_grad=True)
+    torch.testing.assert_close(F.relu_(pixel_shuffle(x, 2)), F.relu(F.pixel_shuffle(x, 2)))
+    F.relu_(pixel_shuffle(x, 2)).sum().backward()
     F.relu_(convolve_by_columns(torch.randn(1, 8, 12, 12), narrow, None, (4, 4))).sum().backward()
-    assert weight.grad is not None
+    assert x.grad is not None
     assert narrow.grad is not None
 
 
@@ -131,46 +123,6 @@ def test_a_convolution_by_columns_as_torchs(kernel: tuple[int, int], padding: tu
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("chunk", [1, winograd.CHUNK])
-@pytest.mark.parametrize("size", [(12, 8), (11, 13), (3, 1)])
-def test_winograd_as_torchs(
-    layout: torch.memory_format, chunk: int, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(winograd, "CHUNK", chunk)
-    generator = torch.Generator().manual_seed(3)
-    x = torch.randn(3, 6, *size, generator=generator).contiguous(memory_format=layout)
-    inputs = x, torch.randn(5, 6, 3, 3, generator=generator), torch.randn(5, generator=generator)
-    found = results(winograd.convolve, *inputs)
-    expected = results(lambda x, w, b: F.conv2d(x, w, b, padding=1), *(part.double() for part in inputs))
-    for one, other in zip(found, expected, strict=True):
-        assert (one - other).abs().max() <= winograd.ERROR * other.abs().max()
-
-
-@pytest.mark.parametrize("wanted", [(True, False, False), (False, True, False), (False, False, True)])
-def test_winograd_computes_the_gradients_that_are_asked_for(wanted: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = torch.randn(1, 3, 8, 8), torch.randn(4, 3, 3, 3), torch.randn(4)
-    leaves = [values.requires_grad_(asked) for values, asked in zip(inputs, wanted, strict=True)]
-    found, used, each = winograd.convolve(*leaves), set[torch.Size](), winograd._each
-    monkeypatch.setattr(winograd, "_each", lambda matrix, tiles: (used.add(matrix.shape), each(matrix, tiles))[1])
-    found.sum().backward()
-    of_x, of_weight = winograd.INPUT.T.shape, winograd.FILTER.T.shape
-    assert (of_x in used, of_weight in used) == wanted[:2]
-    assert tuple(leaf.grad is not None for leaf in leaves) == wanted
-
-
-@pytest.mark.parametrize("channels", [(64, 64), (64, 256), (32, 64)])
-def test_winograd_keeps_its_bound_where_it_is_used(channels: tuple[int, int]) -> None:
-    """On what ReLUs give: nothing cancels, so sums are largest against what they differ by."""
-    generator = torch.Generator().manual_seed(6)
-    inputs, outputs = channels
-    x, weight = torch.rand(2, inputs, 24, 24, generator=generator), torch.randn(outputs, inputs, 3, 3, generator=generator)
-    found = results(lambda x, w: winograd.convolve(x, w, None), x, weight)
-    expected = results(lambda x, w: F.conv2d(x, w, padding=1), x.double(), weight.double())
-    for one, other in zip(found, expected, strict=True):
-        assert (one - other).abs().max() <= winograd.ERROR * other.abs().max()
-
-
 class Wide(nn.Module):
     def __init__(self, inputs: int, outputs: int, side: int) -> None:
         super().__init__()
@@ -181,17 +133,11 @@ class Wide(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("shape", "bfloat16", "expected"),
-    [
-        ((64, 64, 3), False, winograd.convolve),
-        ((64, 64, 3), True, F.conv2d),
-        ((16, 16, 3), False, F.conv2d),
-        ((64, 64, 1), False, F.conv2d),
-        ((64, 3, 9), True, convolve_by_columns),
-    ],
+    ("shape", "expected"),
+    [((64, 64, 3), F.conv2d), ((16, 16, 3), F.conv2d), ((64, 64, 1), F.conv2d), ((64, 3, 9), convolve_by_columns)],
 )
-def test_how_a_convolution_is_computed(shape: tuple[int, int, int], bfloat16: bool, expected: Callable[..., Tensor]) -> None:
-    network = quicker(fx.symbolic_trace(Wide(*shape)), bfloat16)
+def test_how_a_convolution_is_computed(shape: tuple[int, int, int], expected: Callable[..., Tensor]) -> None:
+    network = quicker(fx.symbolic_trace(Wide(*shape)))
     assert expected in {node.target for node in network.graph.nodes}
 
 

@@ -12,14 +12,14 @@ from torch import Tensor, fx, nn
 from torch.autograd.function import once_differentiable
 
 from autoq.quantizers.functional import in_memory_order, laid_out_as
-from autoq.training.kernels import winograd
-from autoq.training.kernels.winograd import empty_image
 
 FEW_CHANNELS = 8
 """A vector register's worth of float32: convolution kernels with fewer outputs leave the rest of it idle."""
 
-MANY_CHANNELS, MANY_PAIRS = 32, 2048
-"""Channels in and out, and products of both, from which on transforms cost less than the multiplications that they save."""
+
+def empty_image(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """A tensor [n, c, h, w] with its channels last; no view, so that what comes after may change it in place."""
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 class _PReLU(torch.autograd.Function):
@@ -123,11 +123,8 @@ def _shifts(side: int, outputs: int, width: int, padding: int) -> Iterator[tuple
         yield slice(column * outputs, (column + 1) * outputs), slice(first + move, last + move), slice(first, last)
 
 
-def quicker(module: fx.GraphModule, native_bfloat16: bool = False) -> fx.GraphModule:
-    """A graph of the same submodules and parameters: PReLUs, pixel shuffles and convolutions computed as above, or by Winograd.
-
-    native_bfloat16: whether convolutions run in bfloat16, faster than what is saved in float32.
-    """
+def quicker(module: fx.GraphModule) -> fx.GraphModule:
+    """A graph of the same submodules and parameters: PReLUs, pixel shuffles and convolutions of few outputs as above."""
     graph = fx.Graph()
     graph.output(graph.graph_copy(module.graph, {}))
     for node in graph.nodes:
@@ -137,7 +134,7 @@ def quicker(module: fx.GraphModule, native_bfloat16: bool = False) -> fx.GraphMo
             node.op, node.target, node.args = "call_function", prelu, (node.args[0], slope)
         elif node.op == "call_module" and isinstance(shuffle := module.get_submodule(str(node.target)), nn.PixelShuffle):
             node.op, node.target, node.args = "call_function", pixel_shuffle, (node.args[0], shuffle.upscale_factor)
-        elif node.target is F.conv2d and (quicker_one := _quicker_convolution(module, node, native_bfloat16)):
+        elif node.target is F.conv2d and (quicker_one := _quicker_convolution(module, node)):
             node.target, node.args = quicker_one
     return fx.GraphModule(module, graph)
 
@@ -146,24 +143,19 @@ def _has_one_slope(module: nn.Module) -> bool:
     return isinstance(module, nn.PReLU) and module.num_parameters == 1
 
 
-def _quicker_convolution(
-    module: fx.GraphModule, node: fx.Node, native_bfloat16: bool
-) -> tuple[Callable[..., Tensor], tuple[Any, ...]] | None:
+def _quicker_convolution(module: fx.GraphModule, node: fx.Node) -> tuple[Callable[..., Tensor], tuple[Any, ...]] | None:
     """What computes a convolution with less, and its arguments; None where torch's own kernel does best."""
     weight = node.args[1]
     while isinstance(weight, fx.Node) and weight.op == "call_module":
         weight = weight.args[0]  # behind its quantizer
     if not isinstance(weight, fx.Node) or weight.op != "get_attr" or len(node.args) != 7 or node.kwargs:
         return None
-    outputs, inputs, height, width = _parameter(module, weight).shape
+    outputs, inputs, _, width = _parameter(module, weight).shape
     stride, padding, dilation, groups = cast(tuple[Any, ...], node.args[3:])
     if (stride, dilation, groups) != ((1, 1), (1, 1), 1) or not isinstance(padding, tuple):
         return None
     if outputs < FEW_CHANNELS <= min(inputs, outputs * width) and padding[1] < width:
         return convolve_by_columns, (*node.args[:3], padding)
-    many = min(inputs, outputs) >= MANY_CHANNELS and inputs * outputs >= MANY_PAIRS
-    if many and (height, width, *padding) == (3, 3, 1, 1) and not native_bfloat16:
-        return winograd.convolve, node.args[:3]
     return None
 
 
