@@ -105,7 +105,7 @@ def test_a_space_gives_what_the_target_gives(name: str) -> None:
     space = load_space(bundled_space("xlsr"), facts)
     assert space.output == next(space.enumerate()).output == output
     other = {"float": "uint8", "uint8": "float"}[output]
-    with pytest.raises(SpaceError, match=f"my.yaml: output: '{other}': {name} gives {output}; type output: {output}$"):
+    with pytest.raises(SpaceError, match=f"my.yaml: output: '{other}': {name} outputs {output}; type output: {output}$"):
         parse_space({"roles": {role: {"bits": 8} for role in ROLES}, "output": other}, facts, "my.yaml")
 
 

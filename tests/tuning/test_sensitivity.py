@@ -191,7 +191,7 @@ def test_seeds_like_an_earlier_study_come_first(
     assert seeds[:3] == earlier[:3]
     assert len(set(seeds)) == len(found.predicted) == 6
     plain = find_seeds(context, space, ("size", "psnr"), table, 6, probes)
-    assert found.initial_trials[3] in plain.seeds
+    assert found.initial_trials[3] in plain.initial_trials
 
 
 def test_seeds_without_latency_and_with_operations(
@@ -218,7 +218,7 @@ def test_agreement_is_the_mean_rank_correlation() -> None:
     [
         (["--by", "stages"], "--by 'stages': expected stage, block, layer. Did you mean 'stage'?"),
         (["--metric", "psnrr"], "unknown metric 'psnrr' (known: fidelity, niqe, pi, psnr, ssim). Did you mean 'psnr'?"),
-        (["--steps", "x"], "--steps 'x': expected a whole number from 0 to 1000000; type --steps 16"),
+        (["--steps", "x"], "--steps 'x': expected a whole number from 0 to 1000000; type --steps 24"),
         (["--frame", "96"], "--frame '96': expected WIDTHxHEIGHT, each from 16 to 8192 pixels; type --frame 96x96"),
     ],
 )
