@@ -20,7 +20,6 @@ from runs import file_quality, float_graph, in_torch
 from autoq.config.events import TrainingEvents
 from autoq.config.policy import uniform
 from autoq.config.spec import PretrainSpec, TrialSpec
-from autoq.graph.quantize import quantize
 from autoq.networks import MODELS
 from autoq.system.processor import available_cores
 from autoq.targets import target_info
@@ -55,7 +54,7 @@ def psnrs(variant: str, weights: Path, options: argparse.Namespace) -> tuple[flo
     )  # fmt: skip
     context, info = prepare(spec), target_info(TARGET)
     policy = replace(uniform("8/8/8", MODELS["xlsr"].stages, formats=info.formats), output=info.output)
-    quantized = quantize(context.traced, policy, context.statistics, context.execution)
+    quantized = context.quantized(policy)
     exact = evaluate(context, in_torch(context.traced.module))["psnr"]
     return exact, file_quality(context, quantized, float_graph(spec))["psnr"]
 

@@ -36,7 +36,6 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from autoq.config.policy import ROLES, Policy, TensorQuant, uniform
 from autoq.errors import InputError
-from autoq.graph.quantize import quantize
 from autoq.graph.trace import roles_by_stage
 from autoq.images.data import batches, calibration_patches, make_pair, train_images
 from autoq.networks import staged_model
@@ -149,7 +148,7 @@ def _float(start: Given, norms: bool = False, last: bool = False, bfloat16: bool
 
 def _own(quantizer: str, start: Given) -> Training:
     context = start.context
-    return Training(context, quantize(context.traced, own_policy(start, quantizer), context.statistics, context.execution))
+    return Training(context, context.quantized(own_policy(start, quantizer)))
 
 
 def _compiled(start: Given) -> Steps:

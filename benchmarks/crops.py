@@ -23,7 +23,6 @@ from scipy.stats import spearmanr
 from autoq.config.policy import Policy
 from autoq.config.spec import TrialSpec
 from autoq.graph.inference import upscale
-from autoq.graph.quantize import quantize
 from autoq.images import crops
 from autoq.images.data import Pair, to_pixels
 from autoq.metrics.quality import fidelity
@@ -53,7 +52,7 @@ def agreement(spec: TrialSpec, count: int) -> dict[str, float]:
     means: dict[str, list[float]] = {name: [] for name in sets}
     seconds = dict.fromkeys(sets, 0.0)
     for number, policy in enumerate(random_policies(spec, count)):
-        module = quantize(context.traced, policy, context.statistics, context.execution).module.eval()
+        module = context.quantized(policy).module.eval()
         for name, pairs in sets.items():
             begun = time.perf_counter()
             found = outputs(module, pairs)

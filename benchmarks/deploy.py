@@ -52,7 +52,7 @@ from autoq.export.onnx import export_graph
 from autoq.images.data import Pair, calibration_patches, check_disjoint, eval_images, make_pair, train_images
 from autoq.images.pixels import to_input, to_pixels
 from autoq.metrics.quality import METRICS, averaged, judged, load_models, why_unavailable
-from autoq.study import results
+from autoq.study.results import FLOAT_NAME, point_name
 from autoq.study.study import Study
 from autoq.system.processor import exact_weight_bits
 from autoq.targets import why_unusable
@@ -152,14 +152,14 @@ def own_points(study: Study, context: TrialContext) -> list[Point]:
         raise InputError(
             f"study '{study.name}': its 8-bit weights overflow on this processor, which has no VNNI; search again here"
         )
-    records = results.front(study.records(), study.spec.objectives)
-    front = [record for record in records if record.name != results.FLOAT_NAME]
+    records = study.results().front
+    front = [record for record in records if record.name != FLOAT_NAME]
     if not front:
         raise InputError(
             f"study '{study.name}': its front holds nothing but the float network; give a study with trials that ended"
         )
     wanted: list[tuple[str, Group, Policy, int]] = [
-        (results.point_name(record), "front", Policy.from_dict(record.policy), record.steps) for record in front
+        (point_name(record), "front", Policy.from_dict(record.policy), record.steps) for record in front
     ]
     line = baselines(study.space.facts, first_last_16=True)
     known = {name for name, *_ in wanted}
@@ -169,7 +169,7 @@ def own_points(study: Study, context: TrialContext) -> list[Point]:
         note(f"training {name}: {steps} steps")
         quantized = trained(context, policy, steps)
         file = onnx_file(runtime_model(context.spec.target, graph, quantized).SerializeToString(), context.spec.target)
-        packed = packed_bytes(context.traced, [placed.placement for placed in quantized.placed], context.execution)
+        packed = packed_bytes(quantized.plan)
         points.append(Point(name, group, file, packed))
     return points
 

@@ -32,10 +32,9 @@ from autoq.costs.operations import costs
 from autoq.costs.size import packed_bytes
 from autoq.errors import TrialFailed
 from autoq.export.onnx import Graph, export_graph
-from autoq.graph.quantize import quantize
 from autoq.study.study import space_facts
 from autoq.training.qat import Training
-from autoq.trial.context import TrialContext, forget, prepare
+from autoq.trial.context import TrialContext, prepare
 from autoq.tuning.additive import probes
 from autoq.tuning.sensitivity import alone, measure
 
@@ -71,10 +70,8 @@ def row(context: TrialContext, graph: Graph, policy: Policy) -> dict[str, object
     """A policy's line: its size (bytes), bit operations, PSNR (dB) and processor seconds at every rung."""
     start = time.process_time()
     torch.manual_seed(context.spec.seed)
-    quantized = quantize(context.traced, policy, context.statistics, context.execution)
-    placements = [placed.placement for placed in quantized.placed]
-    size = packed_bytes(context.traced, placements, context.execution)
-    bops = costs(context.traced, policy, context.execution, FRAME).bops
+    quantized = context.quantized(policy)
+    size, bops = packed_bytes(quantized.plan), costs(quantized.plan, FRAME).bops
     training = Training(context, quantized)
     psnrs, seconds, before = {}, {}, start
     evaluation = 0.0  # of lower rungs: a training that was not looked at on the way does not pay for it
@@ -95,7 +92,6 @@ def probe_rows(seed: int) -> Iterator[dict[str, object]]:
     """First what preparing (images, calibration, the float network's outputs and graph; no imports) and what looking at the
     stages one at a time took; then the mean squared error of each stage quantized alone.
     """
-    forget()
     start = time.process_time()
     context = prepare(spec(seed))
     graph = export_graph(context.traced)

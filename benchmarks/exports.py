@@ -22,7 +22,7 @@ from autoq.api.studies import check_inputs, open_study
 from autoq.config.spec import Record
 from autoq.deploy.pipeline import Delivered, retrain, write
 from autoq.deploy.verify import OVERHEAD, Line
-from autoq.study.results import front, point_name
+from autoq.study.results import Results, point_name
 from autoq.study.study import Study
 
 FORMATS = ("onnx", "packed")
@@ -32,7 +32,7 @@ PAYLOADS = ("size", "size_runtime")
 def chosen(study: Study, count: int) -> list[Record]:
     """Points that trained fully: those of the front, then of the others as many as are left, spread over size."""
     full = [record for record in study.records() if record.state == "complete" and record.feasible]
-    first = front(full, study.spec.objectives)[:count]
+    first = Results(full, study.spec.objectives).front[:count]
     others = sorted((record for record in full if record not in first), key=lambda record: record.values["size"])
     left = min(count - len(first), len(others))
     return first + [others[index] for index in np.linspace(0, len(others) - 1, left).round().astype(int)] if left else first

@@ -22,14 +22,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from documents import reserve_output
-from runs import file_quality, float_graph, spearman_interval
+from runs import context_of, file_quality, float_graph, spearman_interval
 
 from autoq.config.policy import Policy
 from autoq.config.spec import TrialSpec
 from autoq.errors import TrialFailed
-from autoq.graph.quantize import quantize
 from autoq.training.qat import Training
-from autoq.trial.context import prepare
 from autoq.tuning.options import default_scale, search_space
 
 STEPS = (0, 8, 16, 32)
@@ -72,10 +70,10 @@ def measure(path: Path, model: str, steps: tuple[int, ...], batch: int, count: i
             for number, policy in own[start : start + GROUP]:
                 if (str(number), str(until), str(batch)) in done:
                     continue
-                context = prepare(TrialSpec(model=model, scale=default_scale(model), steps=until, batch=batch))
+                context = context_of(TrialSpec(model=model, scale=default_scale(model), steps=until, batch=batch))
                 begun = time.process_time()
                 torch.manual_seed(0)
-                training = Training(context, quantize(context.traced, policy, context.statistics, context.execution))
+                training = Training(context, context.quantized(policy))
                 try:
                     training.advance(until)
                     values = file_quality(context, training.quantized, float_graph(context.spec))

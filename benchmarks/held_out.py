@@ -18,29 +18,26 @@ import json
 from collections.abc import Sequence
 
 from autoq.api.studies import open_study
-from autoq.config.spec import Confirmation, Record
+from autoq.config.spec import Confirmation
 from autoq.errors import InputError
 from autoq.study.replication import Confirmed, confirmed_qualities, rank_agreement
-from autoq.study.results import FLOAT_NAME
-from autoq.study.results import front as front_of
+from autoq.study.results import FLOAT_NAME, Results
 
 
-def figures_of(
-    records: Sequence[Record], confirmations: Sequence[Confirmation], confirmed: Sequence[Confirmed], objectives: Sequence[str]
-) -> dict[str, float | None]:
+def figures_of(results: Results, confirmations: Sequence[Confirmation], confirmed: Sequence[Confirmed]) -> dict[str, float | None]:
     """What is printed. A figure is null where there is nothing to compute it from.
 
     confirmed: the front's points, as `autoq.study.replication.confirmed` gives them.
     """
-    agreement = rank_agreement(records, confirmed_qualities(objectives)[0])
-    front = [record for record in front_of(records, objectives) if record.name != FLOAT_NAME]
+    agreement = rank_agreement(results.records, confirmed_qualities(results.objectives)[0])
+    front = [record for record in results.front if record.name != FLOAT_NAME]
     judged = [point for point in confirmed if point.record.name != FLOAT_NAME]
     return {
         "spearman_held_out": None if agreement is None else round(agreement, 3),
         "front_points": len(front),
         "front_kept": round(sum(point.stays for point in judged) / len(judged), 3) if judged else None,
         "front_trials": sum(record.source == "trial" for record in front),
-        "search_seconds": round(sum(record.seconds for record in records), 1),
+        "search_seconds": round(sum(record.seconds for record in results.records), 1),
         "replication_seconds": round(sum(each.result.seconds for each in confirmations), 1),
     }
 
@@ -52,7 +49,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         study = open_study(options.study)
-        figures = figures_of(study.records(), study.confirmations(), study.confirmed, study.spec.objectives)
+        figures = figures_of(study.results(), study.confirmations(), study.confirmed)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
     if options.json:

@@ -29,19 +29,18 @@ from torch import Tensor, fx, nn
 sys.path.insert(0, str(Path(__file__).parent))
 
 from documents import reserve_output
-from runs import METRICS, Run, absolute, file_quality, float_graph, in_torch, measured
+from runs import METRICS, Run, absolute, context_of, file_quality, float_graph, in_torch, measured
 
 from autoq.config.policy import Policy, uniform
 from autoq.config.spec import TrialSpec
 from autoq.export.onnx import export_graph
 from autoq.graph.loading import load
 from autoq.graph.operations import is_activation
-from autoq.graph.quantize import Quantized, collect, quantize
+from autoq.graph.quantize import Quantized, collect
 from autoq.graph.trace import Traced, nodes_by_name
 from autoq.images.data import calibration_patches, make_pair, train_images
 from autoq.quantizers.base import BiasQuantizer, Quantizer
 from autoq.training.qat import Training
-from autoq.trial.context import prepare
 from autoq.trial.run import evaluate
 from autoq.tuning.options import default_scale
 
@@ -70,13 +69,13 @@ class PTQ(Run):
     steps: tuple[str, ...] = ()
 
     def values(self) -> dict[str, float]:
-        context, graph = prepare(self.spec), float_graph(self.spec)
+        context, graph = context_of(self.spec), float_graph(self.spec)
         images = calibration_patches([make_pair(image, self.spec.scale) for image in train_images(self.spec.data)], self.spec.seed)
         if "equalize" in self.steps:
             traced = equalized_network(context.traced)
             context = dataclasses.replace(context, traced=traced, statistics=collect(traced, images))
             graph = export_graph(traced)
-        quantized = quantize(context.traced, self.policy, context.statistics, context.execution)
+        quantized = context.quantized(self.policy)
         if "correct" in self.steps:
             correct(context.traced, quantized, torch.cat(images))
         Training(context, quantized).advance(self.spec.steps)

@@ -47,6 +47,17 @@ def _float_graph(model: str, scale: int, weights: Path | None, layers: tuple[tup
     return export_graph(trace(*staged_model(model, scale, weights, dict(layers))))
 
 
+@functools.lru_cache(maxsize=1)
+def context_of(spec: TrialSpec) -> TrialContext:
+    """The context of trials; kept until another one is asked for."""
+    return _any_seed(spec.model_copy(update={"seed": 0})).with_seed(spec.seed)
+
+
+@functools.lru_cache(maxsize=1)
+def _any_seed(spec: TrialSpec) -> TrialContext:
+    return prepare(spec)
+
+
 def file_quality(context: TrialContext, quantized: Quantized, graph: Graph) -> dict[str, float]:
     """Judge a quantized network as a trial does: by its written file in the target's runtime, on the bench's images.
 
@@ -118,7 +129,7 @@ class Run:
 
     def values(self) -> dict[str, float]:
         """METRICS after the training."""
-        plain = prepare(self.spec.model_copy(update={"sqcl": 0.0}))  # the same context for every loss
+        plain = context_of(self.spec.model_copy(update={"sqcl": 0.0}))  # the same context for every loss
         context = dataclasses.replace(plain, spec=self.spec, metrics=METRICS)
         steps = 0 if self.policy.is_float else self.spec.steps
         values = file_quality(context, trained(context, self.policy, steps), float_graph(self.spec))

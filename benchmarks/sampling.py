@@ -20,7 +20,6 @@ from runs import file_quality, float_graph
 from autoq.config.options import Sampling
 from autoq.config.policy import uniform
 from autoq.config.spec import TrialSpec
-from autoq.graph.quantize import quantize
 from autoq.networks import model_info
 from autoq.system.processor import available_cores
 from autoq.training.qat import Training
@@ -35,7 +34,7 @@ def psnrs(spec: TrialSpec) -> list[float]:
     stages = model_info(spec.model).stages
     found = []
     for bits in POLICIES:
-        quantized = quantize(context.traced, uniform(bits, stages, "lsq", "mse"), context.statistics, context.execution)
+        quantized = context.quantized(uniform(bits, stages, "lsq", "mse"))
         Training(context, quantized).advance(spec.steps)
         found.append(file_quality(context, quantized, float_graph(spec))["psnr"])
     return found

@@ -26,7 +26,7 @@ from autoq.graph.loading import load
 from autoq.networks import given, staged_model
 from autoq.networks.given import give
 from autoq.tuning.options import default_scale, model_name
-from autoq.tuning.runner import Desk
+from autoq.tuning.runner import UserCode
 from tests.conftest import small_image
 
 SCRIPT = """
@@ -231,20 +231,20 @@ def test_stages_by_patterns(tmp_path: Path) -> None:
 
 def test_the_network_travels_to_a_worker_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    desk = pickle.loads(pickle.dumps(Desk.of(give(lambda: make(2)))))
+    code = pickle.loads(pickle.dumps(UserCode.of(give(lambda: make(2)))))
     monkeypatch.setattr(given, "_GIVEN", {})
     monkeypatch.setattr(sys, "path", [*sys.path])
-    desk.enter()
-    assert desk.folder == tmp_path
-    assert {*desk.paths} <= {*sys.path}
+    code.enter()
+    assert code.folder == tmp_path
+    assert {*code.paths} <= {*sys.path}
     assert torch.equal(staged_model("object:lambda", 2)[0].state_dict()["0.weight"], make(2).state_dict()["0.weight"])
-    assert Desk.of("mynet:make") == dataclasses.replace(desk, model="mynet:make", network=None)
+    assert UserCode.of("mynet:make") == dataclasses.replace(code, model="mynet:make", network=None)
 
 
 def test_a_network_that_does_not_travel_is_refused() -> None:
     kept = threading.Lock()  # as anything that belongs to its process
     with pytest.raises(InputError, match="model 'object:lambda': it cannot be sent to worker processes"):
-        Desk.of(give(lambda: (kept, make(2))))
+        UserCode.of(give(lambda: (kept, make(2))))
 
 
 def test_the_documented_calls_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -13,22 +13,22 @@ import PIL.Image
 import pytest
 
 from autoq import evaluate, export_point, unpack, upscale
-from autoq.config.events import Events
 from autoq.config.policy import Policy
 from autoq.config.spec import StudySpec, TrialSpec
+from autoq.config.structure import Structure
 from autoq.costs.latency.analytic import milliseconds
 from autoq.deploy import pipeline
 from autoq.errors import AutoqError
-from autoq.export.onnx import export_graph
 from autoq.report.build import page_data
 from autoq.study.study import Study
 from autoq.targets.model import SYNAPTICS
-from autoq.trial.context import input_hashes, prepare
+from autoq.trial.context import input_hashes
 from autoq.trial.run import run_trial
 from autoq.tuning.baselines import baselines
-from autoq.tuning.initial_trials import find_seeds, probe
-from autoq.tuning.latency_pass import check_table, measure_again, measure_latencies, measure_more
+from autoq.tuning.initial_trials import probe, propose_initial_trials
+from autoq.tuning.latency_pass import check_table
 from autoq.tuning.options import space_by
+from tests.contexts import latency_pass
 
 SPACE = """
 roles:
@@ -53,38 +53,37 @@ def made(folder: Path, weights: Path, by: str) -> Study:
 def study(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Study:
     """A tiny network with both baselines that such a target has, trained for two steps."""
     study = made(tmp_path_factory.mktemp("npu"), tiny_weights, "stage")
-    trial, graph = study.spec.trial, export_graph(prepare(study.spec.trial).traced)
-    table = measure_latencies(study, graph, Events())
+    latency = latency_pass(study)
+    table = latency.measure()
     study.latency_path.write_text(table.model_dump_json())
     policies = baselines(study.space.facts, first_last_16=True)
     assert list(policies) == ["float", "8/8/8"], "no other width is there"
     for name, policy in policies.items():
-        study.add_baseline(name, policy, run_trial(trial, policy, table, graph), "")
+        study.add_baseline(name, policy, run_trial(latency.context, policy, table, latency.graph), Structure())
     study.close()
     return Study.open(study.folder)
 
 
 def test_latency_is_the_model_s(study: Study) -> None:
-    context = prepare(study.spec.trial)
+    latency = latency_pass(study)
     values = {record.name: record.values for record in study.records()}
     for record in study.records():
         policy = Policy.from_dict(record.policy)
-        ms = milliseconds(context.traced, policy, context.execution, (32, 24), SYNAPTICS)
+        ms = milliseconds(latency.context.plan_for(policy), (32, 24), SYNAPTICS)
         assert record.values["latency"] == round(ms, 3)
         assert policy.output == ("float" if record.name == "float" else "uint8")
     assert values["float"]["latency"] == pytest.approx(4 * values["8/8/8"]["latency"], abs=0.003)
-    measure_again(study, export_graph(context.traced), Events())
-    assert set(study.remeasured().samples.values()) == {()}, "nothing is measured"
-    facts = page_data(study, study.records(), study.records())
+    again = latency.remeasure([Policy.from_dict(record.policy) for record in study.records()])
+    assert set(again.samples.values()) == {()}, "nothing is measured"
+    facts = page_data(study, study.results())
     assert facts["latency_note"].startswith("Latencies are modelled, not measured")
     assert not any("a frame of the float network" in tile["text"] for tile in facts["tiles"])
 
 
 def test_seeds_give_uint8(study: Study) -> None:
-    context = prepare(study.spec.trial)
-    graph = export_graph(context.traced)
-    table = measure_latencies(study, graph, Events())
-    found = find_seeds(context, study.space, study.spec.objectives, table, 3, probe(context, graph, study.space))
+    latency = latency_pass(study)
+    context, graph, table = latency.context, latency.graph, latency.measure()
+    found = propose_initial_trials(context, study.space, study.spec.objectives, table, 3, probe(context, graph, study.space))
     seeds = [Policy.from_dict(seed) for seed in found.initial_trials]
     assert {(seed.label, seed.output) for seed in seeds} == {("8 8/8/8 8/8 8/8", "uint8")}, "clippings apart all are one policy"
     for seed in seeds:
@@ -94,13 +93,13 @@ def test_seeds_give_uint8(study: Study) -> None:
 def test_single_layers_too_many_to_list_have_one_latency(
     tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoq.costs.latency.measure.MOST_COMBINATIONS", 3)
+    monkeypatch.setattr("autoq.costs.latency.structure.MOST_COMBINATIONS", 3)
     study = made(tmp_path, tiny_weights, "layer")
-    graph = export_graph(prepare(study.spec.trial).traced)
-    table = measure_latencies(study, graph, Events())
-    check_table(table, study.spec)
+    latency = latency_pass(study)
+    table = latency.measure()
+    check_table(table, study.spec, latency.context)
     policies = [policy for _, policy in zip(range(40), study.space.enumerate(), strict=False)]
-    fuller = measure_more(study, graph, table, policies, Events())
+    fuller = latency.add(table, policies)
     exact, *others = [entry.ms for entry in fuller.entries.values()]
     assert len(set(others)) == 1
     assert exact > others[0]

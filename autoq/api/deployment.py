@@ -56,8 +56,8 @@ def export_point(
     found = open_study(study) if isinstance(study, str) else study
     if (trial is None) == (pick is None):
         raise InputError("export: expected either --trial or --pick; type --trial N, or --pick RULE, for example --pick compromise")
-    records = found.records()
-    record = picking.by_number(records, trial) if trial is not None else picking.by_rule(records, found.spec.objectives, str(pick))
+    results = found.results()
+    record = picking.by_rule(results, str(pick)) if trial is None else picking.by_number(results.records, trial)
     name = study if isinstance(study, str) else found.name
     if model is not None:
         check_options(name, found.spec, SearchOptions.of(model=model_name(model)), "to export it")

@@ -36,6 +36,7 @@ from autoq.tuning.options import (
 
 if TYPE_CHECKING:
     from autoq.networks import Own
+    from autoq.trial.context import TrialContext
 
 MAX_WORKERS = 4
 
@@ -67,13 +68,13 @@ def search(model: str | Own | None = None, *, events: Events | None = None, comm
 
     with listening(events) as heard:
         try:
-            opened = _resume(asked) if asked.resume else _create(asked, heard, command or _call(asked))
+            opened, context = (_resume(asked), None) if asked.resume else _create(asked, heard, command or _call(asked))
         except OSError as error:
             raise InputError(f"cannot read or write '{error.filename}': {error.strerror}; give another path") from error
         from autoq.tuning.runner import search as run
 
         try:
-            run(opened, events=heard)
+            run(opened, heard, context)
         finally:
             opened.close()
     return opened
@@ -146,7 +147,7 @@ def _check_comparable(study: Study, other: Study) -> None:
             )
 
 
-def _create(options: SearchOptions, events: Events, command: str) -> Study:
+def _create(options: SearchOptions, events: Events, command: str) -> tuple[Study, TrialContext]:
     spec = _defined(options)
     if is_custom(spec.trial.model):
         spec = _known(spec, options, events)
@@ -167,7 +168,7 @@ def _create(options: SearchOptions, events: Events, command: str) -> Study:
     check_held_out(spec.trial)
     spec = spec.model_copy(update={"inputs": input_hashes(spec.trial), "float_layers": context.traced.float_layers})
     if table:
-        check_table(table, spec)
+        check_table(table, spec, context)
     if spec.storage:
         check_free(spec.storage, folder.name)
     folder = new_folder(usual) if options.study is None else folder
@@ -182,7 +183,7 @@ def _create(options: SearchOptions, events: Events, command: str) -> Study:
         events.note(doubtful)
     if not options.objectives:
         events.note("quality is {}: {}".format(*default_quality(trial)))
-    return study
+    return study, context
 
 
 def _defined(options: SearchOptions) -> StudySpec:

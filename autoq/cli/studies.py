@@ -58,13 +58,12 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
 
     seconds = time.perf_counter() - started
     if json:
-        records = study.records()
-        latency = speed(study.latency_table(), [record for record in records if record.state == "complete"])
+        results = study.results()
+        latency = speed(study.latency_table(), [record for record in results.records if record.state == "complete"])
         of_latency = None if latency is None else latency.document()
-        objectives = study.spec.objectives
-        judged = replication.document(study.confirmed, records, objectives)
-        rules = selection.recommended(records, objectives)
-        told = document(study.name, study.spec, records, seconds, study.sensitivity(), judged, of_latency, rules)
+        judged = replication.document(study.confirmed, results)
+        rules = selection.recommended(results)
+        told = document(study.name, study.spec, results, seconds, study.sensitivity(), judged, of_latency, rules)
         typer.echo(to_json(told))
     else:
         tables.show_front(study, page, seconds)

@@ -15,7 +15,7 @@ from autoq.config.objectives import OBJECTIVES
 from autoq.config.policy import FLOAT_BITS
 from autoq.report.progress import front_table
 from autoq.study import replication, selection
-from autoq.study.results import baselines_alone, float_baseline, front, hypervolume, point_name, seeds_alone
+from autoq.study.results import point_name
 from autoq.study.study import Study
 
 
@@ -23,23 +23,21 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
     """The front as a table, how it compares, and where the files are."""
     console = Console(highlight=False)
     objectives = study.spec.objectives
-    records = study.records()
-    found = front(records, objectives)
-    if found:
+    results = study.results()
+    if results.front:
         console.print(f"front of {study.name}")
-        console.print(front_table(found, objectives, float_baseline(records)))
-        if rules := selection.recommended(records, objectives):
+        console.print(front_table(results.front, objectives, results.float_record))
+        if rules := selection.recommended(results):
             points = ", ".join(f"{rule} {point_name(record)}" for rule, record in rules.items())
             close = selection.close_to_float(objectives)
             console.print(f"recommended: {points} (smallest and fastest with {close}, if a point reaches it)", soft_wrap=True)
-    alone = baselines_alone(records, objectives)
-    volume = hypervolume(records, objectives)
+    alone, volume = results.baselines_alone().hypervolume, results.hypervolume
     if alone is not None and volume is not None:
         sensitivity = study.sensitivity()
-        initial = hypervolume(seeds_alone(records, sensitivity), objectives)
+        initial = results.initial_alone(sensitivity).hypervolume
         of_initial = f"; initial trials alone {initial:.4f}" if sensitivity else ""
         console.print(f"hypervolume {volume:.4f}{of_initial}; baselines alone {alone:.4f}")
-    if sentence := replication.in_words(study.confirmed, records, objectives):
+    if sentence := replication.in_words(study.confirmed, results):
         console.print(sentence, soft_wrap=True)
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)

@@ -16,6 +16,7 @@ from autoq.config.options import (
     StudyOptions,
     TrainingOptions,
 )
+from autoq.config.structure import Structure
 from autoq.system.processor import exact_weight_bits
 
 Box = tuple[str, int, int, int, int]
@@ -332,7 +333,7 @@ class Answers(BaseModel):
 class Record(BaseModel):
     """One line of trials.jsonl: a trial or a baseline, finished. number: the trial's, None for a baseline.
 
-    name: the baseline's (`float`, `8/8/8`), None for a trial. structure: the latency structure in words.
+    name: the baseline's (`float`, `8/8/8`), None for a trial. structure: how each stage runs.
     feasible: whether it may be on the front. violations: for every constraint, how far it is beyond the bound, as a fraction
     of it; negative if the constraint holds.
     """
@@ -345,7 +346,7 @@ class Record(BaseModel):
     state: State
     policy: dict[str, Any]
     label: str
-    structure: str = ""
+    structure: Structure = Structure()
     values: Values = {}
     held_out: Values = {}
     steps: int = 0

@@ -1,1 +1,1 @@
-"""What a policy costs: size, operations, memory, latency."""
+"""Costs of a policy: size, operations, memory, latency."""

@@ -1,4 +1,4 @@
-"""What a policy costs on any hardware: multiplications, weighed by bit widths, and memory for feature maps.
+"""Costs of a policy that do not depend on hardware: multiplications weighed by bit widths, and memory for feature maps.
 
 Wang et al. 2021 (Fully Quantized Image Super-Resolution Networks, tables 2 to 4) count operations as multiplications
 x weight bits x feature map bits / 1024, of layers alone, without biases, BN folded; an operation of two 32-bit numbers
@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import fx
 
-from autoq.config.policy import FLOAT_BITS, Policy
+from autoq.config.policy import FLOAT_BITS
 from autoq.graph.operations import is_activation, moves_pixels, skip_edges
-from autoq.graph.quantize import Execution, format_at
-from autoq.graph.trace import Site, Traced, nodes_by_name
+from autoq.graph.quantize import QuantizationPlan, format_at
+from autoq.graph.trace import Site, nodes_by_name
 from autoq.quantizers.minmax import IMAGE_QUANT
 
 FLOAT_OPERATION = FLOAT_BITS**2
 """Bit operations of one multiplication of two float32 numbers."""
 
 AT_HIGH_RESOLUTION = ("upsampling", "reconstruction")
-"""Stages whose maps the three-map rule leaves out: it counts maps at input resolution."""
+"""Stages that the three-map rule leaves out: it counts only maps at input resolution."""
 
 VIEWS = ("getitem", "split", "chunk")
 """Functions whose result is a part of their argument, not a copy."""
@@ -34,9 +34,14 @@ VIEWS = ("getitem", "split", "chunk")
 
 @dataclass(frozen=True)
 class Costs:
-    """macs: multiplications of a frame. ops, bops: the same weighed by bit widths, in 32 x 32 bit operations, in bits.
+    """Costs of one frame.
 
-    peak_memory: bytes, FQSR's rule. peak_memory_liveness: bytes, by liveness in the whole graph.
+    Attributes:
+        macs: Multiplications.
+        ops: Multiplications weighed by bit widths, in operations of 32 x 32 bits.
+        bops: Multiplications weighed by bit widths, in bits.
+        peak_memory: Bytes of feature maps by FQSR's rule.
+        peak_memory_liveness: Bytes of feature maps by liveness in the whole graph.
     """
 
     macs: int
@@ -46,10 +51,10 @@ class Costs:
     peak_memory_liveness: int
 
 
-def costs(traced: Traced, policy: Policy, execution: Execution, frame: tuple[int, int]) -> Costs:
+def costs(plan: QuantizationPlan, frame: tuple[int, int]) -> Costs:
     """Costs of one image of (width, height) low-resolution pixels."""
-    graph = Sized(traced, policy, execution, frame)
-    macs = {layer.node: graph.multiplications(layer.node) for layer in traced.layers}
+    graph = Sized(plan, frame)
+    macs = {layer.node: graph.multiplications(layer.node) for layer in plan.traced.layers}
     bops = sum(count * graph.operand_bits(node) for node, count in macs.items())
     return Costs(sum(macs.values()), bops / FLOAT_OPERATION, bops, graph.three_maps(), graph.liveness())
 
@@ -69,35 +74,36 @@ class _Shapes(fx.Interpreter):
 
 
 class Sized:
-    """A traced network at one frame size under one policy."""
+    """A plan at one frame size."""
 
-    def __init__(self, traced: Traced, policy: Policy, execution: Execution, frame: tuple[int, int]) -> None:
+    def __init__(self, plan: QuantizationPlan, frame: tuple[int, int]) -> None:
+        traced = plan.traced
         width, height = map(traced.fitted, frame)
         shapes = _Shapes(copy.deepcopy(traced.module).to("meta"))
         shapes.run(torch.empty(1, 3, height, width, device="meta"))
-        self.traced, self.shapes, self.output = traced, shapes.found, policy.output
+        self.traced, self.shapes, self.output = traced, shapes.found, plan.policy.output
         self.nodes = nodes_by_name(traced.module)
         self.order = {node: number for number, node in enumerate(traced.module.graph.nodes)}
-        self.bits = {site: self._executed_bits(site, policy, execution.integer_bits) for site in traced.sites}
+        self.bits = {site: self._executed_bits(site, plan) for site in traced.sites}
         self.at = {(site.node, site.index): site for site in traced.sites}
         self.group_of = self._shared_memory()
 
     @staticmethod
-    def _executed_bits(site: Site, policy: Policy, integer_bits: int) -> int:
-        bits = format_at(site, policy, integer_bits).bits
-        return bits if bits <= integer_bits else FLOAT_BITS
+    def _executed_bits(site: Site, plan: QuantizationPlan) -> int:
+        bits = format_at(site, plan.policy, plan.execution.integer_bits).bits
+        return bits if bits <= plan.execution.integer_bits else FLOAT_BITS
 
     # ------------------------------------------------------------ operations
 
     def multiplications(self, layer: str) -> int:
-        """Of one layer: every output value, or every input value of a transposed convolution, times the kernel's share."""
+        """Multiplications of one layer: its output values (input values, if transposed) times the kernel's share."""
         node = self.nodes[layer]
         weight = self.shapes[_name(node.args[1])]
         values = self.shapes[_name(node.args[0]) if node.target is F.conv_transpose2d else layer].numel()
         return values * weight[1:].numel()
 
     def operand_bits(self, layer: str) -> int:
-        """Weight bits x feature map bits. The image, which no policy names, counts at the weights' width, 8 at most."""
+        """Weight bits x feature map bits. The image, which no policy names, counts at the weight's width, at most 8."""
         node = self.nodes[layer]
         weight = next(self.bits[site] for site in self._weight_sites(_name(node.args[1])))
         source = self.at[layer, 0]
@@ -113,10 +119,10 @@ class Sized:
     # ------------------------------------------------------------ memory
 
     def three_maps(self) -> int:
-        """Bytes held at the widest sum or concatenation at input resolution: its operands and the skips that span it.
+        """Bytes held at the largest sum or concatenation at input resolution: its operands and the skips that span it.
 
-        In SRResNet the long skip, the short skip and the trunk: FQSR's three maps, at the width of the skips. Without any
-        sum, the largest feature map a layer makes there.
+        In SRResNet these are the long skip, the short skip and the trunk: FQSR's three maps, at the width of the skips.
+        Without any sum it is the largest feature map that a layer makes there.
         """
         edges = [site for site in self.traced.sites if site.role == "skip" and site.index is not None]
         read_at = {site: self.order[self.nodes[site.node]] for site in edges}
@@ -132,10 +138,10 @@ class Sized:
         return peak or max((self._bytes(node, self._width(self.group_of[node])) for node in maps), default=0)
 
     def liveness(self) -> int:
-        """Bytes of all tensors alive at the worst moment: an operation's operands, its result, and what later ones need.
+        """Most bytes of tensors alive at once: an operation's operands, its result, and all tensors that later ones read.
 
-        Activations work in place, pixel shuffles and slices are addressing. A tensor is as wide as its widest reader wants
-        it; what no site reads, an output that is no uint8 among them, is float32.
+        Activations work in place; pixel shuffles and slices are addressing. A tensor is as wide as its widest reader needs.
+        Tensors that no site reads, such as a float output, are float32.
         """
         changes: dict[int, int] = {}
         for group in set(self.group_of.values()):
@@ -146,7 +152,7 @@ class Sized:
         return max(itertools.accumulate(change for _, change in sorted(changes.items())))
 
     def _shared_memory(self) -> dict[fx.Node, frozenset[fx.Node]]:
-        """Node -> the nodes whose tensors share one piece of memory, itself among them."""
+        """Node -> the nodes whose tensors share its memory, including itself."""
         groups: dict[fx.Node, set[fx.Node]] = {}
         for node in self.traced.module.graph.nodes:
             if node.op in ("get_attr", "output"):
@@ -158,7 +164,7 @@ class Sized:
         return {node: frozenset(group) for node, group in groups.items()}
 
     def _in_place(self, node: fx.Node, group: set[fx.Node]) -> bool:
-        """Whether a node's result needs no memory besides that of the group its operand is in."""
+        """Whether a node's result needs no memory besides that of its operand's group."""
         if getattr(node.target, "__name__", node.target) in VIEWS:
             return True
         alone = all(user is node or user in group for member in group for user in member.users)
@@ -167,7 +173,7 @@ class Sized:
         return alone and (shuffles or is_activation(module, node))
 
     def _width(self, group: frozenset[fx.Node]) -> int:
-        """Bits of a tensor: as its widest reader outside the group wants it; what moves its values asks for its own reader."""
+        """Bits of a group's tensor: those of its widest reader; a node that only moves pixels passes on its own readers' bits."""
         widths = [self._wanted(node, user) for node in group for user in node.users if user not in group]
         return max(widths, default=FLOAT_BITS)
 
@@ -181,7 +187,7 @@ class Sized:
         return max(FLOAT_BITS if site is None else self.bits[site] for site in sites)
 
     def map_bytes(self, node: fx.Node) -> int:
-        """Of the tensor a node makes."""
+        """Bytes of the tensor that a node makes."""
         return self._bytes(node, self._width(self.group_of[node]))
 
     def _bytes(self, node: fx.Node, bits: int) -> int:

@@ -5,28 +5,31 @@ from __future__ import annotations
 import torch
 
 from autoq.config.policy import TensorQuant
-from autoq.graph.quantize import Execution, Placement
-from autoq.graph.trace import Traced, channel_axis
+from autoq.graph.quantize import QuantizationPlan
+from autoq.graph.trace import channel_axis
 
 SCALE_BYTES, ZERO_POINT_BYTES, FLOAT_BYTES, HALF_BYTES = 4, 1, 4, 2
 
 
-def packed_bytes(traced: Traced, placements: list[Placement], execution: Execution) -> int:
-    """Every weight at its own width, packed per tensor and rounded up to bytes; scales 4 bytes, zero points 1,
-    biases 4, float16 weights 2 bytes a value, other tensors at the width they have. BN is folded; indices are part of the graph.
+def packed_bytes(plan: QuantizationPlan) -> int:
+    """Bytes of the tensors of the packed package.
+
+    Every weight counts at its own width, packed per tensor and rounded up to bytes; scales 4 bytes, zero points 1, biases 4,
+    float16 weights 2 bytes a value, other tensors their stored width. BN is folded; indices are part of the graph.
     """
+    traced = plan.traced
     constants = {node.name: node for node in traced.module.graph.nodes if node.op == "get_attr"}
     weights = {
         str(constants[placement.source].target): (placement.quant, channel_axis(constants[placement.source]))
-        for placement in placements
+        for placement in plan.placements
         if placement.source in constants
     }
     total = sum(constant.nbytes for constant in traced.module.buffers() if constant.dtype != torch.int64)
     for name, parameter in traced.module.named_parameters():
         quant, axis = weights.get(name, (None, 0))
         channels = parameter.shape[axis] if parameter.dim() else 1
-        total += _tensor_bytes(parameter.numel(), channels, quant, execution.integer_bits)
-    for placement in placements:
+        total += _tensor_bytes(parameter.numel(), channels, quant, plan.execution.integer_bits)
+    for placement in plan.placements:
         if placement.source not in constants:
             total += SCALE_BYTES + (0 if placement.quant.signed else ZERO_POINT_BYTES)
     return total

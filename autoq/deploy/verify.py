@@ -13,6 +13,7 @@ from autoq.config.policy import Policy, all_float
 from autoq.config.spec import StudySpec
 from autoq.costs.latency import measure as latencies
 from autoq.costs.latency.analytic import milliseconds
+from autoq.costs.latency.structure import structure_key
 from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import Graph
 from autoq.graph.quantize import Quantized
@@ -73,7 +74,7 @@ def latency(
     """
     model = target_info(spec.trial.target).model
     if model is not None:
-        again = milliseconds(context.traced, policy, context.execution, spec.frame, model)
+        again = milliseconds(context.plan_for(policy), spec.frame, model)
         return [Line("latency", promised, again, "as modelled", round(again, 3) == promised)]
     target = load_target(spec.trial.target)
     exact = all_float(dict.fromkeys(layer.stage for layer in context.traced.layers))
@@ -84,11 +85,11 @@ def latency(
         (context.traced.fitted(spec.frame[0]), context.traced.fitted(spec.frame[1])),
         ROUNDS,
     )
-    promised_float = table.ms(latencies.policy_key(context.traced, exact, context.execution), exact)
+    promised_float = table.ms(structure_key(context.plan_for(exact)), exact)
     drift = promised_float / statistics.median(float_ms)
     interval = median_interval([drift * sample for sample in samples["file"]])
     same = (table.machine, table.runtime) == (latencies.machine(), target.version())
-    measured = table.entries.get(latencies.policy_key(context.traced, policy, context.execution))
+    measured = table.entries.get(structure_key(context.plan_for(policy)))
     then = median_interval(measured.samples) if measured else Interval(promised, promised, promised)
     near = abs(interval.middle / promised - 1) <= LATENCY_TOLERANCE or (interval.low <= then.high and then.low <= interval.high)
     words = (

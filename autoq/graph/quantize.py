@@ -1,7 +1,7 @@
 """One torch.fx pass: a float network in, a fake-quantized network out.
 
     collect(traced, images)      what the float tensors at the sites look like
-    place(traced, policy, ...)   which tensors get which format, and which edges read it
+    QuantizationPlan(...)        which tensors get which format, and which edges read it
     quantize(traced, policy, ..) the same graph with a quantizer on every edge the policy names
 
 A tensor is quantized per consumer edge: for the operation that reads it, in that operation's stage and
@@ -11,6 +11,7 @@ role. Edges that read one tensor in one and the same format share a quantizer.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -56,6 +57,57 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class QuantizationPlan:
+    """A policy on a traced network as a target runs it: which tensors get which format.
+
+    Attributes:
+        traced: The float network.
+        policy: The policy.
+        execution: How the target runs it.
+    """
+
+    traced: Traced
+    policy: Policy
+    execution: Execution
+
+    @functools.cached_property
+    def placements(self) -> list[Placement]:
+        """Which tensors get which format, and which edges read it. The outputs of sums come first.
+
+        Edges of one stage that read one tensor in one format share a placement, a quantized sum's own output
+        included: a tensor on a grid is not put on the same grid again. An output of uint8 comes last, on the grid of images.
+        """
+        formats = {site: format_at(site, self.policy, self.execution.integer_bits) for site in self.traced.sites}
+        if self.execution.fused_sums:
+            formats |= dict.fromkeys(_fused_operands(self.traced), FLOAT)
+        groups: dict[tuple[str, str, TensorQuant], list[Site]] = {}
+        for site in sorted(self.traced.sites, key=lambda site: site.index is not None):
+            if not formats[site].is_float:
+                source = producer(self.traced.module, site).name
+                groups.setdefault((source, site.stage, formats[site]), []).append(site)
+        found = [Placement(source, quant, tuple(sites)) for (source, _, quant), sites in groups.items()]
+        if self.policy.output == "uint8":
+            output = producer(self.traced.module, self.traced.output).name
+            found.append(Placement(output, IMAGE_QUANT, (self.traced.output,)))
+        return found
+
+    @functools.cached_property
+    def on_integers(self) -> list[Placement]:
+        """The placements in integers that the target executes."""
+        return [placement for placement in self.placements if placement.quant.bits <= self.execution.integer_bits]
+
+    @functools.cached_property
+    def integer_layers(self) -> tuple[str, ...]:
+        """Names of the layers whose input and weight are both integers the target executes."""
+        on_integers = {site for placement in self.on_integers for site in placement.sites}
+        own: dict[str, list[Site]] = {layer.node: [] for layer in self.traced.layers}
+        for site in self.traced.sites:
+            if site.node in own:
+                own[site.node].append(site)
+        return tuple(node for node, sites in own.items() if on_integers.issuperset(sites))
+
+
+@dataclass(frozen=True)
 class Placed:
     """A placement realized: `quantizer` is the path of its submodule."""
 
@@ -65,11 +117,16 @@ class Placed:
 
 @dataclass(frozen=True)
 class Quantized:
-    """A fake-quantized network and what was put where. `integer_layers`: nodes that run on integers."""
+    """A fake-quantized network, the plan it follows, and its quantizers."""
 
     module: fx.GraphModule
+    plan: QuantizationPlan
     placed: list[Placed]
-    integer_layers: tuple[str, ...]
+
+    @property
+    def integer_layers(self) -> tuple[str, ...]:
+        """Names of the layers that run on integers."""
+        return self.plan.integer_layers
 
 
 # ---------------------------------------------------------------- statistics
@@ -144,36 +201,6 @@ def _is_plain_image(module: fx.GraphModule, site: Site, source: fx.Node) -> bool
 # ---------------------------------------------------------------- quantize
 
 
-def place(traced: Traced, policy: Policy, execution: Execution) -> list[Placement]:
-    """Which tensors get which format, and which edges read it. Sums' outputs come first.
-
-    Edges of one stage that read one tensor in one format share a placement, a quantized sum's own output
-    included: what is on a grid is not put on the same grid again. An output of uint8 comes last, on the grid of images.
-    """
-    formats = {site: format_at(site, policy, execution.integer_bits) for site in traced.sites}
-    if execution.fused_sums:
-        formats |= dict.fromkeys(_fused_operands(traced), FLOAT)
-    groups: dict[tuple[str, str, TensorQuant], list[Site]] = {}
-    for site in sorted(traced.sites, key=lambda site: site.index is not None):
-        if not formats[site].is_float:
-            source = producer(traced.module, site).name
-            groups.setdefault((source, site.stage, formats[site]), []).append(site)
-    found = [Placement(source, quant, tuple(sites)) for (source, _, quant), sites in groups.items()]
-    if policy.output == "uint8":
-        found.append(Placement(producer(traced.module, traced.output).name, IMAGE_QUANT, (traced.output,)))
-    return found
-
-
-def integer_layers(traced: Traced, placements: list[Placement], execution: Execution) -> tuple[str, ...]:
-    """Names of the layers whose input and weight are both integers the target executes."""
-    on_integers = {site for placement in placements if placement.quant.bits <= execution.integer_bits for site in placement.sites}
-    own: dict[str, list[Site]] = {layer.node: [] for layer in traced.layers}
-    for site in traced.sites:
-        if site.node in own:
-            own[site.node].append(site)
-    return tuple(node for node, sites in own.items() if on_integers.issuperset(sites))
-
-
 def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics], execution: Execution) -> Quantized:
     """Put the policy's quantizers into a copy of the float network; its parameters become trainable.
 
@@ -181,9 +208,9 @@ def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics
     """
     module = copy.deepcopy(traced.module)
     module.requires_grad_(True)
-    placements = place(traced, policy, execution)
+    plan = QuantizationPlan(traced, policy, execution)
     placed = []
-    for number, placement in enumerate(placements):
+    for number, placement in enumerate(plan.placements):
         source = producer(module, placement.sites[0])
         path = f"quantizers.{placement.source}_{number}"
         module.add_submodule(path, _build(module, source, placement, statistics, execution))
@@ -191,13 +218,12 @@ def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics
         for site in placement.sites:
             read_from(module, site, quantizer)
         placed.append(Placed(path, placement))
-    on_integers = integer_layers(traced, placements, execution)
     nodes = nodes_by_name(module)
-    for name in on_integers:
+    for name in plan.integer_layers:
         _quantize_bias(module, nodes[name])
     module.graph.lint()
     module.recompile()
-    return Quantized(module, placed, on_integers)
+    return Quantized(module, plan, placed)
 
 
 def format_at(site: Site, policy: Policy, integer_bits: int) -> TensorQuant:

@@ -1,9 +1,9 @@
-"""Where the time of a study's points goes: what each stage saves on integers, and what changing between integers and float costs.
+"""Attribution of latency: how much time each stage saves on integers, and the cost of changes between integers and float.
 
-A stage's part is what it saves on average alone, all others in float, and last, all others on integers. Changes between
-float and integers at its ends cost time in the first case and spare time in the second, so they cancel out. Parts are
-scaled to add up to what all stages save together. What a point with stages of both kinds takes beyond its parts is the
-price of its changes.
+A stage saves one amount as the only stage on integers, and another as the last one, with all others on integers. In the
+first case changes between float and integers at its ends cost time, in the second they disappear, so in the mean they
+cancel out. These means, scaled to add up to what all stages save together, are the contributions of the stages. The time
+of a point beyond the contributions of its stages is the cost of its changes.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from autoq.config.spec import Record
-from autoq.costs.latency.predict import Run, changes
-from autoq.costs.latency.table import Entry, LatencyTable, float_entry, runs_of
+from autoq.costs.latency.table import Entry, LatencyTable, float_entry
 from autoq.study.intervals import Interval, median_interval
 from autoq.study.results import point_name
 from autoq.targets import target_info
 
-Stages = tuple[bool, ...]
-"""Which stages run on integers, or have integer skips."""
+Stages = tuple[str, ...]
+"""Names of stages, in the order of the network."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,9 @@ def speed(table: LatencyTable | None, points: Sequence[Record]) -> Speed | None:
     if table is None or exact is None or target_info(table.target).model is not None:
         return None
     fastest = _fastest(table)
-    settings = sorted({skips for _, skips in fastest})
-    parts = {skips: found for skips in settings if (found := _parts(list(runs_of(exact.structure)), fastest, skips))}
+    stages = exact.structure.stages
+    settings = sorted({skips for _, skips in fastest}, key=lambda skips: [stage in skips for stage in stages])
+    parts = {skips: found for skips in settings if (found := _parts(stages, fastest, skips))}
     return Speed(
         frame=table.frame,
         threads=table.threads,
@@ -98,7 +98,9 @@ def speed(table: LatencyTable | None, points: Sequence[Record]) -> Speed | None:
         float_ms=exact.ms,
         stages=tuple(stage for found in parts.values() for stage in found),
         points=tuple(
-            _point(record, table, exact, fastest, parts) for record in points if "latency" in record.values and record.structure
+            _point(record, table, exact, fastest, parts)
+            for record in points
+            if "latency" in record.values and record.structure.stages
         ),
     )
 
@@ -107,30 +109,24 @@ def _fastest(table: LatencyTable) -> dict[tuple[Stages, Stages], float]:
     """(stages on integers, stages with integer skips) -> milliseconds of the fastest such structure."""
     found: dict[tuple[Stages, Stages], float] = {}
     for entry in table.entries.values():
-        key = _key(runs_of(entry.structure))
+        key = entry.structure.integer, entry.structure.skips
         found[key] = min(found.get(key, entry.ms), entry.ms)
     return found
 
 
-def _key(how: Mapping[str, Run]) -> tuple[Stages, Stages]:
-    return tuple(integer for integer, _ in how.values()), tuple(skip for _, skip in how.values())
-
-
-def _parts(stages: Sequence[str], fastest: Mapping[tuple[Stages, Stages], float], skips: Stages) -> list[StageSpeed]:
-    """Of every stage; empty where not all structures that say so were measured."""
-    numbers = range(len(stages))
-    alone = [fastest.get((tuple(each == number for each in numbers), skips)) for number in numbers]
-    last = [fastest.get((tuple(each != number for each in numbers), skips)) for number in numbers]
-    none, every = (fastest.get(((on,) * len(stages), skips)) for on in (False, True))
+def _parts(stages: Stages, fastest: Mapping[tuple[Stages, Stages], float], skips: Stages) -> list[StageSpeed]:
+    """The saving of every stage; empty where a structure it follows from was not measured."""
+    alone = [fastest.get(((stage,), skips)) for stage in stages]
+    last = [fastest.get((tuple(other for other in stages if other != stage), skips)) for stage in stages]
+    none, every = fastest.get(((), skips)), fastest.get((stages, skips))
     if none is None or every is None:
         return []
     saved = [(none - one, most - every) for one, most in zip(alone, last, strict=True) if one is not None and most is not None]
     total = sum(map(sum, saved)) / 2
     if len(saved) < len(stages) or total <= 0:
         return []
-    names = tuple(stage for stage, skip in zip(stages, skips, strict=True) if skip)
     scale = (none - every) / total
-    return [StageSpeed(stage, names, *each, scale * sum(each) / 2) for stage, each in zip(stages, saved, strict=True)]
+    return [StageSpeed(stage, skips, *each, scale * sum(each) / 2) for stage, each in zip(stages, saved, strict=True)]
 
 
 def _point(
@@ -140,20 +136,20 @@ def _point(
     fastest: Mapping[tuple[Stages, Stages], float],
     parts: Mapping[Stages, Sequence[StageSpeed]],
 ) -> PointSpeed:
-    ms, how = record.values["latency"], runs_of(record.structure)
-    measured = [entry for entry in table.entries.values() if (entry.structure, entry.ms) == (record.structure, ms)]
-    integers, skips = _key(how)
+    ms, structure = record.values["latency"], record.structure
+    measured = [entry for entry in table.entries.values() if (entry.structure, entry.ms) == (structure, ms)]
     whole: float | None = None
-    if skips in parts:
-        saved = sum(stage.part for stage, integer in zip(parts[skips], integers, strict=True) if integer)
-        whole = fastest[(False,) * len(integers), skips] - saved
+    if structure.skips in parts:
+        whole = fastest[(), structure.skips] - sum(
+            stage.part for stage in parts[structure.skips] if stage.stage in structure.integer
+        )
     elif table.rest is not None:
-        whole = table.rest.parts(how)
+        whole = table.rest.parts(structure)
     return PointSpeed(
         point=point_name(record),
         ms=ms,
         interval=median_interval(measured[0].samples) if measured else None,
         times=exact.ms / ms,
-        changes=changes(list(how.values())),
+        changes=structure.changes(),
         parts=whole,
     )

@@ -20,22 +20,11 @@ from autoq.report.plots import axis_label, axis_value, front_figure, front_png, 
 from autoq.report.stages import stage_table
 from autoq.study.intervals import Interval
 from autoq.study.replication import confirmed_qualities, in_words
-from autoq.study.results import (
-    NOT_FASTER,
-    baselines_alone,
-    comparison,
-    faster_than_float,
-    float_baseline,
-    front,
-    hypervolume,
-    point_name,
-    prediction_agreement,
-    seeds_alone,
-)
+from autoq.study.results import NOT_FASTER, Results, faster_than_float, point_name, prediction_agreement
 from autoq.study.selection import close_to_float, recommended
 from autoq.study.study import Study
 from autoq.system.files import write_whole
-from autoq.targets import target_info
+from autoq.targets import TargetInfo, target_info
 
 REPORTS = Path("reports")
 
@@ -44,30 +33,22 @@ def build_report(study: Study, folder: Path = REPORTS, other: Study | None = Non
     """Write `<folder>/<name>.html`, one offline file, and `<name>.png`, the front. Returns both paths. other: a study whose
     front is shown beside it.
     """
-    records = study.records()
-    found = front(records, study.spec.objectives)
-    text = render(study, records, found, other)  # a damaged study ends here, before anything is written
+    results = study.results()
+    text = render(study, results, other)  # a damaged study ends here, before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     page, picture = folder / f"{study.name}.html", folder / f"{study.name}.png"
     write_whole(page, text)
-    front_png(
-        records,
-        found,
-        study.spec.objectives,
-        picture,
-        f"{study.spec.trial.model} x{study.spec.trial.scale} on {study.spec.trial.target}",
-    )
+    trial = study.spec.trial
+    front_png(results, picture, f"{trial.model} x{trial.scale} on {trial.target}")
     return page, picture
 
 
-def render(study: Study, records: Sequence[Record], found: Sequence[Record], other: Study | None = None) -> str:
+def render(study: Study, results: Results, other: Study | None = None) -> str:
     """The page. Everything from the study is escaped; only the figure, made here, is markup."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("autoq.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    objectives = study.spec.objectives
-    front_of_other = [] if other is None else front(other.records(), objectives)
-    shown = front_figure(records, found, objectives, other.name if other else "", front_of_other)
+    shown = front_figure(results, other.name if other else "", other.results().front if other else [])
     figure = plotly.io.to_html(shown, include_plotlyjs=True, full_html=False)
     sensitivity = study.sensitivity()
     stages = (
@@ -76,19 +57,18 @@ def render(study: Study, records: Sequence[Record], found: Sequence[Record], oth
     return environment.get_template("template.html.j2").render(
         figure=Markup(figure),
         sensitivity=Markup(stages),
-        prediction=prediction_agreement(records, sensitivity),
-        **page_data(study, records, found),
-        **_confirmed(study, records),
-        compared=_compared(study, records, other),
+        prediction=prediction_agreement(results.records, sensitivity),
+        **page_data(study, results),
+        **_confirmed(study, results),
+        compared=_compared(study, results, other),
     )
 
 
-def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) -> dict[str, Any]:
+def page_data(study: Study, results: Results) -> dict[str, Any]:
     """Everything the template shows, as plain strings and numbers."""
-    spec, objectives = study.spec, study.spec.objectives
+    spec, objectives, records = study.spec, study.spec.objectives, results.records
     baselines = list({record.name: record for record in records if record.source == "baseline"}.values())  # the last of each
     trials = [record for record in records if record.source == "trial"]
-    float_record = float_baseline(records)
     others = [name for name in OBJECTIVES if name not in objectives and any(name in record.values for record in records)]
     columns = [*objectives, *others]
     info = target_info(spec.trial.target)
@@ -101,9 +81,9 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "trials": len(trials),
         "complete": sum(record.state == "complete" for record in trials),
         "stopped": sum(record.state == "pruned" for record in trials),
-        "verdict": _verdict(records, objectives, study.sensitivity()),
-        "tiles": _tiles(records, found, objectives, float_record, measured),
-        "recommended": _recommended(study.name, records, objectives, float_record),
+        "verdict": _verdict(results, study.sensitivity()),
+        "tiles": _tiles(results, measured),
+        "recommended": _recommended(study.name, results),
         "close": close_to_float(objectives),
         "remeasured": measured and bool(info.latency),
         "latency_note": "" if measured else f"Latencies are {info.latency}. The float network does not run there.",
@@ -111,19 +91,21 @@ def page_data(study: Study, records: Sequence[Record], found: Sequence[Record]) 
         "all_heads": [axis_label(name) for name in columns],
         "stages": list(study.space.choices),
         "stage_tables": [stage_table(answer) for answer in study.answers()],
-        "front": [_row(record, objectives, columns, float_record, widened) for record in found],
-        "baselines": [_row(record, objectives, columns, float_record, widened) for record in baselines],
+        "front": [_row(record, results, columns, info) for record in results.front],
+        "baselines": [_row(record, results, columns, info) for record in baselines],
         "baseline_seconds": f"{sum(record.seconds for record in baselines):.0f}",
         "failures": [record for record in trials if record.state != "complete"],
         "facts": _facts(study),
-        **latency_section(speed(study.latency_table(), [*found, *(record for record in baselines if record not in found)])),
-        "size_only": widths if widened and any(map(_is_narrow, found)) else "",
+        **latency_section(
+            speed(study.latency_table(), [*results.front, *(record for record in baselines if record not in results.front)])
+        ),
+        "size_only": widths if widened and any(map(_is_narrow, results.front)) else "",
     }
 
 
-def _compared(study: Study, records: Sequence[Record], other: Study | None) -> str:
+def _compared(study: Study, results: Results, other: Study | None) -> str:
     """How a front stands against another study's, in words."""
-    found = None if other is None else comparison(records, other.records(), study.spec.objectives)
+    found = None if other is None else results.comparison(other.results())
     if other is None or found is None:
         return ""
     same = study.environment["machine"] == other.environment["machine"]
@@ -136,7 +118,7 @@ def _compared(study: Study, records: Sequence[Record], other: Study | None) -> s
     )
 
 
-def _confirmed(study: Study, records: Sequence[Record]) -> dict[str, Any]:
+def _confirmed(study: Study, results: Results) -> dict[str, Any]:
     """The section on what became of the front's points on held-out images, trained and measured again."""
     points = study.confirmed
     if not points:
@@ -164,7 +146,7 @@ def _confirmed(study: Study, records: Sequence[Record]) -> dict[str, Any]:
     return {
         "confirmed": rows,
         "confirmed_heads": [*heads, "latency (ms), found", "again"],
-        "confirmed_in_words": in_words(points, records, study.spec.objectives),
+        "confirmed_in_words": in_words(points, results),
     }
 
 
@@ -177,16 +159,10 @@ def _interval(name: str, interval: Interval | None) -> str:
     return middle if interval.low == interval.high else f"{middle} [{_number(name, interval.low)}, {_number(name, interval.high)}]"
 
 
-def _tiles(
-    records: Sequence[Record],
-    found: Sequence[Record],
-    objectives: Sequence[str],
-    float_record: Record | None,
-    measured: bool,
-) -> list[dict[str, str]]:
+def _tiles(results: Results, measured: bool) -> list[dict[str, str]]:
     """measured: whether latencies are; a float network whose latency is modelled does not run there."""
-    volume = hypervolume(records, objectives)
-    alone = baselines_alone(records, objectives)
+    found, float_record, objectives = results.front, results.float_record, results.objectives
+    volume, alone = results.hypervolume, results.baselines_alone().hypervolume
     tiles = [{"value": str(len(found)), "text": f"points on the front, {sum(r.source == 'trial' for r in found)} of them trials"}]
     if volume is not None and alone is not None:
         tiles.append({"value": f"{volume:.4f}", "text": f"hypervolume; the baselines alone reach {alone:.4f}"})
@@ -200,17 +176,16 @@ def _tiles(
     return tiles
 
 
-def _recommended(
-    name: str, records: Sequence[Record], objectives: Sequence[str], float_record: Record | None
-) -> list[dict[str, str]]:
+def _recommended(name: str, results: Results) -> list[dict[str, str]]:
     """The recommended points as cards: what is gained, at what quality, and the command that exports each."""
     cards = []
-    for rule, record in recommended(records, objectives).items():
-        gains = [("smaller", _ratio(float_record, record, "size")), ("faster", _ratio(float_record, record, "latency"))]
-        qualities = [f"{axis_label(each)} {_number(each, record.values[each])}" for each in objectives if OBJECTIVES[each].quality]
+    for rule, record in recommended(results).items():
+        ratios = {word: _ratio(results.float_record, record, name) for word, name in (("smaller", "size"), ("faster", "latency"))}
+        names = [name for name in results.objectives if OBJECTIVES[name].quality]
+        qualities = [f"{axis_label(name)} {_number(name, record.values[name])}" for name in names]
         cards.append(
             {
-                "value": ", ".join(f"{times} {what}" for what, times in gains if times) or point_name(record),
+                "value": ", ".join(f"{times} {what}" for what, times in ratios.items() if times) or point_name(record),
                 "text": f"{rule}: {point_name(record)}, {', '.join(qualities)}",
                 "command": f"autoq export {name} --pick {rule} -o {rule}",
             }
@@ -218,10 +193,9 @@ def _recommended(
     return cards
 
 
-def _verdict(records: Sequence[Record], objectives: Sequence[str], sensitivity: Sensitivity | None) -> str:
+def _verdict(results: Results, sensitivity: Sensitivity | None) -> str:
     """Whether trials of the sampler added to what the seeds found; empty where the study has none."""
-    alone = hypervolume(seeds_alone(records, sensitivity), objectives)
-    volume = hypervolume(records, objectives)
+    alone, volume = results.initial_alone(sensitivity).hypervolume, results.hypervolume
     if sensitivity is None or alone is None or volume is None:
         return ""
     if volume <= alone:
@@ -230,20 +204,18 @@ def _verdict(records: Sequence[Record], objectives: Sequence[str], sensitivity: 
     return f"Its {len(sensitivity.initial_trials)} seeds alone reach a hypervolume of {alone:.4f}; the search added {gain}."
 
 
-def _row(
-    record: Record, objectives: Sequence[str], columns: Sequence[str], float_record: Record | None, widened: bool
-) -> dict[str, Any]:
-    """widened: whether widths below 8 bits run as 8-bit integers."""
+def _row(record: Record, results: Results, columns: Sequence[str], target: TargetInfo) -> dict[str, Any]:
+    structure = record.structure.in_words(target.integer_bits)
     policy = Policy.from_dict(record.policy)
     return {
         "name": point_name(record),
         "source": record.source,
-        "numbers": [_number(name, record.values.get(name)) for name in objectives],
+        "numbers": [_number(name, record.values.get(name)) for name in results.objectives],
         "all_numbers": [_number(name, record.values.get(name)) for name in columns],
-        "smaller": _ratio(float_record, record, "size"),
-        "faster": _ratio(float_record, record, "latency")
-        + (f" ({NOT_FASTER})" if faster_than_float(record, float_record) is False else ""),
-        "structure": record.structure + ("; below 8 bits: size-only" if widened and _is_narrow(record) else ""),
+        "smaller": _ratio(results.float_record, record, "size"),
+        "faster": _ratio(results.float_record, record, "latency")
+        + (f" ({NOT_FASTER})" if faster_than_float(record, results.float_record) is False else ""),
+        "structure": structure + ("; below 8 bits: size-only" if target.size_only and _is_narrow(record) else ""),
         "bits": [_stage_bits(quant) for _, quant in policy.stages],
         "seconds": f"{record.seconds:.1f}",
     }

@@ -19,7 +19,7 @@ from plotly.subplots import make_subplots
 from autoq.config.objectives import OBJECTIVES
 from autoq.config.policy import ROLES, Policy, StageQuant
 from autoq.config.spec import Record, Sensitivity
-from autoq.study.results import point_name
+from autoq.study.results import Results, point_name
 
 KIB = 1024
 
@@ -43,13 +43,12 @@ def split_axes(objectives: Sequence[str]) -> tuple[str, str, str | None]:
     return ordered[0], ordered[1], ordered[2] if len(ordered) > 2 else None
 
 
-def front_figure(
-    records: Sequence[Record], front: Sequence[Record], objectives: Sequence[str], other: str = "", others: Sequence[Record] = ()
-) -> go.Figure:
+def front_figure(results: Results, other: str = "", others: Sequence[Record] = ()) -> go.Figure:
     """All trials, baselines and the front over the first cost and the first quality; the third objective is colour.
 
     other: the name of a study; others: its front.
     """
+    records, front, objectives = results.records, results.front, results.objectives
     x, y, colour = split_axes(objectives)
     on_front = {id(record) for record in front}
     groups = (
@@ -152,14 +151,14 @@ def _decibels(error: float) -> float:
     return 10 * math.log10(max(error, 1e-6))
 
 
-def front_png(records: Sequence[Record], front: Sequence[Record], objectives: Sequence[str], path: Path, title: str) -> None:
+def front_png(results: Results, path: Path, title: str) -> None:
     """The same picture as a PNG of 1600 x 1000 pixels."""
-    x, y, colour = split_axes(objectives)
+    x, y, colour = split_axes(results.objectives)
     figure, axes = plt.subplots(figsize=(8, 5), dpi=200)
-    done = [record for record in records if record.state == "complete"]
+    done = [record for record in results.records if record.state == "complete"]
     shades = [axis_value(colour, record.values[colour]) for record in done] if colour else None
     limits: dict[str, Any] = {"vmin": min(shades), "vmax": max(shades), "cmap": "viridis"} if shades else {}
-    on_front = {id(record) for record in front}
+    on_front = {id(record) for record in results.front}
     for source, marker in (("trial", "o"), ("baseline", "D")):
         for member, size, alpha in ((False, 28, 0.45), (True, 75, 1.0)):
             group = [record for record in done if record.source == source and (id(record) in on_front) is member]

@@ -25,16 +25,7 @@ from rich.text import Text
 from autoq.config.events import Events, Progress, TrainingEvents
 from autoq.config.objectives import OBJECTIVES
 from autoq.config.spec import Record, StudySpec
-from autoq.study.results import (
-    baselines_alone,
-    faster_than_float,
-    float_baseline,
-    front,
-    hypervolume,
-    in_words,
-    point_name,
-    shown,
-)
+from autoq.study.results import Results, faster_than_float, in_words, point_name, shown
 
 LOGGER = logging.getLogger("autoq")
 
@@ -137,13 +128,12 @@ class View(Events):
     def __init__(self) -> None:
         self.console: Console | None = None
         self.spec: StudySpec | None = None
-        self.records: list[Record] = []
+        self.results = Results((), ())
         self.running: dict[str, str] = {}
         self.volumes: list[float] = []
         self.phase_text = ""
         self.ends: list[float] = []
         self.started_at = time.monotonic()
-        self.front: list[Record] = []
         self.confirming: tuple[int, int] | None = None
 
     def phase(self, text: str) -> None:
@@ -171,7 +161,7 @@ class View(Events):
     def finished(self, record: Record) -> None:
         self.paused(point_name(record))
         self.ends = [*self.ends, time.monotonic()]
-        self._add([*self.records, record])
+        self._add([*self.results.records, record])
 
     def confirmed(self, name: str, done: int, total: int) -> None:
         self.paused(name)
@@ -180,11 +170,9 @@ class View(Events):
 
     def _add(self, records: Sequence[Record]) -> None:
         assert self.spec is not None
-        self.records = list(records)
-        self.front = front(self.records, self.spec.objectives)
-        volume = hypervolume(self.records, self.spec.objectives)
-        if volume is not None:
-            self.volumes = [*self.volumes, volume]
+        self.results = Results(records, self.spec.objectives)
+        if self.results.hypervolume is not None:
+            self.volumes = [*self.volumes, self.results.hypervolume]
 
     def render(self, width: int, height: int, now: float) -> RenderableType:
         """The picture at time `now`, for a terminal of `width` x `height` characters."""
@@ -195,7 +183,7 @@ class View(Events):
             head = "running" if self.confirming is None else "replications, {} of {} done".format(*self.confirming)
             lines.append(f"{head}: " + ", ".join(f"{name} ({label})" for name, label in self.running.items()))
         text = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines if line]
-        return Group(*text, *([self._table(height)] if self.front else []))
+        return Group(*text, *([self._table(height)] if self.results.front else []))
 
     def _title(self) -> str:
         assert self.spec is not None
@@ -204,7 +192,7 @@ class View(Events):
 
     def _counts(self, now: float) -> str:
         assert self.spec is not None
-        states = Counter(record.state for record in self.records if record.source == "trial")
+        states = Counter(record.state for record in self.results.records if record.source == "trial")
         if self.confirming is not None:
             left = self.confirming[1] - self.confirming[0]
         else:
@@ -220,14 +208,14 @@ class View(Events):
         assert self.spec is not None
         if not self.volumes:
             return ""
-        alone = baselines_alone(self.records, self.spec.objectives)
+        alone = self.results.baselines_alone().hypervolume
         return f"hypervolume {self.volumes[-1]:.4f}  {sparkline(self.volumes[-SPARKS:])}  baselines alone {alone:.4f}"
 
     def _table(self, height: int) -> RenderableType:
         assert self.spec is not None
         room = max(1, height - ROWS_AROUND_FRONT)
-        table = front_table(self.front[:room], self.spec.objectives, float_baseline(self.records), ratios=False)
-        left_out = len(self.front) - room
+        table = front_table(self.results.front[:room], self.spec.objectives, self.results.float_record, ratios=False)
+        left_out = len(self.results.front) - room
         return Group(table, f"and {left_out} more") if left_out > 0 else table
 
 

@@ -1,14 +1,14 @@
-"""The files in a study's folder: where they are, and all but the definition and the trials read and written.
+"""The files in a study's folder: their paths, and reading and writing of all but the definition and the trials.
 
 studies/<name>/study.yaml      definition and environment; locked while a search runs
-               trials.jsonl    one finished trial or baseline a line, as it ends: the truth about what was found
-               rungs.jsonl     what trials reached at rungs below full training, one a line
+               trials.jsonl    finished trials and baselines, one a line, as they end: the study's results
+               rungs.jsonl     results of trials at rungs below full training, one a line
                latency.json    the frozen latency table
-               sensitivity.json  the stages quantized one at a time, and the seeds that follow
+               sensitivity.json  the stages quantized one at a time, and the initial trials that follow
                confirmed.jsonl the front trained again with other seeds, one training a line
                latency_again.json  the front's latencies measured once more, alone
-               stages.json     what `autoq sensitivity` was asked about the study, and its answers
-               states/         trainings that stand at a rung
+               stages.json     analyses of `autoq sensitivity` about the study
+               states/         trainings that wait at a rung
                study.db        Optuna's storage (SQLite), unless the study has another
                graph.onnx      the float network with its sites marked
 
@@ -31,75 +31,39 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class StudyFolder:
-    """Files of a study. What reads them raises StudyError where one is not whole."""
+    """Files of a study. Reading raises StudyError for a damaged file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def definition_path(self) -> Path:
-        return self.folder / "study.yaml"
-
-    @property
-    def latency_path(self) -> Path:
-        return self.folder / "latency.json"
-
-    @property
-    def graph_path(self) -> Path:
-        return self.folder / "graph.onnx"
-
-    @property
-    def trials_path(self) -> Path:
-        return self.folder / "trials.jsonl"
-
-    @property
-    def rungs_path(self) -> Path:
-        return self.folder / "rungs.jsonl"
-
-    @property
-    def sensitivity_path(self) -> Path:
-        return self.folder / "sensitivity.json"
-
-    @property
-    def confirmed_path(self) -> Path:
-        return self.folder / "confirmed.jsonl"
-
-    @property
-    def latency_again_path(self) -> Path:
-        return self.folder / "latency_again.json"
-
-    @property
-    def answers_path(self) -> Path:
-        return self.folder / "stages.json"
+        self.name = folder.name
+        self.definition_path = folder / "study.yaml"
+        self.trials_path = folder / "trials.jsonl"
+        self.rungs_path = folder / "rungs.jsonl"
+        self.latency_path = folder / "latency.json"
+        self.sensitivity_path = folder / "sensitivity.json"
+        self.confirmed_path = folder / "confirmed.jsonl"
+        self.latency_again_path = folder / "latency_again.json"
+        self.answers_path = folder / "stages.json"
+        self.states_path = folder / "states"
+        self.database_path = folder / "study.db"
+        self.graph_path = folder / "graph.onnx"
 
     def state_path(self, number: int, policy: Policy) -> Path:
-        """Where the training of a trial that stands at a rung is kept."""
+        """The file of a training that waits at a rung."""
         return self.states_path / f"{number}-{policy.hash}.pt"
 
-    @property
-    def states_path(self) -> Path:
-        return self.folder / "states"
-
-    @property
-    def database_path(self) -> Path:
-        return self.folder / "study.db"
-
     def cut_torn_lines(self) -> None:
-        """Remove what a killed process left of a line."""
+        """Remove an incomplete last line, left by a killed process."""
         cut_torn_line(self.trials_path, Record)
         cut_torn_line(self.rungs_path, Rung)
         cut_torn_line(self.confirmed_path, Confirmation)
 
     def add_rung(self, rung: Rung) -> None:
-        """Store what a trial that is not at its end reached: a line in rungs.jsonl."""
+        """Store a trial's result at a rung below full training: a line in rungs.jsonl."""
         append_line(self.rungs_path, rung)
 
     def rungs(self) -> list[Rung]:
-        """What trials reached below full training, in the order they did. Raises StudyError for a malformed line."""
+        """Results at rungs below full training, in order of time. Raises StudyError for a malformed line."""
         return read_lines(self.rungs_path, Rung)
 
     def add_confirmation(self, confirmation: Confirmation) -> None:
@@ -107,15 +71,15 @@ class StudyFolder:
         append_line(self.confirmed_path, confirmation)
 
     def set_remeasured(self, found: Remeasured) -> None:
-        """Store latencies that were measured again."""
+        """Store the front's latencies, measured again."""
         write_whole(self.latency_again_path, found.model_dump_json(indent=1))
 
     def remeasured(self) -> Remeasured:
-        """The front's latencies measured again, as far as they were. Raises StudyError where the file is not whole."""
+        """The front's latencies measured again; empty before that. Raises StudyError for a damaged file."""
         return _read(self.latency_again_path, Remeasured, "measured latencies") or Remeasured(samples={})
 
     def latency_table(self) -> LatencyTable | None:
-        """The frozen latencies, where they are measured already. Raises StudyError where the file is not whole."""
+        """The frozen latencies; None before they are measured. Raises StudyError for a damaged file."""
         return _read(self.latency_path, LatencyTable, "a latency table")
 
     def set_sensitivity(self, sensitivity: Sensitivity) -> None:
@@ -123,30 +87,30 @@ class StudyFolder:
         write_whole(self.sensitivity_path, sensitivity.model_dump_json(indent=1))
 
     def sensitivity(self) -> Sensitivity | None:
-        """What the study knows of its stages one at a time. Raises StudyError where the file is not whole."""
+        """The sensitivity of the stages, where the study has it. Raises StudyError for a damaged file."""
         return _read(self.sensitivity_path, Sensitivity, "a sensitivity file")
 
     def answers(self) -> tuple[Answer, ...]:
-        """The questions that `autoq sensitivity` answered, in their order. Raises StudyError where the file is not whole."""
+        """The analyses of `autoq sensitivity`, in order of time. Raises StudyError for a damaged file."""
         found = _read(self.answers_path, Answers, "a file of answers")
         return found.answers if found else ()
 
     def answer(self, question: Question) -> Analysis | None:
-        """What is known of a question; None where it was not asked yet."""
+        """The stored analysis for a question, or None."""
         return next((each.analysis for each in self.answers() if each.question == question), None)
 
     def add_answer(self, question: Question, analysis: Analysis) -> None:
-        """Store what came of a question; the study may be running, or closed."""
+        """Store an analysis; the study may be running, or closed."""
         others = (each for each in self.answers() if each.question != question)
         answers = Answers(answers=(*others, Answer(question=question, analysis=analysis)))
         write_whole(self.answers_path, answers.model_dump_json(indent=1, by_alias=True))
 
 
 def _read(path: Path, kind: type[M], what: str) -> M | None:
-    """A whole file as a model; None where there is no file."""
+    """The content of a file; None where there is no file."""
     if not path.is_file():
         return None
     try:
         return kind.model_validate_json(path.read_text())
     except (ValidationError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path}: not {what}; remove it, it is made again") from error
+        raise StudyError(f"{path}: not {what}; remove the file, autoq creates it again") from error

@@ -1,4 +1,4 @@
-"""Dominance, front and hypervolume. Arrays in, arrays out; everything is minimized after `losses`."""
+"""Dominance, front and hypervolume of arrays of points; everything is minimized after `losses`."""
 
 from __future__ import annotations
 
@@ -39,8 +39,24 @@ def hypervolume(values: ArrayLike, directions: Sequence[Direction], reference: S
     return float(moocore.hypervolume(inside / scale, ref=corner / scale))
 
 
+def most_volume(
+    values: ArrayLike, directions: Sequence[Direction], reference: Sequence[float], count: int, rivals: ArrayLike = ()
+) -> list[int]:
+    """Indices of up to `count` points, each the one that adds most to the volume dominated by `rivals` and the earlier ones.
+
+    Of equal contributions the first point is taken.
+    """
+    points = np.asarray(values, dtype=np.float64).reshape(-1, len(directions))
+    known = np.asarray(rivals, dtype=np.float64).reshape(-1, len(directions))
+    left, chosen = list(range(len(points))), list[int]()
+    while left and len(chosen) < count:
+        volumes = [hypervolume(np.vstack([known, points[[*chosen, index]]]), directions, reference) for index in left]
+        chosen.append(left.pop(int(np.argmax(volumes))))
+    return chosen
+
+
 def dominated(values: ArrayLike, others: ArrayLike, directions: Sequence[Direction]) -> NDArray[np.bool_]:
-    """Of every point, whether one of `others` is as good in everything and better in something."""
+    """Whether each point is dominated by one of `others`: as good in every objective and better in one."""
     points, rivals = losses(values, directions)[:, None], losses(others, directions)[None]
     better = np.all(rivals <= points, axis=2) & np.any(rivals < points, axis=2)
     return np.asarray(np.any(better, axis=1), np.bool_)

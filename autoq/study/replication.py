@@ -1,8 +1,8 @@
-"""Points of the front judged on other images, trained with other seeds, and measured again: which, and what came of it.
+"""Replication of the front: its points judged on held-out images, trained with other seeds, and measured again.
 
-A search takes the best of many noisy numbers, so what it reports is a little too good. Every fully trained point is judged on
-images that no suggestion depends on; points of the front train again with other seeds. Intervals of
-means are Student's, 95 %; those of medians are of order statistics, at least 95 % where there are enough samples, else all of them.
+A search takes the best of many noisy numbers, so its figures are a little too good. Every fully trained point is judged on
+images that no suggestion depends on, and points of the front train again with other seeds. Intervals are at the 95 % level:
+Student's for means, of order statistics for medians.
 """
 
 from __future__ import annotations
@@ -17,54 +17,63 @@ from autoq.config.objectives import OBJECTIVES
 from autoq.config.policy import Policy
 from autoq.config.spec import Confirmation, Record, Remeasured, StudySpec
 from autoq.study import pareto, selection
-from autoq.study.intervals import Interval, mean_interval, median_interval
-from autoq.study.results import FLOAT_NAME, float_baseline, front, losses, point_name, spearman
+from autoq.study.intervals import Interval, mean_interval, median_interval, spearman
+from autoq.study.results import FLOAT_NAME, Results, point_name
 
 SHARE = 1 / 8
 """Largest part of the seconds of all trials and baselines that repeated trainings are expected to take."""
 
 
 class Replication(NamedTuple):
-    """A point of the front that trains again with a seed."""
+    """A training to repeat: a point of the front with another seed."""
 
     record: Record
     policy: Policy
     seed: int
 
 
-def planned(records: Sequence[Record], spec: StudySpec) -> list[Replication]:
+def replication_seeds(spec: StudySpec) -> range:
+    """The seeds that the front is trained again with."""
+    return range(spec.trial.seed + 1, spec.trial.seed + 1 + spec.replications)
+
+
+def planned(results: Results, seeds: range) -> list[Replication]:
     """The trainings to repeat: with one seed the recommended points, the front's ends, the rest; then with the next seed.
 
     At least one training is repeated, however short the search was. The plan depends on the finished search alone, so an
     interrupted replication continues with the same one.
     """
-    left = SHARE * sum(record.seconds for record in records)
+    left = SHARE * sum(record.seconds for record in results.records)
     plan: list[Replication] = []
-    for number in range(spec.replications):
-        for record in _by_interest(records, spec.objectives):
+    for seed in seeds:
+        for record in _by_interest(results):
             left -= record.seconds
             if left >= 0 or not plan:
-                plan.append(Replication(record, Policy.from_dict(record.policy), spec.trial.seed + 1 + number))
+                plan.append(Replication(record, Policy.from_dict(record.policy), seed))
     return plan
 
 
-def _by_interest(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
-    """The front without the float network, which no seed changes: what a user would take first."""
-    points = [record for record in front(records, objectives) if record.name != FLOAT_NAME]
-    ends = [min(points, key=lambda record: losses(record.values, [name])) for name in objectives] if points else []
-    ordered = [*selection.recommended(records, objectives).values(), *ends, *points]
+def _by_interest(results: Results) -> list[Record]:
+    """The front without the float network, which no seed changes: first the points that a user is most likely to take."""
+    points = [record for record in results.front if record.name != FLOAT_NAME]
+    ends = [selection.best(points, name) for name in results.objectives] if points else []
+    ordered = [*selection.recommended(results).values(), *ends, *points]
     return list({point_name(record): record for record in ordered}.values())
 
 
 @dataclass(frozen=True)
 class Confirmed:
-    """A point of the front, judged once more.
+    """A point of the front after replication.
 
-    replicated: qualities on the search's images with other seeds, by name; empty where no training was repeated. held_out:
-    qualities on images that no suggestion depends on, over all its trainings. seeds: how many trainings were repeated.
-    latency: ms, measured again. dominated: whether another fully trained point is as good in everything and better in
-    something, with the qualities on held-out images. breaks: bounds that the repeated trainings and that latency break.
-    reason: why a training failed.
+    Attributes:
+        record: The point.
+        replicated: Qualities on the search's images with other seeds, by name; empty where no training was repeated.
+        held_out: Qualities on held-out images, over all its trainings.
+        seeds: Number of repeated trainings.
+        latency: Milliseconds, measured again.
+        dominated: Whether another fully trained point dominates it, with qualities on held-out images.
+        breaks: Constraints that the repeated trainings and latency violate.
+        reason: Why a training failed.
     """
 
     record: Record
@@ -78,35 +87,34 @@ class Confirmed:
 
     @property
     def stays(self) -> bool:
+        """Whether it is still on the front."""
         return bool(self.held_out) and not self.dominated and not self.breaks
 
 
 def confirmed_qualities(objectives: Sequence[str]) -> tuple[str, ...]:
-    """What is judged again: the objectives' qualities; PSNR where they have none."""
+    """The qualities that are judged again: those among the objectives; PSNR where there is none."""
     return tuple(name for name in objectives if OBJECTIVES[name].quality) or ("psnr",)
 
 
 def confirmed(
-    records: Sequence[Record],
+    results: Results,
     confirmations: Sequence[Confirmation],
     remeasured: Remeasured,
-    objectives: Sequence[str],
     constraints: Sequence[Constraint] = (),
 ) -> list[Confirmed]:
-    """The points of the front of `records`, in its order, where their quality on held-out images is known.
+    """The points of the front, in its order, whose quality on held-out images is known.
 
-    They are held against every fully trained point of the study, not against each other alone.
+    They are compared with every fully trained point of the study, not only with each other.
     """
-    qualities = confirmed_qualities(objectives)
-    points = _judged_apart(records, confirmations, remeasured, qualities)
-    exact = float_baseline(records)
-    reference = {} if exact is None else exact.values
-    on_front = {point_name(record) for record in front(records, objectives)}
-    every = [losses(point.values(apart=True), objectives) for point in points.values()]
+    objectives = results.objectives
+    points = _judged_apart(results.records, confirmations, remeasured, confirmed_qualities(objectives))
+    reference = {} if results.float_record is None else results.float_record.values
+    on_front = {point_name(record) for record in results.front}
+    every = [results.losses(point.values(apart=True)) for point in points.values()]
     found = []
     for name in sorted(on_front & points.keys(), key=lambda name: points[name].record.values[objectives[0]]):
         point = points[name]
-        own = losses(point.values(apart=True), objectives)
+        own = results.losses(point.values(apart=True))
         again = point.values()
         found.append(
             Confirmed(
@@ -124,7 +132,7 @@ def confirmed(
 
 
 def rank_agreement(records: Sequence[Record], quality: str) -> float | None:
-    """Spearman's correlation between a quality on the search's images and on held-out ones, over all fully trained points.
+    """Rank correlation between a quality on the search's images and on held-out ones, over all fully trained points.
 
     The float network is left out. None for fewer than three points, and where all have the same value.
     """
@@ -165,7 +173,7 @@ class _Point:
         return {name: mean_interval([values[name] for values in runs]) for name in self.qualities}
 
     def values(self, apart: bool = False) -> dict[str, float]:
-        """What the point is worth now: as repeated, or on held-out images."""
+        """The point's values with the repeated trainings; `apart`: with the qualities on held-out images."""
         judged = self.held_out if apart else self.replicated
         found = {**self.record.values, **{name: interval.middle for name, interval in judged.items()}}
         if self.latency is not None and not apart:
@@ -176,7 +184,7 @@ class _Point:
 def _judged_apart(
     records: Sequence[Record], confirmations: Sequence[Confirmation], remeasured: Remeasured, qualities: tuple[str, ...]
 ) -> dict[str, _Point]:
-    """Every feasible, fully trained point whose qualities on held-out images are known, by name."""
+    """The feasible, fully trained points whose qualities on held-out images are known, by name."""
     found = {}
     for record in records:
         if record.state == "complete" and record.feasible and record.held_out.keys() >= {*qualities}:
@@ -186,42 +194,39 @@ def _judged_apart(
     return found
 
 
-def in_words(points: Sequence[Confirmed], records: Sequence[Record], objectives: Sequence[str]) -> str:
-    """A few sentences on what became of a front; empty where nothing was judged on held-out images."""
+def in_words(points: Sequence[Confirmed], results: Results) -> str:
+    """The outcome of replication in a few sentences; empty where no point was judged on held-out images."""
     if not points:
         return ""
-    quality = confirmed_qualities(objectives)[0]
+    quality = confirmed_qualities(results.objectives)[0]
     stay = f"{sum(point.stays for point in points)} of {len(points)} points stay on the front"
     words = [f"On images that no suggestion depends on, {stay}"]
-    if (agreement := rank_agreement(records, quality)) is not None:
+    if (agreement := rank_agreement(results.records, quality)) is not None:
         words[0] += f" (rank correlation of {quality} over all fully trained points: {agreement:.2f})"
     repeated = [point for point in points if point.replicated]
     if repeated:
         sign = 1 if OBJECTIVES[quality].direction == "maximize" else -1
         worst = min(repeated, key=lambda point: sign * (point.replicated[quality].middle - point.record.values[quality]))
         change = f"{worst.replicated[quality].middle - worst.record.values[quality]:+.2f} {OBJECTIVES[quality].unit}".strip()
-        trained = (
-            f"{len(repeated)} of them were trained again with other seeds"
-            if len(repeated) < len(points)
-            else ("All were trained again with other seeds")
-        )
+        count = "All" if len(repeated) == len(points) else f"{len(repeated)} of them"
+        trained = f"{count} were trained again with other seeds"
         words.append(f"{trained}; the largest loss is {change} ({point_name(worst.record)})")
     if failed := [point for point in points if point.reason]:
         words.append(f"{len(failed)} could not be trained again: {failed[0].reason}")
     return ". ".join(words) + "."
 
 
-def document(points: Sequence[Confirmed], records: Sequence[Record], objectives: Sequence[str]) -> dict[str, Any]:
-    """JSON data: how the search's images rank points as held-out images do, and the points of the front."""
+def document(points: Sequence[Confirmed], results: Results) -> dict[str, Any]:
+    """JSON data: the rank correlation between the search's images and held-out ones, and the points of the front."""
     return {
-        "rank_agreement": {name: rank_agreement(records, name) for name in confirmed_qualities(objectives)},
+        "rank_agreement": {name: rank_agreement(results.records, name) for name in confirmed_qualities(results.objectives)},
         "stay": sum(point.stays for point in points),
         "front": entries(points),
     }
 
 
 def entries(points: Sequence[Confirmed]) -> list[dict[str, Any]]:
-    """The points as JSON data; an interval that nothing is known of is null."""
+    """The points as JSON data; an infinite bound is null."""
     return [
         {
             "point": point_name(point.record),

@@ -1,14 +1,17 @@
-"""What a study found: front, hypervolume, tables, the JSON document. Records in, plain data out."""
+"""The results of a study: front, hypervolume, tables, the JSON document."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autoq.config.objectives import FIDELITY, OBJECTIVES, reference_value
+from autoq.config.objectives import FIDELITY, OBJECTIVES, Direction, reference_value
 from autoq.config.spec import Record, Sensitivity, StudySpec
 from autoq.study import pareto
+from autoq.study.intervals import spearman
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -17,139 +20,146 @@ FLOAT_NAME = "float"
 NOT_FASTER = "not faster than float"
 
 
-def front(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
-    """Non-dominated feasible trials and baselines, by the first objective."""
-    candidates = [record for record in records if record.state == "complete" and record.feasible]
-    values = [[record.values[name] for name in objectives] for record in candidates]
-    return [candidates[index] for index in pareto.front(values, [OBJECTIVES[name].direction for name in objectives])]
+@dataclass(frozen=True)
+class Results:
+    """Finished trials and baselines of a study, compared by its objectives.
+
+    Attributes:
+        records: The trials and baselines, in the order they ended.
+        objectives: Names of the objectives.
+    """
+
+    records: Sequence[Record]
+    objectives: tuple[str, ...]
+
+    @functools.cached_property
+    def front(self) -> list[Record]:
+        """Non-dominated feasible trials and baselines, by the first objective."""
+        candidates = [record for record in self.records if record.state == "complete" and record.feasible]
+        return [candidates[index] for index in pareto.front(self._values(candidates), self._directions)]
+
+    @functools.cached_property
+    def float_record(self) -> Record | None:
+        """The float network's record, where it was measured."""
+        return next((record for record in self.records if record.name == FLOAT_NAME and record.state == "complete"), None)
+
+    @functools.cached_property
+    def reference_point(self) -> list[float] | None:
+        """The reference point of the hypervolume, a little worse than the float network. None before that is measured."""
+        float_record = self.float_record
+        return None if float_record is None else [reference_value(name, float_record.values[name]) for name in self.objectives]
+
+    @functools.cached_property
+    def hypervolume(self) -> float | None:
+        """Hypervolume of the front. None before the float network is measured."""
+        if self.reference_point is None:
+            return None
+        return pareto.hypervolume(self._values(self.front), self._directions, self.reference_point)
+
+    def losses(self, values: Mapping[str, float]) -> list[float]:
+        """Values of the objectives as numbers that are all minimized."""
+        return self.minimized([values[name] for name in self.objectives])
+
+    def minimized(self, point: Sequence[float]) -> list[float]:
+        """A point of objective space with every coordinate minimized."""
+        return [float(each) for each in pareto.losses([point], self._directions)[0]]
+
+    def baselines_alone(self) -> Results:
+        """The results without any trial, which a search has to improve on."""
+        return Results([record for record in self.records if record.source == "baseline"], self.objectives)
+
+    def initial_alone(self, sensitivity: Sensitivity | None) -> Results:
+        """The baselines and the initial trials, which the sensitivity of the stages proposed."""
+        count = len(sensitivity.initial_trials) if sensitivity else 0
+        return Results([record for record in self.records if record.number is None or record.number < count], self.objectives)
+
+    def comparison(self, other: Results) -> dict[str, float] | None:
+        """This front compared with another one of the same network.
+
+        Returns:
+            Both hypervolumes and that of both together, with one reference point, and for each front the share of points
+            that the other dominates. None where either has no float network.
+        """
+        reference, directions = self.reference_point, self._directions
+        if reference is None or other.float_record is None:
+            return None
+        own, others = self._values(self.front), self._values(other.front)
+        return {
+            "hypervolume": pareto.hypervolume(own, directions, reference),
+            "hypervolume_other": pareto.hypervolume(others, directions, reference),
+            "hypervolume_together": pareto.hypervolume([*own, *others], directions, reference),
+            "dominated": float(pareto.dominated(own, others, directions).mean()),
+            "dominated_other": float(pareto.dominated(others, own, directions).mean()),
+        }
+
+    def _values(self, records: Iterable[Record]) -> list[list[float]]:
+        return [[record.values[name] for name in self.objectives] for record in records]
+
+    @property
+    def _directions(self) -> list[Direction]:
+        return [OBJECTIVES[name].direction for name in self.objectives]
 
 
-def reference_point(records: Iterable[Record], objectives: Sequence[str]) -> list[float] | None:
-    """The hypervolume's reference: a little worse than the float baseline. None while that is not measured."""
-    reference = float_baseline(records)
-    return None if reference is None else [reference_value(name, reference.values[name]) for name in objectives]
-
-
-def losses(values: Mapping[str, float], objectives: Sequence[str]) -> list[float]:
-    """Objectives as numbers that are all minimized."""
-    return minimized([values[name] for name in objectives], objectives)
-
-
-def minimized(point: Sequence[float], objectives: Sequence[str]) -> list[float]:
-    """A point of objective space with every coordinate minimized."""
-    return [float(each) for each in pareto.losses([point], [OBJECTIVES[name].direction for name in objectives])[0]]
-
-
-def float_baseline(records: Iterable[Record]) -> Record | None:
-    """The float network's record, where it was measured."""
-    return next((record for record in records if record.name == FLOAT_NAME and record.state == "complete"), None)
-
-
-def faster_than_float(record: Record, exact: Record | None) -> bool | None:
-    """Whether a point takes less time than the float network; None for that one itself, and where latencies are not known."""
-    if exact is None or record.name == FLOAT_NAME or "latency" not in exact.values.keys() & record.values.keys():
+def faster_than_float(record: Record, float_record: Record | None) -> bool | None:
+    """Whether a point takes less time than the float network; None for the float network itself, or without latencies."""
+    if float_record is None or record.name == FLOAT_NAME or "latency" not in float_record.values.keys() & record.values.keys():
         return None
-    return record.values["latency"] < exact.values["latency"]
-
-
-def baselines_alone(records: Sequence[Record], objectives: Sequence[str]) -> float | None:
-    """Hypervolume without any trial: what the search has to beat."""
-    return hypervolume([record for record in records if record.source == "baseline"], objectives)
-
-
-def seeds_alone(records: Sequence[Record], sensitivity: Sensitivity | None) -> list[Record]:
-    """The baselines, and of the trials those that the sensitivity of the stages proposed."""
-    seeds = len(sensitivity.initial_trials) if sensitivity else 0
-    return [record for record in records if record.number is None or record.number < seeds]
+    return record.values["latency"] < float_record.values["latency"]
 
 
 def prediction_agreement(records: Iterable[Record], sensitivity: Sensitivity | None) -> float | None:
-    """Rank correlation (Spearman) of what stages one at a time predicted for the seeds with the error after training.
+    """Rank correlation (Spearman) of the initial trials' predicted losses with their errors after training.
 
-    None for fewer than three seeds that trained fully.
+    None for fewer than three initial trials that trained fully.
     """
     trained = {record.number: record.values[FIDELITY] for record in records if record.state == "complete"}
     pairs = [(loss, -trained[n]) for n, loss in enumerate(sensitivity.predicted if sensitivity else ()) if n in trained]
     return spearman(pairs)
 
 
-def spearman(pairs: Sequence[tuple[float, float]]) -> float | None:
-    """Rank correlation. None for fewer than three pairs, and where nothing differs."""
-    import pandas as pd
-
-    ranks = pd.DataFrame(pairs).rank()
-    if len(pairs) < 3 or (ranks.nunique() == 1).any():
-        return None
-    return float(ranks[0].corr(ranks[1]))
-
-
-def hypervolume(records: Sequence[Record], objectives: Sequence[str]) -> float | None:
-    """Share-like volume of the front of `records`, against the float baseline among them."""
-    reference = reference_point(records, objectives)
-    if reference is None:
-        return None
-    values = [[record.values[name] for name in objectives] for record in front(records, objectives)]
-    return pareto.hypervolume(values, [OBJECTIVES[name].direction for name in objectives], reference)
-
-
-def comparison(records: Sequence[Record], others: Sequence[Record], objectives: Sequence[str]) -> dict[str, float] | None:
-    """A front held against another of the same network: both hypervolumes, with one reference, and of each front the share
-    that some point of the other dominates. None where either study has no float baseline.
-    """
-    reference = reference_point(records, objectives)
-    if reference is None or float_baseline(others) is None:
-        return None
-    directions = [OBJECTIVES[name].direction for name in objectives]
-    own, other = ([[each.values[name] for name in objectives] for each in front(part, objectives)] for part in (records, others))
-    return {
-        "hypervolume": pareto.hypervolume(own, directions, reference),
-        "hypervolume_other": pareto.hypervolume(other, directions, reference),
-        "hypervolume_together": pareto.hypervolume([*own, *other], directions, reference),
-        "dominated": float(pareto.dominated(own, other, directions).mean()),
-        "dominated_other": float(pareto.dominated(other, own, directions).mean()),
-    }
-
-
 def document(
     name: str,
     spec: StudySpec,
-    records: Sequence[Record],
+    results: Results,
     seconds: float,
     sensitivity: Sensitivity | None = None,
     confirmed: Mapping[str, Any] | None = None,
     latency: Mapping[str, Any] | None = None,
     recommended: Mapping[str, Record] | None = None,
 ) -> dict[str, Any]:
-    """The JSON document of a search: definition, trials, front, baselines, hypervolume. confirmed: `confirmation.document`.
+    """The JSON document of a search.
 
-    latency: `speed.Speed.document`. recommended: `pick.recommended`.
+    Args:
+        name: Name of the study.
+        spec: Its definition.
+        results: Its trials and baselines.
+        seconds: Duration of the search.
+        sensitivity: Sensitivity of the stages, where the study has initial trials.
+        confirmed: `replication.document`.
+        latency: `attribution.Speed.document`.
+        recommended: `selection.recommended`.
     """
-    exact = float_baseline(records)
-    objectives = spec.objectives
-    of_seeds = seeds_alone(records, sensitivity)
-    trials = sorted((record for record in records if record.source == "trial"), key=lambda record: record.number or 0)
+    float_record, initial = results.float_record, results.initial_alone(sensitivity)
+    trials = sorted((record for record in results.records if record.source == "trial"), key=lambda record: record.number or 0)
     return {
         "study": name,
         "seed": spec.trial.seed,
         "target": spec.trial.target,
         "seconds": round(seconds, 1),
         "objectives": [
-            {"name": name, "direction": OBJECTIVES[name].direction, "unit": OBJECTIVES[name].unit} for name in objectives
+            {"name": name, "direction": OBJECTIVES[name].direction, "unit": OBJECTIVES[name].unit} for name in results.objectives
         ],
-        "trials": [_entry(record, exact) for record in trials],
-        "front": [_entry(record, exact) for record in front(records, objectives)],
-        "baselines": {record.name: record.values for record in records if record.source == "baseline"},
-        "seeds_alone": {
-            "front": [_entry(record, exact) for record in front(of_seeds, objectives)],
-            "hypervolume": hypervolume(of_seeds, objectives),
-        }
+        "trials": [_entry(record, float_record) for record in trials],
+        "front": [_entry(record, float_record) for record in results.front],
+        "baselines": {record.name: record.values for record in results.records if record.source == "baseline"},
+        "seeds_alone": {"front": [_entry(record, float_record) for record in initial.front], "hypervolume": initial.hypervolume}
         if sensitivity is not None
         else None,
         "recommended": {rule: point_name(record) for rule, record in (recommended or {}).items()},
         "confirmed": confirmed,
         "latency": latency,
-        "hypervolume": hypervolume(records, objectives),
-        "reference_point": reference_point(records, objectives),
+        "hypervolume": results.hypervolume,
+        "reference_point": results.reference_point,
     }
 
 
@@ -197,12 +207,12 @@ def table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _entry(record: Record, exact: Record | None) -> dict[str, Any]:
+def _entry(record: Record, float_record: Record | None) -> dict[str, Any]:
     entry = {name: getattr(record, name) for name in ("number", "state", "source", "policy", "values", "steps", "seconds")}
     for name in ("name", "reason"):
         if getattr(record, name) is not None:
             entry[name] = getattr(record, name)
-    if (faster := faster_than_float(record, exact)) is not None:
+    if (faster := faster_than_float(record, float_record)) is not None:
         entry["faster_than_float"] = faster
     return entry
 

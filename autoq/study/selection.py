@@ -1,12 +1,12 @@
-"""Which point of a study is meant: by number, by name, or by a rule.
+"""Selection of a point of a study: by number, by name, or by a rule.
 
-trial 7, 8/8/8              a point by its name
+trial 7, 8/8/8              the point of that name
 smallest, fastest           the front's smallest or fastest point among those close to float
 compromise                  the front's point nearest to the best of every objective
-size                        the front's best in an objective
-pi<=2.2, latency<=30ms then size      the best in an objective of those within bounds
+size                        the front's best point in an objective
+pi<=2.2, latency<=30ms then size      the best point in an objective among those within bounds
 
-Close to float means within CLOSE of the study's quality; where no point is, the front's best in quality.
+Close to float means within CLOSE of the study's quality; where no point is, the front's best point in quality counts.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from autoq.config.constraints import Constraint, parse_all
 from autoq.config.objectives import FIDELITY, OBJECTIVES
 from autoq.config.spec import Record
 from autoq.errors import InputError, unknown
-from autoq.study import pareto, results
-from autoq.study.results import FLOAT_NAME, point_name
+from autoq.study import pareto
+from autoq.study.results import FLOAT_NAME, Results, point_name
 
 THEN = " then "
 SMALLEST, FASTEST, COMPROMISE = "smallest", "fastest", "compromise"
@@ -33,7 +33,7 @@ CLOSE = {
     "niqe": "niqe_drop<=0.1",
     "pi": "pi_drop<=0.1",
 }
-"""Quality -> what a point keeps that most people would not tell from the float network."""
+"""Quality -> bound for a point that most people would not tell apart from the float network."""
 
 
 def by_number(records: Sequence[Record], number: int) -> Record:
@@ -52,50 +52,55 @@ def by_name(records: Sequence[Record], name: str) -> Record:
     raise InputError(f"the study has no '{name}'; {_those(complete)}")
 
 
-def by_rule(records: Sequence[Record], objectives: Sequence[str], rule: str) -> Record:
-    """The point that a rule means; of equal ones the first of the front. Raises InputError where there is none."""
-    names = {point_name(record) for record in records}
-    if rule in names:
-        return by_name(records, rule)
-    front = [record for record in results.front(records, objectives) if record.name != FLOAT_NAME]
+def by_rule(results: Results, rule: str) -> Record:
+    """The point that a rule selects; of equal ones the first of the front. Raises InputError where there is none."""
+    if rule in {point_name(record) for record in results.records}:
+        return by_name(results.records, rule)
+    front = [record for record in results.front if record.name != FLOAT_NAME]
     if not front:
         raise InputError(f"--pick '{rule}': the front holds nothing but the float network; {EXAMPLE}")
     if rule in (SMALLEST, FASTEST, COMPROMISE):
-        return recommended(records, objectives)[rule]
+        return recommended(results)[rule]
     *bounds, goal = rule.rsplit(THEN, 1) if THEN in rule else (rule,)
     if goal.strip() not in OBJECTIVES:
         raise InputError(f"--pick '{rule}': {unknown('objective', goal.strip(), OBJECTIVES)}; {EXAMPLE}")
     kept = parse_all(bounds[0].split(",")) if bounds else ()
-    exact = results.float_baseline(records)
-    within = [record for record in front if _keeps(record, kept, exact.values if exact else {})]
+    within = [record for record in front if _keeps(record, kept, results.float_record.values if results.float_record else {})]
     if not within:
         raise InputError(f"--pick '{rule}': no point of the front keeps {bounds[0]}; loosen it, or see autoq report")
     goal = goal.strip()
     missing = [point_name(record) for record in within if goal not in record.values]
     if missing:
         raise InputError(f"--pick '{rule}': {goal} was not measured in that study; {EXAMPLE}")
-    return min(within, key=lambda record: results.losses(record.values, [goal]))
+    return best(within, goal)
 
 
-def recommended(records: Sequence[Record], objectives: Sequence[str]) -> dict[str, Record]:
+def recommended(results: Results) -> dict[str, Record]:
     """The points most users want, by rule: SMALLEST, FASTEST, COMPROMISE. Empty where the front is the float network alone."""
-    front = [record for record in results.front(records, objectives) if record.name != FLOAT_NAME]
+    objectives = results.objectives
+    front = [record for record in results.front if record.name != FLOAT_NAME]
     if not front:
         return {}
-    exact, kept = results.float_baseline(records), parse_all([close_to_float(objectives)])
-    close = [record for record in front if exact is None or _keeps(record, kept, exact.values)]
+    float_record, kept = results.float_record, parse_all([close_to_float(objectives)])
+    close = [record for record in front if float_record is None or _keeps(record, kept, float_record.values)]
     if not close:
-        close = [min(front, key=lambda record: results.losses(record.values, [_quality(objectives)]))]
+        close = [best(front, _quality(objectives))]
     fast = "latency" if all("latency" in record.values for record in close) else "bops"
     return {
         SMALLEST: min(close, key=lambda record: record.values["size"]),
         FASTEST: min(close, key=lambda record: (record.values[fast], record.values["size"])),
-        COMPROMISE: front[_compromise([results.losses(record.values, objectives) for record in front])],
+        COMPROMISE: front[_compromise([results.losses(record.values) for record in front])],
     }
 
 
+def best(records: Sequence[Record], objective: str) -> Record:
+    """The best record in an objective; of equal ones the first."""
+    sign = 1 if OBJECTIVES[objective].direction == "minimize" else -1
+    return min(records, key=lambda record: sign * record.values[objective])
+
+
 def close_to_float(objectives: Sequence[str]) -> str:
-    """The bound that `recommended` applies to a study's first quality, as text."""
+    """The bound of `recommended` on a study's first quality, as text."""
     return CLOSE[_quality(objectives)]
 
 

@@ -1,8 +1,8 @@
-"""Optuna's side of a study: what was asked for, what runs, how it ended, and the sampler's next suggestion.
+"""The Optuna storage of a study: its trials with their states, and the sampler's next suggestion.
 
-For every suggestion a sampler is made anew, seeded from (study seed, trial number), and looks at a copy of the trials
-in memory. So a suggestion depends on the trials before it and on nothing else (not on what a sampler keeps elsewhere),
-and it reaches the storage in one piece: whatever interrupts a search, asking again gives the same answer.
+Every suggestion comes from a new sampler, seeded from (study seed, trial number), on a copy of the trials in memory. So a
+suggestion depends on the earlier trials alone, not on state of a sampler, and it is stored in one step: after any
+interruption, asking again gives the same suggestion.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ R = TypeVar("R")
 
 ATTEMPTS = "attempts"
 MOST_REPEATS = 10
-"""Times a sampler is asked anew because it suggests what a trial has already, the second half of them at random; then the
-first policy of the space that no trial has is taken: few are left.
+"""Attempts of a sampler that suggests policies which trials already have; the second half of them is random. Then few
+policies are left, and the first untried one of the space is taken.
 """
 
 SQLITE_PATIENCE = 60
-"""Seconds to wait for a reader, such as a dashboard, to let go of the database file."""
+"""Seconds to wait for a reader, such as a dashboard, to release the database file."""
 
 STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED, "complete": TrialState.COMPLETE}
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial on its way. attempts: how often it was begun."""
+    """A running trial, with its number of starts."""
 
     number: int
     policy: Policy
@@ -55,7 +55,7 @@ class Asked:
 
 
 def _at_work(method: Callable[P, R]) -> Callable[P, R]:
-    """What a database says while a search runs (it is full, or gone) becomes an OSError, as for a file."""
+    """Turn errors of a database while a search runs (it is full, or gone) into OSError, as for a file."""
 
     @functools.wraps(method)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
@@ -69,15 +69,15 @@ def _at_work(method: Callable[P, R]) -> Callable[P, R]:
 
 
 class TrialStorage:
-    """The numbered trials of a study in an Optuna storage, `backend`. seeds: the policies of the first trials.
+    """The numbered trials of a study in an Optuna storage, `backend`. `initial`: the policies of the initial trials.
 
     Methods that a search calls raise OSError where the database cannot be read or written.
     """
 
     def __init__(
-        self, storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace, seeds: Sequence[Policy] = ()
+        self, storage: optuna.storages.BaseStorage, name: str, spec: StudySpec, space: SearchSpace, initial: Sequence[Policy] = ()
     ) -> None:
-        self._spec, self._space, self.seeds = spec, space, seeds
+        self._spec, self._space, self.initial = spec, space, initial
         directions = [OBJECTIVES[objective].direction for objective in spec.objectives]
         self.backend = storage
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -98,7 +98,7 @@ class TrialStorage:
     @property
     @_at_work
     def untried(self) -> int:
-        """How many policies of the space no trial has."""
+        """Number of policies of the space that no trial has."""
         return self._space.size() - len({self._policy(trial) for trial in self._trials()})
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
@@ -106,28 +106,27 @@ class TrialStorage:
 
     @_at_work
     def describe(self, attributes: Mapping[str, str]) -> None:
-        """What a reader of the storage should know of the study."""
+        """Store attributes of the study for readers of the storage."""
         for key, value in attributes.items():
             self._stored.set_user_attr(key, value)
 
     @_at_work
     def ask(self) -> Asked:
-        """The next trial: number, policy; stored as running."""
+        """Suggest the next trial and store it as running."""
         number = self.count
-        if number < len(self.seeds):
-            policy, how = self.seeds[number], self._parameters(self.seeds[number])
+        if number < len(self.initial):
+            policy, how = self.initial[number], self._parameters(self.initial[number])
         else:
             policy, how = self._suggest(number)
         self._stored.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=self._readable(policy), **how))
         return Asked(number, policy, 0)
 
     def _suggest(self, number: int) -> tuple[Policy, dict[str, Any]]:
-        """What the sampler says, and how Optuna stores it; asked anew where a trial has that policy already.
+        """An untried policy from the sampler, and its form in Optuna. At least one policy must be untried.
 
-        One policy at least must be untried.
-        The trials of a bracket are asked for before any has ended, so a sampler does not see how those of its own did.
+        The trials of a bracket are asked for before any of them has ended, so a sampler never sees results of its bracket.
         """
-        together = bracket(number, len(self.seeds), self._spec.rungs)
+        together = bracket(number, len(self.initial), self._spec.rungs)
         trials = [trial if trial.number not in together else _not_ended(trial) for trial in self._trials()]
         taken = {self._policy(trial) for trial in trials}
         for attempt in range(MOST_REPEATS):
@@ -141,7 +140,7 @@ class TrialStorage:
         return policy, self._parameters(policy)
 
     def _parameters(self, policy: Policy) -> dict[str, Any]:
-        """A known policy as Optuna stores it."""
+        """A policy in the form that Optuna stores."""
         fixed = optuna.trial.FixedTrial(self._space.parameters(policy))
         self._space.suggest(fixed)
         return {"params": fixed.params, "distributions": fixed.distributions}
@@ -152,21 +151,21 @@ class TrialStorage:
 
     @_at_work
     def running(self) -> list[Asked]:
-        """Trials that were begun and have not ended."""
+        """The trials that have not ended."""
         trials = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
         return [Asked(trial.number, self._policy(trial), trial.user_attrs.get(ATTEMPTS, 0)) for trial in trials]
 
     @_at_work
     def set_attempts(self, number: int, attempts: int) -> None:
-        """Note how often a running trial was begun."""
+        """Store the number of starts of a running trial."""
         self._trial(number).set_user_attr(ATTEMPTS, attempts)
 
     @_at_work
     def tell(self, record: Record) -> None:
-        """A trial ended."""
+        """Store the end of a trial."""
         assert record.number is not None
         trial = self._trial(record.number)
-        for key, value in _outcome(record).items():
+        for key, value in self._outcome(record).items():
             trial.set_user_attr(key, value)
         for key, value in self._violations(record).items():
             trial.set_constraint(key, value)
@@ -174,10 +173,12 @@ class TrialStorage:
         self._stored.tell(record.number, values, STATES[record.state])
 
     def load(self, records: Sequence[Record]) -> None:
-        """Bring the storage to where the finished trials' records say the study is.
+        """Bring the storage to the state of the records of finished trials.
 
-        Trials it lacks are added from their record; trials that neither has, but later ones follow, are suggested
-        anew. Raises StudyError when the two contradict each other.
+        Trials that it lacks are added from their records; trials that both lack, but later ones follow, are suggested anew.
+
+        Raises:
+            StudyError: The two contradict each other.
         """
         ended = {record.number: record for record in records if record.number is not None}
         stored = self._trials()
@@ -204,11 +205,11 @@ class TrialStorage:
             )
 
     def _trial(self, number: int) -> optuna.Trial:
-        """A handle on a trial that runs."""
+        """A handle on a running trial."""
         return optuna.Trial(self._stored, self._trials()[number]._trial_id)
 
     def _remove(self) -> str:
-        """What to type to make this study's part of the storage go."""
+        """The advice that removes this study from the storage."""
         url = getattr(self.backend, "url", "")
         if _is_own_file(url):
             return f"remove {FILE}"
@@ -218,7 +219,7 @@ class TrialStorage:
         return self._space.suggest(optuna.trial.FixedTrial(trial.params))
 
     def _readable(self, policy: Policy) -> dict[str, str]:
-        """A policy as a person reads it: bits of all stages, then each stage with quantizers and clipping rules."""
+        """A policy in words: bits of all stages, then each stage with quantizers and range estimators."""
         stages = {}
         for stage, quant in policy.stages:
             formats = [(role, quant.role(role)) for role in ROLES if not quant.role(role).is_float]
@@ -237,23 +238,28 @@ class TrialStorage:
         return optuna.trial.create_trial(
             state=STATES[record.state],
             values=self._values(record) if complete else None,
-            user_attrs={**self._readable(policy), **_outcome(record)},
+            user_attrs={**self._readable(policy), **self._outcome(record)},
             constraints=self._violations(record),
             **self._parameters(policy),
         )
 
     def _violations(self, record: Record) -> dict[str, float]:
-        """Of the bounds; records of earlier versions do not say how they kept the quality guard."""
+        """Violations of the constraints; records of earlier versions lack that of the quality guard."""
         if record.violations or record.state != "complete" or not guarded(self._spec):
             return record.violations
         return {"quality_guard": FIDELITY_FLOOR - record.values[FIDELITY]}
+
+    def _outcome(self, record: Record) -> dict[str, str | float]:
+        reason = {} if record.reason is None else {"reason": record.reason}
+        structure = record.structure.in_words(self._space.facts.integer_bits)
+        return {**record.values, **reason, "structure": structure, "steps": record.steps, "seconds": record.seconds}
 
     def _values(self, record: Record) -> list[float]:
         return [record.values[name] for name in self._spec.objectives]
 
 
 def _not_ended(trial: optuna.trial.FrozenTrial) -> optuna.trial.FrozenTrial:
-    """A trial as it was when it had only been asked for."""
+    """A trial as it was before it ended."""
     return optuna.trial.create_trial(
         state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions, system_attrs=trial.system_attrs
     )
@@ -269,15 +275,10 @@ def _with_unit(objective: str) -> str:
     return f"{objective} ({unit})" if unit else objective
 
 
-def _outcome(record: Record) -> dict[str, str | float]:
-    reason = {} if record.reason is None else {"reason": record.reason}
-    return {**record.values, **reason, "structure": record.structure, "steps": record.steps, "seconds": record.seconds}
-
-
 def make_sampler(name: str, seed: int, number: int, budget: int, attempt: int = 0) -> optuna.samplers.BaseSampler:
     """A sampler whose randomness depends on the study's seed, the trial's number and the attempt alone. `auto` is TPE.
 
-    The first fifth of the budget, at most ten trials, is drawn at random.
+    The first fifth of the budget is random, at most ten trials.
     """
     own = int.from_bytes(hashlib.sha256(f"{seed}/{number}{f'/{attempt}' if attempt else ''}".encode()).digest()[:4], "big")
     startup = max(1, min(10, budget // 5))
@@ -299,18 +300,18 @@ def make_sampler(name: str, seed: int, number: int, budget: int, attempt: int = 
 # ------------------------------------------------------------ where trials are stored
 
 FILE = "study.db"
-"""Where a study has no other database, in its folder."""
+"""The database in a study's folder, where it has no other one."""
 
 DATABASES = ("mysql", "postgresql", "sqlite")
 PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
-"""What pip calls a database's Python module, where it has another name."""
+"""Python module of a database -> name for pip, where they differ."""
 
 PASSWORDS = ("password", "passwd")
-"""Where a URL's query may carry one."""
+"""Keys of a URL's query that hold a password."""
 
 
 def check_url(url: str) -> None:
-    """Raise StudyError if text is no database URL, or one with a password in it: it would be written to files."""
+    """Raise StudyError for text that is not a database URL, or has a password in it, which would be written to files."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
@@ -319,29 +320,29 @@ def check_url(url: str) -> None:
         ) from error
     if re.search("[{}]", url):
         quoted = url.replace("{", "%7B").replace("}", "%7D")
-        raise StudyError(f"storage '{url}': Optuna fills in what stands in braces; type --storage {quoted}")
+        raise StudyError(f"storage '{url}': Optuna replaces text in braces; type --storage {quoted}")
     if parsed.drivername.startswith("sqlite") and not Path(parsed.database or "").is_absolute():
         absolute = file_url(Path.cwd() / (parsed.database or "x.db"))
         raise StudyError(f"storage '{url}': expected an absolute path; type --storage {absolute}")
     if parsed.password is not None or any(key in parsed.query for key in PASSWORDS):
         shown = parsed.difference_update_query(PASSWORDS).render_as_string(hide_password=True)
-        raise StudyError(f"storage '{shown}': has a password in it, which a study would write down; set PGPASSWORD instead")
+        raise StudyError(f"storage '{shown}': contains a password, which the study would store; set PGPASSWORD instead")
 
 
 def file_url(path: Path) -> str:
-    """The URL of a SQLite file; what has a meaning in URLs is quoted."""
+    """The URL of a SQLite file, quoted."""
     return URL.create("sqlite", database=str(path.resolve())).render_as_string()
 
 
 def _cause(error: Exception) -> str:
-    """What the database said, without Optuna's and SQLAlchemy's words around it."""
+    """The message of the database, without those of Optuna and SQLAlchemy around it."""
     origins = (getattr(each, "orig", None) for each in (error, error.__cause__))
     return str(next(filter(None, origins), error)).splitlines()[0].split(". ")[0]
 
 
 @contextlib.contextmanager
 def explained(url: str) -> Iterator[None]:
-    """What a database says when it is opened becomes a StudyError that says what to do."""
+    """Turn errors from opening a database into StudyError with advice."""
     try:
         yield
     except NoSuchModuleError as error:
@@ -367,15 +368,15 @@ def _is_own_file(url: str) -> bool:
 
 
 def check_free(url: str, name: str) -> None:
-    """Raise StudyError if a database cannot be used, or has a study of that name already."""
+    """Raise StudyError if a database cannot be used, or already has a study of that name."""
     storage = connect(url)
     with explained(url):
         if name in [study.study_name for study in storage.get_all_studies()]:
-            raise StudyError(f"storage '{url}': has a study '{name}' already; give another --study or --storage")
+            raise StudyError(f"storage '{url}': already has a study '{name}'; give another --study or --storage")
 
 
 def in_memory() -> optuna.storages.BaseStorage:
-    """A storage that goes with the process."""
+    """A storage in the memory of this process."""
     return optuna.storages.InMemoryStorage()
 
 

@@ -1,7 +1,7 @@
 """A study: its definition, its finished trials, its Optuna storage. With folder.py the only reader and writer of its folder.
 
-Every file is written whole or not at all, and a line of trials.jsonl is on the disk before the storage hears of it. So
-a search that was killed at any moment continues from what is here.
+Every file is written completely or not at all, and a line of trials.jsonl is on the disk before the storage is updated. So
+a search continues from these files, whenever it was killed.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from autoq.config.policy import Policy, Role
 from autoq.config.space import SearchSpace, SpaceFacts
 from autoq.config.space_file import parse_space, stored_stages
 from autoq.config.spec import Confirmation, Record, Sensitivity, StudyFile, StudySpec, TrialResult
+from autoq.config.structure import Structure
 from autoq.errors import InputError, StudyError, suggest
 from autoq.networks import is_custom, model_info
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
-from autoq.study import results
 from autoq.study.folder import StudyFolder
 from autoq.study.replication import Confirmed, confirmed, confirmed_qualities
+from autoq.study.results import Results, in_words, table
 from autoq.study.storage import Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.system.files import append_line, read_lines, write_whole
 from autoq.targets import target_info
@@ -51,7 +52,7 @@ def study_folder(name: str) -> Path:
 
 
 def new_folder(name: str) -> Path:
-    """Make `studies/<name>`, or with -2, -3, ... at its end: the first that is not there, as mkdir says."""
+    """Make `studies/<name>`, or the first of `<name>-2`, `<name>-3`, ... that does not exist."""
     for number in itertools.count(1):
         folder = study_folder(name if number == 1 else f"{name}-{number}")
         with contextlib.suppress(FileExistsError):
@@ -61,12 +62,12 @@ def new_folder(name: str) -> Path:
 
 
 def resume_command(folder: Path) -> str:
-    """What to type to continue a study."""
+    """The command that continues a study."""
     return f"autoq search --resume --study {shlex.quote(folder.name if folder.parent == STUDIES else str(folder))}"
 
 
 def space_facts(model: str, target: str, stages: Mapping[str, tuple[Role, ...]] | None = None) -> SpaceFacts:
-    """What a search space for a model on a target is checked against; `stages` where they are not the table's."""
+    """The facts that a search space for a model on a target is checked against; `stages` overrides those of the table."""
     return SpaceFacts(
         model=model,
         stages=stages or model_info(model).stages,
@@ -80,15 +81,19 @@ def space_facts(model: str, target: str, stages: Mapping[str, tuple[Role, ...]] 
 
 
 def study_facts(spec: StudySpec) -> SpaceFacts:
-    """`space_facts` of a study; the stages of a network in no table are those its stored space names."""
+    """`space_facts` of a study; the stages of a user's own network are those of its stored space."""
     own = spec.trial.layers or is_custom(spec.trial.model)
     return space_facts(spec.trial.model, spec.trial.target, stored_stages(spec.space) if own else None)
 
 
 class Study(StudyFolder):
-    """A study: `spec` is its definition, `environment` where and how it was started, `space` its search space.
+    """A study. `open` reads it from its text files; `create` and `resume` also hold its lock and storage, until `close`.
 
-    `open` reads it from its text files; `create` and `resume` also hold its lock and its Optuna storage, until `close`.
+    Attributes:
+        spec: Its definition.
+        environment: Command, machine and versions that it was started with.
+        space: Its search space.
+        constraints: Its constraints.
     """
 
     def __init__(self, folder: Path, spec: StudySpec, environment: Mapping[str, Any]) -> None:
@@ -103,9 +108,16 @@ class Study(StudyFolder):
 
     @classmethod
     def create(cls, folder: Path, spec: StudySpec, environment: Mapping[str, Any], latencies: str | None = None) -> Study:
-        """Make the folder and its storage. latencies: the text of a latency.json to start with.
+        """Make the folder and its storage.
 
-        Raises StudyError if there is a study already.
+        Args:
+            folder: The folder, empty or new.
+            spec: The definition.
+            environment: Command, machine and versions.
+            latencies: The text of a latency.json to start with.
+
+        Raises:
+            StudyError: There is a study already, or the folder holds other files.
         """
         study = cls(folder, spec, environment)
         document = {"definition": spec.model_dump(mode="json"), "environment": study.environment}
@@ -128,14 +140,14 @@ class Study(StudyFolder):
 
     @classmethod
     def resume(cls, folder: Path) -> Study:
-        """Take a study up where it was left. Raises StudyError if it is none, if it runs, or if its parts disagree."""
+        """Continue a study. Raises StudyError if there is none, if it is running, or if its files contradict each other."""
         study = cls.open(folder)
         study.begin()
         return study
 
     @classmethod
     def open(cls, folder: Path) -> Study:
-        """Read a study from its text files alone (no storage). Raises StudyError if it is none."""
+        """Read a study from its text files alone (no storage). Raises StudyError if there is none."""
         try:
             file = StudyFile.model_validate(yaml.safe_load((folder / "study.yaml").read_text()))
             return cls(folder, file.definition, file.environment.model_dump())
@@ -159,43 +171,43 @@ class Study(StudyFolder):
             self._open.enter_context(_lock(self.definition_path, self.folder))
             self.cut_torn_lines()
             with explained(self.storage_url):
-                self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space, self._seeds())
+                self._storage = TrialStorage(connect(self.storage_url), self.name, self.spec, self.space, self._initial())
                 self._fill(self._storage)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Let go of the lock: another process may resume the study."""
+        """Release the lock: another process may resume the study."""
         self._open.close()
 
     @property
     def storage(self) -> TrialStorage:
-        """Its Optuna storage. Raises StudyError for a study that was only opened to be read."""
+        """The Optuna storage. Raises StudyError for a study that was opened for reading."""
         if self._storage is None:
-            raise StudyError(f"study '{self.folder}' was opened to be read; use Study.resume to continue it")
+            raise StudyError(f"study '{self.folder}' is open for reading only; use Study.resume to continue it")
         return self._storage
 
     def ask(self) -> Asked:
-        """The next trial: its number and policy. The sampler is seeded from (study seed, trial number)."""
+        """The next trial. The sampler is seeded from (study seed, trial number)."""
         return self.storage.ask()
 
-    def tell(self, number: int, policy: Policy, result: TrialResult, structure: str) -> Record:
-        """Store a finished trial: a line to trials.jsonl, then values to Optuna."""
+    def tell(self, number: int, policy: Policy, result: TrialResult, structure: Structure) -> Record:
+        """Store a finished trial: a line in trials.jsonl, then values in Optuna."""
         record = self._record(result, policy, structure, number=number, source="trial")
         self._check(record)
         append_line(self.trials_path, record)
         self.storage.tell(record)
         return record
 
-    def add_baseline(self, name: str, policy: Policy, result: TrialResult, structure: str) -> Record:
+    def add_baseline(self, name: str, policy: Policy, result: TrialResult, structure: Structure) -> Record:
         """Store a finished baseline: a line in trials.jsonl. The sampler does not see it."""
         record = self._record(result, policy, structure, number=None, name=name, source="baseline")
         append_line(self.trials_path, record)
-        self.storage.describe({f"baseline {name}": results.in_words(record, self.spec.objectives)})
+        self.storage.describe({f"baseline {name}": in_words(record, self.spec.objectives)})
         return record
 
-    def _record(self, result: TrialResult, policy: Policy, structure: str, **where: Any) -> Record:
+    def _record(self, result: TrialResult, policy: Policy, structure: Structure, **where: Any) -> Record:
         violations = self.violations(result)
         feasible = result.state == "complete" and all(beyond <= 0 for beyond in violations.values())
         return Record(
@@ -210,11 +222,11 @@ class Study(StudyFolder):
 
     @property
     def warm_start(self) -> list[Policy]:
-        """Policies of an earlier study, which are tried first."""
+        """Policies of an earlier study, the first of the initial trials."""
         return [Policy.from_dict(policy) for policy in self.spec.warm_start]
 
     def violations(self, result: TrialResult) -> dict[str, float]:
-        """Of every bound, how far a complete result is beyond it; of those on quality lost only once that of float is known."""
+        """How far a complete result is beyond each constraint. Before the float network is known, no quality is lost."""
         if result.state != "complete":
             return {}
         known = self.float_values or result.values
@@ -225,31 +237,35 @@ class Study(StudyFolder):
 
     @property
     def float_values(self) -> dict[str, float]:
-        """What the float network is worth; empty where that is not known."""
-        exact = results.float_baseline(self.records())
-        return {} if exact is None else exact.values
+        """Values of the float network; empty before it is measured."""
+        float_record = self.results().float_record
+        return {} if float_record is None else float_record.values
 
     def affordable(self, values: Mapping[str, float]) -> bool:
-        """Whether values keep the bounds that training does not change."""
+        """Whether values satisfy the constraints that training cannot change."""
         return all(each.violation(values, values) <= 0 for each in self.constraints if each.exact)
 
-    def set_seeds(self, sensitivity: Sensitivity) -> None:
-        """Store the stages' sensitivity; the first trials are its seeds."""
+    def set_initial_trials(self, sensitivity: Sensitivity) -> None:
+        """Store the stages' sensitivity and with it the initial trials."""
         self.set_sensitivity(sensitivity)
-        self.storage.seeds = self._seeds()
+        self.storage.initial = self._initial()
 
-    def _seeds(self) -> list[Policy]:
+    def _initial(self) -> list[Policy]:
         found = self.sensitivity()
         return [] if found is None else [Policy.from_dict(seed) for seed in found.initial_trials]
 
-    # -------------------------------------------------------- what it found
+    # -------------------------------------------------------- results
 
     def records(self) -> list[Record]:
         """All finished trials and baselines, in the order they ended. Raises StudyError for a malformed line.
 
-        A last line that is not whole is still being written, and left out.
+        An incomplete last line is still being written and is left out.
         """
         return read_lines(self.trials_path, Record, self._check)
+
+    def results(self) -> Results:
+        """Finished trials and baselines, with their front and hypervolume."""
+        return Results(self.records(), self.spec.objectives)
 
     def confirmations(self) -> list[Confirmation]:
         """The front trained again with other seeds. Raises StudyError for a malformed line."""
@@ -262,7 +278,7 @@ class Study(StudyFolder):
         return read_lines(self.confirmed_path, Confirmation, check)
 
     def _check(self, record: Record) -> None:
-        """Raise ValueError, or what reading its policy raises, for a record that this study cannot have written."""
+        """Raise ValueError or PolicyError for a record that this study cannot have written."""
         policy = Policy.from_dict(record.policy)
         if record.source == "trial":
             self.space.parameters(policy)
@@ -274,45 +290,45 @@ class Study(StudyFolder):
 
     @property
     def confirmed(self) -> list[Confirmed]:
-        """The points of the front with what became of them on held-out images, trained and measured again."""
-        return confirmed(self.records(), self.confirmations(), self.remeasured(), self.spec.objectives, self.constraints)
+        """The points of the front after replication: on held-out images, trained and measured again."""
+        return confirmed(self.results(), self.confirmations(), self.remeasured(), self.constraints)
 
     @property
     def front(self) -> pd.DataFrame:
-        """The non-dominated trials and baselines, one a row, by the first objective.
+        """The non-dominated trials and baselines, one per row, by the first objective.
 
         Columns: point (`trial 7`, `8/8/8`), state, one for every value measured (bytes, ms, dB), bits, steps, seconds,
         reason, policy.
         """
-        return results.table(results.front(self.records(), self.spec.objectives))
+        return table(self.results().front)
 
     @property
     def trials(self) -> pd.DataFrame:
         """Every finished trial and baseline, in the order they ended, with the columns of `front`."""
-        return results.table(self.records())
+        return table(self.records())
 
     @property
     def hypervolume(self) -> float | None:
-        """Of the front, against a reference a little worse than the float network. None before that is measured."""
-        return results.hypervolume(self.records(), self.spec.objectives)
+        """Hypervolume of the front, with a reference a little worse than the float network. None before that is measured."""
+        return self.results().hypervolume
 
     def to_storage(self) -> TrialStorage:
-        """Its finished trials as an Optuna storage in memory, for a study whose database is not at hand."""
-        storage = TrialStorage(in_memory(), self.name, self.spec, self.space, self._seeds())
+        """The finished trials as an Optuna storage in memory, for a study without its database."""
+        storage = TrialStorage(in_memory(), self.name, self.spec, self.space, self._initial())
         self._fill(storage)
         return storage
 
     def _fill(self, storage: TrialStorage) -> None:
-        """Bring a storage to where the records say the study is."""
+        """Bring a storage to the state of the records."""
         records = self.records()
         storage.load(records)
         baselines = [record for record in records if record.name is not None]
-        storage.describe({f"baseline {record.name}": results.in_words(record, self.spec.objectives) for record in baselines})
+        storage.describe({f"baseline {record.name}": in_words(record, self.spec.objectives) for record in baselines})
 
 
 @contextlib.contextmanager
 def _lock(path: Path, study: Path) -> Iterator[None]:
-    """Hold a file or folder for this process; the kernel lets go of it when the process ends, however it ends."""
+    """Lock a file or folder for this process; the kernel releases it when the process ends, however it ends."""
     import fcntl
 
     descriptor = os.open(path, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""What all trials of a study share: the traced network, what is known of its tensors, patches and evaluation images."""
+"""The context that all trials of a study share: traced network, statistics of its tensors, patches and evaluation images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from autoq.export.formats import WRITERS
 from autoq.export.onnx import Graph
 from autoq.graph.inference import apply, upscale
 from autoq.graph.loading import load_for
-from autoq.graph.quantize import Execution, Quantized, collect, quantize
+from autoq.graph.quantize import Execution, QuantizationPlan, Quantized, collect, quantize
 from autoq.graph.trace import Traced, check_integers_only
 from autoq.images import crops
 from autoq.images.data import Pair, PatchPlan, calibration_patches, image_files, to_pixels, training_patches
@@ -33,16 +33,22 @@ from autoq.targets import Runner, load_target, target_info
 from autoq.training.qat import TrainingData
 
 TEACHER_BATCH = 16
-"""Patches the float network sees at once while its outputs are stored."""
+"""Batch size of the float network when its outputs are stored."""
 
 
 @dataclass(frozen=True)
 class TrialContext(TrainingData):
-    """What all trials of a study share: made once a process, never changed by a trial.
+    """Data that all trials of a study share: prepared once a process, never changed by a trial.
 
-    traced and statistics stay on the CPU, where networks are quantized; patches and teacher are on the spec's device.
-    train_pairs: what patches are cut from.
-    pairs: what trials are judged on; float_outputs: uint8, of these. apart: the same of the held-out images.
+    Attributes:
+        execution: How the target runs a quantized network.
+        traced: The float network. It stays on the CPU, where networks are quantized.
+        statistics: Of calibration, by node, on the CPU. Patches and teacher outputs are on the spec's device.
+        train_pairs: Images that patches are cut from.
+        pairs: Images that trials are judged on.
+        float_outputs: The float network's outputs for these, uint8.
+        apart: The same two of the held-out images.
+        metrics: Names of the metrics that trials are judged by.
     """
 
     execution: Execution
@@ -54,53 +60,61 @@ class TrialContext(TrainingData):
     apart: tuple[tuple[Pair, ...], tuple[np.ndarray, ...]]
     metrics: tuple[str, ...]
 
+    def plan_for(self, policy: Policy) -> QuantizationPlan:
+        """A policy on this network and target."""
+        return QuantizationPlan(self.traced, policy, self.execution)
 
-_known: list[TrialContext] = []
-"""The last one prepared."""
+    def held_out(self) -> TrialContext:
+        """The context with the held-out images, which no suggestion depends on, as evaluation images."""
+        pairs, float_outputs = self.apart
+        return dataclasses.replace(self, pairs=pairs, float_outputs=float_outputs)
+
+    def with_seed(self, seed: int) -> TrialContext:
+        """The context of the same trials with another seed: other patches and calibration. Itself for its own seed."""
+        if seed == self.spec.seed:
+            return self
+        spec = self.spec.model_copy(update={"seed": seed})
+        return dataclasses.replace(self, spec=spec, **_drawn(spec, self.traced, self.train_pairs))
+
+    def quantized(self, policy: Policy) -> Quantized:
+        """The network with a policy's quantizers in it, calibrated and untrained."""
+        return quantize(self.traced, policy, self.statistics, self.execution)
 
 
 def prepare(spec: TrialSpec, threads: int | None = None) -> TrialContext:
     """Load the network and the images, calibrate, and run the teacher on the common patches.
 
-    For another seed of the last study only what depends on it is made anew. threads: for this, if not the spec's; they do not
-    change what is computed.
+    Args:
+        spec: The definition of the trials.
+        threads: Threads for this work, if not the spec's; they do not change the result.
     """
-    if not _known or _known[0].spec != spec:
-        _settle(spec)
-        torch.set_num_threads(threads or spec.threads)
-        if _known and with_seed(_known[0].spec, spec.seed) == spec:
-            context = _known[0]
-            context = dataclasses.replace(context, spec=spec, **_drawn(spec, context.traced, context.train_pairs))
-        else:
-            context = _prepared(spec)
-        _known[:] = [context]
-        torch.set_num_threads(spec.threads)
-    return _known[0]
+    _settle(spec)
+    torch.set_num_threads(threads or spec.threads)
+    context = _prepared(spec)
+    torch.set_num_threads(spec.threads)
+    return context
 
 
 def portable(context: TrialContext) -> TrialContext:
-    """The context on the CPU, without its network, for `adopt` in another process: torch.fx would give nodes other names."""
+    """The context on the CPU, without its network, for `adopt` in another process: torch.fx would rename nodes there."""
     return dataclasses.replace(context, traced=None, patches=context.patches.cpu(), teacher=context.teacher.cpu())  # type: ignore[arg-type]
 
 
-def adopt(spec: TrialSpec, context: TrialContext) -> None:
-    """Take what another process prepared as this one's; only the network is loaded again."""
+def adopt(context: TrialContext) -> TrialContext:
+    """The context of another process in this one; only the network is loaded again."""
+    spec = context.spec
     _settle(spec)
     patches, teacher = context.patches.to(spec.device), context.teacher.to(spec.device)
-    _known[:] = [dataclasses.replace(context, traced=load_for(spec).traced, patches=patches, teacher=teacher)]
+    adopted = dataclasses.replace(context, traced=load_for(spec).traced, patches=patches, teacher=teacher)
     load_models(context.metrics)
+    return adopted
 
 
 def _settle(spec: TrialSpec) -> None:
-    """What holds for the whole process."""
+    """Set up the process: threads, repeatable CUDA, imports."""
     torch.set_num_threads(spec.threads)
     make_cuda_repeatable()
     _finish_imports()
-
-
-def forget() -> None:
-    """Begin anew with the next `prepare`."""
-    _known.clear()
 
 
 def _prepared(spec: TrialSpec) -> TrialContext:
@@ -130,7 +144,7 @@ def _prepared(spec: TrialSpec) -> TrialContext:
 
 
 def _drawn(spec: TrialSpec, traced: Traced, train_pairs: Sequence[Pair]) -> dict[str, Any]:
-    """What depends on the seed: the patches, the teacher's outputs on them, and the statistics of calibration."""
+    """The fields that depend on the seed: patches, the teacher's outputs on them, and the statistics of calibration."""
     side, pool = traced.fitted(spec.patch), min(spec.patches, max(1, spec.steps) * spec.batch)
     plan = PatchPlan(pool, side, spec.batch, spec.seed, spec.sampling)
     patches = training_patches(train_pairs, plan).to(spec.device)
@@ -142,33 +156,25 @@ def _drawn(spec: TrialSpec, traced: Traced, train_pairs: Sequence[Pair]) -> dict
     return {"plan": plan, "patches": patches, "teacher": teacher, "statistics": statistics}
 
 
-def held_out(spec: TrialSpec) -> TrialContext:
-    """The context with the held-out images, which no suggestion depends on, in the place of the evaluation images."""
-    context = prepare(spec)
-    pairs, float_outputs = context.apart
-    return dataclasses.replace(context, pairs=pairs, float_outputs=float_outputs)
-
-
 def execution_on(target: str, exact_weight_bits: int | None = None) -> Execution:
-    """How a target runs a quantized network. exact_weight_bits: see `processor.exact_weight_bits`; of this one if not given."""
+    """How a target runs a quantized network; `exact_weight_bits` defaults to this processor's (`processor.exact_weight_bits`)."""
     info = target_info(target)
     exact = exact_weight_bits or processor.exact_weight_bits()
     return Execution(info.integer_bits, info.fused_sums, exact if info.overflows else info.integer_bits)
 
 
 def runtime_model(target: str, graph: Graph, quantized: Quantized) -> Graph:
-    """A network as the target's runtime loads it. graph: the marked float graph of `export_graph`."""
+    """The ONNX model that the target's runtime loads, from the marked float graph of `export_graph`."""
     return WRITERS[target_info(target).file](graph, quantized)
 
 
 def runtime_file(context: TrialContext, graph: Graph, policy: Policy) -> bytes:
-    """A policy as the target's runtime loads it, untrained: what is measured depends on formats alone."""
-    quantized = quantize(context.traced, policy, context.statistics, context.execution)
-    return bytes(runtime_model(context.spec.target, graph, quantized).SerializeToString())
+    """The file of an untrained policy, for measurements: latency depends on formats alone."""
+    return bytes(runtime_model(context.spec.target, graph, context.quantized(policy)).SerializeToString())
 
 
 def shipped(context: TrialContext, quantized: Quantized, model: Graph) -> Runner:
-    """What a user gets: the written file in the target's runtime; where none executes it at speed, the network in torch."""
+    """Run the written file in the target's runtime, or the network in torch where no runtime executes it at speed."""
     if not target_info(context.spec.target).executes:
         return simulated(context, quantized)
     return load_target(context.spec.target).load(model.SerializeToString(), context.spec.threads)
@@ -185,15 +191,10 @@ def simulated(context: TrialContext, quantized: Quantized) -> Runner:
     return run
 
 
-def with_seed(spec: TrialSpec, seed: int) -> TrialSpec:
-    """The same trial with other patches, calibration and luck."""
-    return spec.model_copy(update={"seed": seed})
-
-
 def _finish_imports() -> None:
-    """torch and scikit-image import parts of themselves when first used.
+    """Import the parts of torch and scikit-image that they import on first use.
 
-    Within a trial a time limit could cut that off, and the half-imported parts would fail every later trial.
+    A time limit within a trial could interrupt such an import, and the half-imported parts would fail every later trial.
     """
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.Adam([parameter])
@@ -204,7 +205,7 @@ def _finish_imports() -> None:
 
 
 def input_hashes(spec: TrialSpec) -> dict[str, str]:
-    """12 hexadecimal digits of the bytes of the checkpoint and of each image folder: a study must not change under way."""
+    """12 hexadecimal digits for the checkpoint and each image folder, to notice that they changed during a study."""
     named = {
         "weights": weights_file(spec.model, spec.scale, spec.weights),
         "data": spec.data,

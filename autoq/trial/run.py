@@ -18,7 +18,7 @@ from autoq.config.objectives import FIDELITY
 from autoq.config.policy import Policy
 from autoq.config.spec import Confirmation, TrialResult, TrialSpec
 from autoq.costs.latency.analytic import milliseconds
-from autoq.costs.latency.measure import structure_key
+from autoq.costs.latency.structure import structure_key
 from autoq.costs.latency.table import LatencyTable
 from autoq.costs.operations import costs
 from autoq.costs.size import packed_bytes
@@ -34,13 +34,13 @@ from autoq.networks.stages import StagePatterns
 from autoq.system.files import whole
 from autoq.targets import Runner, target_info
 from autoq.training.qat import Training
-from autoq.trial.context import TrialContext, execution_on, held_out, prepare, runtime_model, shipped, simulated, with_seed
+from autoq.trial.context import TrialContext, execution_on, runtime_model, shipped, simulated
 
 Values: TypeAlias = dict[str, float]
-"""Name of an objective -> its value."""
+"""Values by name of the objective."""
 
 AGREEMENT_IMAGES = 2
-"""Evaluation images on which the network that was trained is compared with its file."""
+"""Evaluation images on which the trained network is compared with its file."""
 
 
 def regrouped(model: str, scale: int, weights: Path | None, layers: StagePatterns, by: str) -> StagePatterns:
@@ -56,11 +56,9 @@ def regrouped(model: str, scale: int, weights: Path | None, layers: StagePattern
 
 
 def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, Any]:
-    """Costs of a policy on an image of (width, height) and bytes of its weights; they need no image and no training.
+    """Costs of a policy on an image of (width, height), bytes of its weights, and the layers that always run in float.
 
-    And which layers always run in float.
-
-    On a target that models its latency, that too: `latency_modelled`.
+    They need no image and no training. `latency_modelled` is there on a target that models its latency.
     """
     if spec.weights or is_custom(spec.model):
         loaded = load(spec.model, spec.scale, spec.weights, dict(spec.layers))
@@ -73,12 +71,12 @@ def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, 
     side = traced.fitted(spec.patch)
     blank = torch.zeros(1, 3, side, side)
     quantized = quantize(traced, policy, collect(traced, [blank]), execution)
-    found, model = costs(traced, policy, execution, frame), target_info(spec.target).model
-    latency = {} if model is None else {"latency_modelled": milliseconds(traced, policy, execution, frame, model)}
+    found, model = costs(quantized.plan, frame), target_info(spec.target).model
+    latency = {} if model is None else {"latency_modelled": milliseconds(quantized.plan, frame, model)}
     return {
         "parameters": sum(parameter.numel() for parameter in loaded.network.parameters()),
         **asdict(found),
-        "size": packed_bytes(traced, [placed.placement for placed in quantized.placed], execution),
+        "size": packed_bytes(quantized.plan),
         "size_runtime": payload_bytes(runtime_model(spec.target, export_graph(traced), quantized)),
         "float_layers": list(traced.float_layers),
         **latency,
@@ -86,22 +84,27 @@ def price(spec: TrialSpec, policy: Policy, frame: tuple[int, int]) -> dict[str, 
 
 
 def run_trial(
-    spec: TrialSpec, policy: Policy, latency: LatencyTable, graph: Graph, until: int | None = None, state: Path | None = None
+    context: TrialContext,
+    policy: Policy,
+    latency: LatencyTable,
+    graph: Graph,
+    until: int | None = None,
+    state: Path | None = None,
 ) -> TrialResult:
-    """PTQ, QAT for `spec.steps`, evaluation of the written file. Deterministic for (spec, policy, latency) on one machine.
+    """PTQ, QAT for `spec.steps`, evaluation of the written file. Deterministic for its arguments on one machine.
 
     Args:
-        spec: What all trials of the study share.
+        context: The context that all trials of the study share.
         policy: The candidate.
         latency: The study's frozen latencies.
         graph: The marked float graph of `export_graph`.
         until: Stop after this many of the steps. A trial that reaches `spec.steps` is also judged on the held-out images.
-        state: Where a training that stops early is kept, and from where it continues.
+        state: File that keeps a training that stops early, and from which it continues.
 
     Returns:
         The values, or a failed result with its reason where the training diverged.
     """
-    context = prepare(spec)
+    spec = context.spec
     start = time.perf_counter()
     steps = _steps(spec, policy, until)
     try:
@@ -109,31 +112,28 @@ def run_trial(
         values, apart = _judged_file(context, quantized, graph, whole=steps == _steps(spec, policy))
     except TrialFailed as failure:
         return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
-    placements = [placed.placement for placed in quantized.placed]
-    values["size"] = packed_bytes(context.traced, placements, context.execution)
-    cost = costs(context.traced, policy, context.execution, latency.frame)
+    values["size"] = packed_bytes(quantized.plan)
+    cost = costs(quantized.plan, latency.frame)
     values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
     if latency.entries:
-        values["latency"] = latency.ms(structure_key(context.traced, placements, context.execution), policy)
+        values["latency"] = latency.ms(structure_key(quantized.plan), policy)
     return TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
 
 
-def replicate(spec: TrialSpec, policy: Policy, graph: Graph, seed: int) -> Confirmation:
-    """A policy trained fully with another seed (of patches, calibration and training), judged on both sets of images."""
-    spec = with_seed(spec, seed)
-    context = prepare(spec)
+def replicate(context: TrialContext, policy: Policy, graph: Graph) -> Confirmation:
+    """Train a policy fully in a context with another seed, and judge it on both sets of images."""
     start = time.perf_counter()
-    steps = _steps(spec, policy)
+    steps = _steps(context.spec, policy)
     try:
         values, apart = _judged_file(context, trained(context, policy, steps), graph, whole=True)
         result = TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
     except TrialFailed as failure:
         result = TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
-    return Confirmation(policy=policy.hash, seed=seed, result=result)
+    return Confirmation(policy=policy.hash, seed=context.spec.seed, result=result)
 
 
 def _judged_file(context: TrialContext, quantized: Quantized, graph: Graph, whole: bool) -> tuple[Values, Values]:
-    """Values of the written file on the evaluation images, and, of a `whole` trial, on the held-out images."""
+    """Values of the written file on the evaluation images, and for a `whole` trial also on the held-out images."""
     model = runtime_model(context.spec.target, graph, quantized)
     run = shipped(context, quantized, model)
     outputs = run_all(context, run)
@@ -142,7 +142,7 @@ def _judged_file(context: TrialContext, quantized: Quantized, graph: Graph, whol
     if not whole:
         return values, {}
     values["simulation_agreement_db"] = agreement(context, quantized, outputs)
-    return values, evaluate(held_out(context.spec), run)
+    return values, evaluate(context.held_out(), run)
 
 
 def _steps(spec: TrialSpec, policy: Policy, until: int | None = None) -> int:
@@ -151,10 +151,20 @@ def _steps(spec: TrialSpec, policy: Policy, until: int | None = None) -> int:
 
 
 def trained(context: TrialContext, policy: Policy, steps: int, state: Path | None = None) -> Quantized:
-    """A policy's network after `steps` of the context's training. state: as in `run_trial`. Raises TrialFailed."""
+    """A policy's network after `steps` training steps.
+
+    Args:
+        context: The context of the trial.
+        policy: The candidate.
+        steps: Training steps.
+        state: As in `run_trial`.
+
+    Raises:
+        TrialFailed: The training diverged.
+    """
     torch.set_num_threads(context.spec.threads)
     torch.manual_seed(context.spec.seed)
-    quantized = quantize(context.traced, policy, context.statistics, context.execution)
+    quantized = context.quantized(policy)
     quantized.module.to(context.spec.device)
     training = Training(context, quantized)
     _restore(training, state, steps)
@@ -165,7 +175,7 @@ def trained(context: TrialContext, policy: Policy, steps: int, state: Path | Non
 
 
 def _restore(training: Training, state: Path | None, steps: int) -> None:
-    """Go on from a file. Without one, or where it is torn or beyond `steps`, training from the start gives the same values."""
+    """Continue from a file. Where it is missing, torn or beyond `steps`, training from the start gives the same values."""
     if state is None or not state.is_file():
         return
     try:
@@ -177,7 +187,7 @@ def _restore(training: Training, state: Path | None, steps: int) -> None:
 
 
 def _keep(training: Training, state: Path) -> None:
-    """Keep a training for later. A full disk only means that it begins anew; what a study must write says so itself."""
+    """Keep a training for later. On a full disk it only starts anew; files that a study needs raise their own errors."""
     with contextlib.suppress(OSError, RuntimeError):
         state.parent.mkdir(exist_ok=True)
         with whole(state) as partial:
@@ -189,7 +199,7 @@ def _since(start: float) -> float:
 
 
 def evaluate(context: TrialContext, run: Runner) -> dict[str, float]:
-    """Every metric and fidelity, averaged over the evaluation images. Raises TrialFailed as `run_all` and `judge`."""
+    """Every metric and fidelity, averaged over the evaluation images. Raises TrialFailed, see `run_all` and `judge`."""
     return judge(context, run_all(context, run))
 
 
@@ -220,9 +230,9 @@ def judge(context: TrialContext, outputs: Sequence[np.ndarray]) -> dict[str, flo
 
 
 def agreement(context: TrialContext, quantized: Quantized, outputs: Sequence[np.ndarray]) -> float:
-    """PSNR (dB) between a file's outputs, clipped to [0, 1], and those of the network that was trained.
+    """PSNR (dB) between a file's outputs, clipped to [0, 1], and those of the trained network.
 
-    A diagnostic of the training's approximation, over the first AGREEMENT_IMAGES evaluation images.
+    It shows how well training approximates the runtime, over the first AGREEMENT_IMAGES evaluation images.
     """
     run = simulated(context, quantized)
     errors = []

@@ -1,7 +1,7 @@
-"""What a policy will lose, predicted from stages quantized one at a time, and the policies worth trying first.
+"""The additive model: the loss of a policy, predicted from stages quantized one at a time, and the front it predicts.
 
-The error a quantized stage adds to the output is taken to be independent of the others' errors, so mean squared errors
-add up: over stages, and within a stage over its roles. Bytes and operations add up over stages.
+The error that a quantized stage adds to the output is assumed to be independent of the others' errors, so mean squared
+errors add up over stages, and within a stage over its roles. Bytes and operations add up over stages.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from autoq.study import pareto
 Matrix = NDArray[np.float64]
 
 MAX_COMBINATIONS = 100_000
-"""Policies that are enumerated; where stages combine to more, an integer program finds the front."""
+"""Policies that are enumerated, at most; for more combinations an integer program finds the front."""
 
 BUDGETS = 6
-"""Of every cost, between its least and its most, for which an integer program finds the policy of least loss."""
+"""Budgets per cost, between its least and its most, for which an integer program finds the policy of least loss."""
 
 TIE = 1e-5
-"""What costs weigh beside the loss in an integer program: of policies with equal loss it takes the cheapest."""
+"""Weight of costs beside the loss in an integer program: of policies with equal loss it takes the cheapest."""
 
 BROUGHT_BACK = 0.5
-"""Of the dB that quantizing costs, what a short training brings back: two thirds on XLSR, up to nine tenths on SRGAN."""
+"""Share of the dB lost to quantization that a short training recovers: two thirds on XLSR, up to nine tenths on SRGAN."""
 
 GAINED = 4.0
 """dB of fidelity that a short training adds: 3 to 5 on SRGAN (benchmarks/tables/fidelity-srgan-x4.csv)."""
 
 QUALITY_SLACK = 3.0
-"""dB below the float network from which on a policy is worth nothing, as in a study's hypervolume."""
+"""dB below the float network from which on a policy has no worth, as in the hypervolume."""
 
 LEARNED = "lsq"
-"""The quantizer of policies that no training has judged yet, where the space has it: training only adds to what it does."""
+"""The representative quantizer where the space has it: its quality only improves with training."""
 
 
 # ------------------------------------------------------------ one at a time
 
 
 def anchor(space: SearchSpace, stage: str) -> StageQuant:
-    """A stage with every role as wide as integers go; where the space has no integers for a role, its narrowest."""
+    """A stage with every role at its widest integer; where the space has no integers for a role, at its narrowest width."""
     bits = {
         role: max((width for width in choices.bits if width <= space.facts.integer_bits), default=min(choices.bits))
         for role, choices in space.choices[stage].items()
@@ -61,9 +61,9 @@ def anchor(space: SearchSpace, stage: str) -> StageQuant:
 
 
 def probes(space: SearchSpace, stage: str) -> list[StageQuant]:
-    """The anchor of a stage, then what differs from it in one role: every bit width with every clipping rule.
+    """The anchor of a stage, then formats that differ from it in one role: every bit width with every range estimator.
 
-    Quantizers are not told apart: without training they differ little, and with it in ways that this does not show.
+    Quantizers are not distinguished: without training they differ little, and with training in ways that probes do not show.
     """
     wide = anchor(space, stage)
     found = {wide: None}
@@ -76,7 +76,7 @@ def probes(space: SearchSpace, stage: str) -> list[StageQuant]:
 
 
 def stage_loss(space: SearchSpace, stage: str, measured: Mapping[StageQuant, float], quant: StageQuant) -> float:
-    """The loss a stage adds in any format: its anchor's, and what each role adds to that. measured: of `probes`."""
+    """The loss that a stage adds in any format: its anchor's, and that of each role. `measured`: the losses of `probes`."""
     wide = anchor(space, stage)
     roles = _roles(wide, space, stage)
     in_float = quant.weight.bits > space.facts.integer_bits
@@ -92,14 +92,14 @@ def stage_loss(space: SearchSpace, stage: str, measured: Mapping[StageQuant, flo
 
 
 def policy_loss(space: SearchSpace, measured: Mapping[str, Mapping[StageQuant, float]], policy: Policy) -> float:
-    """The loss of a policy: those its stages add, summed."""
+    """The loss of a policy: the sum over its stages."""
     return sum(stage_loss(space, stage, measured[stage], quant) for stage, quant in policy.stages)
 
 
 def nearest(space: SearchSpace, policy: Policy) -> Policy:
-    """The policy of a space that is most like one of another network or scale, stage by stage and role by role.
+    """The policy of a space nearest to one of another network or scale, stage by stage and role by role.
 
-    A stage that the other has not, by name, is as wide as integers go.
+    A stage that the other lacks, by name, is at its anchor.
     """
     others = dict(policy.stages)
     stages = {}
@@ -113,12 +113,12 @@ def _most_like(space: SearchSpace, choices: Choices, quant: TensorQuant) -> Tens
     bits = min(choices.bits, key=lambda width: (abs(width - quant.bits), width))
     if bits > space.facts.integer_bits:
         return choices.wide(bits)
-    quantizer = quant.quantizer if quant.quantizer in choices.quantizer else standing(choices)
+    quantizer = quant.quantizer if quant.quantizer in choices.quantizer else representative(choices)
     return choices.quant(bits, quantizer, quant.clipping if quant.clipping in choices.clipping else choices.clipping[0])
 
 
 def _like(space: SearchSpace, stage: str, role: Role, quant: TensorQuant) -> TensorQuant:
-    """A format in the quantizer that stands for all."""
+    """A format in the representative quantizer."""
     return plain(space, stage, role, quant.bits, quant.clipping)
 
 
@@ -127,20 +127,20 @@ def _roles(quant: StageQuant, space: SearchSpace, stage: str) -> dict[Role, Tens
 
 
 def plain(space: SearchSpace, stage: str, role: Role, bits: int, clipping: str | None = None) -> TensorQuant:
-    """A role's format in the quantizer that stands for all."""
+    """A role's format in the representative quantizer."""
     choices = space.choices[stage][role]
     if bits > space.facts.integer_bits:
         return choices.wide(bits)
-    return choices.quant(bits, standing(choices), clipping or choices.clipping[0])
+    return choices.quant(bits, representative(choices), clipping or choices.clipping[0])
 
 
-def standing(choices: Choices) -> str:
-    """The quantizer that stands for all of a role's."""
+def representative(choices: Choices) -> str:
+    """The representative of a role's quantizers."""
     return LEARNED if LEARNED in choices.quantizer else choices.quantizer[0]
 
 
 def _stage_quant(space: SearchSpace, stage: str, roles: Mapping[Role, TensorQuant]) -> StageQuant:
-    """Roles put together; the activation of a layer whose weight runs in float is float."""
+    """A stage's format from those of its roles; where the weight runs in float, the activation is float."""
     found = StageQuant(**{str(role): quant for role, quant in roles.items()})
     return replace(found, activation=FLOAT) if found.weight.bits > space.facts.integer_bits else found
 
@@ -150,7 +150,7 @@ def _stage_quant(space: SearchSpace, stage: str, roles: Mapping[Role, TensorQuan
 
 @dataclass(frozen=True)
 class Option:
-    """A format of a stage: the loss and the costs it adds, and what costs that do not add up know it by."""
+    """A format of a stage, with its loss, its costs, and its kind for costs that do not add up (latency)."""
 
     quant: StageQuant
     loss: float
@@ -164,9 +164,13 @@ def options(
     costs: Callable[[Policy], Sequence[float]],
     kind: Callable[[StageQuant], tuple[bool, ...]] = lambda quant: (),
 ) -> dict[str, list[Option]]:
-    """Every format of every stage, in the quantizers that stand for all.
+    """Every format of every stage, in the representative quantizers.
 
-    measured: stage -> loss of its `probes`. costs: of a whole policy, what adds up over stages (bytes, operations).
+    Args:
+        space: The search space.
+        measured: Stage -> losses of its `probes`.
+        costs: Function from a policy to its costs that add up over stages (bytes, operations).
+        kind: Function from a stage's format to its kind.
     """
     base = {stage: anchor(space, stage) for stage in space.choices}
     whole = np.array(costs(_policy(base, space.output)))
@@ -175,7 +179,7 @@ def options(
         found[stage] = []
         for quant in space.stage_quants(stage):
             narrow = [role for role in choices if quant.role(role).bits <= space.facts.integer_bits]
-            if all(quant.role(role).quantizer == standing(choices[role]) for role in narrow):
+            if all(quant.role(role).quantizer == representative(choices[role]) for role in narrow):
                 added = np.array(costs(_policy({**base, stage: quant}, space.output))) - whole + whole / len(base)
                 loss = stage_loss(space, stage, measured[stage], quant)
                 found[stage].append(Option(quant, loss, tuple(added.tolist()), kind(quant)))
@@ -187,7 +191,7 @@ def _policy(stages: Mapping[str, StageQuant], output: Output = "float") -> Polic
 
 
 def worthwhile(options: Sequence[Option]) -> list[Option]:
-    """Those that no other of their kind beats: a policy on the front is made of nothing else."""
+    """The options that no other of their kind dominates; policies on the front consist of these alone."""
     kept = []
     for kind in dict.fromkeys(option.kind for option in options):
         alike = [option for option in options if option.kind == kind]
@@ -208,10 +212,11 @@ class Predicted:
 def predicted_front(
     stages: Mapping[str, Sequence[Option]], joint: Callable[[tuple[tuple[bool, ...], ...]], float] | None = None
 ) -> list[Predicted]:
-    """The policies that no other is predicted to beat in loss and every cost, by loss.
+    """The predicted front of loss and all costs, by loss.
 
-    stages: the options of each. joint: a further cost (latency), of the kinds of all stages together; where stages combine
-    to more than can be enumerated there is none, and costs must add up.
+    Args:
+        stages: The options of each stage.
+        joint: A further cost (latency) from the kinds of all stages together. It needs combinations that can be enumerated.
     """
     kept = {stage: worthwhile(options) for stage, options in stages.items()}
     if math.prod(len(options) for options in kept.values()) <= MAX_COMBINATIONS:
@@ -225,7 +230,7 @@ def predicted_front(
 
 
 def can_enumerate(stages: Mapping[str, Sequence[Option]]) -> bool:
-    """Whether the worthwhile options of all stages combine to few enough policies."""
+    """Whether the worthwhile options of all stages combine to at most MAX_COMBINATIONS policies."""
     return math.prod(len(worthwhile(options)) for options in stages.values()) <= MAX_COMBINATIONS
 
 
@@ -244,7 +249,7 @@ def _together(stages: Mapping[str, Sequence[Option]], chosen: Sequence[Option], 
 
 
 def _by_budget(stages: Mapping[str, Sequence[Option]]) -> Iterator[Predicted]:
-    """For a grid of budgets of all costs, the policy of least loss within them: integer programs, solved by HiGHS."""
+    """The policy of least loss within each of a grid of budgets of all costs: integer programs, solved by HiGHS."""
     flat = [option for options in stages.values() for option in options]
     loss = np.array([option.loss for option in flat])
     costs = np.array([option.costs for option in flat])
@@ -283,9 +288,11 @@ def _solve(*problem: Any, **settings: Any) -> Any:
 
 
 class Quality(NamedTuple):
-    """What an error of the output (mean squared, 1 is full scale) is worth after a short training, in dB to be minimized.
+    """Predicts the quality of a policy after a short training.
 
-    corner: from which on a policy is worth nothing.
+    Attributes:
+        of: Function from the mean squared error of the output (1 is full scale) to dB to be minimized.
+        corner: The dB from which on a policy has no worth.
     """
 
     of: Callable[[float], float]
@@ -293,26 +300,28 @@ class Quality(NamedTuple):
 
 
 def lost_psnr(float_mse: float) -> Quality:
-    """PSNR to the originals, from which the float network is `float_mse` away: the dB lost."""
+    """The dB of PSNR lost; `float_mse` is the float network's error against the originals."""
     return Quality(lambda loss: 10 * math.log10(1 + loss / float_mse) * (1 - BROUGHT_BACK), QUALITY_SLACK)
 
 
 def lost_fidelity(floor: float) -> Quality:
-    """PSNR to the float network's output, worth something above `floor` dB."""
+    """Fidelity, which has worth above `floor` dB."""
     return Quality(lambda loss: 10 * math.log10(max(loss, 1e-10)) - GAINED, -floor)
 
 
 def by_worth(front: Sequence[Predicted], quality: Quality, reference: Sequence[float], count: int) -> list[Predicted]:
-    """`count` policies of a predicted front, each the one that adds most to the volume the earlier ones dominate.
+    """Policies of a predicted front in the order of their worth: each adds most to the volume that the earlier ones dominate.
 
-    reference: the costs from which on a policy is worth nothing.
+    Args:
+        front: The predicted front.
+        quality: The worth of a loss.
+        reference: Costs from which on a policy is worth nothing.
+        count: Policies to choose.
     """
     values = np.array([[quality.of(each.loss), *each.costs] for each in front])
-    corner = [quality.corner, *reference]
-    left, chosen = list(range(len(front))), list[int]()
-    while left and len(chosen) < count:
-        volumes = [pareto.hypervolume(values[[*chosen, index]], _minimized(values), corner) for index in left]
-        chosen.append(left.pop(int(np.argmax(volumes))))
+    if not len(values):
+        return []
+    chosen = pareto.most_volume(values, _minimized(values), [quality.corner, *reference], count)
     return [front[index] for index in chosen]
 
 

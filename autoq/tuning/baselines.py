@@ -1,4 +1,4 @@
-"""The policies that every study is compared with."""
+"""The baselines: policies that every study is compared with."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ BASELINE_QUANTIZER = "lsq"
 
 
 WIDE_CLIPPING, NARROW_CLIPPING = "minmax", "mse"
-"""What baselines' training starts from: from 8 bits on, and below (benchmarks/qat_gain.py --start)."""
+"""Range estimators of the baselines from 8 bits on, and below (benchmarks/qat_gain.py --start)."""
 
 
 def baselines(facts: SpaceFacts, first_last_16: bool) -> dict[str, Policy]:
-    """The policies every study measures besides its trials: float first, then uniform ones, and the rule of Liu et al. 2021
-    (Super-Resolution Model Quantized in Multi-Precision): 16 bits for the first and the last stage, 8 between. Without
-    those of widths that the target has not.
+    """The policies that every study measures besides its trials: float first, then uniform ones.
+
+    `first_last_16` adds the rule of Liu et al. 2021 (Super-Resolution Model Quantized in Multi-Precision): 16 bits for the first
+    and the last stage, 8 between. Policies with widths that the target lacks are left out.
     """
     names = list(facts.stages)
     by_hand = ",".join(f"{stage}={'16/16/16' if stage in (names[0], names[-1]) else '8/8/8'}" for stage in names)
@@ -39,7 +40,7 @@ def baselines(facts: SpaceFacts, first_last_16: bool) -> dict[str, Policy]:
 
 
 def baseline(policy: Policy) -> Policy:
-    """A policy with the baselines' clipping for every width."""
+    """The policy with the baselines' range estimator for every width."""
 
     def clipped(quant: TensorQuant) -> TensorQuant:
         return quant if quant.is_float else replace(quant, clipping=NARROW_CLIPPING if quant.bits < 8 else WIDE_CLIPPING)

@@ -17,7 +17,6 @@ from autoq.errors import InputError, suggest
 from autoq.networks import is_custom, is_file, is_given, model_info
 from autoq.networks.published import REQUEST, published_file
 from autoq.networks.stages import StagePatterns
-from autoq.study import results
 from autoq.study.storage import check_url
 from autoq.study.study import Study, space_facts, study_folder
 from autoq.system.limits import can_bound_memory
@@ -107,8 +106,7 @@ def applied(options: SearchOptions, spec: StudySpec) -> StudySpec:
 def _front_of(study: str) -> tuple[dict[str, Any], ...]:
     """The policies of the trials on an earlier study's front."""
     earlier = Study.open(study_folder(study))
-    front = results.front(earlier.records(), earlier.spec.objectives)
-    found = tuple(record.policy for record in front if record.source == "trial")
+    found = tuple(record.policy for record in earlier.results().front if record.source == "trial")
     if not found:
         raise InputError(f"--warm-start '{earlier.name}': the front of that study has no trial; give another study")
     return found

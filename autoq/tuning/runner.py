@@ -1,6 +1,6 @@
-"""The search from end to end: latency table, seeds, then Ray Tune and its worker processes.
+"""The search from end to end: latency table, initial trials, then Ray Tune and its worker processes.
 
-With searcher.py, which says what runs next, the only importer of ray. `run_trial` says what a policy is worth.
+`scheduler.py` decides which job runs next; `run_trial` evaluates a policy.
 """
 
 from __future__ import annotations
@@ -23,38 +23,41 @@ from typing import Any, TypeVar
 import ray
 import torch
 from ray import cloudpickle, tune
-from ray._private import ray_constants
 
 from autoq.config.events import Events
 from autoq.config.objectives import FIDELITY
 from autoq.config.policy import Policy
 from autoq.config.spec import Confirmation, StudySpec, TrialResult
 from autoq.costs.latency import measure as latencies
+from autoq.costs.latency.structure import structure_of
 from autoq.costs.latency.table import LatencyTable, read_table
 from autoq.errors import AutoqError, InputError, TrialFailed
-from autoq.export.onnx import Graph, export_graph, load_graph, save_graph
+from autoq.export.onnx import export_graph, load_graph, save_graph
 from autoq.networks import is_given
 from autoq.networks.given import given, keep
-from autoq.study import results
-from autoq.study.replication import planned
+from autoq.study.replication import planned, replication_seeds
+from autoq.study.results import point_name
 from autoq.study.study import Study
 from autoq.system.files import write_whole
 from autoq.system.limits import held, limits
-from autoq.trial.context import TrialContext, adopt, portable, prepare, with_seed
+from autoq.trial.context import TrialContext, adopt, portable, prepare
 from autoq.trial.run import replicate, run_trial
+from autoq.tuning import LOOPBACK_ONLY
 from autoq.tuning.baselines import baselines
-from autoq.tuning.initial_trials import find_seeds, probe
-from autoq.tuning.latency_pass import check_table, measure_again, measure_latencies, measure_more
+from autoq.tuning.initial_trials import probe, propose_initial_trials
+from autoq.tuning.latency_pass import LatencyPass, check_table
 from autoq.tuning.scheduler import Abort, Job, StudySearcher, allowed
 
 R = TypeVar("R")
 
+HOST = "127.0.0.1"
+
 CHOICES = 4
-"""Times that seeds are chosen, at most, where latency is predicted: what is chosen is measured before the next time."""
+"""Times that initial trials are proposed, at most, where latency is predicted: each time their latencies are then measured."""
 
 
 def environment(command: str) -> dict[str, Any]:
-    """Where and how a study was started: versions, processor, command."""
+    """The environment of a study: versions, processor, command."""
     packages = ("autoq", "torch", "optuna", "ray", "openvino", "onnx", "numpy", "pyiqa")
     return {
         "command": command,
@@ -64,12 +67,20 @@ def environment(command: str) -> dict[str, Any]:
     }
 
 
-def search(study: Study, events: Events | None = None) -> None:
-    """Run a study, new or taken up again, to its end: latency table, baselines, trials; then the front once more.
+def search(study: Study, events: Events | None = None, context: TrialContext | None = None) -> None:
+    """Run a study, new or resumed, to its end: latency table, initial trials, all other trials, then the replication of the front.
 
-    Latencies are the study's frozen ones where it has them, else measured now, alone on the machine. Trials that were
-    running when the study was interrupted run again first. Raises AutoqError when every trial failed or no point keeps the
-    constraints, KeyboardInterrupt when interrupted.
+    Latencies are the study's frozen ones where it has them, else they are measured first, alone on the machine. Trials that
+    were running when the study was interrupted run again first.
+
+    Args:
+        study: The study, created or resumed.
+        events: Listener for progress.
+        context: The context of its trials, where it is prepared already.
+
+    Raises:
+        AutoqError: Every trial failed, or no point satisfies the constraints.
+        KeyboardInterrupt: The search was interrupted.
     """
     events = events or Events()
     spec = study.spec
@@ -78,7 +89,7 @@ def search(study: Study, events: Events | None = None) -> None:
     if _is_open(study):
         if (size := study.space.size()) < spec.budget:
             events.note(f"the space holds {size} policies, fewer than the budget of {spec.budget}: the search ends with the last")
-        _run(study, events)
+        _run(study, events, context)
     else:
         events.note(f"study '{study.name}' is complete: nothing is left to run")
     trials = [record for record in study.records() if record.source == "trial"]
@@ -94,9 +105,7 @@ def search(study: Study, events: Events | None = None) -> None:
             or f"{FIDELITY} {closest.values[FIDELITY]:.1f} dB"
         )
         bounds = ", ".join(spec.constraints) or "the bound on quality"
-        raise AutoqError(
-            f"study '{study.name}': no point keeps {bounds}; the closest, {results.point_name(closest)}, reaches {reached}"
-        )
+        raise AutoqError(f"study '{study.name}': no point keeps {bounds}; the closest, {point_name(closest)}, reaches {reached}")
 
 
 def _jobs(study: Study) -> list[Job]:
@@ -110,66 +119,65 @@ def _is_open(study: Study) -> bool:
     """Whether anything is left to run or to measure."""
     if _jobs(study) or study.storage.running() or study.storage.count < allowed(study):
         return True
-    wanted = {(each.policy.hash, each.seed) for each in planned(study.records(), study.spec)}
+    wanted = {(each.policy.hash, each.seed) for each in planned(study.results(), replication_seeds(study.spec))}
     repeated = {(each.policy, each.seed) for each in study.confirmations()}
     return not (wanted <= repeated and {policy for policy, _ in wanted} <= study.remeasured().samples.keys())
 
 
-def _run(study: Study, events: Events) -> None:
-    """Latency table, seeds, everything that trains, and the front's latencies again."""
+def _run(study: Study, events: Events, context: TrialContext | None) -> None:
+    """Latency table, initial trials, everything that trains, and the front's latencies again."""
     spec = study.spec
     events.phase("preparing the float network")
-    graph = _write_graph(study)
+    context = context or prepare(spec.trial)
+    graph = export_graph(context.traced)
+    save_graph(graph, study.graph_path)
+    latency = LatencyPass(context, spec, study.space, graph, events)
     if study.latency_path.is_file():
         table = read_table(study.latency_path)
-        check_table(table, spec)
+        check_table(table, spec, context)
     else:
-        table = measure_latencies(study, graph, events)
+        table = latency.measure()
         write_whole(study.latency_path, table.model_dump_json(indent=1))
     if spec.initial_trials and study.sensitivity() is None:
-        table = _seed(study, graph, table, events)
-    run_jobs(StudySearcher(study, _jobs(study), events), study, table)
+        table = _propose(study, latency, table)
+    run_jobs(
+        StudySearcher(study, _jobs(study), events, lambda policy: structure_of(latency.context.plan_for(policy))), context, table
+    )
     shutil.rmtree(study.states_path, ignore_errors=True)
-    if spec.replications:
-        measure_again(study, graph, events)
+    points = list(dict.fromkeys(each.policy for each in planned(study.results(), replication_seeds(spec))))
+    if not study.remeasured().samples.keys() >= {policy.hash for policy in points}:
+        study.set_remeasured(latency.remeasure(points))
 
 
-def _seed(study: Study, graph: Graph, table: LatencyTable, events: Events) -> LatencyTable:
-    """Find and store the seeds. Returns the table, with the latencies of all of them measured.
+def _propose(study: Study, latency: LatencyPass, table: LatencyTable) -> LatencyTable:
+    """Propose and store the initial trials. Returns the table, with the latencies of all of them measured.
 
-    Who is chosen by a predicted latency is often one whose latency is predicted too low: where the table predicts, what is
-    chosen is measured, the prediction fitted again, and the choice made again.
+    A policy chosen by a predicted latency is often one whose latency is predicted too low. So where the table predicts, the
+    chosen policies are measured, the prediction is fitted again, and the choice is repeated.
     """
-    spec = study.spec
+    spec, events = study.spec, latency.events
     events.phase("quantizing the stages one at a time")
     torch.set_num_threads(spec.latency_threads)  # nothing else runs yet
-    context = prepare(spec.trial)
-    context = replace(context, spec=spec.trial.model_copy(update={"threads": spec.latency_threads}))
-    probes = probe(context, graph, study.space, events.phase)
+    context = replace(latency.context, spec=spec.trial.model_copy(update={"threads": spec.latency_threads}))
+    probes = probe(context, latency.graph, study.space, events.phase)
     for _ in range(CHOICES):
-        seeds = find_seeds(
+        proposed = propose_initial_trials(
             context, study.space, spec.objectives, table, spec.initial_trials, probes, study.constraints, study.warm_start
         )
-        fuller = measure_more(study, graph, table, [Policy.from_dict(seed) for seed in seeds.initial_trials], events)
+        fuller = latency.add(table, [Policy.from_dict(policy) for policy in proposed.initial_trials])
         if fuller is table:
             break
         table = fuller
         write_whole(study.latency_path, table.model_dump_json(indent=1))
-    study.set_seeds(seeds)
+    study.set_initial_trials(proposed)
     return table
-
-
-def _write_graph(study: Study) -> Graph:
-    graph = export_graph(prepare(study.spec.trial).traced)
-    save_graph(graph, study.graph_path)
-    return graph
 
 
 # ------------------------------------------------------------ Ray
 
 
 class RayOutput(io.TextIOBase):
-    """What Ray prints to standard output, where only results belong: the first sentence of each line becomes a note."""
+    """Standard output while Ray runs, where only results belong: the first sentence of each line becomes a note."""
 
     def __init__(self, events: Events) -> None:
         self.events = events
@@ -183,8 +191,8 @@ class RayOutput(io.TextIOBase):
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Where a user's own code finds its files and modules, and the network that was given from Python, pickled in memory."""
+class UserCode:
+    """The working folder and module paths of a user's own code, and a network given from Python, pickled in memory."""
 
     folder: Path
     paths: tuple[str, ...]
@@ -192,7 +200,7 @@ class Desk:
     network: bytes | None = None
 
     @classmethod
-    def of(cls, model: str) -> Desk:
+    def of(cls, model: str) -> UserCode:
         """Raises InputError where the network cannot be sent to a worker process."""
         where = Path.cwd(), tuple(str(Path(path).resolve()) for path in sys.path)
         if not is_given(model):
@@ -205,7 +213,7 @@ class Desk:
             ) from error
 
     def enter(self) -> None:
-        """Work from here from now on."""
+        """Make this the working folder and module path of the process."""
         os.chdir(self.folder)
         sys.path[:0] = [path for path in self.paths if path not in sys.path]
         if self.network is not None:
@@ -215,20 +223,20 @@ class Desk:
 class TrialActor(tune.Trainable):
     """A worker process: one `step` brings a trial to one rung. Reused from trial to trial, it keeps only the context.
 
-    What is no trial's own failure (TrialFailed) leaves a process that nobody can trust: out of memory, without its GPU, or
-    never ready. It says so, and its next `step` raises: that is how Ray puts another in its place.
+    A failure that is not the trial's own (TrialFailed) leaves an unreliable process: out of memory, without its GPU, or
+    never ready. The process reports the failure, and its next `step` raises, so that Ray replaces it.
     """
 
     def setup(  # type: ignore[override]
-        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path, desk: Desk, context: TrialContext
+        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path, user_code: UserCode, context: TrialContext
     ) -> None:
         self.spec, self.table, self.leaving = spec, table, False
         self.unready: str | None = None
         try:
-            desk.enter()
+            user_code.enter()
             self.study = Study.open(folder)
             self.graph = load_graph(self.study.graph_path)
-            adopt(spec.trial, context)
+            self.context = adopt(context)
         except Exception as error:  # noqa: BLE001 - raised here it would be lost
             self.unready = _in_one_line(error)
 
@@ -247,27 +255,28 @@ class TrialActor(tune.Trainable):
         return {**report, "done": not self.leaving}
 
     def _report(self) -> dict[str, Any]:
-        """What came of a trial, as text: Ray flattens nested results; or what broke the process."""
+        """The result of a trial as text, since Ray flattens nested results; or the failure that broke the process."""
         if self.unready is not None:
             return {"broken": self.unready, "began": False}
         try:
             if self.config["seed"] is not None:
                 return {"confirmation": self._confirm(self.config["seed"]).model_dump_json()}
             return {"result": self._run().model_dump_json()}
-        except Exception as error:  # noqa: BLE001 - what it was decides nothing: in a new process it comes again, or not
+        except Exception as error:  # noqa: BLE001 - a new process shows whether it occurs again
             return {"broken": _in_one_line(error)}
 
     def _is_swollen(self) -> bool:
-        """Whether the process still holds more memory than its bound: the next trial would fail for it."""
+        """Whether the process still holds more memory than its bound, so that the next trial would fail."""
         return self.spec.memory is not None and held() > self.spec.memory
 
     def _run(self) -> TrialResult:
         policy, until, number = Policy.from_dict(self.config["policy"]), self.config["until"], self.config["number"]
+        self.context = self.context.with_seed(self.spec.trial.seed)
         state = None if number is None else self.study.state_path(number, policy)
 
         def work() -> TrialResult:
             with self._limits():
-                return run_trial(self.spec.trial, policy, self.table, self.graph, until, state)
+                return run_trial(self.context, policy, self.table, self.graph, until, state)
 
         return _tried(work)
 
@@ -275,9 +284,9 @@ class TrialActor(tune.Trainable):
         policy = Policy.from_dict(self.config["policy"])
 
         def work() -> Confirmation:
-            prepare(with_seed(self.spec.trial, seed))  # shared by all points, so no point's time limit pays for it
+            self.context = self.context.with_seed(seed)  # shared by all points, so it does not count in a point's time limit
             with self._limits():
-                return replicate(self.spec.trial, policy, self.graph, seed)
+                return replicate(self.context, policy, self.graph)
 
         found = _tried(work)
         return found if isinstance(found, Confirmation) else Confirmation(policy=policy.hash, seed=seed, result=found)
@@ -287,7 +296,7 @@ class TrialActor(tune.Trainable):
 
 
 def _tried(work: Callable[[], R]) -> R | TrialResult:
-    """What work gives; where a trial fails, a result with the cause."""
+    """The result of the work; where the trial fails, a result with the cause."""
     try:
         return work()
     except TrialFailed as error:
@@ -298,14 +307,13 @@ def _in_one_line(error: Exception) -> str:
     return " ".join([f"{type(error).__name__}:", *str(error).split()]).rstrip(":")
 
 
-def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None:
+def run_jobs(searcher: StudySearcher, context: TrialContext, table: LatencyTable) -> None:
     """Run the searcher's jobs on `workers` processes of this machine; Ray listens on 127.0.0.1 only.
 
     A job whose process dies runs again, MAX_ATTEMPTS times in all. Raises AutoqError where Ray cannot start.
     """
-    spec = study.spec
-    on_gpu = spec.trial.device == "cuda"
-    desk = Desk.of(spec.trial.model)
+    study, spec = searcher.study, searcher.study.spec
+    on_gpu, user_code = spec.trial.device == "cuda", UserCode.of(spec.trial.model)
     scratch = (study.folder / "ray").resolve()
     shutil.rmtree(scratch, ignore_errors=True)  # of a search that was killed
     os.environ.update(
@@ -319,14 +327,9 @@ def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None
     with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
         _start_ray(spec.workers, on_gpu, spec.trial.threads)
         try:
-            shared = {
-                "spec": spec,
-                "table": table,
-                "folder": study.folder.resolve(),
-                "desk": desk,
-                "context": portable(prepare(spec.trial)),
-            }
-            trainable = tune.with_parameters(TrialActor, **shared)
+            trainable = tune.with_parameters(
+                TrialActor, spec=spec, table=table, folder=study.folder.resolve(), user_code=user_code, context=portable(context)
+            )
             tune.Tuner(
                 tune.with_resources(trainable, {"cpu": 1, "gpu": 1 / spec.workers if on_gpu else 0}),
                 tune_config=tune.TuneConfig(
@@ -353,7 +356,11 @@ def run_jobs(searcher: StudySearcher, study: Study, table: LatencyTable) -> None
 
 
 def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
-    ray_constants.ENABLE_RAY_CLUSTER = False  # else it takes 127.0.0.1 for an address that others must reach, and listens there
+    if ray.util.get_node_ip_address() != HOST:  # type: ignore[no-untyped-call]
+        raise AutoqError(
+            "Ray was imported before the search and would listen on the network; start Python anew, or set"
+            f" {LOOPBACK_ONLY}=0 before ray is imported"
+        )
     try:
         ray.init(
             address="local",
@@ -362,7 +369,7 @@ def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
+            _node_ip_address=HOST,
             runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
         )
     except (RuntimeError, OSError, ValueError) as error:
@@ -371,7 +378,7 @@ def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the chatter of torch's exporter and of Ray from the user; errors still come through."""
+    """Hide warnings of torch's exporter and of Ray; errors still come through."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

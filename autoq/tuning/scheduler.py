@@ -1,6 +1,7 @@
-"""What runs next in a search, and what becomes of what ran: the traffic between Ray Tune, the study and the halving.
+"""The scheduler of a search: which job runs next, and how its result is stored, between Ray Tune and the study.
 
-Seeds and Optuna decide what to try (study.py), halving.py what trains on. A trial goes to Ray once for every rung.
+The study suggests policies: initial trials first, then Optuna's. `successive_halving.py` decides which trials train on. A
+trial goes to Ray once for every rung.
 """
 
 from __future__ import annotations
@@ -18,35 +19,41 @@ from autoq.config.events import Events
 from autoq.config.policy import Policy
 from autoq.config.schedule import bracket
 from autoq.config.spec import Confirmation, Rung, TrialResult
-from autoq.costs.latency import measure as latencies
+from autoq.config.structure import Structure
 from autoq.errors import AutoqError
-from autoq.graph.quantize import place
-from autoq.study import results
-from autoq.study.replication import Replication, planned
-from autoq.study.results import FLOAT_NAME
+from autoq.study.replication import Replication, planned, replication_seeds
+from autoq.study.results import FLOAT_NAME, point_name
 from autoq.study.storage import Asked
 from autoq.study.study import Study, resume_command
-from autoq.trial.context import prepare
 from autoq.tuning.successive_halving import promoted, slots
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 MAX_ATTEMPTS = 3
-"""Times a trial is begun before it counts as failed, when the processes it runs in keep dying."""
+"""Starts of a trial, at most, where its worker processes keep dying; then it counts as failed."""
 
 MAX_ALIKE = 3
-"""Failures with one cause, in a row and of different trials, that end a search: the cause is not in the trials."""
+"""Failures in a row with one cause, of different trials, that end a search: the trials are not the cause."""
 
 PAUSE = {"pause": 0.5}
-"""Seconds that a worker does nothing where it has to wait for others: without a trial Ray would end its process."""
+"""A trial that only sleeps, in seconds, for a worker that has to wait for others. `suggest` may also return None, but Ray
+keeps only one idle process for reuse (`_ObjectCache` of Ray 2.60): with two workers or more, each wait would end the others,
+and a new process needs seconds of imports.
+"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A policy on its way through Ray: a trial, a baseline (number is None), or a point of the front with another seed.
+    """A policy that Ray runs: a trial, a baseline, or a point of the front with another seed.
 
-    until: the training steps it stops at. attempts: how often it was begun.
+    Attributes:
+        name: Name for the user.
+        policy: The policy.
+        until: Training steps after which it stops.
+        number: The trial's number; None for a baseline and for a repeated training.
+        attempts: Number of starts.
+        seed: Seed of a repeated training, else None.
     """
 
     name: str
@@ -62,8 +69,9 @@ class Job:
 
 
 def allowed(study: Study) -> int:
-    """How many trials may be asked for in all: the budget, no more policies than the space holds, and once they have
-    trained for all the steps allowed no more than there are.
+    """How many trials may be asked for in all.
+
+    That is the budget, but no more than the space has policies, and no further ones after `max_steps` training steps.
     """
     spec, storage = study.spec, study.storage
     budget = spec.budget
@@ -77,16 +85,16 @@ def allowed(study: Study) -> int:
 
 
 def kind(reason: str) -> str:
-    """A reason without what differs from one time to the next: addresses and numbers."""
+    """A reason without the parts that vary: addresses and numbers."""
     return re.sub(r"0x[0-9a-fA-F]+|[0-9]+([.][0-9]+)?", "#", reason)
 
 
 class Abort(BaseException):
-    """An error within Ray's loop, which would be logged and lost: carried past it as the cause of this."""
+    """Carries an error out of Ray's loop, as its cause; Ray would only log the error itself."""
 
 
 def _fatal(method: Callable[P, R]) -> Callable[P, R]:
-    """Whatever a method raises ends the search."""
+    """Let every error of a method end the search."""
 
     @functools.wraps(method)
     def call(*arguments: P.args, **named: P.kwargs) -> R:
@@ -99,16 +107,17 @@ def _fatal(method: Callable[P, R]) -> Callable[P, R]:
 
 
 class StudySearcher(Searcher):
-    """Ray asks here for the next policy and reports here how it ended: first the float network, then
-    trials, bracket by bracket, with baselines in between; at last the front once more, with other seeds.
+    """Gives Ray the next job and stores its result.
 
-    The trials of a bracket are asked for together, run to a rung, and are compared there; who goes on follows from what is
-    stored, so a search that was interrupted decides again what it had decided. Seeds are brackets of one: all train fully.
+    The float network runs first, then trials, bracket by bracket, with baselines in between; last the front again, with
+    other seeds. The trials of a bracket are asked for together, run to a rung, and are compared there. Which of them train
+    on follows from stored results, so a resumed search repeats its decisions. Initial trials are brackets of one: all train
+    fully.
     """
 
-    def __init__(self, study: Study, jobs: Sequence[Job], events: Events) -> None:
+    def __init__(self, study: Study, jobs: Sequence[Job], events: Events, structure: Callable[[Policy], Structure]) -> None:
         super().__init__()
-        self.study, self.events = study, events
+        self.study, self.events, self.structure = study, events, structure
         self.waiting = [job for job in jobs if job.name == FLOAT_NAME]
         self.baselines = [job for job in jobs if job.name != FLOAT_NAME]
         self.running: dict[str, Job] = {}
@@ -124,7 +133,7 @@ class StudySearcher(Searcher):
     @_fatal
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if any(job.name == FLOAT_NAME for job in self.running.values()):
-            return dict(PAUSE)  # what others are worth is judged by it
+            return dict(PAUSE)  # others are judged against the float network
         while self.waiting or self._plan() or self._plan_baseline() or self._plan_confirmations():
             job = self._begin()
             if job.attempts > MAX_ATTEMPTS:
@@ -135,10 +144,10 @@ class StudySearcher(Searcher):
             spent = self._spent(job.number)
             where = {"until": job.until, "number": job.number, "spent": spent, "seed": job.seed}
             return {"policy": job.policy.to_dict(), **where}
-        return dict(PAUSE) if self.running else Searcher.FINISHED  # what runs may have to run again
+        return dict(PAUSE) if self.running else Searcher.FINISHED  # running jobs may have to run again
 
     def _note(self, rung: Rung) -> None:
-        """What a trial reached; rungs of another policy under its number (the storage was lost) are forgotten."""
+        """Note a rung that a trial reached; drop those of another policy with its number, of a storage that was lost."""
         if self.policies.setdefault(rung.number, rung.policy) != rung.policy:
             self.reached.pop(rung.number, None)
             self.policies[rung.number] = rung.policy
@@ -148,7 +157,7 @@ class StudySearcher(Searcher):
         return self.policies.get(asked.number) == asked.policy.hash and rung in self.reached[asked.number]
 
     def _begin(self) -> Job:
-        """The next job that waits, begun once more."""
+        """Start the next waiting job."""
         job = self.waiting.pop(0)
         job = dataclasses.replace(job, attempts=job.attempts + 1)
         if job.number is not None:
@@ -156,13 +165,13 @@ class StudySearcher(Searcher):
         return job
 
     def _plan(self) -> bool:
-        """Fill `waiting` with what has to run next; False where there is nothing, or what runs must end first."""
+        """Fill `waiting` with the next jobs; False where there are none, or running ones must end first."""
         storage, budget = self.study.storage, allowed(self.study)
         while not self.waiting:
             at_work = {job.number for job in self.running.values()}
             open_trials = [asked for asked in storage.running() if asked.number not in at_work]
             number = open_trials[0].number if open_trials else storage.count
-            together = self._cohort(number)
+            together = bracket(number, len(self.study.storage.initial), self.rungs)
             if number >= budget or (len(together) > 1 and at_work - {None}):
                 return False
             while storage.count < min(together.stop, budget):
@@ -171,30 +180,27 @@ class StudySearcher(Searcher):
         return True
 
     def _plan_baseline(self) -> bool:
-        """Fill `waiting` with a baseline, for which there is time while a bracket's last trials run; False where there is none."""
+        """Fill `waiting` with a baseline, to run while a bracket's last trials run; False where none is left."""
         if self.baselines:
             self.waiting.append(self.baselines.pop(0))
         return bool(self.waiting)
 
     def _plan_confirmations(self) -> bool:
-        """Fill `waiting` with the trainings to repeat that were not yet, seed by seed; False where there is none."""
+        """Fill `waiting` with the trainings that are still to be repeated, seed by seed; False where there are none."""
         spec = self.study.spec
         if self.running or not spec.replications:
             return False
         done = {(each.policy, each.seed) for each in self.study.confirmations()}
-        self.confirming = planned(self.study.records(), spec)
+        self.confirming = planned(self.study.results(), replication_seeds(spec))
         self.waiting = [
-            Job(f"{results.point_name(record)} again", policy, spec.trial.steps, seed=seed)
+            Job(f"{point_name(record)} again", policy, spec.trial.steps, seed=seed)
             for record, policy, seed in self.confirming
             if (policy.hash, seed) not in done
         ]
         return bool(self.waiting)
 
-    def _cohort(self, number: int) -> range:
-        return bracket(number, len(self.study.storage.seeds), self.rungs)
-
     def _to_rung(self, trials: Sequence[Asked], together: range) -> list[Job]:
-        """The jobs that bring a bracket to the lowest rung it has not reached; who does not go on ends on the way."""
+        """The jobs that bring a bracket to the lowest rung it has not reached; trials that are not promoted end here."""
         members = {asked.number: asked for asked in trials}
         for rung in self.rungs:
             missing = [asked for asked in members.values() if not self._has(asked, rung)]
@@ -206,44 +212,43 @@ class StudySearcher(Searcher):
         return []
 
     def _promoted(self, together: range, rung: int) -> Collection[int]:
-        """Which trials of a bracket go on from a rung; all that are alone, or where there is no float network.
+        """The trials of a bracket that train on from a rung: all in a bracket of one, or without a float network.
 
-        Rivals are earlier trials that keep all bounds there and did not fail later. Places that no trial within the bounds
-        takes go to those that break bounds on quality least.
+        Rivals are earlier trials that satisfied all constraints there and did not fail later. Slots that no feasible trial
+        takes go to those that violate constraints on quality least.
         """
-        study, records = self.study, self.study.records()
-        reference = results.reference_point(records, study.spec.objectives)
-        if reference is None or len(together) == 1:
+        study, results = self.study, self.study.results()
+        if results.reference_point is None or len(together) == 1:
             return together
-        failed = {record.number for record in records if record.state == "failed"}
+        failed = {record.number for record in results.records if record.state == "failed"}
         here = {number: reached[rung] for number, reached in self.reached.items() if rung in reached and number not in failed}
         beyond = {number: max(study.violations(result).values(), default=0.0) for number, result in here.items()}
-        losses = {number: results.losses(here[number].values, study.spec.objectives) for number in here if beyond[number] <= 0}
+        losses = {number: results.losses(here[number].values) for number in here if beyond[number] <= 0}
         numbers = sorted(number for number in here if number in together)
         within = [number for number in numbers if number in losses]
         rivals = [losses[number] for number in sorted(losses) if number < together.start]
-        places = slots(len(numbers))
-        corner = results.minimized(reference, study.spec.objectives)
-        going = [within[index] for index in promoted([losses[number] for number in within], rivals, corner, places)]
+        limit = slots(len(numbers))
+        corner = results.minimized(results.reference_point)
+        going = [within[index] for index in promoted([losses[number] for number in within], rivals, corner, limit)]
         others = [number for number in numbers if number not in losses and study.affordable(here[number].values)]
-        return {*going, *sorted(others, key=beyond.__getitem__)[: places - len(going)]}
+        return {*going, *sorted(others, key=beyond.__getitem__)[: limit - len(going)]}
 
     def _stop(self, asked: Asked, rung: int) -> None:
-        """A trial does not go on."""
+        """End a trial at a rung."""
         values = self.reached[asked.number][rung].values
         why = "others are better there" if self.study.affordable(values) else "it costs more than the bounds allow"
         reason = f"stopped after {rung} of {self.study.spec.trial.steps} steps: {why}"
         self._end(Job.of_trial(asked, rung), TrialResult(state="pruned", values=values, steps=rung, reason=reason))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """What a worker says before its process ends."""
+        """Keep the report of a worker whose process ends."""
         self.reports[trial_id] = result
 
     @_fatal
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         job = self.running.pop(trial_id, None)
         report = self.reports.pop(trial_id, {}) if error else result or {}
-        if job is None:  # a pause; or Ray, which reports some deaths twice
+        if job is None:  # a pause, or a death that Ray reports twice
             return
         if "confirmation" in report:
             self.alike = ("", {})
@@ -255,10 +260,14 @@ class StudySearcher(Searcher):
             self._lost(job, report.get("broken"), began=report.get("began", True))
 
     def _lost(self, job: Job, cause: str | None, began: bool) -> None:
-        """A job did not end, and its worker process makes way for a new one. cause: None where the process just died.
+        """Run a job again in a new process; it failed without a result.
 
-        began: whether the worker could begin the job; where not, it was no fault of the job's. The job runs again after
-        those that wait: in the meantime another shows whose fault it is.
+        It waits behind the other jobs, which show meanwhile whether the failure is its own.
+
+        Args:
+            job: The job.
+            cause: The error; None where the process just died.
+            began: Whether the worker could start the job; if not, the failure is not the job's.
         """
         last = job.attempts >= MAX_ATTEMPTS
         hung = ", or hung beyond --timeout" if self.study.spec.timeout else ""
@@ -272,8 +281,9 @@ class StudySearcher(Searcher):
         self.waiting.insert(0 if job.name == FLOAT_NAME else len(self.waiting), job)
 
     def _blame(self, job: Job, reason: str, its_own: bool) -> None:
-        """Raise AutoqError where a failure is the last of MAX_ALIKE in a row with one cause, of different jobs if it may be
-        their own. Those that have not ended may be begun as often as ever when the search is resumed.
+        """Raise AutoqError after MAX_ALIKE failures in a row with one cause, of different jobs where it may be their own.
+
+        Their starts are not counted when the search is resumed.
         """
         before, jobs = self.alike
         jobs = jobs if before == kind(reason) else {}
@@ -290,7 +300,7 @@ class StudySearcher(Searcher):
         )
 
     def interrupted(self) -> None:
-        """The user stops the search: that is not the fault of the trials that run."""
+        """Do not count the starts of running trials: the user stopped the search."""
         for job in self.running.values():
             if job.number is not None:
                 self.study.storage.set_attempts(job.number, job.attempts - 1)
@@ -306,7 +316,7 @@ class StudySearcher(Searcher):
             self._confirm(job, Confirmation(policy=job.policy.hash, seed=job.seed, result=outcome))
             return
         if job.number is None:
-            structure = self._structure(job.policy)
+            structure = self.structure(job.policy)
             self.events.finished(self.study.add_baseline(job.name, job.policy, outcome, structure))
             return
         if outcome.state == "complete" and job.until < self.rungs[-1]:
@@ -317,21 +327,17 @@ class StudySearcher(Searcher):
             self.events.paused(job.name)
             return
         outcome = outcome.model_copy(update={"seconds": round(outcome.seconds + self._spent(job.number), 3)})
-        record = self.study.tell(job.number, job.policy, outcome, self._structure(job.policy))
+        record = self.study.tell(job.number, job.policy, outcome, self.structure(job.policy))
         self.study.state_path(job.number, job.policy).unlink(missing_ok=True)
         self.events.finished(record)
 
     def _spent(self, number: int | None) -> float:
-        """Seconds of work on a trial up to the rung it stands at."""
+        """Seconds of work on a trial up to its last rung."""
         return sum(result.seconds for result in self.reached.get(-1 if number is None else number, {}).values())
 
-    def _structure(self, policy: Policy) -> str:
-        context = prepare(self.study.spec.trial)
-        return latencies.describe(context.traced, place(context.traced, policy, context.execution), context.execution)
-
     def save(self, checkpoint_path: str) -> None:
-        """Ray asks for checkpoints of the searcher; the study's storage is the state."""
+        """Store nothing: the state is in the study's storage."""
 
     def __getstate__(self) -> dict[str, Any]:
-        """Ray pickles its whole configuration; nothing of the searcher is needed elsewhere."""
+        """Nothing: Ray pickles its whole configuration, but needs no searcher elsewhere."""
         return {}

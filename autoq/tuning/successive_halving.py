@@ -1,6 +1,6 @@
-"""Which trials of a bracket train on: multi-objective successive halving, decided when the whole bracket stands at a rung.
+"""Multi-objective successive halving: which trials of a bracket train on, decided when all of them have reached a rung.
 
-After MO-ASHA (Schmucker et al. 2021, Multi-objective asynchronous successive halving), synchronous: with few workers an
+After MO-ASHA (Schmucker et al. 2021, Multi-objective asynchronous successive halving), but synchronous: with few workers an
 asynchronous rule has nothing to compare the first trials with.
 """
 
@@ -16,33 +16,32 @@ Losses = Sequence[float]
 """The objectives of a trial, all minimized."""
 
 PROMOTED_FRACTION = 1 / 8
-"""Of a bracket, at most, that trains on from a rung: a half, a quarter and an eighth end with the same hypervolume on the
-exhaustive table (benchmarks/search.py), and an eighth saves the most steps.
-"""
+"""Largest fraction of a bracket that trains on from a rung."""
 
 
 def slots(trials: int) -> int:
-    """How many of a bracket's trials go on at most."""
+    """The largest number of a bracket's trials that train on."""
     return math.ceil(PROMOTED_FRACTION * trials)
 
 
 def promoted(trials: Sequence[Losses], rivals: Sequence[Losses], reference: Losses, slots: int) -> list[int]:
-    """Indices of the trials of a bracket that train on, in its order.
+    """Choose the trials of a bracket that train on.
 
-    trials: losses of a bracket at this rung; rivals: of earlier trials, at this rung. A trial that any of them dominates stops;
-    of the others at most `slots` go on, those that add most to the volume the rivals dominate within `reference`, or
-    within the worst of all where that is worse.
+    A trial that another one dominates stops. Of the rest, those train on that add most to the volume that the rivals
+    dominate within `reference`, or within the worst values of all where those are worse.
+
+    Args:
+        trials: Losses of the bracket's trials at this rung.
+        rivals: Losses of earlier trials at this rung.
+        reference: The reference point of the volume.
+        slots: The largest number of trials that train on.
+
+    Returns:
+        Indices of the promoted trials, ascending.
     """
     reference = [max(values) for values in zip(reference, *trials, *rivals, strict=True)]
     minimized: list[Direction] = ["minimize"] * len(reference)
     best = {int(index) for index in pareto.front([*trials, *rivals], minimized)}
     left = [index for index in range(len(trials)) if index in best]
-    chosen: list[int] = []
-    while left and len(chosen) < slots:
-        volumes = {
-            each: pareto.hypervolume([*rivals, *(trials[index] for index in (*chosen, each))], minimized, reference)
-            for each in left
-        }
-        chosen.append(max(volumes, key=volumes.__getitem__))
-        left.remove(chosen[-1])
-    return sorted(chosen)
+    chosen = pareto.most_volume([trials[index] for index in left], minimized, reference, slots, rivals)
+    return sorted(left[position] for position in chosen)

@@ -12,7 +12,8 @@ import pytest
 import autoq
 from autoq.config.policy import uniform
 from autoq.config.spec import StudySpec, TrialSpec
-from autoq.costs.latency.measure import LatencyTable
+from autoq.config.structure import Structure
+from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import export_graph
 from autoq.study.study import Study
 from autoq.targets import why_unusable
@@ -41,10 +42,11 @@ def study(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Study
     study = Study.create(folder / "study", spec, {"command": "", "python": "", "machine": "", "versions": {}})
     facts = {"model": trial.model, "target": trial.target, "runtime": "", "machine": ""}
     unmeasured = LatencyTable(frame=spec.frame, threads=1, entries={}, **facts)
-    graph = export_graph(prepare(trial).traced)
+    context = prepare(trial)
+    graph = export_graph(context.traced)
     for name, bits in BASELINES.items():
         policy = uniform(bits, space.facts.stages, "lsq", "mse")
-        study.add_baseline(name, policy, run_trial(trial, policy, unmeasured, graph), "")
+        study.add_baseline(name, policy, run_trial(context, policy, unmeasured, graph), Structure())
     study.close()
     return study
 

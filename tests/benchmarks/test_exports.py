@@ -36,7 +36,7 @@ def test_the_front_comes_first_and_the_others_are_spread_over_size(finished: Pat
     study = Study.open(finished)
     everything = exports.chosen(study, 10)
     assert sorted(str(record.name) for record in everything) == ["4/6/8", "8/8/8", "float"]
-    on_front = {str(record.name) for record in exports.front(study.records(), study.spec.objectives)}
+    on_front = {str(record.name) for record in study.results().front}
     assert {str(record.name) for record in everything[: len(on_front)]} == on_front
 
 

@@ -7,7 +7,9 @@ import pytest
 
 from autoq.config.policy import Policy, uniform
 from autoq.config.spec import Confirmation, Record, Remeasured, StudySpec, TrialResult, TrialSpec
+from autoq.config.structure import Structure
 from autoq.study.replication import confirmed
+from autoq.study.results import Results
 from autoq.study.study import Study
 from autoq.tuning.options import search_space
 from benchmarks.held_out import figures_of, main
@@ -59,7 +61,7 @@ def test_figures_of_a_study() -> None:
 
 def test_a_study_without_held_out_images_has_no_such_figures() -> None:
     records = [record.model_copy(update={"held_out": {}}) for record in RECORDS]
-    figures = figures_of(records, [], confirmed(records, [], Remeasured(samples={}), OBJECTIVES), OBJECTIVES)
+    figures = figures_of(Results(records, OBJECTIVES), [], confirmed(Results(records, OBJECTIVES), [], Remeasured(samples={})))
     assert figures["spearman_held_out"] is None
     assert figures["front_kept"] is None
     assert figures["front_trials"] == 3
@@ -74,7 +76,7 @@ def test_a_study_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     for bits, size, fidelity in (("8/8/8", 40, 44.0), ("6/6/8", 30, 42.0), ("4/4/8", 20, 38.0)):
         values = {"size": size, "fidelity": fidelity}
         found = TrialResult(state="complete", values=values, held_out={"fidelity": fidelity - 1}, seconds=2.0)
-        study.add_baseline(bits, uniform(bits, space.facts.stages), found, "")
+        study.add_baseline(bits, uniform(bits, space.facts.stages), found, Structure())
     study.close()
     monkeypatch.setattr("sys.argv", ["held_out.py", str(study.folder), "--json"])
     main()

@@ -23,7 +23,7 @@ def test_quality_is_a_trials(tmp_path: Path) -> None:
     context, policy = prepare(spec), uniform("4/4/8", model_info("espcn").stages)
     facts = {"model": spec.model, "target": spec.target, "runtime": "", "machine": ""}
     unmeasured = LatencyTable(frame=(32, 32), threads=1, entries={}, **facts)
-    trial = run_trial(spec, policy, unmeasured, export_graph(context.traced))
+    trial = run_trial(context, policy, unmeasured, export_graph(context.traced))
     found = file_quality(context, trained(context, policy, 1), float_graph(spec))
     assert found
     assert found == {name: trial.values[name] for name in found}

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from autoq.config.space_file import bundled_space, load_space, parse_space
 from autoq.config.spec import StudySpec, TrialResult, TrialSpec
+from autoq.config.structure import Structure
 from autoq.errors import SpaceError
 from autoq.networks import MODELS
 from autoq.networks.srresnet import SRResNet
@@ -180,12 +181,12 @@ OPTIONS = [
     case(
         "storage-password",
         [*MODEL, "--storage", "postgresql://user:secret@host/d"],
-        "storage 'postgresql://user:***@host/d': has a password in it, which a study would write down; set PGPASSWORD instead",
+        "storage 'postgresql://user:***@host/d': contains a password, which the study would store; set PGPASSWORD instead",
     ),
     case(
         "storage-password-in-query",
         [*MODEL, "--storage", "postgresql://user@host/d?password=secret"],
-        "storage 'postgresql://user@host/d': has a password in it, which a study would write down; set PGPASSWORD instead",
+        "storage 'postgresql://user@host/d': contains a password, which the study would store; set PGPASSWORD instead",
     ),
     case("sensitivity-of-what", ["sensitivity"], "no model given; type --model srgan, or --study NAME for a study's network"),
     case("resume-what", ["search", "--resume"], "--resume: no study given; type --study NAME, a folder in studies/"),
@@ -544,9 +545,9 @@ STORAGES = [
     case("driver", "postgresql+psycopg2://user@host/d", "needs the Python package 'psycopg2'; type pip install psycopg2-binary"),
     case("unreachable", "sqlite:////none/x.db", f"unable to open database file; {REACHABLE}"),
     case("no-database", "sqlite:///{tmp}/text.db", f"file is not a database; {REACHABLE}"),
-    case("braces", "sqlite:///{{tmp}}/{{x}}.db", "Optuna fills in what stands in braces; type --storage sqlite:///%7Btmp%7D/%7Bx%7D.db"),
+    case("braces", "sqlite:///{{tmp}}/{{x}}.db", "Optuna replaces text in braces; type --storage sqlite:///%7Btmp%7D/%7Bx%7D.db"),
     case("relative", "sqlite:///x.db", "expected an absolute path; type --storage sqlite:///{tmp}/x.db"),
-    case("taken", "sqlite:///{tmp}/shared.db", "has a study 'mine' already; give another --study or --storage"),
+    case("taken", "sqlite:///{tmp}/shared.db", "already has a study 'mine'; give another --study or --storage"),
 ]  # fmt: skip
 
 
@@ -576,7 +577,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(3):
         asked = made.ask()
         values = {"size": 100.0 - number, "latency": 10.0, "psnr": 30.0, "fidelity": 40.0}
-        made.tell(asked.number, asked.policy, TrialResult(state="complete", values=values), "words")
+        made.tell(asked.number, asked.policy, TrialResult(state="complete", values=values), Structure())
     made.close()
     return folder
 
@@ -767,7 +768,7 @@ DAMAGES = [
          f" 99.0); {REMADE}"),
     *(
         case(f"answers-{name}", written("stages.json", content), command,
-             "studies/mine/stages.json: not a file of answers; remove it, it is made again")
+             "studies/mine/stages.json: not a file of answers; remove the file, autoq creates it again")
         for name, content in (("no-json", b"{half"), ("binary", b"\xff\xfe"), ("other-keys", b'{"questions": []}'),
                               ("torn", b'{"answers": [{"question": {}}]}'))
         for command in (REPORTED, ["sensitivity", "--study", "mine"])

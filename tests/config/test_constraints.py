@@ -4,6 +4,7 @@ import pytest
 
 from autoq.config.constraints import parse
 from autoq.config.spec import TrialResult
+from autoq.config.structure import Structure
 from autoq.errors import InputError
 from tests.study.test_study import float_baseline, make, result
 
@@ -66,7 +67,7 @@ def test_a_study_keeps_what_breaks_a_bound_off_its_front(tmp_path: Path) -> None
     kept = []
     for _ in range(12):
         asked = study.ask()
-        record = study.tell(asked.number, asked.policy, result(asked.policy), "")
+        record = study.tell(asked.number, asked.policy, result(asked.policy), Structure())
         assert record.feasible == (record.values["size"] <= 30000 and 30 - record.values["psnr"] <= 0.8)
         assert study.affordable(record.values) == (record.values["size"] <= 30000)
         kept.append(record.feasible)
@@ -76,5 +77,5 @@ def test_a_study_keeps_what_breaks_a_bound_off_its_front(tmp_path: Path) -> None
     (trial, *_) = study.storage.backend.get_all_trials(stored._study_id)
     assert set(trial.constraints) == {"size<=30000", "psnr_drop<=0.8"}
     failed = study.ask()
-    assert not study.tell(failed.number, failed.policy, TrialResult(state="failed", reason="x"), "").feasible
+    assert not study.tell(failed.number, failed.policy, TrialResult(state="failed", reason="x"), Structure()).feasible
     study.close()

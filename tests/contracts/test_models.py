@@ -12,11 +12,12 @@ from torch import nn
 from autoq.config.policy import Policy, uniform
 from autoq.config.space_file import bundled_space, load_space
 from autoq.config.spec import TrialSpec
-from autoq.costs.latency.measure import entries, structure_key
+from autoq.config.structure import Structure
+from autoq.costs.latency.measure import entries
+from autoq.costs.latency.structure import structure_key
 from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import Graph, export_graph, write_qdq
 from autoq.graph.operations import CONCATENATIONS, SUMS
-from autoq.graph.quantize import place, quantize
 from autoq.graph.trace import Traced, roles_by_stage, trace
 from autoq.networks import MODELS, fresh_model
 from autoq.study.study import space_facts
@@ -88,11 +89,17 @@ def test_8_bit_files_agree_and_trials_of_8_6_and_4_bits_complete(name: str, tmp_
     check_8_bit_file(context, graph, uniform("8/8/8", info.stages))
     for bits in ("8/8/8", "6/6/8", "4/4/8"):
         policy = uniform(bits, info.stages, "lsq", "minmax")
-        key = structure_key(context.traced, place(context.traced, policy, context.execution), context.execution)
+        key = structure_key(context.plan_for(policy))
         table = LatencyTable(
-            model=name, target=spec.target, runtime="", frame=(16, 16), threads=1, machine="", entries=entries({key: ("", [1.0])})
+            model=name,
+            target=spec.target,
+            runtime="",
+            frame=(16, 16),
+            threads=1,
+            machine="",
+            entries=entries({key: (Structure(), [1.0])}),
         )
-        result = run_trial(spec, policy, table, graph)
+        result = run_trial(context, policy, table, graph)
         assert result.state == "complete", result.reason
         assert result.values["size"] < 0.5 * 4 * sum(p.numel() for p in context.traced.module.parameters())
 
@@ -100,7 +107,7 @@ def test_8_bit_files_agree_and_trials_of_8_6_and_4_bits_complete(name: str, tmp_
 def check_8_bit_file(context: TrialContext, graph: Graph, policy: Policy) -> None:
     """PTQ is near the float network, all layers are integers, and the runtime computes what the trial evaluates."""
     image = torch.rand(1, 3, 13, 19, generator=torch.Generator().manual_seed(1))
-    quantized = quantize(context.traced, policy, context.statistics, context.execution)
+    quantized = context.quantized(policy)
     assert len(quantized.integer_layers) == len(context.traced.layers)
     with torch.no_grad():
         expected, real = simulated(quantized, image), context.traced.module(image).numpy()

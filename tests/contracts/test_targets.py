@@ -215,7 +215,7 @@ def test_a_trial_records_how_near_its_file_is_to_training(name: str, tiny_weight
     graph = export_graph(context.traced)
     table = LatencyTable(model="srresnet", target=name, runtime="", frame=(16, 16), threads=1, machine="", entries={})
     policy = uniform("8/8/8", model_info("srresnet").stages, formats=info.formats, output=info.output)
-    found = run_trial(spec, policy, table, graph).values["simulation_agreement_db"]
+    found = run_trial(context, policy, table, graph).values["simulation_agreement_db"]
     own = ("srresnet", context.traced, graph, context.statistics, data.to_tensor(context.pairs[0].low))
     assert found >= 40
     if info.executes:

@@ -75,15 +75,14 @@ class Case:
         assert len(self.quantized.integer_layers) == len(self.traced.layers)
         assert decibels(self.simulated, self.exact) >= nearness
         side = self.traced.fitted(32)
-        assert costs(self.traced, self.policy, INT8, (side, side)).macs > 0
+        assert costs(self.quantized.plan, (side, side)).macs > 0
 
     def check_file(self) -> onnx.ModelProto:
         """What the runtime computes from the file is that network, and the package is as large as was said."""
         graph = export_graph(self.traced)
         plain = write_plain(graph, self.quantized)
-        placements = [placed.placement for placed in self.quantized.placed]
         package = pack(plain, weight_widths(self.quantized), self.policy)
-        assert packed_payload_bytes(package) == packed_bytes(self.traced, placements, INT8)
+        assert packed_payload_bytes(package) == packed_bytes(self.quantized.plan)
         model = for_runtime(plain, weight_widths(self.quantized))
         found = load_target("openvino-cpu").load(model.SerializeToString(), threads=1)(self.image.numpy())
         assert found.shape == self.exact.shape

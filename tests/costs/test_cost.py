@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autoq.api import networks
 from autoq.config.policy import uniform
 from autoq.costs.operations import Costs, costs
-from autoq.graph.quantize import Execution
+from autoq.graph.quantize import Execution, QuantizationPlan
 from autoq.graph.trace import roles_by_stage, trace
 from autoq.networks import fresh_model, model_info
 from autoq.networks.srresnet import SRResNet
@@ -54,7 +54,7 @@ WITHOUT_BODY = fqsr({"SRResNet_w/o M"}, {"32"})
 def priced(network: nn.Module, patterns: StagePatterns, bits: str, frame: tuple[int, int] = (10, 10)) -> Costs:
     """Costs on a target of 8-bit integers; every stage has the roles it has sites for."""
     traced = trace(network.eval(), patterns)
-    return costs(traced, uniform(bits, roles_by_stage(traced.sites)), Execution(8, True), frame)
+    return costs(QuantizationPlan(traced, uniform(bits, roles_by_stage(traced.sites)), Execution(8, True)), frame)
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
@@ -169,7 +169,9 @@ def test_liveness_of_srresnet_counts_all_that_the_three_maps_do(scale: int) -> N
     traced = trace(fresh_model("srresnet", scale, blocks=2).eval(), SRRESNET.patterns)
     maps: dict[str, dict[int, int]] = {}
     for weight, activation, skip in itertools.product((4, 32), (4, 8, 32), (4, 8, 32)):
-        found = costs(traced, uniform(f"{weight}/{activation}/{skip}", SRRESNET.stages), Execution(8, True), (24, 16))
+        found = costs(
+            QuantizationPlan(traced, uniform(f"{weight}/{activation}/{skip}", SRRESNET.stages), Execution(8, True)), (24, 16)
+        )
         assert found.peak_memory_liveness >= found.peak_memory
         maps.setdefault(f"{weight}/{activation}", {})[skip] = found.peak_memory
     assert all(found[32] == 4 * found[8] == 8 * found[4] == 3 * 64 * 24 * 16 * 4 for found in maps.values())

@@ -11,10 +11,12 @@ import pytest
 
 from autoq.config.policy import FLOAT, Policy, StageQuant, TensorQuant
 from autoq.config.space_file import bundled_space, load_space
-from autoq.costs.latency import measure, table
-from autoq.costs.latency.predict import AdditiveLatency, runs
+from autoq.config.structure import Structure
+from autoq.costs.latency import structure as structures
+from autoq.costs.latency.predict import AdditiveLatency, structure_by_widths
 from autoq.costs.latency.predict import fit as fit_runs
-from autoq.graph.quantize import Execution, place
+from autoq.costs.latency.table import of_images
+from autoq.graph.quantize import Execution, QuantizationPlan
 from autoq.graph.trace import Traced
 from autoq.study.study import space_facts
 
@@ -42,7 +44,7 @@ def truth(found: Policy) -> float:
 
 
 def fit(sample: Sequence[Policy], ms: Sequence[float], images: Sequence[str] = ()) -> AdditiveLatency:
-    return fit_runs(STAGES, [runs(each, 8, images) for each in sample], ms, FLOAT_MS, 8, images)
+    return fit_runs(STAGES, [structure_by_widths(each, 8, images) for each in sample], ms, FLOAT_MS, 8, images)
 
 
 def test_an_additive_truth_is_found_again() -> None:
@@ -95,24 +97,25 @@ def test_few_measurements_leave_stages_alike() -> None:
 
 def test_structures_that_are_too_many_are_sampled(tiny_traced: Traced, monkeypatch: pytest.MonkeyPatch) -> None:
     space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
-    everything = measure.structures(tiny_traced, space, Execution(8, True))
+    everything = structures.structures(tiny_traced, space, Execution(8, True))
     assert everything.complete
-    monkeypatch.setattr(measure, "MOST_COMBINATIONS", 10)
-    some = measure.structures(tiny_traced, space, Execution(8, True))
+    monkeypatch.setattr(structures, "MOST_COMBINATIONS", 10)
+    some = structures.structures(tiny_traced, space, Execution(8, True))
     assert not some.complete
     assert set(some.policies) < set(everything.policies)
-    assert some.policies == measure.structures(tiny_traced, space, Execution(8, True)).policies
+    assert some.policies == structures.structures(tiny_traced, space, Execution(8, True)).policies
     runs = {quant.weight.bits <= 8 for each in some.policies.values() for stage, quant in each.stages if stage == "body"}
     assert runs == {True, False}
 
 
-def test_a_structure_in_words_says_how_every_stage_runs(tiny_traced: Traced) -> None:
+def test_a_structure_says_how_every_stage_runs(tiny_traced: Traced) -> None:
     space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
     execution = Execution(8, True)
     found = set()
-    for each in measure.structures(tiny_traced, space, execution).policies.values():
-        words = measure.describe(tiny_traced, place(tiny_traced, each, execution), execution)
-        how = runs(each, 8, table.of_images(space))
-        assert table.runs_of(words) == dict(zip(space.choices, how, strict=True))
-        found |= set(how)
+    for each in structures.structures(tiny_traced, space, execution).policies.values():
+        structure = structures.structure_of(QuantizationPlan(tiny_traced, each, execution))
+        assert structure == structure_by_widths(each, 8, of_images(space))
+        assert Structure.model_validate(structure.in_words(8)) == structure, "earlier versions stored words"
+        assert Structure.model_validate_json(structure.model_dump_json()) == structure
+        found |= {(stage in structure.integer, stage in structure.skips) for stage in structure.stages}
     assert len(found) == 4

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from autoq.config.policy import Policy, StageQuant, uniform
 from autoq.costs.latency.analytic import milliseconds, work
-from autoq.graph.quantize import Execution
+from autoq.graph.quantize import Execution, QuantizationPlan
 from autoq.graph.trace import trace
 from autoq.networks import fresh_model, model_info
 from autoq.targets import TARGETS
@@ -46,15 +46,15 @@ def test_bytes_by_hand(activation: nn.Module, adds: bool, moved: float) -> None:
     traced = trace(Small(activation, adds), {"body": ("*",)})
     roles = {"body": ("weight", "activation", "skip") if adds else ("weight", "activation")}
     policy = uniform("8/8/8", roles, formats=INFO.formats, output=INFO.output)
-    assert work(traced, policy, Execution(8), (20, 10), SLOW) == (200 * moved, 200 * (3 * 4 + 4 * 4))
+    assert work(QuantizationPlan(traced, policy, Execution(8)), (20, 10), SLOW) == (200 * moved, 200 * (3 * 4 + 4 * 4))
     floats = Policy((("body", StageQuant()),))
-    assert work(traced, floats, Execution(8), (20, 10), SLOW) == (4 * 200 * moved, 4 * 200 * (3 * 4 + 4 * 4))
+    assert work(QuantizationPlan(traced, floats, Execution(8)), (20, 10), SLOW) == (4 * 200 * moved, 4 * 200 * (3 * 4 + 4 * 4))
 
 
 def frame_ms(model: str, scale: int, bits: str = "8/8/8", frame: tuple[int, int] = (640, 360)) -> float:
     traced = trace(fresh_model(model, scale).eval(), model_info(model).patterns)
     policy = uniform(bits, model_info(model).stages, formats=INFO.formats, output=INFO.output)
-    return milliseconds(traced, policy, execution_on("npu-uint8"), frame, SYNAPTICS)
+    return milliseconds(QuantizationPlan(traced, policy, execution_on("npu-uint8")), frame, SYNAPTICS)
 
 
 def test_the_known_network_takes_its_published_time() -> None:
@@ -69,5 +69,6 @@ def test_what_the_paper_calls_slow_is() -> None:
     assert frame_ms("srresnet", 4) > 102.6 * 44.85  # its multiplications alone: 511.07e9 against 4.98e9
     torch.manual_seed(0)
     plain, summed = (trace(Small(nn.ReLU(), adds), {"body": ("*",)}) for adds in (False, True))
-    times = [milliseconds(each, Policy((("body", StageQuant()),)), Execution(8), (64, 64), SYNAPTICS) for each in (plain, summed)]
+    exact = Policy((("body", StageQuant()),))
+    times = [milliseconds(QuantizationPlan(each, exact, Execution(8)), (64, 64), SYNAPTICS) for each in (plain, summed)]
     assert times[1] > 10 * times[0]

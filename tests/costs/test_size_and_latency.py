@@ -6,10 +6,11 @@ import pytest
 
 from autoq.config.policy import Policy, uniform
 from autoq.config.space_file import bundled_space, load_space, parse_space
-from autoq.costs.latency import measure, table
+from autoq.config.structure import Structure
+from autoq.costs.latency import measure, structure, table
 from autoq.costs.size import packed_bytes
 from autoq.errors import InputError
-from autoq.graph.quantize import Execution, place
+from autoq.graph.quantize import Execution, QuantizationPlan
 from autoq.graph.trace import Traced
 from autoq.networks import model_info
 from autoq.study.study import space_facts
@@ -20,7 +21,7 @@ STAGES = model_info("srresnet").stages
 
 
 def size(traced: Traced, bits: str, execution: Execution = INT8) -> int:
-    return packed_bytes(traced, place(traced, uniform(bits, STAGES), execution), execution)
+    return packed_bytes(QuantizationPlan(traced, uniform(bits, STAGES), execution))
 
 
 def test_size_by_hand(tiny_traced: Traced) -> None:
@@ -47,9 +48,9 @@ def test_three_bit_weights_are_packed_tightly(tiny_traced: Traced) -> None:
 def test_the_space_has_forty_structures(tiny_traced: Traced) -> None:
     """2 (head) x 5 (body: float or int8, skip float or int8, its grid shared with the layers or not) x 2 x 2."""
     space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
-    found = measure.structures(tiny_traced, space, INT8).policies
+    found = structure.structures(tiny_traced, space, INT8).policies
     assert len(found) == 40
-    words = {measure.describe(tiny_traced, place(tiny_traced, policy, INT8), INT8) for policy in found.values()}
+    words = {structure.structure_of(QuantizationPlan(tiny_traced, policy, INT8)).in_words(8) for policy in found.values()}
     assert len(words) == 32
 
 
@@ -72,18 +73,18 @@ BUNDLED = {
 )
 def test_any_policy_of_a_space_has_a_measured_structure(tiny_traced: Traced, changes: dict) -> None:  # type: ignore[type-arg]
     space = parse_space({"roles": {**BUNDLED, **changes}}, space_facts("srresnet", "openvino-cpu"), "space")
-    known = measure.structures(tiny_traced, space, INT8).policies
+    known = structure.structures(tiny_traced, space, INT8).policies
     random = np.random.default_rng(0)
     options = {stage: list(space.stage_quants(stage)) for stage in space.choices}
     for _ in range(100):
         stages = tuple((stage, choices[random.integers(len(choices))]) for stage, choices in options.items())
         policy = type(next(iter(known.values())))(stages)
-        assert measure.structure_key(tiny_traced, place(tiny_traced, policy, INT8), INT8) in known
+        assert structure.structure_key(QuantizationPlan(tiny_traced, policy, INT8)) in known
 
 
 def test_widths_quantizers_and_clipping_do_not_change_the_structure(tiny_traced: Traced) -> None:
     def key(bits: str, quantizer: str, clipping: str) -> str:
-        return measure.structure_key(tiny_traced, place(tiny_traced, uniform(bits, STAGES, quantizer, clipping), INT8), INT8)
+        return structure.structure_key(QuantizationPlan(tiny_traced, uniform(bits, STAGES, quantizer, clipping), INT8))
 
     keys = {
         key(bits, q, c) for bits, q, c in itertools.product(("4/4/32", "8/8/32", "6/4/32"), ("minmax", "lsq"), ("mse", "minmax"))
@@ -120,7 +121,7 @@ def test_table_is_checked_and_read_back(tmp_path: Path) -> None:
         frame=(96, 96),
         threads=2,
         machine="m",
-        entries=measure.entries({"a": ("words", [3.0, 1.0, 2.0])}),
+        entries=measure.entries({"a": (Structure(), [3.0, 1.0, 2.0])}),
     )
     (tmp_path / "latency.json").write_text(found.model_dump_json())
     assert table.read_table(tmp_path / "latency.json").ms("a", FLOAT_POLICY) == 2.0

@@ -47,7 +47,7 @@ def network(spec: TrialSpec, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_file_gets_what_its_trial_got(spec: TrialSpec, network: Path) -> None:
     context = prepare(spec)
     policy = uniform("8/8/8", STAGES)
-    quantized = quantize(context.traced, policy, context.statistics, context.execution)
+    quantized = context.quantized(policy)
     model = runtime_model(spec.target, export_graph(context.traced), quantized)
     expected = judged(context, shipped(context, quantized, model))
     found = autoq.evaluate(network, data=spec.eval_data, threads=1)

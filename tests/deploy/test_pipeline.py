@@ -16,9 +16,9 @@ import torch
 
 from autoq import export_point, unpack
 from autoq.cli import main
-from autoq.config.events import Events
 from autoq.config.policy import Policy, all_float, uniform
 from autoq.config.spec import StudySpec, TrialSpec
+from autoq.config.structure import Structure
 from autoq.costs.latency.table import read_table
 from autoq.deploy import pipeline, verify
 from autoq.errors import AutoqError, InputError
@@ -26,11 +26,11 @@ from autoq.export.onnx import export_graph, save_graph
 from autoq.study.study import Study
 from autoq.targets import load_target
 from autoq.targets.openvino_cpu_bf16 import OpenVINOBFloat16
-from autoq.trial.context import input_hashes, prepare
+from autoq.trial.context import input_hashes
 from autoq.trial.run import run_trial
-from autoq.tuning.latency_pass import measure_latencies
 from autoq.tuning.options import search_space
 from tests.cli.test_cli import run
+from tests.contexts import latency_pass, prepared
 
 SPACE = """
 roles:
@@ -52,13 +52,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Pa
         trial=trial, space=space.to_dict(), objectives=("size", "latency", "psnr"), frame=(32, 24), inputs=input_hashes(trial)
     )
     study = Study.create(folder / "study", spec, {"command": "", "python": "", "machine": "a", "versions": {"torch": "2"}})
-    graph = export_graph(prepare(trial).traced)
-    save_graph(graph, study.graph_path)
-    table = measure_latencies(study, graph, Events())
+    latency = latency_pass(study)
+    save_graph(latency.graph, study.graph_path)
+    table = latency.measure()
     study.latency_path.write_text(table.model_dump_json())
     for name, bits in NAMES.items():
         policy = uniform(bits, space.facts.stages, "lsq", "minmax")
-        study.add_baseline(name, policy, run_trial(trial, policy, table, graph), "")
+        study.add_baseline(name, policy, run_trial(latency.context, policy, table, latency.graph), Structure())
     study.close()
     return folder / "study"
 
@@ -117,9 +117,8 @@ def test_a_study_in_bfloat16_exports_what_runs_in_bfloat16(study: Study, tmp_pat
         copied = there / path.name
         copied.write_text(copied.read_text().replace("openvino-cpu", "openvino-cpu-bf16"))
     trial = TrialSpec(**{**study.spec.trial.model_dump(), "target": "openvino-cpu-bf16"})
-    result = run_trial(
-        trial, all_float(study.space.choices), read_table(there / "latency.json"), export_graph(prepare(trial).traced)
-    )
+    context, table = prepared(trial), read_table(there / "latency.json")
+    result = run_trial(context, all_float(study.space.choices), table, export_graph(context.traced))
     judged = next(record for record in study.records() if record.name == "float").model_copy(update={"values": result.values})
     (there / "trials.jsonl").write_text(judged.model_dump_json() + "\n")
     found = export_point(Study.open(there), tmp_path / "out", pick="float")

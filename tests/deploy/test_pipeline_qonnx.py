@@ -10,16 +10,15 @@ import PIL.Image
 import pytest
 
 from autoq.cli import main
-from autoq.config.events import Events
 from autoq.config.policy import uniform
 from autoq.config.spec import StudySpec, TrialSpec
-from autoq.export.onnx import export_graph
+from autoq.config.structure import Structure
 from autoq.study.study import Study
-from autoq.trial.context import input_hashes, prepare
+from autoq.trial.context import input_hashes
 from autoq.trial.run import run_trial
-from autoq.tuning.latency_pass import measure_latencies
 from autoq.tuning.options import search_space
 from tests.conftest import small_image
+from tests.contexts import latency_pass
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +31,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     space = search_space(trial)
     spec = StudySpec(trial=trial, space=space.to_dict(), objectives=("size", "bops", "psnr"), inputs=input_hashes(trial))
     study = Study.create(folder / "study", spec, {"command": "", "python": "", "machine": "a", "versions": {"torch": "2"}})
-    graph = export_graph(prepare(trial).traced)
-    table = measure_latencies(study, graph, Events())
+    latency = latency_pass(study)
+    table = latency.measure()
     for name in ("4/4/8", "12/12/16"):
         policy = uniform(name, space.facts.stages, "lsq", "minmax", space.facts.formats)
-        study.add_baseline(name, policy, run_trial(trial, policy, table, graph), "")
+        study.add_baseline(name, policy, run_trial(latency.context, policy, table, latency.graph), Structure())
     study.close()
     return folder / "study"
 

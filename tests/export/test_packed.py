@@ -54,7 +54,7 @@ def test_a_package_holds_exactly_size_and_gives_the_file_back(tiny_traced: Trace
     policy = uniform(bits, STAGES, "lsq", "mse")
     content, runtime = package(tiny_traced, graph, policy)
     network = quantize(tiny_traced, policy, collect(tiny_traced, [torch.rand(1, 3, 24, 24)]), INT8)
-    size = packed_bytes(tiny_traced, [placed.placement for placed in network.placed], INT8)
+    size = packed_bytes(network.plan)
     assert payload_bytes(content) == size
     assert len(content) - size <= OVERHEAD
     (tmp_path / "model.safetensors").write_bytes(content)
@@ -78,7 +78,7 @@ def test_every_quantizer_s_weights_come_back(tiny_traced: Traced, graph: Graph, 
         network = quantize(tiny_traced, policy, collect(tiny_traced, images), INT8)
         plain = write_plain(graph, network, clip_integers)
         content = pack(plain, weight_widths(network), policy)
-        assert payload_bytes(content) == packed_bytes(tiny_traced, [placed.placement for placed in network.placed], INT8)
+        assert payload_bytes(content) == packed_bytes(network.plan)
         (tmp_path / "model.safetensors").write_bytes(content)
         assert unpack(tmp_path / "model.safetensors").model.SerializeToString(deterministic=True) == plain.SerializeToString(
             deterministic=True

@@ -92,8 +92,7 @@ def test_any_runtime_takes_images_for_pixels(graph: Graph, quantized: Quantized,
 def test_a_package_holds_exactly_the_size(traced: Traced, graph: Graph, quantized: Quantized, tmp_path: Path) -> None:
     plain = PLAIN[INFO.file](graph, quantized)
     package = pack(plain, weight_widths(quantized), POLICY)
-    placements = [placed.placement for placed in quantized.placed]
-    assert packed_payload_bytes(package) == packed_bytes(traced, placements, execution_on(TARGET))
+    assert packed_payload_bytes(package) == packed_bytes(quantized.plan)
     (tmp_path / "x.safetensors").write_bytes(package)
     found = unpack(tmp_path / "x.safetensors")
     assert found.model.SerializeToString() == plain.SerializeToString()

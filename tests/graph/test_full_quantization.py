@@ -13,7 +13,7 @@ from autoq.config.policy import uniform
 from autoq.costs.operations import costs
 from autoq.export.onnx import export_graph, write_qdq
 from autoq.graph.operations import CONCATENATIONS, is_activation, moves_pixels, skip_edges
-from autoq.graph.quantize import Execution, Quantized, collect, quantize, quantizer_of
+from autoq.graph.quantize import Execution, QuantizationPlan, Quantized, collect, quantize, quantizer_of
 from autoq.graph.trace import Traced, nodes_by_name, roles_by_stage, trace
 from autoq.networks import fresh_model, model_info
 from autoq.quantizers.base import BiasQuantizer
@@ -183,7 +183,7 @@ def count_readers(file: ModelProto) -> dict[str, int]:
 def test_memory_by_liveness(scale: int, exact: int, skips_float: int, full: int) -> None:
     traced = trace(fresh_model("srresnet", scale, blocks=3).eval(), model_info("srresnet").patterns)
     roles = roles_by_stage(traced.sites)
-    found = {bits: costs(traced, uniform(bits, roles), FUSED, FRAME) for bits in ("32/32/32", "8/8/32", "8/8/8")}
+    found = {bits: costs(QuantizationPlan(traced, uniform(bits, roles), FUSED), FRAME) for bits in ("32/32/32", "8/8/32", "8/8/8")}
     pixels = FRAME[0] * FRAME[1]
     assert [each.peak_memory_liveness / pixels for each in found.values()] == [exact, skips_float, full]
     assert exact / full >= 3.9

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from autoq.config.policy import uniform
 from autoq.errors import InputError, PolicyError
-from autoq.graph.quantize import Execution, collect, place, quantize
+from autoq.graph.quantize import Execution, QuantizationPlan, collect, quantize
 from autoq.graph.trace import Traced, roles_by_stage, trace
 from autoq.networks import build_model, model_info
 from autoq.networks.srresnet import SRResNet
@@ -120,8 +120,8 @@ def test_all_integer_policy_leaves_no_layer_in_float(tiny_traced: Traced) -> Non
 
 def test_an_edge_in_the_same_format_is_not_quantized_twice(tiny_traced: Traced) -> None:
     policy = uniform("8/8/8", INFO.stages)
-    shared = place(tiny_traced, policy, INT8)
-    separate = place(tiny_traced, uniform("8/4/8", INFO.stages), INT8)
+    shared = QuantizationPlan(tiny_traced, policy, INT8).placements
+    separate = QuantizationPlan(tiny_traced, uniform("8/4/8", INFO.stages), INT8).placements
     assert len(separate) > len(shared)
     long_sum = [placement for placement in shared if placement.source == "add_1"]
     # the body's own output and the upsampling layer's input: two stages, two quantizers
@@ -130,8 +130,10 @@ def test_an_edge_in_the_same_format_is_not_quantized_twice(tiny_traced: Traced) 
 
 def test_a_fused_operand_is_not_rounded(tiny_traced: Traced) -> None:
     policy = uniform("8/8/8", INFO.stages)
-    fused = {site.name for placement in place(tiny_traced, policy, INT8) for site in placement.sites}
-    apart = {site.name for placement in place(tiny_traced, policy, Execution(8, False)) for site in placement.sites}
+    fused = {site.name for placement in QuantizationPlan(tiny_traced, policy, INT8).placements for site in placement.sites}
+    apart = {
+        site.name for placement in QuantizationPlan(tiny_traced, policy, Execution(8, False)).placements for site in placement.sites
+    }
     assert apart - fused == {"add.1", "add_1.1"}
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from autoq.config.policy import Policy
 from autoq.config.spec import Record
+from autoq.config.structure import Structure
 from autoq.costs.latency.table import Entry, LatencyTable
 from autoq.report.attribution import Speed, speed
 
@@ -20,11 +21,9 @@ OFFSETS = (-0.3, 0.2, -0.1, 0.0, 0.1, 0.4)
 """Of the samples from the median."""
 
 
-def words(integers: tuple[bool, ...], skip: bool) -> str:
-    return ", ".join(
-        f"{stage} {'int8' if on else 'float'}{'+skip' if stage == 'body' and skip else ''}"
-        for stage, on in zip(SAVES, integers, strict=True)
-    )
+def structure(integers: tuple[bool, ...], skip: bool) -> Structure:
+    on_integers = [stage for stage, on in zip(SAVES, integers, strict=True) if on]
+    return Structure(stages=tuple(SAVES), integer=tuple(on_integers), skips=("body",) if skip else ())
 
 
 def truth(integers: tuple[bool, ...], skip: bool) -> float:
@@ -39,13 +38,13 @@ def table(combinations: list[tuple[tuple[bool, ...], bool]]) -> LatencyTable:
     entries = {}
     for number, each in enumerate(combinations):
         samples = tuple(truth(*each) + offset for offset in OFFSETS)
-        entries[str(number)] = Entry(structure=words(*each), ms=truth(*each), samples=samples)
+        entries[str(number)] = Entry(structure=structure(*each), ms=truth(*each), samples=samples)
     return LatencyTable(model="m", target="openvino-cpu", runtime="r 1", frame=(32, 24), threads=2, machine="a", entries=entries)
 
 
 def record(integers: tuple[bool, ...], skip: bool) -> Record:
     return Record(
-        number=0, source="trial", state="complete", policy=Policy(()).to_dict(), label="", structure=words(integers, skip),
+        number=0, source="trial", state="complete", policy=Policy(()).to_dict(), label="", structure=structure(integers, skip),
         values={"latency": truth(integers, skip)},
     )  # fmt: skip
 

@@ -7,13 +7,14 @@ from autoq.api.studies import write_report
 from autoq.config.policy import uniform
 from autoq.config.space_file import bundled_space, load_space
 from autoq.config.spec import Confirmation, Question, StudySpec, TrialResult, TrialSpec
+from autoq.config.structure import Structure
 from autoq.errors import StudyError
 from autoq.report.build import build_report
 from autoq.study.results import document
 from autoq.study.study import Study, space_facts
 from autoq.system.files import append_line
 from tests.conftest import made_up
-from tests.report.test_attribution import EVERY, table, words
+from tests.report.test_attribution import EVERY, structure, table
 
 
 @pytest.fixture(scope="module")
@@ -28,16 +29,16 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     study = Study.create(folder / "evil", spec, environment)
     for name, bits, size, ms, psnr in (("float", "32/32/32", 4e6, 100.0, 30.0), ("8/8/8", "8/8/8", 1e6, 40.0, 29.9)):
         found = TrialResult(state="complete", values={"size": size, "latency": ms, "psnr": psnr, "fidelity": 50.0}, seconds=2.0)
-        study.add_baseline(name, uniform(bits, facts.stages), found, "all int8")
+        study.add_baseline(name, uniform(bits, facts.stages), found, Structure())
     asked = study.ask()
     study.tell(
         asked.number,
         asked.policy,
         TrialResult(state="complete", values={"size": 5e5, "latency": 30.0, "psnr": 29.0, "fidelity": 40.0}, steps=1),
-        "mixed",
+        Structure(),
     )
     asked = study.ask()
-    study.tell(asked.number, asked.policy, TrialResult(state="failed", reason="<b>diverged</b>"), "")
+    study.tell(asked.number, asked.policy, TrialResult(state="failed", reason="<b>diverged</b>"), Structure())
     html, png = build_report(study, folder / "reports")
     assert png.stat().st_size > 10_000
     return html.read_text()
@@ -75,7 +76,7 @@ def test_the_page_says_where_the_time_goes(tmp_path: Path) -> None:
     for number, (name, (integers, ms)) in enumerate(points.items()):
         values = {"size": 100.0 - number, "latency": ms, "psnr": 30.0, "fidelity": 50.0}
         policy = uniform(f"{8 - number}/8/8", study.space.facts.stages)
-        study.add_baseline(name, policy, TrialResult(state="complete", values=values), words(integers, skip=False))
+        study.add_baseline(name, policy, TrialResult(state="complete", values=values), structure(integers, skip=False))
     page = shown(build_report(study, tmp_path)[0])
     section = page.partition("<h2>Latency</h2>")[2].partition("<h2>")[0]
     how = "16 graph structures, 32x24 pixels in, 2 threads, alone on the machine: median of 6 or more runs each after 1 to warm up"
@@ -95,7 +96,7 @@ def test_the_page_says_what_holds_on_held_out_images(tmp_path: Path) -> None:
         policy = uniform("32/32/32" if name == "float" else name, study.space.facts.stages)
         values = {"size": size, "psnr": psnr, "latency": size / 1e5, "fidelity": 50.0}
         found = TrialResult(state="complete", values=values, held_out={"psnr": apart}, seconds=9.0)
-        study.add_baseline(name, policy, found, "")
+        study.add_baseline(name, policy, found, Structure())
     best = uniform("8/8/8", study.space.facts.stages)
     for seed, psnr in enumerate((29.8, 29.7), 1):
         result = TrialResult(state="complete", values={"psnr": psnr}, held_out={"psnr": 27.0 + seed / 10})
@@ -135,11 +136,11 @@ def test_a_point_that_is_not_faster_says_so(tmp_path: Path) -> None:
     for name, size, ms in (("float", 100.0, 10.0), ("equal", 50.0, 10.0), ("fast", 60.0, 9.9)):
         values = {"size": size, "latency": ms, "psnr": 30.0, "fidelity": 50.0}
         policy = uniform("8/8/8", study.space.facts.stages)
-        study.add_baseline(name, policy, TrialResult(state="complete", values=values), "")
+        study.add_baseline(name, policy, TrialResult(state="complete", values=values), Structure())
     page = shown(build_report(study, tmp_path)[0])
     assert page.count("not faster than float") == 1
     assert "<td>2.00x</td><td>1.00x (not faster than float)</td>" in page
-    entries = document("slow", study.spec, study.records(), 0.0)["front"]
+    entries = document("slow", study.spec, study.results(), 0.0)["front"]
     assert {entry["name"]: entry["faster_than_float"] for entry in entries} == {"equal": False, "fast": True}
 
 
@@ -163,7 +164,9 @@ def test_two_studies_of_a_network_in_one_report(tmp_path: Path) -> None:
         for number, (size, psnr) in enumerate([(100.0, 30.0), *points]):
             policy = uniform("32/32/32" if number == 0 else f"{8 - number}/8/8", facts.stages)
             values = {"size": size, "psnr": psnr, "latency": 1.0, "fidelity": 50.0}
-            study.add_baseline("float" if number == 0 else f"b{number}", policy, TrialResult(state="complete", values=values), "")
+            study.add_baseline(
+                "float" if number == 0 else f"b{number}", policy, TrialResult(state="complete", values=values), Structure()
+            )
         studies[name] = study
     write_report(studies["here"], tmp_path / "reports", studies["<there>"])
     page = (tmp_path / "reports" / "here.html").read_text()

@@ -81,7 +81,7 @@ def test_a_running_study_in_a_browser(tmp_path: Path, tiny_weights: Path, chromi
         assert name in analytics
     record = next(record for record in Study.open(tmp_path / "studies" / "live").records() if record.number == 0)
     assert f"policy {record.label}" in trial
-    assert f"structure {record.structure}" in trial
+    assert f"structure {record.structure.in_words(8)}" in trial
 
 
 def trials_on_front(folder: Path) -> set[str]:

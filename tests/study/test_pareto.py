@@ -34,3 +34,12 @@ def test_hypervolume_by_hand() -> None:
 
 def test_points_outside_the_reference_add_nothing() -> None:
     assert pareto.hypervolume([[11, 5], [2, 1]], ("minimize", "maximize"), [10, 2]) == 0.0
+
+
+def test_most_volume_takes_the_largest_gain_each_time() -> None:
+    # within (10, 10): alone 5 x 5 = 25, 9 x 1 = 9 and 1 x 9 = 9; beside the rival at (6, 6), 25 - 16 = 9, 9 - 4 = 5 and 9 - 4 = 5
+    points, directions = [[1.0, 9.0], [5.0, 5.0], [9.0, 1.0]], ("minimize", "minimize")
+    assert pareto.most_volume(points, directions, [10, 10], 2) == [1, 0], "of equal gains the first"
+    assert pareto.most_volume(points, directions, [10, 10], 5, [[6.0, 6.0]]) == [1, 0, 2]
+    assert pareto.most_volume(points, directions, [10, 10], 1, [[4.0, 5.0]]) == [2], "gains of 3, 0 and 4: one is dominated"
+    assert pareto.most_volume([], directions, [10, 10], 2) == []

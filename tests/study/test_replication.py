@@ -6,8 +6,8 @@ import pytest
 
 from autoq.config.policy import Policy, uniform
 from autoq.config.spec import Record, StudySpec, TrialSpec
-from autoq.study.replication import SHARE, planned
-from autoq.study.results import point_name
+from autoq.study.replication import SHARE, planned, replication_seeds
+from autoq.study.results import Results, point_name
 
 STAGES = {"head": ("weight", "activation"), "body": ("weight", "activation")}
 
@@ -42,7 +42,8 @@ OFF_FRONT = [point(9, 260, 39, 29.0), point(10, 1, 1, 40.0, state="pruned"), poi
 
 
 def names(records: list[Record], replications: int, seed: int = 3) -> list[tuple[str, int]]:
-    plan = planned(records, spec(replications, seed))
+    found = spec(replications, seed)
+    plan = planned(Results(records, found.objectives), replication_seeds(found))
     assert all(Policy.from_dict(each.record.policy) == each.policy for each in plan)
     return [(point_name(each.record), each.seed) for each in plan]
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from autoq.config.policy import Policy
 from autoq.config.space_file import bundled_space, load_space
 from autoq.config.spec import StudySpec, TrialResult, TrialSpec
+from autoq.config.structure import Structure
 from autoq.errors import StudyError
 from autoq.study import storage as storage_module
 from autoq.study import study as study_module
@@ -42,10 +43,10 @@ def worth(policy: Policy, number: int) -> TrialResult:
 def go_on(study: Study, until: int) -> None:
     """What a search with one worker does: what was running first, then new suggestions."""
     for asked in study.storage.running():
-        study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), "")
+        study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), Structure())
     while study.storage.count < until:
         asked = study.ask()
-        study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), "")
+        study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), Structure())
     study.close()
 
 
@@ -58,7 +59,7 @@ def told_by_half(study: Study) -> None:
     """Killed between the line in trials.jsonl and the storage."""
     asked = study.ask()
     study.storage.tell = lambda record: None  # type: ignore[method-assign]
-    study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), "")
+    study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), Structure())
 
 
 def line_torn(study: Study) -> None:
@@ -140,7 +141,7 @@ def test_a_trial_is_retried_with_its_policy_and_counts_its_attempts(tmp_path: Pa
 def test_trials_that_end_out_of_order_keep_their_numbers(tmp_path: Path) -> None:
     study = make(tmp_path / "s")
     first, second = study.ask(), study.ask()
-    study.tell(second.number, second.policy, worth(second.policy, second.number), "")
+    study.tell(second.number, second.policy, worth(second.policy, second.number), Structure())
     study.close()
     study.database_path.unlink()
     again = Study.resume(tmp_path / "s")
@@ -195,7 +196,7 @@ def test_whatever_a_folder_is_called_its_database_is_in_it(tmp_path: Path, name:
 
 def test_a_study_opened_to_be_read_cannot_be_told(tmp_path: Path) -> None:
     make(tmp_path / "s").close()
-    with pytest.raises(StudyError, match=r"was opened to be read; use Study\.resume"):
+    with pytest.raises(StudyError, match=r"is open for reading only; use Study\.resume"):
         Study.open(tmp_path / "s").ask()
 
 
@@ -222,7 +223,7 @@ def test_a_full_disk_loses_nothing_that_has_finished(tmp_path: Path, monkeypatch
     asked = study.ask()
     monkeypatch.setattr("os.fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left"):
-        study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), "")
+        study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), Structure())
     study.close()
     monkeypatch.undo()
     shutil.copytree(tmp_path / "s", tmp_path / "copy")
@@ -245,7 +246,7 @@ def test_a_result_that_the_study_cannot_have_is_not_written(tmp_path: Path) -> N
     study = make(tmp_path / "s")
     asked = study.ask()
     with pytest.raises(ValueError, match="values are missing"):
-        study.tell(asked.number, asked.policy, TrialResult(state="complete", values={"size": 1.0}), "")
+        study.tell(asked.number, asked.policy, TrialResult(state="complete", values={"size": 1.0}), Structure())
     study.close()
     assert Study.open(tmp_path / "s").records() == []
 
@@ -259,7 +260,9 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
 
 def test_baselines_are_told_again_where_the_database_is_made_again(tmp_path: Path) -> None:
     study = make(tmp_path / "s")
-    study.add_baseline("float", Policy(()), TrialResult(state="complete", values={"size": 2048.0, "latency": 5, "psnr": 30}), "")
+    study.add_baseline(
+        "float", Policy(()), TrialResult(state="complete", values={"size": 2048.0, "latency": 5, "psnr": 30}), Structure()
+    )
     study.close()
     study.database_path.unlink()
     Study.resume(tmp_path / "s").close()
@@ -277,7 +280,7 @@ def test_a_database_that_fails_under_way_is_an_error_of_writing(tmp_path: Path, 
     with monkeypatch.context() as patched:
         patched.setattr(optuna.storages.RDBStorage, "set_trial_user_attr", full)
         with pytest.raises(OSError, match="database or disk is full") as error:
-            study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), "")
+            study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), Structure())
     assert error.value.filename == study.storage_url
     study.close()
     go_on(Study.resume(tmp_path / "s"), 3)

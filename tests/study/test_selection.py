@@ -6,6 +6,7 @@ import pytest
 
 from autoq.config.spec import Record
 from autoq.errors import InputError
+from autoq.study.results import Results
 from autoq.study.selection import CLOSE, by_name, by_number, by_rule, close_to_float, recommended
 
 OBJECTIVES = ("size", "latency", "psnr")
@@ -17,7 +18,7 @@ def record(
     values = {"size": size, "latency": latency, "psnr": psnr, "ssim": psnr / 100}
     return Record(
         number=number, name=name, source="baseline" if name else "trial", state=state, policy={"stages": {}, "output": "float"}, label="",
-        structure="", values=values, feasible=state == "complete", steps=100, seconds=1.0, reason="others are better" if state == "pruned" else None,
+        values=values, feasible=state == "complete", steps=100, seconds=1.0, reason="others are better" if state == "pruned" else None,
     )  # type: ignore[arg-type]  # fmt: skip
 
 
@@ -48,7 +49,7 @@ RECORDS = [
 )
 def test_rules(rule: str, number: int | None) -> None:
     """None is 8/8/8, which has no number. Compromise: its shares are 0.33, 0.25 and 0.29; those of trial 2 0.38, 0 and 0.39."""
-    assert by_rule(RECORDS, OBJECTIVES, rule).number == number
+    assert by_rule(Results(RECORDS, OBJECTIVES), rule).number == number
 
 
 def test_the_compromise_is_the_nearest_to_the_best_of_all() -> None:
@@ -56,7 +57,7 @@ def test_the_compromise_is_the_nearest_to_the_best_of_all() -> None:
     front = [each for each in RECORDS if each.number in (1, 2) or each.name == "8/8/8"]
     shares = {"8/8/8": (512 / 588, 1, 0), "trial 1": (0, 1, 1), "trial 2": (1, 0, 1 / 7)}
     nearest = min(shares, key=lambda name: sum(share**2 for share in shares[name]))
-    found = by_rule(front, OBJECTIVES, "compromise")
+    found = by_rule(Results(front, OBJECTIVES), "compromise")
     assert nearest == "trial 2" == f"trial {found.number}"
 
 
@@ -86,11 +87,11 @@ def test_the_smallest_and_the_fastest_are_close_to_float(quality: str) -> None:
         judged(quality, close, 450, 70),  # the fastest of the close
         judged(quality, far, 200, 20),  # the nearest to the best of all
     ]
-    found = recommended(records, objectives)
+    found = recommended(Results(records, objectives))
     assert {rule: each.number for rule, each in found.items()} == {"smallest": 400, "fastest": 450, "compromise": 200}
     for rule, each in found.items():
-        assert by_rule(records, objectives, rule) == each
-    assert by_rule(records, objectives, f"{close_to_float(objectives)} then size").number == 400
+        assert by_rule(Results(records, objectives), rule) == each
+    assert by_rule(Results(records, objectives), f"{close_to_float(objectives)} then size").number == 400
 
 
 @pytest.mark.parametrize("quality", CLOSE)
@@ -103,7 +104,7 @@ def test_where_no_point_is_close_to_float_the_best_is_taken(quality: str) -> Non
         judged(quality, far, 500, 50),
         judged(quality, farther, 100, 49),
     ]
-    assert {rule: each.number for rule, each in recommended(records, objectives).items()} == {
+    assert {rule: each.number for rule, each in recommended(Results(records, objectives)).items()} == {
         "smallest": 500, "fastest": 500, "compromise": 100,
     }  # fmt: skip
 
@@ -120,11 +121,11 @@ def test_what_is_fastest_without_a_latency_needs_the_fewest_operations() -> None
         each.model_copy(update={"values": {key: value for key, value in each.values.items() if key != "latency"}})
         for each in records
     ]
-    assert {rule: each.number for rule, each in recommended(records, objectives).items()} == {
+    assert {rule: each.number for rule, each in recommended(Results(records, objectives)).items()} == {
         "smallest": 400, "fastest": 500, "compromise": 500,
     }  # fmt: skip
     tied = [judged("psnr", 30.0, 1000, 100, "float"), judged("psnr", 29.99, 500, 50), judged("psnr", 29.95, 400, 50)]
-    assert recommended(tied, OBJECTIVES)["fastest"].number == 400
+    assert recommended(Results(tied, OBJECTIVES))["fastest"].number == 400
 
 
 def test_a_study_without_a_quality_is_close_by_fidelity() -> None:
@@ -134,18 +135,18 @@ def test_a_study_without_a_quality_is_close_by_fidelity() -> None:
         judged("fidelity", 39.0, 400, 60),
     ]
     assert close_to_float(("size", "latency")) == "fidelity>=40"
-    assert recommended([*records, judged("fidelity", 60.0, 450, 55)], ("size", "latency"))["smallest"].number == 450
+    assert recommended(Results([*records, judged("fidelity", 60.0, 450, 55)], ("size", "latency")))["smallest"].number == 450
 
 
 def test_a_front_of_the_float_network_alone_recommends_nothing() -> None:
-    assert recommended(RECORDS[:1], OBJECTIVES) == {}
-    assert recommended([], OBJECTIVES) == {}
+    assert recommended(Results(RECORDS[:1], OBJECTIVES)) == {}
+    assert recommended(Results([], OBJECTIVES)) == {}
 
 
 def test_names_and_numbers() -> None:
     assert by_name(RECORDS, "8/8/8").name == "8/8/8"
     assert by_number(RECORDS, 3).number == 3
-    assert by_rule(RECORDS, OBJECTIVES, "float").name == "float"
+    assert by_rule(Results(RECORDS, OBJECTIVES), "float").name == "float"
 
 
 @pytest.mark.parametrize(
@@ -162,11 +163,11 @@ def test_names_and_numbers() -> None:
 )
 def test_rules_that_mean_nothing(rule: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        by_rule(RECORDS, OBJECTIVES, rule)
+        by_rule(Results(RECORDS, OBJECTIVES), rule)
 
 
 def test_numbers_that_are_not_there() -> None:
     with pytest.raises(InputError, match="has no 'trial 9'; type one of: float, 8/8/8, trial 0"):
         by_number(RECORDS, 9)
     with pytest.raises(InputError, match="the front holds nothing but the float network"):
-        by_rule(RECORDS[:1], OBJECTIVES, "compromise")
+        by_rule(Results(RECORDS[:1], OBJECTIVES), "compromise")

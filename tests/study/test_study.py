@@ -7,8 +7,9 @@ import pytest
 from autoq.config.policy import Policy
 from autoq.config.space_file import bundled_space, load_space
 from autoq.config.spec import Record, StudySpec, TrialResult, TrialSpec
+from autoq.config.structure import Structure
 from autoq.errors import StudyError
-from autoq.study.results import document, front, hypervolume, reference_point, to_json
+from autoq.study.results import Results, document, to_json
 from autoq.study.study import Study, space_facts, study_folder
 
 SPACE = load_space(bundled_space("srgan"), space_facts("srgan", "openvino-cpu")).to_dict()
@@ -33,7 +34,7 @@ def float_baseline(study: Study) -> None:
         "float",
         Policy(()),
         TrialResult(state="complete", values={"size": 2e5, "latency": 100.0, "psnr": 30.0, "fidelity": 100.0}),
-        "",
+        Structure(),
     )
 
 
@@ -41,7 +42,7 @@ def run(study: Study, count: int) -> list[Record]:
     records = []
     for _ in range(count):
         asked = study.ask()
-        records.append(study.tell(asked.number, asked.policy, result(asked.policy), "words"))
+        records.append(study.tell(asked.number, asked.policy, result(asked.policy), Structure()))
     return records
 
 
@@ -71,12 +72,12 @@ def test_what_is_told_is_on_disk_and_read_back(tmp_path: Path) -> None:
     float_baseline(study)
     told = run(study, 3)
     asked = study.ask()
-    failed = study.tell(asked.number, asked.policy, TrialResult(state="failed", reason="training diverged"), "")
+    failed = study.tell(asked.number, asked.policy, TrialResult(state="failed", reason="training diverged"), Structure())
     again = Study.open(tmp_path / "s")
     assert again.records()[1:] == [*told, failed]
     assert again.spec == study.spec
     assert again.space == study.space
-    data = json.loads(to_json(document(again.name, again.spec, again.records(), 1.5)))
+    data = json.loads(to_json(document(again.name, again.spec, again.results(), 1.5)))
     assert [trial["number"] for trial in data["trials"]] == [0, 1, 2, 3]
     assert data["trials"][3]["reason"] == "training diverged"
     assert data["baselines"]["float"]["psnr"] == 30.0
@@ -89,14 +90,14 @@ def test_front_and_hypervolume_by_hand(tmp_path: Path) -> None:
     values = [(100.0, 30.0), (60.0, 29.0), (50.0, 29.5), (40.0, 20.0)]
     for number, (size, psnr) in enumerate(values):
         found = TrialResult(state="complete", values={"size": size, "psnr": psnr, "fidelity": 40.0})
-        study.add_baseline("float" if number == 0 else f"b{number}", Policy(()), found, "")
+        study.add_baseline("float" if number == 0 else f"b{number}", Policy(()), found, Structure())
     records = study.records()
-    assert [record.name for record in front(records, ("size", "psnr"))] == ["b3", "b2", "float"]
+    assert [record.name for record in Results(records, ("size", "psnr")).front] == ["b3", "b2", "float"]
     # reference: 1.01 x size, 3 dB below; b3 lies outside it
-    assert reference_point(records, ("size", "psnr")) == [101.0, 27.0]
+    assert Results(records, ("size", "psnr")).reference_point == [101.0, 27.0]
     expected = ((101 - 50) * 2.5 + (101 - 100) * 0.5) / (101 * 27)
-    assert hypervolume(records, ("size", "psnr")) == pytest.approx(expected)
-    assert hypervolume(records[1:], ("size", "psnr")) is None, "no float, no reference"
+    assert Results(records, ("size", "psnr")).hypervolume == pytest.approx(expected)
+    assert Results(records[1:], ("size", "psnr")).hypervolume is None, "no float, no reference"
 
 
 def test_fidelity_counts_from_30_db_on_whatever_the_float_network_is_worth(tmp_path: Path) -> None:
@@ -105,23 +106,23 @@ def test_fidelity_counts_from_30_db_on_whatever_the_float_network_is_worth(tmp_p
     values = {"float": (100.0, 100.0), "b1": (60.0, 45.0), "b2": (50.0, 29.5), "b3": (40.0, 28.0)}
     for name, (size, fidelity) in values.items():
         found = TrialResult(state="complete", values={"size": size, "psnr": 30.0, "fidelity": fidelity})
-        assert study.add_baseline(name, Policy(()), found, "").feasible == (name != "b3")
+        assert study.add_baseline(name, Policy(()), found, Structure()).feasible == (name != "b3")
     records = study.records()
-    assert [record.name for record in front(records, objectives)] == ["b2", "b1", "float"]
-    assert reference_point(records, objectives) == [101.0, 30.0]
+    assert [record.name for record in Results(records, objectives).front] == ["b2", "b1", "float"]
+    assert Results(records, objectives).reference_point == [101.0, 30.0]
     expected = ((101 - 60) * 15 + (101 - 100) * (100 - 45)) / (101 * 30)
-    assert hypervolume(records, objectives) == pytest.approx(expected)
+    assert Results(records, objectives).hypervolume == pytest.approx(expected)
     study.close()
 
 
 def test_quality_guard_keeps_noise_off_the_front(tmp_path: Path) -> None:
     study = make(tmp_path / "s", objectives=("size", "latency", "niqe"))
     asked = study.ask()
-    noisy = study.tell(asked.number, asked.policy, result(asked.policy, niqe=1.0, fidelity=25.0), "")
+    noisy = study.tell(asked.number, asked.policy, result(asked.policy, niqe=1.0, fidelity=25.0), Structure())
     asked = study.ask()
-    faithful = study.tell(asked.number, asked.policy, result(asked.policy, niqe=4.0, fidelity=31.0), "")
+    faithful = study.tell(asked.number, asked.policy, result(asked.policy, niqe=4.0, fidelity=31.0), Structure())
     assert (noisy.feasible, faithful.feasible) == (False, True)
-    assert front(study.records(), study.spec.objectives) == [faithful]
+    assert study.results().front == [faithful]
 
 
 def test_an_existing_study_is_not_overwritten(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from autoq.config.policy import TensorQuant, uniform
 from autoq.config.spec import TrialSpec
-from autoq.graph.quantize import quantize
 from autoq.networks import model_info
 from autoq.quantizers import make_quantizer
 from autoq.quantizers.base import Quantizer
@@ -61,7 +60,7 @@ def test_its_gradients_pull_clipped_values_in_and_fit_the_range() -> None:
 
 def test_nobody_listens_outside_and_a_training_can_be_copied(context: TrialContext) -> None:
     context = with_weight(context, 0.3)
-    training = Training(context, quantize(context.traced, LEARNED, context.statistics, context.execution))
+    training = Training(context, context.quantized(LEARNED))
     training.advance(2)
     assert all(not each._forward_hooks for each in training.quantizers)
     assert np.isfinite(simulated(training.quantized, context.patches[:1])).all()
@@ -70,7 +69,7 @@ def test_nobody_listens_outside_and_a_training_can_be_copied(context: TrialConte
 def test_training_with_it_leaves_less_error_in_the_quantizers(context: TrialContext) -> None:
     left = {}
     for weight in (0.0, 30.0):
-        training = Training(with_weight(context, weight), quantize(context.traced, LEARNED, context.statistics, context.execution))
+        training = Training(with_weight(context, weight), context.quantized(LEARNED))
         training.advance(STEPS)
         with CalibrationLoss(training.quantizers) as loss, torch.no_grad():
             training.module(context.patches[:8])

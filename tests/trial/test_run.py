@@ -9,20 +9,22 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from autoq.config.policy import uniform
 from autoq.config.spec import TrialSpec
-from autoq.costs.latency.measure import entries, structure_key
+from autoq.config.structure import Structure
+from autoq.costs.latency.measure import entries
+from autoq.costs.latency.structure import structure_key
 from autoq.costs.latency.table import LatencyTable
 from autoq.errors import DataError, TrialFailed
 from autoq.export.onnx import Graph, export_graph, payload_bytes, write_qdq
-from autoq.graph.quantize import place, quantize
 from autoq.images.data import make_pair, read_folder
 from autoq.metrics.quality import PSNR_CEILING
 from autoq.networks import model_info, staged_model
 from autoq.targets import Runner, load_target
 from autoq.training import qat
 from autoq.trial import run as trial
-from autoq.trial.context import held_out, prepare, runtime_model, simulated
+from autoq.trial.context import TrialContext, runtime_model, simulated
 from tests.conftest import decibels, small_image
 from tests.conftest import simulated as in_training
+from tests.contexts import prepared
 
 STAGES = model_info("srresnet").stages
 POLICIES = {bits: uniform(bits, STAGES, "lsq", "mse") for bits in ("32/32/32", "8/8/8", "4/4/8")}
@@ -35,17 +37,14 @@ def spec(tiny_weights: Path) -> TrialSpec:
 
 @pytest.fixture(scope="module")
 def graph(spec: TrialSpec) -> Graph:
-    return export_graph(prepare(spec).traced)
+    return export_graph(prepared(spec).traced)
 
 
 @pytest.fixture(scope="module")
 def latency(spec: TrialSpec) -> LatencyTable:
-    context = prepare(spec)
-    keys = [
-        structure_key(context.traced, place(context.traced, policy, context.execution), context.execution)
-        for policy in POLICIES.values()
-    ]
-    samples = {key: ("", [float(number)]) for number, key in enumerate(dict.fromkeys(keys), 1)}
+    context = prepared(spec)
+    keys = [structure_key(context.plan_for(policy)) for policy in POLICIES.values()]
+    samples = {key: (Structure(), [float(number)]) for number, key in enumerate(dict.fromkeys(keys), 1)}
     return LatencyTable(
         model="srresnet", target="openvino-cpu", runtime="", frame=(96, 96), threads=1, machine="", entries=entries(samples)
     )
@@ -58,12 +57,12 @@ def test_trials_without_originals_are_judged_by_fidelity(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     folder = small_image(tmp_path / "images", 4, side=40)
     given = spec.model_copy(update={"images": "lr", "eval_data": folder, "test_data": small_image(tmp_path / "test", 5, side=40)})
-    found = trial.run_trial(given, POLICIES["8/8/8"], latency, graph)
+    found = trial.run_trial(prepared(given), POLICIES["8/8/8"], latency, graph)
     assert found.state == "complete"
     assert not {"psnr", "ssim"} & found.values.keys()
     assert set(found.held_out) == {"fidelity"}
     low = read_folder(folder)[0].pixels
-    context = prepare(given)
+    context = prepared(given)
     assert [(pair.high, pair.low.shape) for pair in context.pairs] == [(None, low.shape)]
     quantized = trial.trained(context, POLICIES["8/8/8"], given.steps)
     run = load_target(given.target).load(runtime_model(given.target, graph, quantized).SerializeToString(), 1)
@@ -74,16 +73,16 @@ def test_trials_without_originals_are_judged_by_fidelity(
 
 
 def test_a_trial_repeats_exactly_whatever_ran_before(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
-    first = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
-    trial.run_trial(spec, POLICIES["4/4/8"], latency, graph)
-    again = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
+    first = trial.run_trial(prepared(spec), POLICIES["8/8/8"], latency, graph)
+    trial.run_trial(prepared(spec), POLICIES["4/4/8"], latency, graph)
+    again = trial.run_trial(prepared(spec), POLICIES["8/8/8"], latency, graph)
     assert first.state == "complete"
     assert first.values == again.values
     assert first.steps == 3
 
 
 def test_float_is_the_reference(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
-    result = trial.run_trial(spec, POLICIES["32/32/32"], latency, graph)
+    result = trial.run_trial(prepared(spec), POLICIES["32/32/32"], latency, graph)
     assert result.values["fidelity"] >= 60, "rounding to 8 bits apart the file gives the float network's images"
     assert result.values["simulation_agreement_db"] >= 90
     assert result.steps == 0
@@ -92,9 +91,9 @@ def test_float_is_the_reference(spec: TrialSpec, graph: Graph, latency: LatencyT
 
 
 def test_sizes_are_those_of_the_files(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
-    context = prepare(spec)
-    result = trial.run_trial(spec, POLICIES["4/4/8"], latency, graph)
-    network = quantize(context.traced, POLICIES["4/4/8"], context.statistics, context.execution)
+    context = prepared(spec)
+    result = trial.run_trial(prepared(spec), POLICIES["4/4/8"], latency, graph)
+    network = context.quantized(POLICIES["4/4/8"])
     assert result.values["size_runtime"] == payload_bytes(write_qdq(graph, network))
     assert result.values["size"] < result.values["size_runtime"]
 
@@ -129,8 +128,8 @@ def test_values_are_those_of_the_written_file(
 ) -> None:
     """Trained again, written to disk, loaded by the runtime, and judged by another library."""
     there = small(spec, tmp_path, target=target)
-    result = trial.run_trial(there, POLICIES[bits], latency.model_copy(update={"target": target, "entries": {}}), graph)
-    quantized = trial.trained(prepare(there), POLICIES[bits], there.steps)
+    result = trial.run_trial(prepared(there), POLICIES[bits], latency.model_copy(update={"target": target, "entries": {}}), graph)
+    quantized = trial.trained(prepared(there), POLICIES[bits], there.steps)
     onnx.save(runtime_model(target, graph, quantized), tmp_path / "model.onnx")
     run = load_target(target).load(tmp_path / "model.onnx", 1)
     for values, folder in ((result.values, there.eval_data), (result.held_out, there.test_data)):
@@ -149,8 +148,8 @@ def test_where_no_runtime_executes_the_file_the_network_in_torch_is_judged(
 ) -> None:
     there = small(spec, tmp_path, target="bits")
     table = latency.model_copy(update={"target": "bits", "entries": {}})
-    result = trial.run_trial(there, POLICIES["4/4/8"], table, graph)
-    quantized = trial.trained(prepare(there), POLICIES["4/4/8"], there.steps)
+    result = trial.run_trial(prepared(there), POLICIES["4/4/8"], table, graph)
+    quantized = trial.trained(prepared(there), POLICIES["4/4/8"], there.steps)
     expected = judged_by_hand(there, tmp_path / "eval_data", lambda low: in_training(quantized, torch.from_numpy(low)))
     for name, value in expected.items():
         assert result.values[name] == pytest.approx(value, abs=1e-6)
@@ -161,50 +160,48 @@ def test_only_fully_trained_trials_see_held_out_images(
     spec: TrialSpec, graph: Graph, latency: LatencyTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     there = small(spec, tmp_path)
-    looked: list[TrialSpec] = []
-    monkeypatch.setattr(trial, "held_out", lambda spec: looked.append(spec) or held_out(spec))
-    pruned = trial.run_trial(there, POLICIES["8/8/8"], latency, graph, until=1)
+    looked: list[TrialContext] = []
+    held_out = TrialContext.held_out
+    monkeypatch.setattr(TrialContext, "held_out", lambda context: looked.append(context) or held_out(context))
+    pruned = trial.run_trial(prepared(there), POLICIES["8/8/8"], latency, graph, until=1)
     assert (pruned.state, pruned.steps, pruned.held_out, looked) == ("complete", 1, {}, [])
-    full = trial.run_trial(there, POLICIES["8/8/8"], latency, graph, until=3)
-    assert full == trial.run_trial(there, POLICIES["8/8/8"], latency, graph).model_copy(update={"seconds": full.seconds})
+    full = trial.run_trial(prepared(there), POLICIES["8/8/8"], latency, graph, until=3)
+    assert full == trial.run_trial(prepared(there), POLICIES["8/8/8"], latency, graph).model_copy(update={"seconds": full.seconds})
     assert {"psnr", "ssim", "fidelity"} <= full.held_out.keys() <= full.values.keys()
     assert full.held_out["psnr"] != full.values["psnr"]
-    exact = trial.run_trial(there, POLICIES["32/32/32"], latency, graph, until=1)
+    exact = trial.run_trial(prepared(there), POLICIES["32/32/32"], latency, graph, until=1)
     assert exact.held_out.keys() == full.held_out.keys(), "the float network needs no step"
 
 
 def test_a_replication_is_the_trial_of_another_seed(spec: TrialSpec, graph: Graph, latency: LatencyTable, tmp_path: Path) -> None:
     there = small(spec, tmp_path)
-    found = trial.replicate(there, POLICIES["4/4/8"], graph, seed=5)
-    other = trial.run_trial(there.model_copy(update={"seed": 5}), POLICIES["4/4/8"], latency, graph)
+    found = trial.replicate(prepared(there).with_seed(5), POLICIES["4/4/8"], graph)
+    other = trial.run_trial(prepared(there.model_copy(update={"seed": 5})), POLICIES["4/4/8"], latency, graph)
     assert (found.policy, found.seed) == (POLICIES["4/4/8"].hash, 5)
     assert found.result.values == {name: other.values[name] for name in found.result.values}
     assert found.result.held_out == other.held_out
-    assert found.result.values["psnr"] != trial.run_trial(there, POLICIES["4/4/8"], latency, graph).values["psnr"]
+    assert found.result.values["psnr"] != trial.run_trial(prepared(there), POLICIES["4/4/8"], latency, graph).values["psnr"]
 
 
 def test_an_output_that_is_not_finite_is_a_failed_trial(spec: TrialSpec, tmp_path: Path) -> None:
-    context = prepare(small(spec, tmp_path))
+    context = prepared(small(spec, tmp_path))
     with pytest.raises(TrialFailed, match="the output for image '2' is not finite"):
         trial.evaluate(context, lambda low: np.full((1, 3, 96, 96), np.nan, np.float32))
 
 
 def test_training_brings_the_output_closer_to_the_float_network(spec: TrialSpec) -> None:
     longer = spec.model_copy(update={"steps": 40, "patches": 80})
-    context = prepare(longer)
-    network = quantize(context.traced, POLICIES["4/4/8"], context.statistics, context.execution)
+    context = prepared(longer)
+    network = context.quantized(POLICIES["4/4/8"])
     before = trial.evaluate(context, simulated(context, network))
     qat.Training(context, network).advance(40)
     assert trial.evaluate(context, simulated(context, network))["fidelity"] > before["fidelity"] + 0.3
 
 
-def test_divergence_is_a_failed_trial_with_a_reason(
-    spec: TrialSpec, graph: Graph, latency: LatencyTable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    context = prepare(spec)
+def test_divergence_is_a_failed_trial_with_a_reason(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
+    context = prepared(spec)
     poisoned = dataclasses.replace(context, teacher=torch.full_like(context.teacher, float("nan")))
-    monkeypatch.setattr(trial, "prepare", lambda _: poisoned)
-    result = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
+    result = trial.run_trial(poisoned, POLICIES["8/8/8"], latency, graph)
     assert result.state == "failed"
     assert result.reason == "training diverged: the loss is nan at step 0 of 3"
     assert result.values == {}
@@ -212,18 +209,18 @@ def test_divergence_is_a_failed_trial_with_a_reason(
 
 def test_bfloat16_training_works_where_it_is_asked_for(spec: TrialSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qat, "native_bfloat16", lambda device: True)
-    context = prepare(spec)
-    training = qat.Training(context, quantize(context.traced, POLICIES["8/8/8"], context.statistics, context.execution))
+    context = prepared(spec)
+    training = qat.Training(context, context.quantized(POLICIES["8/8/8"]))
     training.advance(3)
     assert training.step == 3
     assert trial.evaluate(context, simulated(context, training.quantized))["fidelity"] > 30
 
 
 def test_a_stored_training_goes_on_as_one_that_was_not_interrupted(spec: TrialSpec, tmp_path: Path) -> None:
-    context = prepare(spec)
+    context = prepared(spec)
 
     def fresh() -> qat.Training:
-        return qat.Training(context, quantize(context.traced, POLICIES["4/4/8"], context.statistics, context.execution))
+        return qat.Training(context, context.quantized(POLICIES["4/4/8"]))
 
     whole, first, second = fresh(), fresh(), fresh()
     whole.advance(3)
@@ -239,16 +236,16 @@ def test_a_stored_training_goes_on_as_one_that_was_not_interrupted(spec: TrialSp
 def test_training_on_an_evaluation_image_is_refused(spec: TrialSpec, shared: Path) -> None:
     folder = shared / "test" / "Set5"
     with pytest.raises(DataError, match="a trial must not be judged on what it was trained on"):
-        prepare(spec.model_copy(update={"data": folder, "eval_data": folder}))
+        prepared(spec.model_copy(update={"data": folder, "eval_data": folder}))
 
 
 def test_a_trial_on_a_gpu_repeats_and_agrees_with_the_processor(
     gpu: str, spec: TrialSpec, graph: Graph, latency: LatencyTable
 ) -> None:
-    here = trial.run_trial(spec, POLICIES["8/8/8"], latency, graph)
+    here = trial.run_trial(prepared(spec), POLICIES["8/8/8"], latency, graph)
     there = spec.model_copy(update={"device": gpu})
-    first = trial.run_trial(there, POLICIES["8/8/8"], latency, graph)
-    again = trial.run_trial(there, POLICIES["8/8/8"], latency, graph)
+    first = trial.run_trial(prepared(there), POLICIES["8/8/8"], latency, graph)
+    again = trial.run_trial(prepared(there), POLICIES["8/8/8"], latency, graph)
     assert first.values == again.values
     assert first.values["psnr"] == pytest.approx(here.values["psnr"], abs=0.05)
 
@@ -256,7 +253,7 @@ def test_a_trial_on_a_gpu_repeats_and_agrees_with_the_processor(
 def test_a_target_without_a_latency_has_none(spec: TrialSpec, graph: Graph, latency: LatencyTable) -> None:
     there = spec.model_copy(update={"target": "bits"})
     table = latency.model_copy(update={"target": "bits", "entries": {}})
-    values = trial.run_trial(there, POLICIES["4/4/8"], table, graph).values
+    values = trial.run_trial(prepared(there), POLICIES["4/4/8"], table, graph).values
     assert "latency" not in values
-    weights = sum(parameter.numel() for parameter in prepare(there).traced.module.parameters())
+    weights = sum(parameter.numel() for parameter in prepared(there).traced.module.parameters())
     assert values["size_runtime"] > 4 * weights > 4 * values["size"], "QONNX keeps float32 tensors"

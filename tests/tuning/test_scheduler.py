@@ -13,9 +13,9 @@ from autoq.config.events import Events
 from autoq.config.policy import Policy, uniform
 from autoq.config.space_file import bundled_space, load_space, parse_space
 from autoq.config.spec import Confirmation, Record, Sensitivity, StudySpec, TrialResult, TrialSpec
+from autoq.config.structure import Structure
 from autoq.errors import AutoqError
-from autoq.study.replication import SHARE, planned
-from autoq.study.results import front
+from autoq.study.replication import SHARE, planned, replication_seeds
 from autoq.study.study import Study, space_facts
 from autoq.tuning.runner import _is_open, _jobs
 from autoq.tuning.scheduler import PAUSE, Abort, Job, StudySearcher
@@ -28,9 +28,8 @@ class Killed(Exception):
     """The search ends here without a word to anyone."""
 
 
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(StudySearcher, "_structure", lambda self, policy: "")
+def no_structure(policy: Policy) -> Structure:
+    return Structure()
 
 
 def make(folder: Path, **changes: Any) -> Study:
@@ -43,7 +42,7 @@ def make(folder: Path, **changes: Any) -> Study:
         for _ in range(spec.initial_trials)
     ]
     if spec.initial_trials:
-        study.set_seeds(
+        study.set_initial_trials(
             Sensitivity(
                 probes=(), initial_trials=tuple(policy.to_dict() for policy in policies), predicted=(0.0,) * spec.initial_trials
             )
@@ -81,7 +80,7 @@ BASELINES = [
 def search(study: Study, workers: int = 1, order: random.Random | None = None, moment: Callable[[], None] = lambda: None) -> None:
     """What Ray does with a searcher: asks while a worker is free, reports whichever trial ends first."""
     done = {record.name for record in study.records()}
-    searcher = StudySearcher(study, [job for job in BASELINES if job.name not in done], Events())
+    searcher = StudySearcher(study, [job for job in BASELINES if job.name not in done], Events(), no_structure)
     running: dict[str, dict[str, Any]] = {}
     count, over = 0, False
     while not over or running:
@@ -107,7 +106,7 @@ def search(study: Study, workers: int = 1, order: random.Random | None = None, m
 def end_baselines(study: Study) -> None:
     """Those that `search` does not run end without a value."""
     for job in _jobs(study):
-        study.add_baseline(job.name, job.policy, TrialResult(state="failed", reason="training diverged"), "")
+        study.add_baseline(job.name, job.policy, TrialResult(state="failed", reason="training diverged"), Structure())
 
 
 def found(study: Study) -> list[Any]:
@@ -121,11 +120,9 @@ def found(study: Study) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StudySearcher, "_structure", lambda self, policy: "")
-        study = make(tmp_path_factory.mktemp("whole") / "s")
-        search(study)
-        return found(study)
+    study = make(tmp_path_factory.mktemp("whole") / "s")
+    search(study)
+    return found(study)
 
 
 def test_seeds_train_fully_and_of_the_others_at_most_half(whole: list[Any]) -> None:
@@ -257,7 +254,7 @@ def test_a_baseline_that_failed_has_ended(tmp_path: Path) -> None:
     end_baselines(study)
     assert _is_open(study)
     asked = study.ask()
-    study.tell(asked.number, asked.policy, worth({"policy": asked.policy.to_dict(), "until": STEPS, "number": None}), "")
+    study.tell(asked.number, asked.policy, worth({"policy": asked.policy.to_dict(), "until": STEPS, "number": None}), Structure())
     assert not _is_open(study)
     study.close()
 
@@ -269,7 +266,7 @@ def broken(number: int) -> dict[str, str]:
 
 def test_one_cause_of_three_trials_ends_the_search_and_they_run_again_when_it_is_resumed(tmp_path: Path, whole: list[Any]) -> None:
     study = make(tmp_path / "s")
-    searcher = StudySearcher(study, [], Events())
+    searcher = StudySearcher(study, [], Events(), no_structure)
     while isinstance(config := searcher.suggest("t0"), dict) and config["number"] < SEEDS:
         searcher.on_trial_complete("t0", reported(config))
     assert isinstance(searcher.suggest("t1"), dict)
@@ -295,7 +292,7 @@ def test_one_cause_of_three_trials_ends_the_search_and_they_run_again_when_it_is
 
 def test_a_trial_that_breaks_every_worker_fails_and_the_others_go_on(tmp_path: Path, whole: list[Any]) -> None:
     study = make(tmp_path / "s")
-    searcher = StudySearcher(study, [], Events())
+    searcher = StudySearcher(study, [], Events(), no_structure)
     while isinstance(config := searcher.suggest("t"), dict):
         if config["number"] == 7:
             searcher.on_trial_result("t", {"broken": "IndexError: list index out of range"})
@@ -311,7 +308,7 @@ def test_a_trial_that_breaks_every_worker_fails_and_the_others_go_on(tmp_path: P
 
 def test_what_trials_fail_of_by_themselves_never_ends_a_search(tmp_path: Path) -> None:
     study = make(tmp_path / "s", budget=6, initial_trials=0)
-    searcher = StudySearcher(study, [], Events())
+    searcher = StudySearcher(study, [], Events(), no_structure)
     while isinstance(searcher.suggest("t"), dict):
         slow = TrialResult(state="failed", reason="took longer than the limit of 5 s a trial (--timeout)")
         searcher.on_trial_complete("t", {"result": slow.model_dump_json()})
@@ -321,7 +318,7 @@ def test_what_trials_fail_of_by_themselves_never_ends_a_search(tmp_path: Path) -
 
 def test_workers_that_are_never_ready_end_the_search_whatever_trial_they_were_given(tmp_path: Path) -> None:
     study = make(tmp_path / "s")
-    searcher = StudySearcher(study, list(BASELINES), Events())
+    searcher = StudySearcher(study, list(BASELINES), Events(), no_structure)
 
     def lose(name: str) -> None:
         config = searcher.suggest(name)
@@ -340,7 +337,7 @@ def test_workers_that_are_never_ready_end_the_search_whatever_trial_they_were_gi
 
 def test_a_worker_that_leaves_after_its_trial_has_given_its_result(tmp_path: Path) -> None:
     study = make(tmp_path / "s", budget=1, initial_trials=1, rungs=())
-    searcher = StudySearcher(study, [], Events())
+    searcher = StudySearcher(study, [], Events(), no_structure)
     config = searcher.suggest("t")
     assert isinstance(config, dict)
     searcher.on_trial_result("t", reported(config))
@@ -351,7 +348,7 @@ def test_a_worker_that_leaves_after_its_trial_has_given_its_result(tmp_path: Pat
 
 def test_a_worker_that_dies_at_every_rung_has_three_attempts_at_each(tmp_path: Path) -> None:
     study = make(tmp_path / "s", budget=1, initial_trials=1)
-    searcher = StudySearcher(study, [], Events())
+    searcher = StudySearcher(study, [], Events(), no_structure)
     for until in RUNGS:
         for _ in range(2):
             config = searcher.suggest("t")
@@ -371,11 +368,11 @@ def test_the_front_is_trained_again_with_other_seeds_once_each(tmp_path: Path) -
     """However often the search is cut off, the same points train again, each seed once, within their share of the trials' time."""
     study = make(tmp_path / "whole", replications=2)
     search(study)
-    points = {Policy.from_dict(record.policy).hash: record.name for record in front(study.records(), study.spec.objectives)}
+    points = {Policy.from_dict(record.policy).hash: record.name for record in study.results().front}
     assert "float" in points.values()
     trained = [(each.policy, each.seed) for each in study.confirmations()]
     assert len(set(trained)) == len(trained)
-    expected = {(each.policy.hash, each.seed) for each in planned(study.records(), study.spec)}
+    expected = {(each.policy.hash, each.seed) for each in planned(study.results(), replication_seeds(study.spec))}
     assert set(trained) == expected
     assert {seed for _, seed in trained} == {1}, "every point with one seed before the next"
     assert {policy for policy, _ in trained} < {policy for policy, name in points.items() if name != "float"}

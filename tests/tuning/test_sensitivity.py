@@ -18,19 +18,18 @@ from autoq.config.policy import Policy, StageQuant, uniform
 from autoq.config.space import SearchSpace
 from autoq.config.space_file import parse_space
 from autoq.config.spec import Analysis, Answer, Answers, Probe, Question, StudySpec, TrialSpec
-from autoq.costs.latency import measure as latencies
+from autoq.costs.latency import structure
 from autoq.costs.latency.measure import entries
 from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import Graph, export_graph, payload_bytes
 from autoq.graph.inference import upscale
-from autoq.graph.quantize import place, quantize
 from autoq.graph.trace import roles_by_stage
 from autoq.images.data import to_tensor
 from autoq.study.study import Study, space_facts
 from autoq.targets import load_target
 from autoq.trial.context import TrialContext, input_hashes, prepare, runtime_model
 from autoq.tuning import initial_trials
-from autoq.tuning.initial_trials import find_seeds, probe
+from autoq.tuning.initial_trials import probe, propose_initial_trials
 from autoq.tuning.sensitivity import agreement, alone, analyse
 from tests.cli.test_cli import run
 from tests.conftest import made_up, small_image
@@ -68,12 +67,9 @@ def space() -> SearchSpace:
 def table(context: TrialContext, space: SearchSpace) -> LatencyTable:
     """Milliseconds that grow with the number of stages in float."""
     float_policy = Policy(tuple((stage, StageQuant()) for stage in space.choices))
-    structures = latencies.structures(context.traced, space, context.execution, [float_policy]).policies
-    words = {
-        key: latencies.describe(context.traced, place(context.traced, policy, context.execution), context.execution)
-        for key, policy in structures.items()
-    }
-    samples = {key: (text, [10.0 + text.count("float")]) for key, text in words.items()}
+    structures = structure.structures(context.traced, space, context.execution, [float_policy]).policies
+    found = {key: structure.structure_of(context.plan_for(policy)) for key, policy in structures.items()}
+    samples = {key: (each, [10.0 + len(each.stages) - len(each.integer)]) for key, each in found.items()}
     return LatencyTable(
         model="srresnet", target="openvino-cpu", runtime="", frame=(32, 24), threads=1, machine="", entries=entries(samples)
     )
@@ -86,7 +82,7 @@ def probes(context: TrialContext, graph: Graph, space: SearchSpace) -> tuple[Pro
 
 def error(context: TrialContext, graph: Graph, policy: Policy) -> float:
     """Mean squared error of the written file's output to the float network's."""
-    quantized = quantize(context.traced, policy, context.statistics, context.execution)
+    quantized = context.quantized(policy)
     run = load_target("openvino-cpu").load(runtime_model("openvino-cpu", graph, quantized).SerializeToString(), 1)
     errors = []
     for pair in context.pairs:
@@ -112,7 +108,7 @@ def test_seeds_know_what_a_runtime_file_holds(context: TrialContext, graph: Grap
     def both(bits: str) -> tuple[float, float]:
         stages = {layer.stage: roles_by_stage(context.traced.sites)[layer.stage] for layer in context.traced.layers}
         policy = uniform(",".join(f"{stage}={bits if stage == 'body' else '8/8/8'}" for stage in stages), stages)
-        quantized = quantize(context.traced, policy, context.statistics, context.execution)
+        quantized = context.quantized(policy)
         return of(policy)[0], payload_bytes(runtime_model("openvino-cpu", graph, quantized))
 
     predicted, found = zip(*(both(bits) for bits in ("8/8/8", "6/8/8", "4/8/8")), strict=True)
@@ -167,7 +163,7 @@ def test_the_ranking_is_that_of_a_brute_force_evaluation(
 def test_seeds_are_the_front_that_single_stages_predict(
     context: TrialContext, graph: Graph, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
 ) -> None:
-    found = find_seeds(context, space, ("size", "latency", "psnr"), table, 6, probes)
+    found = propose_initial_trials(context, space, ("size", "latency", "psnr"), table, 6, probes)
     seeds = [Policy.from_dict(seed) for seed in found.initial_trials]
     assert len(seeds) == len(set(seeds)) == len(found.predicted) == 6
     for seed in seeds:
@@ -186,18 +182,18 @@ def test_seeds_like_an_earlier_study_come_first(
     context: TrialContext, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
 ) -> None:
     earlier = list(space.enumerate())[5:9]
-    found = find_seeds(context, space, ("size", "psnr"), table, 6, probes, (), earlier)
+    found = propose_initial_trials(context, space, ("size", "psnr"), table, 6, probes, (), earlier)
     seeds = [Policy.from_dict(seed) for seed in found.initial_trials]
     assert seeds[:3] == earlier[:3]
     assert len(set(seeds)) == len(found.predicted) == 6
-    plain = find_seeds(context, space, ("size", "psnr"), table, 6, probes)
+    plain = propose_initial_trials(context, space, ("size", "psnr"), table, 6, probes)
     assert found.initial_trials[3] in plain.initial_trials
 
 
 def test_seeds_without_latency_and_with_operations(
     context: TrialContext, space: SearchSpace, table: LatencyTable, probes: tuple[Probe, ...]
 ) -> None:
-    found = find_seeds(context, space, ("bops", "psnr"), table, 3, probes)
+    found = propose_initial_trials(context, space, ("bops", "psnr"), table, 3, probes)
     labels = [Policy.from_dict(seed).label for seed in found.initial_trials]
     assert len(labels) == 3
     assert any("4" in label for label in labels), "fewer bits of activations save operations"

@@ -1,36 +1,40 @@
-"""Latency of structures that nobody measured: what each stage adds, fitted to a sample of structures that were measured.
+"""Latency of structures that were not measured: what each stage adds, fitted to a sample of measured structures.
 
-Where a network is searched layer by layer its structures cannot all be measured (37 layers: 2^37 and more). Times of
-layers add up but for what is spent where a tensor changes between float and integers, which is a term of its own.
+A network that is searched layer by layer has too many structures to measure them all (37 layers: 2^37 and more). The times
+of layers add up, except for the cost of converting a tensor between float and integers, which has a term of its own.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoq.config.policy import Policy
+from autoq.config.policy import Policy, StageQuant
+from autoq.config.structure import Structure
 
 Matrix = NDArray[np.float64]
 
-Run = tuple[bool, bool]
-"""Of a stage, whether its layers run on integers, and whether its skips are integers."""
-
 PENALTIES = np.logspace(-3, 2, 11)
-"""Tried for the ridge; the one that predicts structures best that are left out is taken."""
+"""Ridge penalties to try; the one that predicts left-out structures best is used."""
 
 
 class AdditiveLatency(BaseModel):
-    """Milliseconds of a policy: the float network's, what every stage on integers and every stage with quantized skips adds
-    (less than nothing where it saves), and `boundary` wherever a stage on integers meets one in float.
+    """Predicts milliseconds: the float network's, plus a term per stage on integers, per stage with integer skips, and per change.
 
-    least_ms: the fastest measured structure's; nothing is predicted to be faster. integer_bits: the widest integer of the
-    target. images: stages that read the image alone, whose activations are none of the policy's. typical, worst: relative
-    error for structures left out of the fit, its median and its 95th percentile. sample: structures it was fitted to.
+    Attributes:
+        float_ms: Milliseconds of the float network.
+        integers: Milliseconds that each stage adds on integers; negative where it saves time.
+        skips: Milliseconds that the integer skips of each stage add.
+        boundary: Milliseconds wherever a stage on integers meets one in float.
+        least_ms: Milliseconds of the fastest measured structure; no prediction is lower.
+        integer_bits: The widest integer of the target.
+        images: Stages that read only the image, whose activations no policy sets.
+        typical: Median relative error for structures left out of the fit.
+        worst: 95th percentile of that error.
+        sample: Number of structures it was fitted to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -46,40 +50,46 @@ class AdditiveLatency(BaseModel):
     sample: int
 
     def ms(self, policy: Policy) -> float:
-        """Milliseconds of a whole policy."""
-        how = runs(policy, self.integer_bits, self.images)
-        return max(self.least_ms, self.apart(policy) + self.boundary * changes(how))
+        """Milliseconds of a policy."""
+        structure = structure_by_widths(policy, self.integer_bits, self.images)
+        return max(self.least_ms, self.parts(structure) + self.boundary * structure.changes())
 
     def apart(self, policy: Policy) -> float:
         """The part of `ms` that adds up over stages."""
-        how = runs(policy, self.integer_bits, self.images)
-        return self.parts({stage: run for (stage, _), run in zip(policy.stages, how, strict=True)})
+        return self.parts(structure_by_widths(policy, self.integer_bits, self.images))
 
-    def parts(self, how: Mapping[str, Run]) -> float:
-        """What the float network and the stages come to, without what a change between integers and float costs."""
+    def parts(self, structure: Structure) -> float:
+        """The float network's milliseconds and what the stages add, without the cost of changes between integers and float."""
         return self.float_ms + sum(
-            integer * self.integers[stage] + skip * self.skips[stage] for stage, (integer, skip) in how.items()
+            (stage in structure.integer) * self.integers[stage] + (stage in structure.skips) * self.skips[stage]
+            for stage in structure.stages
         )
 
 
 def fit(
     stages: Sequence[str],
-    how: Sequence[Sequence[Run]],
+    structures: Sequence[Structure],
     ms: Sequence[float],
     float_ms: float,
     integer_bits: int,
     images: Sequence[str] = (),
 ) -> AdditiveLatency:
-    """Least squares of relative errors, in which stages are alike unless the measurements say otherwise (ridge).
+    """Fit by least squares of relative errors; stages are alike unless the measurements say otherwise (ridge regression).
 
-    how: of every measured structure, how each stage runs. ms: of every measured structure. float_ms: of the float network,
-    which is kept as it is.
+    Args:
+        stages: All stages, in the order of the search space.
+        structures: The measured structures.
+        ms: Milliseconds of each.
+        float_ms: Milliseconds of the float network, which the fit keeps.
+        integer_bits: The widest integer of the target.
+        images: Stages that read only the image.
     """
-    formats = np.array(how, float)
-    integers, skips = formats[:, :, 0], formats[:, :, 1]
-    alike = np.column_stack([integers.sum(1), skips.sum(1), [changes(each) for each in how]])
+    integers = np.array([[stage in each.integer for stage in stages] for each in structures], float)
+    skips = np.array([[stage in each.skips for stage in stages] for each in structures], float)
+    changes = [each.ordered(stages).changes() for each in structures]
+    alike = np.column_stack([integers.sum(1), skips.sum(1), changes])
     columns = np.column_stack([integers, skips, alike])
-    apart = np.concatenate([np.ones(2 * len(stages)), np.full(alike.shape[1], 1e-9)])  # only what differs is held back
+    apart = np.concatenate([np.ones(2 * len(stages)), np.full(alike.shape[1], 1e-9)])  # only the differences are penalized
     shares = np.array(ms) / float_ms
     columns, gains = columns / shares[:, None], (shares - 1) / shares
     errors = {penalty: np.abs(_left_out(columns, gains, penalty * apart)) for penalty in PENALTIES}
@@ -96,33 +106,36 @@ def fit(
         images=tuple(images),
         typical=round(float(np.median(errors[penalty])), 4),
         worst=round(float(np.percentile(errors[penalty], 95)), 4),
-        sample=len(how),
+        sample=len(structures),
     )
 
 
-def runs(policy: Policy, integer_bits: int, images: Collection[str]) -> list[Run]:
-    """How every stage runs.
+def structure_by_widths(policy: Policy, integer_bits: int, images: Collection[str]) -> Structure:
+    """The structure of a policy, from its bit widths alone.
 
-    images: stages that read the image alone, which always is one of integers.
+    Args:
+        policy: The policy.
+        integer_bits: The widest integer of the target.
+        images: Stages that read only the image, which is always of integers.
     """
-    return [
-        (max(quant.weight.bits, 0 if stage in images else quant.activation.bits) <= integer_bits, quant.skip.bits <= integer_bits)
-        for stage, quant in policy.stages
-    ]
 
+    def on_integers(stage: str, quant: StageQuant) -> bool:
+        return max(quant.weight.bits, 0 if stage in images else quant.activation.bits) <= integer_bits
 
-def changes(how: Sequence[Run]) -> int:
-    """How often a stage on integers meets one in float."""
-    return sum(a != b for (a, _), (b, _) in itertools.pairwise(how))
+    return Structure(
+        stages=tuple(stage for stage, _ in policy.stages),
+        integer=tuple(stage for stage, quant in policy.stages if on_integers(stage, quant)),
+        skips=tuple(stage for stage, quant in policy.stages if quant.skip.bits <= integer_bits),
+    )
 
 
 def _ridge(columns: Matrix, penalties: Matrix) -> Matrix:
-    """What gains are multiplied by to give the weights."""
+    """The matrix that maps gains to weights."""
     return np.asarray(np.linalg.solve(columns.T @ columns + np.diag(penalties), columns.T), np.float64)
 
 
 def _left_out(columns: Matrix, gains: Matrix, penalties: Matrix) -> Matrix:
-    """Errors of the prediction of each row from all others."""
+    """Error of predicting each row from all others (leave one out)."""
     hat = columns @ _ridge(columns, penalties)
     found: Matrix = (gains - hat @ gains) / np.maximum(1 - np.diag(hat), 1e-9)
     return found

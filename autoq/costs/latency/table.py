@@ -1,4 +1,4 @@
-"""The latencies that a study measured, as it keeps them: read without torch."""
+"""The table of latencies that a study measured; readable without torch."""
 
 from __future__ import annotations
 
@@ -8,27 +8,31 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoq.config.policy import Policy
 from autoq.config.space import SearchSpace
-from autoq.costs.latency.predict import AdditiveLatency, Run, fit
+from autoq.config.structure import Structure
+from autoq.costs.latency.predict import AdditiveLatency, fit
 from autoq.errors import InputError
 
 WARM_UP = 1
-"""Runs of everything before the first that counts."""
+"""Runs of every network before the first that counts."""
 
 
 class Entry(BaseModel):
-    """One structure: its readable form, its median, and all samples (ms), corrected for drift by the float network's."""
+    """One measured structure: its median and all samples in milliseconds, corrected for drift by the float network's."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    structure: str
+    structure: Structure
     ms: float = Field(gt=0, allow_inf_nan=False)
     samples: tuple[float, ...]
 
 
 class LatencyTable(BaseModel):
-    """Frozen latencies of one network on one target, frame size, thread count and machine; none where it offers none.
+    """Frozen latencies of one network on one target, frame size, thread count and machine; empty where the target offers none.
 
-    rest: predicts the structures that are not among the entries, where those are a sample. warm_up: runs of each before
-    those that are its samples.
+    Attributes:
+        frame: (width, height) in low-resolution pixels.
+        warm_up: Runs of each structure before its samples.
+        entries: Measured structures by key.
+        rest: Predicts structures that are not among the entries, where those are a sample.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +48,15 @@ class LatencyTable(BaseModel):
     rest: AdditiveLatency | None = None
 
     def ms(self, key: str, policy: Policy) -> float:
-        """Milliseconds of a policy's structure. Raises InputError if the table lacks it and predicts none."""
+        """Milliseconds of a policy.
+
+        Args:
+            key: Key of the policy's structure.
+            policy: The policy, for a prediction.
+
+        Raises:
+            InputError: The table lacks the structure and predicts none.
+        """
         if key in self.entries:
             return self.entries[key].ms
         if self.rest is not None:
@@ -54,7 +66,7 @@ class LatencyTable(BaseModel):
         )
 
     def check(self, model: str, scale: int, target: str, frame: tuple[int, int], threads: int) -> None:
-        """Raise InputError if the table was measured for something else. Older tables do not say their scale."""
+        """Raise InputError if the table was measured for another study. Older tables do not state their scale."""
         for name, found, wanted in (
             ("model", self.model, model),
             ("scale", self.scale or scale, scale),
@@ -78,37 +90,21 @@ def read_table(path: Path) -> LatencyTable:
         raise InputError(f"latency table '{path}': not a latency table; give a study's latency.json") from error
 
 
-def runs_of(words: str) -> dict[str, Run]:
-    """stage -> how it runs, from a structure in words: the inverse of `latency.describe`."""
-    found = {}
-    for part in words.split(", "):
-        stage, how = part.split(" ")
-        found[stage] = (how.startswith("int8"), how.endswith("+skip"))
-    return found
-
-
 def of_images(space: SearchSpace) -> tuple[str, ...]:
-    """The stages that read the image alone: they have no activation of their own."""
+    """The stages that read only the image: they have no activation of their own."""
     return tuple(stage for stage, roles in space.choices.items() if "activation" not in roles)
 
 
 def float_entry(table: LatencyTable) -> Entry | None:
-    """The float network's: nothing in it runs on integers."""
-    return next((entry for entry in table.entries.values() if not any(map(any, runs_of(entry.structure).values()))), None)
+    """The entry of the float network, where there is one."""
+    return next((entry for entry in table.entries.values() if entry.structure.is_float), None)
 
 
 def with_prediction(table: LatencyTable, space: SearchSpace, integer_bits: int) -> LatencyTable:
-    """A table that predicts from its entries what is not among them."""
-    stages, exact = list(space.choices), float_entry(table)
-    assert exact is not None
-    measured = [entry for entry in table.entries.values() if entry is not exact]
-    how = [runs_of(entry.structure) for entry in measured]
-    rest = fit(
-        stages,
-        [[each[stage] for stage in stages] for each in how],
-        [entry.ms for entry in measured],
-        exact.ms,
-        integer_bits,
-        of_images(space),
-    )
+    """The table with a prediction, fitted to its entries, for all other structures."""
+    float_network = float_entry(table)
+    assert float_network is not None
+    measured = [entry for entry in table.entries.values() if entry is not float_network]
+    structures, ms = [entry.structure for entry in measured], [entry.ms for entry in measured]
+    rest = fit(list(space.choices), structures, ms, float_network.ms, integer_bits, of_images(space))
     return table.model_copy(update={"rest": rest})
