@@ -24,6 +24,8 @@ from autoq.deploy.pipeline import Delivered, retrain, write
 from autoq.deploy.verify import OVERHEAD, Line
 from autoq.study.results import Results, point_name
 from autoq.study.study import Study
+from autoq.system.processor import available_cores
+from autoq.trial.context import TrialContext, prepare
 
 FORMATS = ("onnx", "packed")
 PAYLOADS = ("size", "size_runtime")
@@ -38,9 +40,9 @@ def chosen(study: Study, count: int) -> list[Record]:
     return first + [others[index] for index in np.linspace(0, len(others) - 1, left).round().astype(int)] if left else first
 
 
-def exported(study: Study, record: Record) -> dict[str, Any]:
+def exported(study: Study, context: TrialContext, record: Record) -> dict[str, Any]:
     """What one point promised, and what its files do."""
-    point = retrain(study, record, lambda text: print(f"  {text}", file=sys.stderr))
+    point = retrain(study, record, lambda text: print(f"  {text}", file=sys.stderr), context)
     written: dict[str, Delivered] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for format in FORMATS:
@@ -107,9 +109,9 @@ def main() -> None:
     tell = reserve_output(options.json)
     study = open_study(options.study)
     check_inputs(study.name, study.spec)
-    rows = []
+    context, rows = prepare(study.spec.trial, available_cores()), []
     for record in chosen(study, options.points):
-        rows.append(exported(study, record))
+        rows.append(exported(study, context, record))
         if not options.json:
             print(in_words(rows[-1]), flush=True)
     figures = summary(rows)

@@ -185,11 +185,12 @@ class Retrained:
         return verify.latency(self.context, self.graph, self.study.spec, table, self.file, self.policy, promised)
 
 
-def retrain(study: Study, record: Record, phase: Callable[[str], None]) -> Retrained:
-    """Train a point as its trial did, which gives the same weights."""
+def retrain(study: Study, record: Record, phase: Callable[[str], None], context: TrialContext | None = None) -> Retrained:
+    """Train a point as its trial did, which gives the same weights; `context`: that of the study, where it is prepared."""
     spec, policy = study.spec, Policy.from_dict(record.policy)
-    phase("preparing the float network")
-    context = prepare(spec.trial, available_cores())
+    if context is None:
+        phase("preparing the float network")
+        context = prepare(spec.trial, available_cores())
     graph = load_graph(study.graph_path) if study.graph_path.is_file() else export_graph(context.traced)
     phase(f"training {point_name(record)} again: {record.steps} steps")
     quantized = trained(context, policy, record.steps)

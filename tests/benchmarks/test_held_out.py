@@ -48,8 +48,8 @@ REPLICATED = [
 
 
 def test_figures_of_a_study() -> None:
-    again = confirmed(RECORDS, REPLICATED, Remeasured(samples={}), OBJECTIVES)
-    assert figures_of(RECORDS, REPLICATED, again, OBJECTIVES) == {
+    results = Results(RECORDS, OBJECTIVES)
+    assert figures_of(results, REPLICATED, confirmed(results, REPLICATED, Remeasured(samples={}))) == {
         "spearman_held_out": 0.8,  # ranks 5 4 3 2 1 and 4 5 2 3 1: 1 - 6 * 4 / (5 * 24)
         "front_points": 4,
         "front_kept": 0.5,  # 7 and 4 of 8, 7, 6, 4
