@@ -275,7 +275,11 @@ def _by_budget(stages: Mapping[str, Sequence[Option]]) -> Iterator[Predicted]:
 
 
 def _solve(*problem: Any, **settings: Any) -> Any:
-    """scipy's milp. HiGHS writes some lines to the process's standard output, whatever it is told; there only results belong."""
+    """scipy's milp, with the process's standard output on standard error.
+
+    HiGHS prints a debugging line (`transformNewIntegerFeasibleSolution`) past every option and past Python; scaled or rounded
+    rows do not avoid it, and highspy 1.16 prints a banner instead. Only results belong on standard output.
+    """
     sys.stdout.flush()
     kept = os.dup(1)
     try:
