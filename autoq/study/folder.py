@@ -25,7 +25,7 @@ from autoq.config.policy import Policy
 from autoq.config.spec import Analysis, Answer, Answers, Confirmation, Question, Record, Remeasured, Rung, Sensitivity
 from autoq.costs.latency.table import LatencyTable
 from autoq.errors import StudyError
-from autoq.system.files import append_line, cut_torn_line, read_lines, write_whole
+from autoq.system.files import append_line, atomic_write_text, cut_torn_line, read_lines
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -72,7 +72,7 @@ class StudyFolder:
 
     def set_remeasured(self, found: Remeasured) -> None:
         """Store the front's latencies, measured again."""
-        write_whole(self.latency_again_path, found.model_dump_json(indent=1))
+        atomic_write_text(self.latency_again_path, found.model_dump_json(indent=1))
 
     def remeasured(self) -> Remeasured:
         """The front's latencies measured again; empty before that. Raises StudyError for a damaged file."""
@@ -84,7 +84,7 @@ class StudyFolder:
 
     def set_sensitivity(self, sensitivity: Sensitivity) -> None:
         """Store the stages' sensitivity."""
-        write_whole(self.sensitivity_path, sensitivity.model_dump_json(indent=1))
+        atomic_write_text(self.sensitivity_path, sensitivity.model_dump_json(indent=1))
 
     def sensitivity(self) -> Sensitivity | None:
         """The sensitivity of the stages, where the study has it. Raises StudyError for a damaged file."""
@@ -103,7 +103,7 @@ class StudyFolder:
         """Store an analysis; the study may be running, or closed."""
         others = (each for each in self.answers() if each.question != question)
         answers = Answers(answers=(*others, Answer(question=question, analysis=analysis)))
-        write_whole(self.answers_path, answers.model_dump_json(indent=1, by_alias=True))
+        atomic_write_text(self.answers_path, answers.model_dump_json(indent=1, by_alias=True))
 
 
 def _read(path: Path, kind: type[M], what: str) -> M | None:

@@ -32,7 +32,7 @@ from autoq.study.folder import StudyFolder
 from autoq.study.replication import Confirmed, confirmed, confirmed_qualities
 from autoq.study.results import Results, in_words, table
 from autoq.study.storage import Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
-from autoq.system.files import append_line, read_lines, write_whole
+from autoq.system.files import append_line, atomic_write_text, read_lines
 from autoq.targets import target_info
 
 if TYPE_CHECKING:
@@ -131,8 +131,10 @@ class Study(StudyFolder):
                         f"study '{folder}': the folder holds other files; give another --study NAME, or an empty folder"
                     )
                 if latencies is not None:
-                    write_whole(study.latency_path, latencies)
-                write_whole(study.definition_path, yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120))
+                    atomic_write_text(study.latency_path, latencies)
+                atomic_write_text(
+                    study.definition_path, yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=120)
+                )
         except OSError as error:
             raise StudyError(f"study '{folder}': cannot be written ({error.strerror}); give another --study") from error
         study.begin()

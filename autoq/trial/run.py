@@ -31,7 +31,7 @@ from autoq.images.pixels import to_input, to_pixels
 from autoq.metrics.quality import averaged, decibels, fidelity, judged
 from autoq.networks import fresh_model, is_custom, model_info
 from autoq.networks.stages import StagePatterns
-from autoq.system.files import whole
+from autoq.system.files import atomic_write
 from autoq.targets import Runner, target_info
 from autoq.training.qat import Training
 from autoq.trial.context import TrialContext, execution_on, runtime_model, shipped, simulated
@@ -190,7 +190,7 @@ def _keep(training: Training, state: Path) -> None:
     """Keep a training for later. On a full disk it only starts anew; files that a study needs raise their own errors."""
     with contextlib.suppress(OSError, RuntimeError):
         state.parent.mkdir(exist_ok=True)
-        with whole(state) as partial:
+        with atomic_write(state) as partial:
             torch.save(training.state(), partial)
 
 

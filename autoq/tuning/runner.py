@@ -38,8 +38,8 @@ from autoq.networks.given import given, keep
 from autoq.study.replication import planned, replication_seeds
 from autoq.study.results import point_name
 from autoq.study.study import Study
-from autoq.system.files import write_whole
-from autoq.system.limits import held, limits
+from autoq.system.files import atomic_write_text
+from autoq.system.limits import limits, private_memory
 from autoq.trial.context import TrialContext, adopt, portable, prepare
 from autoq.trial.run import replicate, run_trial
 from autoq.tuning import LOOPBACK_ONLY
@@ -137,7 +137,7 @@ def _run(study: Study, events: Events, context: TrialContext | None) -> None:
         check_table(table, spec, context)
     else:
         table = latency.measure()
-        write_whole(study.latency_path, table.model_dump_json(indent=1))
+        atomic_write_text(study.latency_path, table.model_dump_json(indent=1))
     if spec.initial_trials and study.sensitivity() is None:
         table = _propose(study, latency, table)
     run_jobs(
@@ -168,7 +168,7 @@ def _propose(study: Study, latency: LatencyPass, table: LatencyTable) -> Latency
         if fuller is table:
             break
         table = fuller
-        write_whole(study.latency_path, table.model_dump_json(indent=1))
+        atomic_write_text(study.latency_path, table.model_dump_json(indent=1))
     study.set_initial_trials(proposed)
     return table
 
@@ -267,7 +267,7 @@ class TrialActor(tune.Trainable):
 
     def _is_swollen(self) -> bool:
         """Whether the process still holds more memory than its bound, so that the next trial would fail."""
-        return self.spec.memory is not None and held() > self.spec.memory
+        return self.spec.memory is not None and private_memory() > self.spec.memory
 
     def _run(self) -> TrialResult:
         policy, until, number = Policy.from_dict(self.config["policy"]), self.config["until"], self.config["number"]

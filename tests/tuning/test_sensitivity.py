@@ -328,7 +328,7 @@ def test_an_answer_that_cannot_be_stored_is_shown(
     def full(path: Path, text: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("autoq.study.folder.write_whole", full)
+    monkeypatch.setattr("autoq.study.folder.atomic_write_text", full)
     code, out, said = run(capsys, monkeypatch, "sensitivity", "--study", "mine")
     assert code == 0
     assert "most sensitive: " in out
