@@ -1,1 +1,1 @@
-"""The HTML report of a study: made from its text files alone, without torch."""
+"""The HTML report of a study, built from the study's text files without torch."""

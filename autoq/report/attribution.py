@@ -1,9 +1,9 @@
-"""Attribution of latency: how much time each stage saves on integers, and the cost of changes between integers and float.
+"""Latency attribution: the time that each stage saves on integers, and the cost of boundaries between integer and float stages.
 
-A stage saves one amount as the only stage on integers, and another as the last one, with all others on integers. In the
-first case changes between float and integers at its ends cost time, in the second they disappear, so in the mean they
-cancel out. These means, scaled to add up to what all stages save together, are the contributions of the stages. The time
-of a point beyond the contributions of its stages is the cost of its changes.
+A stage's contribution is the mean of its first-in saving (all other stages float) and its last-in saving (all other stages
+on integers). The boundaries at its ends add time in the first case and remove time in the second, so they cancel out.
+Contributions are scaled to add up to the saving of all stages. The boundary cost of a mixed point is its latency beyond
+the sum of its stages.
 """
 
 from __future__ import annotations
@@ -24,7 +24,15 @@ Stages = tuple[str, ...]
 
 @dataclass(frozen=True)
 class StageSpeed:
-    """Milliseconds that a stage saves on integers: alone, last, and as a part. skips: stages whose skips are integers meanwhile."""
+    """Milliseconds that a stage saves on integers.
+
+    Attributes:
+        stage: Name of the stage.
+        skips: Stages with integer skips while this was measured.
+        alone: First-in saving: all other stages are float.
+        last: Last-in saving: all other stages run on integers.
+        part: Contribution: the mean of both, scaled.
+    """
 
     stage: str
     skips: tuple[str, ...]
@@ -35,9 +43,15 @@ class StageSpeed:
 
 @dataclass(frozen=True)
 class PointSpeed:
-    """A point's milliseconds. interval: 95 %, None where it was predicted. times: faster than float.
+    """The latency of a point.
 
-    changes: how often a stage on integers meets one in float. parts: what its stages come to, None where that cannot be said.
+    Attributes:
+        point: Name of the point.
+        ms: Latency in milliseconds.
+        interval: 95 % confidence interval; None for a predicted latency.
+        times: Speedup over the float network.
+        changes: Number of boundaries between integer and float stages.
+        parts: Sum of the stages in milliseconds; None where it is unknown.
     """
 
     point: str
@@ -49,14 +63,25 @@ class PointSpeed:
 
     @property
     def beyond_parts(self) -> float | None:
-        """Milliseconds that changes cost; None where there are none, or where parts are not known."""
+        """Boundary cost in milliseconds; None without boundaries, or where the sum of the stages is unknown."""
         return None if self.parts is None or not self.changes else self.ms - self.parts
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How a study's latencies were measured, and what they are made of. rounds: samples of every structure, after `warm_up`
-    runs that do not count.
+    """A study's latency benchmark and the attribution of its results.
+
+    Attributes:
+        frame: Height and width of the input in pixels.
+        threads: Threads of the runtime.
+        runtime: Name and version of the runtime.
+        machine: Description of the machine.
+        warm_up: Discarded runs of each structure.
+        rounds: Fewest samples of a structure.
+        structures: Number of structures.
+        float_ms: Latency of the float network in milliseconds.
+        stages: Savings of the stages.
+        points: Latencies of the points.
     """
 
     frame: tuple[int, int]
@@ -71,22 +96,30 @@ class Speed:
     points: tuple[PointSpeed, ...]
 
     def document(self) -> dict[str, Any]:
-        """Plain data."""
-        found = asdict(self)
-        for point, plain in zip(self.points, found["points"], strict=True):
+        """JSON data."""
+        data = asdict(self)
+        for point, plain in zip(self.points, data["points"], strict=True):
             plain["beyond_parts"] = point.beyond_parts
-        return found
+        return data
 
 
 def speed(table: LatencyTable | None, points: Sequence[Record]) -> Speed | None:
-    """Of points and the table they were measured in. None where a study has no latencies, or a model's."""
-    exact = float_entry(table) if table else None
-    if table is None or exact is None or target_info(table.target).model is not None:
+    """Attribute the latency of points.
+
+    Args:
+        table: The study's latency table.
+        points: Records to attribute.
+
+    Returns:
+        The attribution; None for a study without measured latencies.
+    """
+    reference = float_entry(table) if table else None
+    if table is None or reference is None or target_info(table.target).model is not None:
         return None
     fastest = _fastest(table)
-    stages = exact.structure.stages
+    stages = reference.structure.stages
     settings = sorted({skips for _, skips in fastest}, key=lambda skips: [stage in skips for stage in stages])
-    parts = {skips: found for skips in settings if (found := _parts(stages, fastest, skips))}
+    parts = {skips: speeds for skips in settings if (speeds := _parts(stages, fastest, skips))}
     return Speed(
         frame=table.frame,
         threads=table.threads,
@@ -95,10 +128,10 @@ def speed(table: LatencyTable | None, points: Sequence[Record]) -> Speed | None:
         warm_up=table.warm_up,
         rounds=min(len(entry.samples) for entry in table.entries.values()),
         structures=len(table.entries),
-        float_ms=exact.ms,
-        stages=tuple(stage for found in parts.values() for stage in found),
+        float_ms=reference.ms,
+        stages=tuple(stage for speeds in parts.values() for stage in speeds),
         points=tuple(
-            _point(record, table, exact, fastest, parts)
+            _point(record, table, reference, fastest, parts)
             for record in points
             if "latency" in record.values and record.structure.stages
         ),
@@ -106,50 +139,57 @@ def speed(table: LatencyTable | None, points: Sequence[Record]) -> Speed | None:
 
 
 def _fastest(table: LatencyTable) -> dict[tuple[Stages, Stages], float]:
-    """(stages on integers, stages with integer skips) -> milliseconds of the fastest such structure."""
-    found: dict[tuple[Stages, Stages], float] = {}
+    """(integer stages, stages with integer skips) -> milliseconds of the fastest such structure."""
+    fastest: dict[tuple[Stages, Stages], float] = {}
     for entry in table.entries.values():
         key = entry.structure.integer, entry.structure.skips
-        found[key] = min(found.get(key, entry.ms), entry.ms)
-    return found
+        fastest[key] = min(fastest.get(key, entry.ms), entry.ms)
+    return fastest
 
 
 def _parts(stages: Stages, fastest: Mapping[tuple[Stages, Stages], float], skips: Stages) -> list[StageSpeed]:
-    """The saving of every stage; empty where a structure it follows from was not measured."""
-    alone = [fastest.get(((stage,), skips)) for stage in stages]
-    last = [fastest.get((tuple(other for other in stages if other != stage), skips)) for stage in stages]
-    none, every = fastest.get(((), skips)), fastest.get((stages, skips))
-    if none is None or every is None:
+    """The savings of every stage; empty if a structure that they depend on was not measured."""
+    only_this = [fastest.get(((stage,), skips)) for stage in stages]
+    all_others = [fastest.get((tuple(other for other in stages if other != stage), skips)) for stage in stages]
+    float_ms, integer_ms = fastest.get(((), skips)), fastest.get((stages, skips))
+    if float_ms is None or integer_ms is None:
         return []
-    saved = [(none - one, most - every) for one, most in zip(alone, last, strict=True) if one is not None and most is not None]
+    saved = [
+        (float_ms - one, others - integer_ms)
+        for one, others in zip(only_this, all_others, strict=True)
+        if one is not None and others is not None
+    ]
     total = sum(map(sum, saved)) / 2
     if len(saved) < len(stages) or total <= 0:
         return []
-    scale = (none - every) / total
-    return [StageSpeed(stage, skips, *each, scale * sum(each) / 2) for stage, each in zip(stages, saved, strict=True)]
+    scale = (float_ms - integer_ms) / total
+    return [
+        StageSpeed(stage, skips, first_in, last_in, scale * (first_in + last_in) / 2)
+        for stage, (first_in, last_in) in zip(stages, saved, strict=True)
+    ]
 
 
 def _point(
     record: Record,
     table: LatencyTable,
-    exact: Entry,
+    reference: Entry,
     fastest: Mapping[tuple[Stages, Stages], float],
     parts: Mapping[Stages, Sequence[StageSpeed]],
 ) -> PointSpeed:
     ms, structure = record.values["latency"], record.structure
     measured = [entry for entry in table.entries.values() if (entry.structure, entry.ms) == (structure, ms)]
-    whole: float | None = None
+    total: float | None = None
     if structure.skips in parts:
-        whole = fastest[(), structure.skips] - sum(
+        total = fastest[(), structure.skips] - sum(
             stage.part for stage in parts[structure.skips] if stage.stage in structure.integer
         )
     elif table.rest is not None:
-        whole = table.rest.parts(structure)
+        total = table.rest.parts(structure)
     return PointSpeed(
         point=point_name(record),
         ms=ms,
         interval=median_interval(measured[0].samples) if measured else None,
-        times=exact.ms / ms,
+        times=reference.ms / ms,
         changes=structure.changes(),
-        parts=whole,
+        parts=total,
     )

@@ -1,4 +1,4 @@
-"""The report's data, and the file."""
+"""Build a study's HTML report and the PNG of its Pareto front."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jinja2
 import plotly.io
 from markupsafe import Markup
 
-from autoq.config.objectives import OBJECTIVES
+from autoq.config.objectives import FIDELITY, OBJECTIVES
 from autoq.config.policy import ROLES, Policy, StageQuant
 from autoq.config.spec import Record, Sensitivity
 from autoq.report.attribution import speed
@@ -23,37 +23,48 @@ from autoq.study.replication import confirmed_qualities, in_words
 from autoq.study.results import NOT_FASTER, Results, faster_than_float, point_name, prediction_agreement
 from autoq.study.selection import close_to_float, recommended
 from autoq.study.study import Study
-from autoq.system.files import write_whole
+from autoq.system.files import atomic_write_text
 from autoq.targets import TargetInfo, target_info
 
 REPORTS = Path("reports")
 
 
 def build_report(study: Study, folder: Path = REPORTS, other: Study | None = None) -> tuple[Path, Path]:
-    """Write `<folder>/<name>.html`, one offline file, and `<name>.png`, the front. Returns both paths. other: a study whose
-    front is shown beside it.
+    """Write the report of a study.
+
+    Args:
+        study: The study.
+        folder: Output folder; created if missing.
+        other: A study of the same network to compare the front with.
+
+    Returns:
+        The paths of `<name>.html`, one self-contained file, and `<name>.png`, a plot of the Pareto front.
+
+    Raises:
+        StudyError: A record of the study is damaged. Nothing is written.
     """
     results = study.results()
-    text = render(study, results, other)  # a damaged study ends here, before anything is written
+    text = render(study, results, other)  # raises before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     page, picture = folder / f"{study.name}.html", folder / f"{study.name}.png"
-    write_whole(page, text)
+    atomic_write_text(page, text)
     trial = study.spec.trial
     front_png(results, picture, f"{trial.model} x{trial.scale} on {trial.target}")
     return page, picture
 
 
 def render(study: Study, results: Results, other: Study | None = None) -> str:
-    """The page. Everything from the study is escaped; only the figure, made here, is markup."""
+    """Render the page. All text from the study is escaped; only the figures are markup."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("autoq.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     shown = front_figure(results, other.name if other else "", other.results().front if other else [])
-    figure = plotly.io.to_html(shown, include_plotlyjs=True, full_html=False)
+    figure = plotly.io.to_html(shown, {"displaylogo": False}, include_plotlyjs=True, full_html=False)
     sensitivity = study.sensitivity()
-    stages = (
-        "" if sensitivity is None else plotly.io.to_html(sensitivity_figure(sensitivity), include_plotlyjs=False, full_html=False)
-    )
+    stages = ""
+    if sensitivity is not None:
+        heatmap = sensitivity_figure(sensitivity)
+        stages = plotly.io.to_html(heatmap, {"displayModeBar": False}, include_plotlyjs=False, full_html=False)
     return environment.get_template("template.html.j2").render(
         figure=Markup(figure),
         sensitivity=Markup(stages),
@@ -65,15 +76,15 @@ def render(study: Study, results: Results, other: Study | None = None) -> str:
 
 
 def page_data(study: Study, results: Results) -> dict[str, Any]:
-    """Everything the template shows, as plain strings and numbers."""
+    """The template's data, as plain strings and numbers."""
     spec, objectives, records = study.spec, study.spec.objectives, results.records
-    baselines = list({record.name: record for record in records if record.source == "baseline"}.values())  # the last of each
+    baselines = list({record.name: record for record in records if record.source == "baseline"}.values())  # the latest of each name
     trials = [record for record in records if record.source == "trial"]
     others = [name for name in OBJECTIVES if name not in objectives and any(name in record.values for record in records)]
     columns = [*objectives, *others]
     info = target_info(spec.trial.target)
     widened, measured = bool(info.size_only), info.model is None
-    widths = f"On this target {info.size_only}: they save size, not time."
+    widths = f"On this target {info.size_only}; they save size, not time."
     return {
         "name": study.name,
         "spec": spec,
@@ -86,7 +97,7 @@ def page_data(study: Study, results: Results) -> dict[str, Any]:
         "recommended": _recommended(study.name, results),
         "close": close_to_float(objectives),
         "remeasured": measured and bool(info.latency),
-        "latency_note": "" if measured else f"Latencies are {info.latency}. The float network does not run there.",
+        "latency_note": "" if measured else f"Latency is {info.latency}. The float network does not run on this target.",
         "heads": [axis_label(name) for name in objectives],
         "all_heads": [axis_label(name) for name in columns],
         "stages": list(study.space.choices),
@@ -104,27 +115,27 @@ def page_data(study: Study, results: Results) -> dict[str, Any]:
 
 
 def _compared(study: Study, results: Results, other: Study | None) -> str:
-    """How a front stands against another study's, in words."""
-    found = None if other is None else results.comparison(other.results())
-    if other is None or found is None:
+    """A sentence that compares the front with another study's front."""
+    fronts = None if other is None else results.comparison(other.results())
+    if other is None or fronts is None:
         return ""
     same = study.environment["machine"] == other.environment["machine"]
-    machines = "" if same else f" (latencies there are of another machine, {other.environment['machine']})"
+    machines = "" if same else f" {other.name} was measured on another machine ({other.environment['machine']})."
     return (
-        f"Against {other.name} ({len(other.space.choices)} parts with formats of their own, here {len(study.space.choices)}):"
-        f" hypervolume {found['hypervolume']:.4f} here, {found['hypervolume_other']:.4f} there, {found['hypervolume_together']:.4f}"
-        f" together{machines}; {found['dominated']:.0%} of the points here are dominated by points there,"
-        f" {found['dominated_other']:.0%} of those there by points here."
+        f"Compared with {other.name} ({len(other.space.choices)} stages; this study has {len(study.space.choices)}):"
+        f" hypervolume {fronts['hypervolume']:.4f} in this study, {fronts['hypervolume_other']:.4f} in {other.name} and"
+        f" {fronts['hypervolume_together']:.4f} for both fronts together. {fronts['dominated']:.0%} of this front's points are"
+        f" dominated by {other.name}; {fronts['dominated_other']:.0%} of its points are dominated by this study.{machines}"
     )
 
 
 def _confirmed(study: Study, results: Results) -> dict[str, Any]:
-    """The section on what became of the front's points on held-out images, trained and measured again."""
+    """The data of the section on held-out images and replication."""
     points = study.confirmed
     if not points:
         return {"confirmed": []}
     qualities = confirmed_qualities(study.spec.objectives)
-    heads = [f"{axis_label(name)}, {kind}" for name in qualities for kind in ("found", "held-out images", "other seeds")]
+    heads = [f"{axis_label(name)}, {kind}" for name in qualities for kind in ("search", "held-out", "replicated")]
     rows = []
     for point in points:
         numbers = []
@@ -132,20 +143,20 @@ def _confirmed(study: Study, results: Results) -> dict[str, Any]:
             shown = _number(name, point.record.values[name])
             numbers += [shown, _interval(name, point.held_out[name]), _interval(name, point.replicated.get(name))]
         latency = [_number("latency", point.record.values.get("latency")), _interval("latency", point.latency)]
-        notes = ["dominated on held-out images"] * point.dominated + [f"breaks {bound}" for bound in point.breaks]
+        notes = ["dominated on held-out images"] * point.dominated + [f"violates {bound}" for bound in point.breaks]
         notes += [f"failed: {point.reason}"] * (point.reason is not None)
         rows.append(
             {
                 "name": point_name(point.record),
                 "source": point.record.source,
                 "numbers": numbers + latency,
-                "seeds": str(point.seeds or "not repeated"),
+                "seeds": str(point.seeds or "none"),
                 "then": ", ".join(notes),
             }
         )
     return {
         "confirmed": rows,
-        "confirmed_heads": [*heads, "latency (ms), found", "again"],
+        "confirmed_heads": [*heads, "latency (ms), search", "latency (ms), replicated"],
         "confirmed_in_words": in_words(points, results),
     }
 
@@ -160,24 +171,25 @@ def _interval(name: str, interval: Interval | None) -> str:
 
 
 def _tiles(results: Results, measured: bool) -> list[dict[str, str]]:
-    """measured: whether latencies are; a float network whose latency is modelled does not run there."""
-    found, float_record, objectives = results.front, results.float_record, results.objectives
-    volume, alone = results.hypervolume, results.baselines_alone().hypervolume
-    tiles = [{"value": str(len(found)), "text": f"points on the front, {sum(r.source == 'trial' for r in found)} of them trials"}]
-    if volume is not None and alone is not None:
-        tiles.append({"value": f"{volume:.4f}", "text": f"hypervolume; the baselines alone reach {alone:.4f}"})
-    quality = next((name for name in objectives if OBJECTIVES[name].quality), None)
+    """The figures at the top of the page. measured: whether the target's latency is measured rather than modelled."""
+    float_record, objectives = results.float_record, results.objectives
+    volume, baseline_volume = results.hypervolume, results.baselines_alone().hypervolume
+    from_trials = sum(record.source == "trial" for record in results.front)
+    tiles = [{"value": str(len(results.front)), "text": f"points on the Pareto front, {from_trials} from trials"}]
+    if volume is not None and baseline_volume is not None:
+        tiles.append({"value": f"{volume:.4f}", "text": f"hypervolume (baselines: {baseline_volume:.4f})"})
+    quality = next((name for name in objectives if OBJECTIVES[name].quality and name != FIDELITY), None)
     if float_record is not None and quality is not None:
         tiles.append(
             {"value": _number(quality, float_record.values[quality]), "text": f"{axis_label(quality)} of the float network"}
         )
     if float_record is not None and "latency" in float_record.values and measured:
-        tiles.append({"value": f"{float_record.values['latency']:.1f} ms", "text": "a frame of the float network"})
+        tiles.append({"value": f"{float_record.values['latency']:.1f} ms", "text": "latency per frame of the float network"})
     return tiles
 
 
 def _recommended(name: str, results: Results) -> list[dict[str, str]]:
-    """The recommended points as cards: what is gained, at what quality, and the command that exports each."""
+    """The recommended points as cards: gains, quality, and the export command."""
     cards = []
     for rule, record in recommended(results).items():
         ratios = {word: _ratio(results.float_record, record, name) for word, name in (("smaller", "size"), ("faster", "latency"))}
@@ -185,7 +197,7 @@ def _recommended(name: str, results: Results) -> list[dict[str, str]]:
         qualities = [f"{axis_label(name)} {_number(name, record.values[name])}" for name in names]
         cards.append(
             {
-                "value": ", ".join(f"{times} {what}" for what, times in ratios.items() if times) or point_name(record),
+                "value": ", ".join(f"{ratio} {word}" for word, ratio in ratios.items() if ratio) or point_name(record),
                 "text": f"{rule}: {point_name(record)}, {', '.join(qualities)}",
                 "command": f"autoq export {name} --pick {rule} -o {rule}",
             }
@@ -194,17 +206,19 @@ def _recommended(name: str, results: Results) -> list[dict[str, str]]:
 
 
 def _verdict(results: Results, sensitivity: Sensitivity | None) -> str:
-    """Whether trials of the sampler added to what the seeds found; empty where the study has none."""
-    alone, volume = results.initial_alone(sensitivity).hypervolume, results.hypervolume
-    if sensitivity is None or alone is None or volume is None:
+    """How much the sampler's trials improve on the initial trials; empty for a study without initial trials."""
+    initial_volume, volume = results.initial_alone(sensitivity).hypervolume, results.hypervolume
+    if sensitivity is None or initial_volume is None or volume is None:
         return ""
-    if volume <= alone:
-        return f"The search did not get beyond its {len(sensitivity.initial_trials)} seeds, whose hypervolume is {alone:.4f}."
-    gain = f"{volume / alone - 1:.1%}" if alone else "all there is"
-    return f"Its {len(sensitivity.initial_trials)} seeds alone reach a hypervolume of {alone:.4f}; the search added {gain}."
+    initial = f"The {len(sensitivity.initial_trials)} initial trials reach a hypervolume of {initial_volume:.4f}"
+    if volume <= initial_volume:
+        return f"{initial}; the search did not improve on it."
+    gain = f"raised it by {volume / initial_volume - 1:.1%}" if initial_volume else f"raised it to {volume:.4f}"
+    return f"{initial}; the search {gain}."
 
 
 def _row(record: Record, results: Results, columns: Sequence[str], target: TargetInfo) -> dict[str, Any]:
+    """A row of the report's tables."""
     structure = record.structure.in_words(target.integer_bits)
     policy = Policy.from_dict(record.policy)
     return {
@@ -222,7 +236,7 @@ def _row(record: Record, results: Results, columns: Sequence[str], target: Targe
 
 
 def _is_narrow(record: Record) -> bool:
-    """Whether a width below 8 bits is among a policy's formats."""
+    """Whether a policy has a width below 8 bits."""
     policy = Policy.from_dict(record.policy)
     return any(quant.role(role).bits < 8 for _, quant in policy.stages for role in ROLES)
 
@@ -248,21 +262,21 @@ def _ratio(float_record: Record | None, record: Record, name: str) -> str:
 def _facts(study: Study) -> list[dict[str, str]]:
     spec, environment = study.spec, study.environment
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    in_float = [{"name": "always in float", "value": ", ".join(spec.float_layers)}] if spec.float_layers else []
+    in_float = [{"name": "float layers", "value": ", ".join(spec.float_layers)}] if spec.float_layers else []
     return [
         *in_float,
         {"name": "weights", "value": str(spec.trial.weights or "bundled")},
         {"name": "training images", "value": str(spec.trial.data or "bundled photographs")},
         {"name": "evaluation images", "value": str(spec.trial.eval_data or "bundled photographs")},
         {"name": "latency", "value": target_info(spec.trial.target).latency or "none"},
-        {"name": "frame", "value": f"{spec.frame[0]}x{spec.frame[1]} pixels in, {spec.latency_threads} threads"},
+        {"name": "latency frame", "value": f"{spec.frame[0]}x{spec.frame[1]} input pixels, {spec.latency_threads} threads"},
         {
             "name": "training",
-            "value": f"{spec.trial.steps} steps of {spec.trial.batch} patches {spec.trial.patch}x{spec.trial.patch}",
+            "value": f"{spec.trial.steps} steps, batch {spec.trial.batch}, patches of {spec.trial.patch}x{spec.trial.patch} pixels",
         },
         {
             "name": "search",
-            "value": f"sampler {spec.sampler}, seed {spec.trial.seed}, {spec.workers} workers of {spec.trial.threads} threads",
+            "value": f"{spec.sampler} sampler, seed {spec.trial.seed}, {spec.workers} workers, {spec.trial.threads} threads each",
         },
         {"name": "machine", "value": str(environment["machine"])},
         {"name": "versions", "value": f"python {environment['python']}, {versions}"},

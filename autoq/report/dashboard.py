@@ -1,4 +1,4 @@
-"""A study in Optuna's dashboard, to be looked at: on 127.0.0.1, for reading only."""
+"""Serve a study in Optuna's dashboard, read-only, on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from autoq.study.storage import connect, explained
 from autoq.study.study import Study
 
 HOST = "127.0.0.1"
-USUAL_PORT = 8080
+DEFAULT_PORT = 8080
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -28,13 +28,18 @@ class _Silent(WSGIRequestHandler):
 
 
 def serve(study: Study, port: int | None, ready: Callable[[str], None]) -> None:
-    """Serve until interrupted; `ready` is called with the page's address.
+    """Serve the dashboard until interrupted.
 
-    port: 0 takes a free one; None takes USUAL_PORT, or a free one where that is taken.
+    A running study can be watched. A study without a database is rebuilt in memory from trials.jsonl.
 
-    Reads the study's storage, so a running study shows what it has so far; a study that came without its database
-    is built from trials.jsonl in memory. Raises InputError when the port cannot be had, StudyError for a storage that
-    cannot be read.
+    Args:
+        study: The study.
+        port: 0 for any free port; None for DEFAULT_PORT, or any free port if it is in use.
+        ready: Called with the address of the page.
+
+    Raises:
+        InputError: The port cannot be opened.
+        StudyError: The study's storage cannot be read.
     """
     from optuna_dashboard import wsgi
 
@@ -48,16 +53,16 @@ def serve(study: Study, port: int | None, ready: Callable[[str], None]) -> None:
 def _listen(application: Application, port: int | None) -> WSGIServer:
     try:
         return make_server(
-            HOST, USUAL_PORT if port is None else port, _reading(application), server_class=_Server, handler_class=_Silent
+            HOST, DEFAULT_PORT if port is None else port, _read_only(application), server_class=_Server, handler_class=_Silent
         )
     except OSError as error:
         if port is None:
             return _listen(application, 0)
-        raise InputError(f"--port '{port}': {error.strerror}; type --port 0 for a free one") from error
+        raise InputError(f"--port {port}: {error.strerror}; type --port 0 for a free port") from error
 
 
 def _storage(study: Study) -> Any:
-    """The study's database; where it has none, or that one does not know the study (it was copied), what its records say."""
+    """The study's database; its records in memory if there is no database, or the database lacks the study (a copied folder)."""
     if study.spec.storage is not None or study.database_path.is_file():
         storage = connect(study.storage_url)
         with explained(study.storage_url), contextlib.suppress(KeyError):
@@ -70,14 +75,14 @@ def _number(storage: Any, name: str) -> int:
     return int(storage.get_study_id_from_name(name))
 
 
-def _reading(application: Application) -> Application:
-    """Refuse whatever would change the study (it may be running), and pages that name this host otherwise."""
+def _read_only(application: Application) -> Application:
+    """Reject requests that would change the study (it may be running) and requests with a foreign Host header."""
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         host = environ.get("HTTP_HOST", "").rpartition(":")[0]
         if environ["REQUEST_METHOD"] not in ("GET", "HEAD") or host not in (HOST, "localhost"):
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
-            return [b"autoq's dashboard is for reading, at 127.0.0.1\n"]
+            return [b"autoq serves this dashboard read-only at 127.0.0.1\n"]
         return application(environ, start_response)
 
     return guarded

@@ -1,4 +1,4 @@
-"""How a study's latencies were measured, what stages save, and what changing between integers and float costs."""
+"""The report's latency section: the protocol, the points, and the time that each stage saves."""
 
 from __future__ import annotations
 
@@ -7,36 +7,37 @@ from typing import Any
 from autoq.report.attribution import PointSpeed, Speed
 
 
-def latency_section(found: Speed | None) -> dict[str, Any]:
-    """As plain strings: how, and two tables."""
-    if found is None:
+def latency_section(latency: Speed | None) -> dict[str, Any]:
+    """The section's data as plain strings: the protocol and two tables; empty for a study without latencies."""
+    if latency is None:
         return {"measured": "", "stage_speeds": [], "point_speeds": []}
     return {
-        "measured": in_words(found),
+        "measured": protocol(latency),
         "stage_speeds": [
             {
-                "stage": each.stage,
-                "skips": ", ".join(each.skips) or "none",
-                "numbers": [f"{saved:.2f}" for saved in (each.alone, each.last, each.part)],
+                "stage": stage.stage,
+                "skips": ", ".join(stage.skips) or "none",
+                "numbers": [f"{saved:.2f}" for saved in (stage.alone, stage.last, stage.part)],
             }
-            for each in found.stages
+            for stage in latency.stages
         ],
-        "point_speeds": [_row(point) for point in found.points],
+        "point_speeds": [_row(point) for point in latency.points],
     }
 
 
-def in_words(found: Speed) -> str:
-    """What was run, how often, on what."""
+def protocol(latency: Speed) -> str:
+    """The benchmark in two sentences: structures, frame, threads, runs, runtime and machine."""
     return (
-        f"{found.structures} graph structures, {found.frame[0]}x{found.frame[1]} pixels in, {found.threads} threads, alone on the"
-        f" machine: median of {found.rounds} or more runs each after {found.warm_up} to warm up, in turn with the float network"
-        f" ({found.float_ms:.2f} ms), whose drift is divided out; {found.runtime} on {found.machine}"
+        f"Benchmark of {latency.structures} graph structures on {latency.machine} ({latency.runtime}): {latency.frame[0]}x"
+        f"{latency.frame[1]} input pixels, {latency.threads} threads, no other load. Latency is the median of at least"
+        f" {latency.rounds} runs after {latency.warm_up} warm-up; runs alternate with the float network ({latency.float_ms:.2f} ms)"
+        " to correct for drift."
     )
 
 
 def _row(point: PointSpeed) -> dict[str, Any]:
     interval = "predicted" if point.interval is None else f"[{point.interval.low:.2f}, {point.interval.high:.2f}]"
-    beyond = point.beyond_parts
+    boundary_cost = point.beyond_parts
     return {
         "name": point.point,
         "numbers": [
@@ -45,6 +46,6 @@ def _row(point: PointSpeed) -> dict[str, Any]:
             f"{point.times:.2f}x",
             "" if point.parts is None else f"{point.parts:.2f}",
             str(point.changes),
-            "" if beyond is None else f"{beyond:+.2f}",
+            "" if boundary_cost is None else f"{boundary_cost:+.2f}",
         ],
     }

@@ -1,4 +1,4 @@
-"""Figures of a front: Plotly for the report, matplotlib for a README."""
+"""Figures of the Pareto front and of stage sensitivity: Plotly for the report, matplotlib for a PNG."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ KIB = 1024
 
 
 def axis_label(name: str) -> str:
-    """`latency (ms)`; sizes are drawn in KiB."""
+    """An objective with its unit, for example `latency (ms)`. Sizes are in KiB."""
     unit = "KiB" if OBJECTIVES[name].unit == "bytes" else OBJECTIVES[name].unit
     return f"{name} ({unit})" if unit else name
 
 
 def axis_value(name: str, value: float) -> float:
-    """A value in the unit of `axis_label`."""
+    """An objective's value in the unit of `axis_label`."""
     return value / KIB if OBJECTIVES[name].unit == "bytes" else value
 
 
 def split_axes(objectives: Sequence[str]) -> tuple[str, str, str | None]:
-    """(x, y, colour): the first cost, the first quality, what is left over."""
+    """Choose (x, y, colour): the first cost, the first quality metric, and the third objective if there is one."""
     costs = [name for name in objectives if not OBJECTIVES[name].quality]
     qualities = [name for name in objectives if OBJECTIVES[name].quality]
     ordered = [*costs[:1], *qualities[:1], *costs[1:], *qualities[1:]] if costs and qualities else list(objectives)
@@ -44,18 +44,21 @@ def split_axes(objectives: Sequence[str]) -> tuple[str, str, str | None]:
 
 
 def front_figure(results: Results, other: str = "", others: Sequence[Record] = ()) -> go.Figure:
-    """All trials, baselines and the front over the first cost and the first quality; the third objective is colour.
+    """Plot trials, baselines and the Pareto front over the axes of `split_axes`.
 
-    other: the name of a study; others: its front.
+    Args:
+        results: The study's results.
+        other: Name of a second study.
+        others: The second study's Pareto front.
     """
     records, front, objectives = results.records, results.front, results.objectives
     x, y, colour = split_axes(objectives)
     on_front = {id(record) for record in front}
     groups = (
-        ("trial", [r for r in records if r.source == "trial" and id(r) not in on_front], "circle", 8, 0.45),
-        ("front", [r for r in front if r.source == "trial"], "circle", 13, 1.0),
-        ("baseline", [r for r in records if r.source == "baseline"], "diamond", 13, 1.0),
-        (f"front of {html.escape(other)}", others, "cross", 11, 0.9),
+        ("trials", [r for r in records if r.source == "trial" and id(r) not in on_front], "circle", 8, 0.45),
+        ("Pareto front", [r for r in front if r.source == "trial"], "circle", 13, 1.0),
+        ("baselines", [r for r in records if r.source == "baseline"], "diamond", 13, 1.0),
+        (f"Pareto front of {html.escape(other)}", others, "cross", 11, 0.9),
     )
     figure = go.Figure()
     for name, group, symbol, size, opacity in groups:
@@ -65,9 +68,9 @@ def front_figure(results: Results, other: str = "", others: Sequence[Record] = (
         figure.add_scatter(
             x=[axis_value(x, record.values[x]) for record in done],
             y=[axis_value(y, record.values[y]) for record in done],
-            mode="markers+text" if name == "baseline" else "markers",
-            text=[html.escape(record.name or "") for record in done] if name == "baseline" else None,
-            textposition=[f"{('bottom', 'top')[number % 2]} center" for number in range(len(done))],  # neighbours apart
+            mode="markers+text" if name == "baselines" else "markers",
+            text=[html.escape(record.name or "") for record in done] if name == "baselines" else None,
+            textposition=[f"{('bottom', 'top')[number % 2]} center" for number in range(len(done))],  # avoid overlaps
             name=name,
             hovertext=[_hover(record, objectives) for record in done],
             hoverinfo="text",
@@ -75,7 +78,7 @@ def front_figure(results: Results, other: str = "", others: Sequence[Record] = (
                 "symbol": symbol,
                 "size": size,
                 "opacity": opacity,
-                "line": {"width": 2 if name == "front" else 1, "color": "#111"},
+                "line": {"width": 2 if name == "Pareto front" else 1, "color": "#111"},
                 **({"color": [axis_value(colour, r.values[colour]) for r in done], "coloraxis": "coloraxis"} if colour else {}),
             },
         )
@@ -97,7 +100,7 @@ def _hover(record: Record, objectives: Sequence[str]) -> str:
 
 
 def sensitivity_figure(sensitivity: Sensitivity) -> go.Figure:
-    """Stages quantized alone: the error of the output by role and width (heatmap), and all roles at their narrowest (bars)."""
+    """Plot the output error of stages quantized one at a time: by role and width (heatmap), all roles at minimum width (bars)."""
     errors: dict[tuple[str, str], dict[int, float]] = {}
     anchors: dict[str, tuple[StageQuant, float]] = {}
     for probe in sensitivity.probes:
@@ -112,7 +115,7 @@ def sensitivity_figure(sensitivity: Sensitivity) -> go.Figure:
     widths = sorted({bits for cell in errors.values() for bits in cell})
     rows = [f"{stage}, {role}" for stage, role in errors]
     worst = {
-        stage: anchors[stage][1] + sum(cell[min(cell)] - anchors[stage][1] for (own, _), cell in errors.items() if own == stage)
+        stage: anchors[stage][1] + sum(cell[min(cell)] - anchors[stage][1] for (name, _), cell in errors.items() if name == stage)
         for stage in anchors
     }
     figure = make_subplots(
@@ -120,7 +123,7 @@ def sensitivity_figure(sensitivity: Sensitivity) -> go.Figure:
         2,
         column_widths=[0.62, 0.38],
         horizontal_spacing=0.24,
-        subplot_titles=("one role at a time", "all roles at their narrowest"),
+        subplot_titles=("one role at a time (dB)", "all roles at minimum width"),
     )
     cells = [[_decibels(cell[bits]) if bits in cell else None for bits in widths] for cell in errors.values()]
     figure.add_heatmap(
@@ -137,22 +140,22 @@ def sensitivity_figure(sensitivity: Sensitivity) -> go.Figure:
     ranked = sorted(worst, key=worst.__getitem__)
     figure.add_bar(x=[_decibels(worst[stage]) + FLOOR for stage in ranked], y=ranked, orientation="h", base=-FLOOR, row=1, col=2)
     figure.update_yaxes(autorange="reversed", row=1, col=1)
-    figure.update_xaxes(title="error of the output, dB", row=1, col=2)
+    figure.update_xaxes(title="output error (dB)", row=1, col=2)
     figure.update_layout(template="plotly_white", height=420, margin={"l": 160, "r": 20, "t": 40, "b": 60}, showlegend=False)
     return figure
 
 
 FLOOR = 60.0
-"""dB below full scale where bars begin."""
+"""Where the bars begin, in dB below full scale."""
 
 
 def _decibels(error: float) -> float:
-    """A mean squared error (of 1) in dB."""
+    """A mean squared error, relative to a full scale of 1, in dB."""
     return 10 * math.log10(max(error, 1e-6))
 
 
 def front_png(results: Results, path: Path, title: str) -> None:
-    """The same picture as a PNG of 1600 x 1000 pixels."""
+    """Write the plot of `front_figure` as a PNG of 1600 x 1000 pixels."""
     x, y, colour = split_axes(results.objectives)
     figure, axes = plt.subplots(figsize=(8, 5), dpi=200)
     done = [record for record in results.records if record.state == "complete"]
@@ -172,7 +175,7 @@ def front_png(results: Results, path: Path, title: str) -> None:
                     alpha=alpha,
                     edgecolors="black",
                     linewidths=1.1 if member else 0.4,
-                    label=f"{source}{' on the front' if member else ''}",
+                    label=f"{source}{' on the Pareto front' if member else ''}",
                     **limits,
                 )
     for number, record in enumerate(record for record in done if record.source == "baseline"):

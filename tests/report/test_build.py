@@ -79,8 +79,9 @@ def test_the_page_says_where_the_time_goes(tmp_path: Path) -> None:
         study.add_baseline(name, policy, TrialResult(state="complete", values=values), structure(integers, skip=False))
     page = shown(build_report(study, tmp_path)[0])
     section = page.partition("<h2>Latency</h2>")[2].partition("<h2>")[0]
-    how = "16 graph structures, 32x24 pixels in, 2 threads, alone on the machine: median of 6 or more runs each after 1 to warm up"
-    assert how in section
+    assert "Benchmark of 16 graph structures on " in section
+    protocol = "32x24 input pixels, 2 threads, no other load. Latency is the median of at least 6 runs after 1 warm-up;"
+    assert protocol in section
     assert "<td>57.00</td><td>[56.70, 57.40]</td><td>1.75x</td><td>55.00</td><td>1</td><td>+2.00</td>" in section
     assert '<td class="t">body</td><td class="t">none</td><td>36.00</td><td>44.00</td><td>40.00</td>' in section
     row = next(line for line in section.splitlines() if ">slow<" in line)
@@ -102,7 +103,7 @@ def test_the_page_says_what_holds_on_held_out_images(tmp_path: Path) -> None:
         result = TrialResult(state="complete", values={"psnr": psnr}, held_out={"psnr": 27.0 + seed / 10})
         append_line(study.confirmed_path, Confirmation(policy=best.hash, seed=seed, result=result))
     page = shown(build_report(study, tmp_path)[0])
-    section = page.partition("<h2>Does it hold?</h2>")[2].partition("<h2>")[0]
+    section = page.partition("<h2>Held-out validation</h2>")[2].partition("<h2>")[0]
     assert "On images that no suggestion depends on, 2 of 3 points stay on the front" in section
     assert "1 of them were trained again with other seeds; the largest loss is -0.20 dB (8/8/8)" in section
     rows = {line.partition("</td>")[0].rpartition(">")[2]: line for line in section.splitlines() if line.startswith("<tr class")}
@@ -111,9 +112,9 @@ def test_the_page_says_what_holds_on_held_out_images(tmp_path: Path) -> None:
     assert "<td>29.950</td><td>27.100 [26.852, 27.348]</td><td>29.750 [29.115, 30.385]</td>" in rows["8/8/8"]
     assert '<td>2</td><td class="t">dominated on held-out images</td>' in rows["8/8/8"]
     assert "<td>29.500</td><td>27.500</td><td></td>" in rows["6/6/8"]
-    assert '<td>not repeated</td><td class="t"></td>' in rows["6/6/8"]
+    assert '<td>none</td><td class="t"></td>' in rows["6/6/8"]
     cards = page.partition("<h2>Recommended points</h2>")[2].partition("<h2>")[0]
-    assert "of the points with psnr_drop&lt;=0.1" in cards
+    assert "selected from the front's points with psnr_drop&lt;=0.1" in cards
     for rule, point, gains in (
         ("smallest", "8/8/8", "4.00x smaller, 4.00x faster"),
         ("fastest", "8/8/8", "4.00x smaller, 4.00x faster"),
@@ -173,9 +174,10 @@ def test_two_studies_of_a_network_in_one_report(tmp_path: Path) -> None:
     text = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
     # within size 101 and 27 dB, axes divided by both; there, float is on the front, too
     here, there = (51 * 3 + 30 * 1) / (101 * 27), (91 * 0.5 + 41 * 1.5 + 1 * 1) / (101 * 27)
-    assert f"hypervolume {here:.4f} here, {there:.4f} there" in text
-    assert "Against &lt;there&gt;" in text
-    assert "0% of the points here are dominated by points there, 67% of those there by points here" in text
+    assert f"hypervolume {here:.4f} in this study, {there:.4f} in &lt;there&gt;" in text
+    assert "Compared with &lt;there&gt;" in text
+    dominated = "0% of this front&#39;s points are dominated by &lt;there&gt;; 67% of its points are dominated by this study"
+    assert dominated in text
     assert "<there>" not in page
     other = spec.model_copy(update={"objectives": ("size", "ssim")})
     odd = Study.create(tmp_path / "odd", other, {"command": "", "python": "", "machine": "", "versions": {}})
@@ -187,18 +189,21 @@ def test_what_a_study_was_asked_is_in_its_report(tmp_path: Path) -> None:
     space = load_space(bundled_space("srresnet"), space_facts("srresnet", "openvino-cpu"))
     spec = StudySpec(trial=TrialSpec(model="srresnet", scale=4), space=space.to_dict(), objectives=("size", "psnr"))
     study = Study.create(tmp_path / "asked", spec, {"command": "", "python": "", "machine": "", "versions": {}})
-    assert "Stages one at a time" not in shown(build_report(study, tmp_path)[0])
+    assert "Stage sensitivity" not in shown(build_report(study, tmp_path)[0])
     for question in (Question(widths=(4, 8), threads=2), Question(metric="ssim", steps=3, widths=(8,))):
         study.add_answer(question, made_up(question, ("<b>body</b>", "ends & all")))
     page = shown(build_report(study, tmp_path)[0])
-    section = page.partition("<h2>Stages one at a time</h2>")[2].partition("<h2>")[0]
+    section = page.partition("<h2>Stage sensitivity</h2>")[2].partition("<h2>")[0]
     assert "<b>body" not in page
     assert "<th>change in psnr (dB)</th>" in section
     row = "<td>4</td><td>-0.400</td><td>5.0</td><td>0.25</td>"
     assert f'<td class="t">&lt;b&gt;body&lt;/b&gt;</td>{row}' in section
-    assert "Most sensitive: &lt;b&gt;body&lt;/b&gt; (-0.400 at 4 bits); least: ends &amp; all (-0.200)." in section
-    assert "Rank correlation of the ranking over images 0.90, 95 % interval 0.50 to 1.00." in section
-    assert "without training, the rest float (30.000 with all in float); time: 96x96 pixels in, 2 threads." in section
+    assert "Most sensitive: &lt;b&gt;body&lt;/b&gt; (-0.400 at 4 bits); least sensitive: ends &amp; all (-0.200)." in section
+    assert "Stability of the ranking (rank correlation): 0.90 over images (95 % interval 0.50 to 1.00)." in section
+    settings = (
+        "without training, and all others stay float (float network: 30.000). Time saved is for 96x96 input pixels and 2 threads."
+    )
+    assert settings in section
     assert section.count("<table>") == 2
     assert "after 3 training steps" in section
 

@@ -129,7 +129,7 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
             command("dashboard", "srgan-x4", "--port", port), cwd=tmp_path, capture_output=True, text=True, check=False
         )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"autoq: --port '{port}': Address already in use; type --port 0 for a free one\n"
+    assert done.stderr == f"autoq: --port {port}: Address already in use; type --port 0 for a free port\n"
 
 
 def test_the_dashboard_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
