@@ -20,7 +20,7 @@ from documents import reserve_output
 
 from autoq.api.studies import check_inputs, open_study
 from autoq.config.spec import Record
-from autoq.deploy.pipeline import Delivered, retrain, write
+from autoq.deploy.pipeline import Exported, retrain, write
 from autoq.deploy.verify import OVERHEAD, Line
 from autoq.study.results import Results, point_name
 from autoq.study.study import Study
@@ -43,7 +43,7 @@ def chosen(study: Study, count: int) -> list[Record]:
 def exported(study: Study, context: TrialContext, record: Record) -> dict[str, Any]:
     """What one point promised, and what its files do."""
     point = retrain(study, record, lambda text: print(f"  {text}", file=sys.stderr), context)
-    written: dict[str, Delivered] = {}
+    written: dict[str, Exported] = {}
     with tempfile.TemporaryDirectory() as scratch:
         for format in FORMATS:
             folder = Path(scratch) / format

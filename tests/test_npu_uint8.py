@@ -76,7 +76,7 @@ def test_latency_is_the_model_s(study: Study) -> None:
     again = latency.remeasure([Policy.from_dict(record.policy) for record in study.records()])
     assert set(again.samples.values()) == {()}, "nothing is measured"
     facts = page_data(study, study.results())
-    assert facts["latency_note"].startswith("Latencies are modelled, not measured")
+    assert facts["latency_note"].startswith("Latency is modelled, not measured")
     assert not any("a frame of the float network" in tile["text"] for tile in facts["tiles"])
 
 
@@ -149,6 +149,6 @@ def test_a_package_is_exactly_the_promised_size(study: Study, exported: tuple[Pa
 def test_another_latency_than_the_model_s_fails(study: Study, tmp_path: Path) -> None:
     record = next(record for record in study.records() if record.name == "8/8/8")
     record = record.model_copy(update={"values": {**record.values, "latency": 1.0}})
-    with pytest.raises(AutoqError, match=r"latency .* ms where 1.000 ms was promised, as modelled$"):
-        pipeline.deliver(study, record, "onnx", tmp_path / "out", lambda text: None)
+    with pytest.raises(AutoqError, match=r"latency is .* ms, expected 1.000 ms \(equal\)$"):
+        pipeline.export_record(study, record, "onnx", tmp_path / "out", lambda text: None)
     assert not (tmp_path / "out").exists()

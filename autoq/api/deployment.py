@@ -15,7 +15,7 @@ from autoq.study.study import Study
 from autoq.tuning.options import model_name
 
 if TYPE_CHECKING:
-    from autoq.deploy.pipeline import Delivered
+    from autoq.deploy.pipeline import Exported
     from autoq.networks import Own
 
 
@@ -28,7 +28,7 @@ def export_point(
     strict: bool = False,
     events: Events | None = None,
     model: Own | None = None,
-) -> Delivered:
+) -> Exported:
     """Export a point of a study as files that run: model, policy.json, README.md (model card) and run.py.
 
     The policy is trained again, to the same weights. The file is then loaded in the target's runtime, and its quality, bytes
@@ -62,10 +62,10 @@ def export_point(
     if model is not None:
         check_options(name, found.spec, SearchOptions.of(model=model_name(model)), "to export it")
     check_inputs(name, found.spec)
-    from autoq.deploy.pipeline import deliver
+    from autoq.deploy.pipeline import export_record
 
     with listening(events) as heard:
-        return deliver(found, record, format, Path(folder), heard.phase, strict)
+        return export_record(found, record, format, Path(folder), heard.phase, strict)
 
 
 def unpack(file: str | Path, folder: str | Path) -> Path:

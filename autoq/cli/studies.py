@@ -135,7 +135,7 @@ def report(
     try:
         paths = write_report(found, output, other)
     except OSError as error:
-        raise InputError(f"--output '{output}': {error.strerror}; type --output FOLDER, one that can be written") from error
+        raise InputError(f"--output '{output}': {error.strerror}; give a writable folder") from error
     for path in paths:
         typer.echo(str(path))
 

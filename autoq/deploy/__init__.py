@@ -1,1 +1,1 @@
-"""A point put to use: exported, verified, evaluated, upscaling images."""
+"""Deployment: export and verify points, evaluate exported files, upscale images."""

@@ -1,4 +1,4 @@
-"""How good a network is on a folder of images, judged as a trial judges: an exported file, or a float checkpoint."""
+"""Evaluate an exported file or a float checkpoint on a folder of images, with the protocol of a trial."""
 
 from __future__ import annotations
 
@@ -41,21 +41,32 @@ def evaluate(
     threads: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Reduce images by bicubic, upscale them again, each as a whole, and compare: the protocol of a trial's evaluation.
+    """Downscale images with bicubic interpolation, upscale them with a network, and compare with the originals.
 
-    file: an .onnx file of a search, run on `target` (openvino-cpu); or, instead, model and weights of a float network as
-    `search` takes them. data: image folder; the crops that trials are judged on if None. metrics: psnr, ssim,
-    niqe, pi. scale: checked against the file's. border: pixels that are not looked at (scale). threads: all cores if None.
-    progress: called with the images done and their number.
+    Args:
+        file: An exported .onnx file. Give either this or `model`.
+        model: A float network, as in `search`.
+        weights: Checkpoint of `model`.
+        data: Image folder. Default: the crops that trials are evaluated on.
+        metrics: Any of psnr, ssim, niqe and pi.
+        scale: Upscaling factor; must match the file's.
+        target: Runtime for `file`. Default: openvino-cpu.
+        border: Pixels cropped from every side before comparing. Default: the scale.
+        threads: Threads of the runtime. Default: all cores.
+        progress: Called with the number of images done and the total.
 
-    Returns file, data, images (their number), metrics (name -> mean), each: a dict an image, `image` its name, and notes:
-    lines about files that were not read, and a float network that is worse than bicubic interpolation.
-    Raises InputError, also for a metric whose model file is not here, and AutoqError for an output that is no number.
+    Returns:
+        A dict with `file`, `data`, `images` (their number), `metrics` (name -> mean), `each` (one dict per image, with its
+        name under `image`) and `notes` (skipped files; a float network worse than bicubic interpolation).
+
+    Raises:
+        InputError: An argument is invalid, or the model file of a metric is missing.
+        AutoqError: The network's output or a metric is not finite.
     """
     names = _metrics(metrics)
     folder = absolute(data)
     images = eval_images(folder) if folder else []
-    subject, run, factor = _network(file, model, weights, scale, target, threads)
+    name, run, factor = _network(file, model, weights, scale, target, threads)
     pairs = [make_pair(image, factor) for image in images] if folder else crops.bundled(factor)
     border = factor if border is None else border
     for pair in pairs:
@@ -69,13 +80,16 @@ def evaluate(
         progress(done, len(pairs))
     notes = (unread(folder) if folder else "", doubt(outputs, pairs, factor) if model else None)
     return {
-        "file": subject,
+        "file": name,
         "data": str(data) if data else None,
         "images": len(pairs),
         "metrics": averaged(values),
         "each": [
-            {"image": pair.name, **{name: min(value, PSNR_CEILING) if name == "psnr" else value for name, value in found.items()}}
-            for pair, found in zip(pairs, values, strict=True)
+            {
+                "image": pair.name,
+                **{metric: min(value, PSNR_CEILING) if metric == "psnr" else value for metric, value in image_values.items()},
+            }
+            for pair, image_values in zip(pairs, values, strict=True)
         ],
         "notes": [note for note in notes if note],
     }
@@ -84,7 +98,7 @@ def evaluate(
 def _metrics(given: str | Iterable[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in (given.split(",") if isinstance(given, str) else given)))
     if not names:
-        raise InputError("no metric given; type --metrics psnr,ssim")
+        raise InputError("--metrics is empty; type --metrics psnr,ssim")
     for name in names:
         if name not in METRICS:
             raise InputError(unknown("metric", name, METRICS))
@@ -100,22 +114,22 @@ def _network(
     target: str | None,
     threads: int | None,
 ) -> tuple[str, Runner, int]:
-    """(what it is called, the network, its scale) of a file on a target, or of a float network in torch."""
+    """(name, runner, scale) of a file on a target, or of a float network in torch."""
     if (file is None) == (model is None):
-        raise InputError("expected an .onnx file, or --model NAME for a float network; type autoq evaluate FILE, or --model srgan")
+        raise InputError("expected either an .onnx file or --model NAME; type autoq evaluate FILE or autoq evaluate --model srgan")
     if model is not None:
         if target is not None:
-            raise InputError(f"--target {target}: a float checkpoint runs in torch; leave it out, or give an .onnx file")
+            raise InputError(f"--target {target}: a float network runs in torch; leave out --target, or give an .onnx file")
         return _float_network(model_name(model), weights, scale, threads)
     assert file is not None
     if weights is not None:
-        raise InputError(f"--weights '{weights}': '{file}' holds its own; leave one of them out")
+        raise InputError(f"--weights '{weights}': '{file}' includes its weights; leave out --weights")
     if is_file(str(file)):
-        raise InputError(f"'{file}': a checkpoint, expected an .onnx file; type --model NAME --weights {file}")
+        raise InputError(f"'{file}' is a checkpoint, expected an .onnx file; type --model NAME --weights {file}")
     target_info(target or DEFAULT_TARGET)
     network = Network(Path(file), target or DEFAULT_TARGET, threads)
     if scale not in (None, network.scale):
-        raise InputError(f"'{file}': a x{network.scale} network, asked for x{scale}; type --scale {network.scale}")
+        raise InputError(f"--scale {scale}: '{file}' is a x{network.scale} network; type --scale {network.scale}")
     return str(file), network, network.scale
 
 
@@ -139,7 +153,7 @@ def _float_network(name: str, weights: str | Path | None, scale: int | None, thr
 
 
 def _check_large(pair: Pair, names: Sequence[str], border: int) -> None:
-    """Raise DataError for an image that leaves a metric too little to look at."""
+    """Raise DataError for an image that is too small for a metric."""
     assert pair.high is not None
     height, width = pair.high.shape[:2]
     for name in names:
@@ -147,14 +161,14 @@ def _check_large(pair: Pair, names: Sequence[str], border: int) -> None:
         least = METRICS[name].least + 2 * border_of
         if min(height, width) < least:
             raise DataError(
-                f"image '{pair.name}': {width}x{height} is too small for {name} without a border of {border_of};"
-                f" give images of {least}x{least} or more"
+                f"image '{pair.name}': {width}x{height} pixels, expected at least {least}x{least} for {name} with a border of"
+                f" {border_of}; remove the image, or leave {name} out of --metrics"
             )
 
 
-def _judged(pair: Pair, found: np.ndarray, names: Sequence[str], border: int) -> dict[str, float]:
-    values = judged(names, found, pair.high, border)
+def _judged(pair: Pair, output: np.ndarray, names: Sequence[str], border: int) -> dict[str, float]:
+    values = judged(names, output, pair.high, border)
     broken = [name for name, value in values.items() if np.isnan(value)]
     if broken:
-        raise AutoqError(f"image '{pair.name}': {', '.join(broken)} is not a number; leave it out of --metrics")
+        raise AutoqError(f"image '{pair.name}': {', '.join(broken)} is not a number; leave {', '.join(broken)} out of --metrics")
     return values

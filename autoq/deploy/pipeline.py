@@ -1,6 +1,6 @@
-"""A point of a study as files that run: trained again, written, reloaded, and held against what the study promised.
+"""The export pipeline: train a point of a study again, write its files, reload them, and verify them against the study.
 
-A trial is deterministic, so its weights are not kept: training the policy again gives them.
+A trial is deterministic, so studies do not store weights. Training the policy again reproduces them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from autoq.export.qonnx import packed_size, write_qonnx
 from autoq.graph.quantize import Quantized
 from autoq.study.results import point_name
 from autoq.study.study import Study
-from autoq.system.files import whole, write_whole
+from autoq.system.files import atomic_write, atomic_write_text
 from autoq.system.processor import available_cores, exact_weight_bits
 from autoq.targets import TargetInfo, load_target, target_info
 from autoq.targets.bits import check_executor
@@ -39,22 +39,22 @@ from autoq.trial.context import TrialContext, prepare
 from autoq.trial.run import trained
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "packed": "model.safetensors", "qonnx": "model.onnx"}
-"""Format -> the file that is asked for. With `onnx`, what the target's runtime loads; with `packed`, what is stored."""
+"""Format -> name of the model file. `onnx` is for the target's runtime, `packed` for storage."""
 
 QONNX = "qonnx"
-"""Format of an export, and of what a target loads."""
+"""The format of targets without a runtime of their own."""
 
 
 @dataclass(frozen=True)
-class Delivered:
-    """Where a point was written, and what was promised and found. bytes: of all model files."""
+class Exported:
+    """An exported point: the model file, the bytes of all model files, and the verified quantities."""
 
     file: Path
     bytes: int
     lines: tuple[Line, ...]
 
     def document(self) -> dict[str, Any]:
-        """Plain data: file, bytes, payload, and by name what was promised and found."""
+        """JSON data: file, bytes, payload, and the study's and the file's values by name."""
         found = {line.name: line.found for line in self.lines}
         return {
             "file": str(self.file),
@@ -70,43 +70,58 @@ class Delivered:
 
     @property
     def warnings(self) -> list[str]:
-        """What differs from the promise and is no error, in words."""
-        return list(verify.broken(self.lines).values())
+        """Messages about values outside their tolerance."""
+        return list(verify.mismatches(self.lines).values())
 
     def in_words(self) -> list[Mapping[str, str]]:
-        """The lines as text: name, promised, found, tolerance, holds."""
+        """The verified quantities as text: name, promised, found, tolerance, holds."""
         return [_in_words(line) for line in self.lines]
 
 
 def check_format(name: str, target: str) -> None:
-    """Raise InputError for a format that does not exist, or that a target does not read."""
+    """Raise InputError for an unknown format, or one that the target cannot read."""
     if name not in FILES:
         raise InputError(f"--format '{name}': {unknown('format', name, FILES)}; type --format onnx")
     if target_info(target).file == QONNX:
         if name != QONNX:
-            raise InputError(f"--format '{name}': holds integers of 8 bits or fewer, {target} has wider ones; type --format qonnx")
+            raise InputError(
+                f"--format {name} stores integers of at most 8 bits, target '{target}' has wider ones; type --format qonnx"
+            )
         check_executor()
     elif name == QONNX:
-        raise InputError(f"--format '{name}': {target} reads ONNX with Q/DQ; type --format onnx, or export a study of target bits")
+        raise InputError(f"--format {name} is for studies of target 'bits', this one is for '{target}'; type --format onnx")
     if name == "openvino" and not target.startswith("openvino"):
-        raise InputError(f"--format 'openvino': {target} reads ONNX; type --format onnx")
+        raise InputError(f"--format openvino is for OpenVINO targets, this study is for '{target}'; type --format onnx")
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError for a folder that holds anything, or that cannot be made."""
+    """Raise InputError for an output folder that is not empty or cannot be created."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--output '{folder}': it holds other files; give a new folder")
+        raise InputError(f"--output '{folder}' exists and is not an empty folder; give a new folder")
     if not folder.absolute().parent.is_dir():
-        raise InputError(f"--output '{folder}': there is no folder '{folder.absolute().parent}'; make it first")
+        raise InputError(f"--output '{folder}': no such folder '{folder.absolute().parent}'; create it first")
 
 
-def deliver(
+def export_record(
     study: Study, record: Record, format: str, folder: Path, phase: Callable[[str], None], strict: bool = False
-) -> Delivered:
-    """Write a point to a new folder: model, policy.json, README.md (model card) and, where a runtime loads it, run.py.
+) -> Exported:
+    """Export a point to a new folder: model, policy.json, README.md (model card) and, if a runtime loads it, run.py.
 
-    Raises AutoqError, and leaves no folder, where bytes, qualities or a modelled latency are not what the study promised. A
-    measured latency that differs is in the lines, and raises with `strict` alone: the machine may be busy.
+    Args:
+        study: The study.
+        record: The point's record.
+        format: A key of FILES.
+        folder: Output folder; must be new or empty.
+        phase: Called with a description of every phase.
+        strict: Raise for a measured latency outside its tolerance, too. Without this it is a warning, because other
+            processes may have used the machine.
+
+    Returns:
+        The exported files and the verified quantities.
+
+    Raises:
+        InputError: The format or the folder cannot be used.
+        AutoqError: Sizes, qualities or a modelled latency differ from the study. No folder is left behind.
     """
     check_format(format, study.spec.trial.target)
     check_folder(folder)
@@ -114,44 +129,58 @@ def deliver(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
-        delivered = write(retrain(study, record, phase), format, partial, phase)
-        wrong, target = verify.broken(delivered.lines), target_info(study.spec.trial.target)
-        busy = wrong.keys() == {"latency"} and target.model is None
-        if wrong and (strict or not busy):
-            found, advice = "; ".join(wrong.values()), ""
-            if busy:
-                advice = "; run the command again when nothing else runs on this machine, or without --strict"
+        exported = write(retrain(study, record, phase), format, partial, phase)
+        mismatches, target = verify.mismatches(exported.lines), target_info(study.spec.trial.target)
+        only_latency = mismatches.keys() == {"latency"} and target.model is None
+        if mismatches and (strict or not only_latency):
+            advice = ""
+            if only_latency:
+                advice = "; stop other processes on this machine and export again, or leave out --strict"
             elif target.overflows and study.spec.trial.exact_weight_bits > exact_weight_bits():
-                advice = "; 8-bit weights overflow on this processor, which has no VNNI: search again here"
-            raise AutoqError(f"{point_name(record)} of study '{study.name}' does not export as promised: {found}{advice}")
+                advice = "; 8-bit weights overflow on this processor (no VNNI): repeat the search on this machine"
+            raise AutoqError(
+                f"{point_name(record)} of study '{study.name}': the exported file differs from the study:"
+                f" {'; '.join(mismatches.values())}{advice}"
+            )
         if folder.is_dir():
             folder.rmdir()
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Delivered(folder / delivered.file.name, delivered.bytes, delivered.lines)
+    return Exported(folder / exported.file.name, exported.bytes, exported.lines)
 
 
 def unpack_to(file: Path, folder: Path) -> Path:
-    """The runtime's file of a package and its policy, in a new folder. Raises InputError where it is none."""
+    """Extract the runtime's file and the policy from a package into a new folder.
+
+    Args:
+        file: A package, written with --format packed.
+        folder: Output folder; must be new or empty.
+
+    Returns:
+        Path of the runtime's file.
+
+    Raises:
+        InputError: The file is not a package, or the folder cannot be used.
+    """
     check_folder(folder)
-    found = unpack(file)
+    package = unpack(file)
     folder.mkdir(exist_ok=True)
     path = folder / FILES["onnx"]
-    with whole(path) as partial:
-        partial.write_bytes(_of_package(found))
-    write_whole(folder / "policy.json", json.dumps({"policy": found.policy.to_dict()}, indent=1) + "\n")
+    with atomic_write(path) as partial:
+        partial.write_bytes(_runtime_file(package))
+    atomic_write_text(folder / "policy.json", json.dumps({"policy": package.policy.to_dict()}, indent=1) + "\n")
     return path
 
 
-def _of_package(package: Packed) -> bytes:
-    """The runtime's file."""
+def _runtime_file(package: Packed) -> bytes:
+    """The runtime's file of a package."""
     return bytes(for_runtime(package.model, package.widths).SerializeToString())
 
 
 @dataclass(frozen=True)
 class Retrained:
-    """A point trained again. model: what the target's runtime loads; package: the packed form, None where the target has none."""
+    """A point trained again. model: the graph for the target's runtime; package: the packed form, None for QONNX targets."""
 
     study: Study
     record: Record
@@ -169,30 +198,30 @@ class Retrained:
 
     @functools.cached_property
     def payload(self) -> list[Line]:
-        """Bytes of tensors, promised and found."""
+        """Bytes of the tensors, checked against the study."""
         promised, package = self.record.values, self.package
         packed = packed_size(self.model) if package is None else packed_payload_bytes(package)
         lines = [
-            verify.exact("size", promised["size"], packed),
-            verify.exact("size_runtime", promised["size_runtime"], payload_bytes(self.model)),
+            verify.equal("size", promised["size"], packed),
+            verify.equal("size_runtime", promised["size_runtime"], payload_bytes(self.model)),
         ]
         return lines if package is None else [*lines, verify.overhead(len(package) - packed, len(self.context.traced.layers))]
 
     @functools.cached_property
     def latency(self) -> list[Line]:
-        """Milliseconds, promised and found: measured once for all formats, which hold one runtime file."""
+        """Latency, checked against the study; measured once, as all formats contain the same runtime file."""
         table, promised = read_table(self.study.latency_path), self.record.values["latency"]
         return verify.latency(self.context, self.graph, self.study.spec, table, self.file, self.policy, promised)
 
 
 def retrain(study: Study, record: Record, phase: Callable[[str], None], context: TrialContext | None = None) -> Retrained:
-    """Train a point as its trial did, which gives the same weights; `context`: that of the study, where it is prepared."""
+    """Train a point again as its trial did, with the same resulting weights. `context`: the study's, if it is prepared."""
     spec, policy = study.spec, Policy.from_dict(record.policy)
     if context is None:
         phase("preparing the float network")
         context = prepare(spec.trial, available_cores())
     graph = load_graph(study.graph_path) if study.graph_path.is_file() else export_graph(context.traced)
-    phase(f"training {point_name(record)} again: {record.steps} steps")
+    phase(f"retraining {point_name(record)}: {record.steps} steps")
     quantized = trained(context, policy, record.steps)
     file = target_info(spec.trial.target).file
     if file == QONNX:
@@ -202,9 +231,9 @@ def retrain(study: Study, record: Record, phase: Callable[[str], None], context:
     return Retrained(study, record, policy, context, graph, quantized, for_runtime(plain, widths), package)
 
 
-def write(point: Retrained, format: str, folder: Path, phase: Callable[[str], None]) -> Delivered:
-    """Write a point to an empty folder, and find out what its file does. Nothing is judged yet."""
-    phase("writing and checking the file")
+def write(point: Retrained, format: str, folder: Path, phase: Callable[[str], None]) -> Exported:
+    """Write a point to an empty folder, reload it and measure it. Mismatches are not raised yet."""
+    phase("writing and verifying the file")
     spec, promised = point.study.spec, point.record.values
     path = folder / FILES[format]
     if format == "openvino":
@@ -213,24 +242,24 @@ def write(point: Retrained, format: str, folder: Path, phase: Callable[[str], No
         path.write_bytes(point.package)
     else:
         path.write_bytes(point.file)
-    reloaded = _of_package(unpack(path)) if format == "packed" else path
+    reloaded = _runtime_file(unpack(path)) if format == "packed" else path
     run = load_target(spec.trial.target).load(reloaded, spec.latency_threads)
     lines = [
         *verify.qualities(point.context, run, point.quantized, promised),
         *point.payload,
     ]
     if target_info(spec.trial.target).latency:
-        phase("measuring its latency")
+        phase("measuring the latency")
         lines += point.latency
-    written = sum(each.stat().st_size for each in folder.iterdir())
+    written = sum(written_file.stat().st_size for written_file in folder.iterdir())
     _describe(point.study, point.record, point.policy, format, folder, lines, point.context.traced.multiple)
-    return Delivered(path, written, tuple(lines))
+    return Exported(path, written, tuple(lines))
 
 
 def _describe(
     study: Study, record: Record, policy: Policy, format: str, folder: Path, lines: Sequence[Line], multiple: int
 ) -> None:
-    """The files beside the model."""
+    """Write policy.json, the model card and the run script."""
     spec = study.spec
     document = {
         "autoq": metadata.version("autoq"),
@@ -260,10 +289,10 @@ def _describe(
         "lines": [_in_words(line) for line in lines],
         "rounds": verify.ROUNDS,
         "faster": verify.faster(lines),
-        "warnings": list(verify.broken(lines).values()),
+        "warnings": list(verify.mismatches(lines).values()),
         "target": target_info(spec.trial.target),
         "multiple": multiple,
-        "sides": "any height and width" if multiple == 1 else f"height and width multiples of {multiple}",
+        "sides": "any height and width" if multiple == 1 else f"height and width are multiples of {multiple}",
         "versions": study.environment.get("versions", {}),
         "machine": study.environment.get("machine", ""),
     }
@@ -273,15 +302,15 @@ def _describe(
 
 
 def _formats(policy: Policy, target: TargetInfo) -> list[tuple[str, dict[str, str]]]:
-    """stage, and its formats by role in words."""
+    """The stages, each with a description of its format by role."""
     in_float = "bfloat16" if target.bfloat16 else "float32"
 
     def words(role: Role, quant: TensorQuant) -> str:
         if quant.is_float and policy.output == "uint8":
-            return ""  # the stage has no such tensor: nothing is float there
+            return ""  # the stage has no such tensor, as nothing is float in this network
         if quant.bits > target.integer_bits:
             return f"float16, run as {in_float}" if role == "weight" and not quant.is_float else in_float
-        return f"{quant.bits} bits per {quant.granularity}, {quant.quantizer} from {quant.clipping}"
+        return f"{quant.bits} bits per {quant.granularity}, {quant.quantizer}, {quant.clipping} range"
 
     return [(stage, {role: words(role, quant.role(role)) for role in ROLES}) for stage, quant in policy.stages]
 

@@ -1,13 +1,13 @@
-"""Images of any size through a network in tiles: each sees a margin around it, so that no seam shows and memory is bounded.
+"""Tiled inference on images of any size, with overlapping tiles, bounded memory and no visible seams.
 
-    windows of `side` pixels, one every `tile` pixels, the last shifted to end where the image does
+    windows of `side` pixels, one every `tile` pixels, the last one shifted to end with the image
     |<------- side -------->|
               |<------- side -------->|
     |<-- kept ---->|<------ kept ---->|        side = overlap + tile + overlap
-         seam: `overlap` pixels from the begin of the later window
+         seam: `overlap` pixels from the start of the later window
 
-Every pixel kept lies `overlap` or more from the edges of its window, or at the image's own. Where that is the network's
-reach, tiled and whole results are the same up to the rounding of floats.
+Every kept pixel is at least `overlap` pixels from the edges of its window, unless the image ends there. If `overlap` covers
+the network's receptive field, tiling changes the output only by float rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,13 @@ from autoq.targets import Runner
 
 @dataclass(frozen=True)
 class Tiling:
-    """Input pixels. tile: side of what each window adds; overlap: margin on every side; grid: windows begin at multiples."""
+    """A tiling, in input pixels.
+
+    Attributes:
+        tile: Distance between neighbouring windows.
+        overlap: Margin of a window on every side.
+        grid: Windows start at multiples of this.
+    """
 
     tile: int
     overlap: int
@@ -35,14 +41,14 @@ class Tiling:
 
 @dataclass(frozen=True)
 class Cut:
-    """Along one axis, input pixels [begin, end): what a network is given, and what of it is kept."""
+    """One window along one axis, as input pixels [start, end): what the network is given, and the part of it that is kept."""
 
     given: tuple[int, int]
     kept: tuple[int, int]
 
 
 def cuts(size: int, tiling: Tiling) -> list[Cut]:
-    """How an axis of `size` pixels is cut; what is kept covers it once."""
+    """Cut an axis of `size` pixels into windows; the kept parts cover it exactly once."""
     side = tiling.tile + 2 * tiling.overlap
     count = max(1, math.ceil((size - 2 * tiling.overlap) / tiling.tile))
     last = max(0, size - side) // tiling.grid * tiling.grid
@@ -53,14 +59,24 @@ def cuts(size: int, tiling: Tiling) -> list[Cut]:
 
 
 def count(height: int, width: int, tiling: Tiling) -> int:
-    """Tiles of an image."""
+    """Number of tiles of an image."""
     return len(cuts(height, tiling)) * len(cuts(width, tiling))
 
 
 def upscaled(run: Runner, pixels: np.ndarray, scale: int, tiling: Tiling) -> Iterator[tuple[int, int, np.ndarray]]:
-    """uint8 RGB [height, width, 3] -> (top, left, uint8 RGB) of each tile of the upscaled image, row by row.
+    """Upscale an image tile by tile.
 
-    Raises AutoqError where the network gives no finite numbers.
+    Args:
+        run: The network.
+        pixels: uint8 RGB [height, width, 3].
+        scale: The network's scale.
+        tiling: The tiling.
+
+    Yields:
+        (top, left, uint8 RGB [h, w, 3]) of each tile of the upscaled image, row by row.
+
+    Raises:
+        AutoqError: The network's output is not finite.
     """
     height, width = pixels.shape[:2]
     for rows in cuts(height, tiling):
@@ -68,13 +84,13 @@ def upscaled(run: Runner, pixels: np.ndarray, scale: int, tiling: Tiling) -> Ite
             given = pixels[slice(*rows.given), slice(*columns.given)]
             output = run(to_input(given))
             kept = tuple(
-                slice(*((place - cut.given[0]) * scale for place in cut.kept)) for cut in (rows, columns)
+                slice(*((position - cut.given[0]) * scale for position in cut.kept)) for cut in (rows, columns)
             )  # fmt: skip
             yield rows.kept[0] * scale, columns.kept[0] * scale, checked_pixels(output[0][:, *kept])
 
 
 def checked_pixels(output: np.ndarray) -> np.ndarray:
-    """`pixels.to_pixels` of a network's output [3, height, width]. Raises AutoqError for what is no number."""
+    """A network's output [3, height, width] as uint8 [height, width, 3]. Raises AutoqError for NaN or infinity."""
     if not np.isfinite(output).all():
-        raise AutoqError("the network's output is not a finite number everywhere; give a file of another training")
+        raise AutoqError("the network's output contains NaN or infinity; check the weights, or use another file")
     return to_pixels(output)

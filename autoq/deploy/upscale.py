@@ -1,4 +1,4 @@
-"""An exported file put to use: one image through it, in tiles."""
+"""Upscale one image with an exported file, in tiles."""
 
 from __future__ import annotations
 
@@ -18,29 +18,32 @@ from autoq.system.processor import available_cores
 from autoq.targets import load_target
 
 MOST_OVERLAP = 48
-"""Margin of a tile where the network sees further, or nobody knows how far: input pixels.
+"""Largest overlap of tiles, in input pixels; also used if the network's receptive field is unknown.
 
-It is the whole reach of SRResNet and EDSR of 16 blocks. Of ESRGAN's 6 blocks, which reach 95 pixels, it leaves less than
-1e-3 of a level of 255 in float; in integers what remains is rounding, 57 dB from the whole image.
+It covers SRResNet and EDSR with 16 blocks. ESRGAN with 6 blocks sees 95 pixels; its error is then below 1e-3 of a level of
+255 in float, and 57 dB in integers, which is rounding.
 """
 
 TILE_MEMORY = 2**30
-"""Bytes that the heaviest operator of a network may read and write for one tile, as float32."""
+"""Bytes that the largest operator may read and write for one tile, as float32."""
 
 LEAST_TILE, MOST_TILE = 64, 512
-"""Side that a tile adds by default, input pixels."""
+"""Bounds of the default tile, in input pixels."""
 
 PROBE = 24
-"""Side, in pixels, of the image that shows what scale a network has."""
+"""Side, in pixels, of the image that is run to find a network's scale."""
 
 Progress = Callable[[int, int], None]
 
 
 class Network:
-    """An exported file as its target runs it: float32 RGB [1, 3, h, w] in [0, 1] -> [1, 3, scale h, scale w].
+    """An exported file in its target's runtime: float32 RGB [1, 3, h, w] in [0, 1] -> [1, 3, scale h, scale w].
 
-    An image whose sides are not multiples of what the network needs is reflected at its end, and the result cut.
-    Raises InputError for a file that is not a super-resolution network, or that the target does not load.
+    If the sides of an image are not multiples of what the network needs, the image is padded by reflection and the output
+    is cropped.
+
+    Raises:
+        InputError: The file is not a super-resolution network, or the target cannot load it.
     """
 
     def __init__(self, file: Path, target: str, threads: int | None) -> None:
@@ -49,18 +52,18 @@ class Network:
         try:
             content = file.read_bytes()
         except OSError as error:
-            raise InputError(f"'{file}': {error.strerror}; {ASK}") from error
+            raise InputError(f"cannot read '{file}': {error.strerror}; {ASK}") from error
         self.geometry: Geometry = geometry(read_network(content, str(file)))
         try:
             self.run = runtime.load(content, threads or available_cores())
             side = math.ceil(PROBE / self.geometry.multiple) * self.geometry.multiple
             output = self.run(np.zeros((1, 3, side, side), np.float32))
         except RuntimeError as error:
-            raise InputError(f"'{file}': {target} does not run it ({_reason(error)}); {ASK}") from error
+            raise InputError(f"'{file}': {target} cannot run this file ({_reason(error)}); {ASK}") from error
         self.scale = output.shape[-1] // side
         if self.scale < 1 or output.shape != (1, 3, self.scale * side, self.scale * side):
-            given = f"an image [1, 3, {side}, {side}] gave {list(output.shape)}"
-            raise InputError(f"'{file}': {given}, expected [1, 3, side, side], larger by a whole scale; {ASK}")
+            given = f"input [1, 3, {side}, {side}] gives output {list(output.shape)}"
+            raise InputError(f"'{file}': {given}, expected [1, 3, s * {side}, s * {side}] with an integer scale s; {ASK}")
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[2:]
@@ -70,23 +73,25 @@ class Network:
             return output[:, :, : height * self.scale, : width * self.scale]
         except RuntimeError as error:
             size = f"{image.shape[3]}x{image.shape[2]}"
-            raise AutoqError(f"'{self.file}': {self.target} does not run it on {size} ({_reason(error)})") from error
+            raise AutoqError(
+                f"'{self.file}': {self.target} failed on {size} pixels ({_reason(error)}); use a smaller image or --tile"
+            ) from error
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of what a runtime says that is neither a place in its source nor a page to read."""
+    """The last line of a runtime's error message that is neither a source location nor a link."""
     lines = [line.strip(" -") for line in str(error).splitlines() if not re.match("Exception from|Check |$", line)]
     return next((line for line in reversed(lines) if "http" not in line), type(error).__name__)
 
 
-def tiling(found: Geometry, tile: int | None = None) -> Tiling:
-    """How a network's images are cut. tile: side that each tile adds; as much as TILE_MEMORY holds if None."""
-    overlap = MOST_OVERLAP if found.reach is None else min(found.reach, MOST_OVERLAP)
+def tiling(geometry: Geometry, tile: int | None = None) -> Tiling:
+    """The tiling for a network. tile: size of a tile in input pixels; by default as large as TILE_MEMORY allows."""
+    overlap = MOST_OVERLAP if geometry.reach is None else min(geometry.reach, MOST_OVERLAP)
     if tile is None:
-        side = math.isqrt(TILE_MEMORY // max(1, found.bytes_per_pixel))
+        side = math.isqrt(TILE_MEMORY // max(1, geometry.bytes_per_pixel))
         tile = min(max(side - 2 * overlap, LEAST_TILE), MOST_TILE)
-    overlap, tile = (math.ceil(length / found.grid) * found.grid for length in (overlap, tile))
-    return Tiling(tile, overlap, found.grid)
+    overlap, tile = (math.ceil(length / geometry.grid) * geometry.grid for length in (overlap, tile))
+    return Tiling(tile, overlap, geometry.grid)
 
 
 def upscale(
@@ -99,14 +104,25 @@ def upscale(
     threads: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Upscale an image of any size by an exported file, and write it as PNG: there whole or not at all.
+    """Upscale an image of any size with an exported file and write a PNG file atomically.
 
-    file: an .onnx file of a search, float32 RGB in [0, 1] in and out. image: 8 or 16 bits, RGB, grey or palette;
-    transparency is upscaled by bicubic interpolation. tile: side, in input pixels, that each tile adds to the result.
-    threads: all cores if None. progress: called with the tiles done and their number. Memory is that of one tile and 4
-    bytes an output pixel. Returns what was done; `exact` says whether the tiles overlap by all that the network sees.
+    Memory use is that of one tile plus 4 bytes per output pixel.
 
-    Raises InputError for a file or an image that cannot be used, or an output that is the input.
+    Args:
+        file: An exported .onnx file.
+        image: Image with 8 or 16 bits per channel: RGB, grey or palette. Transparency is upscaled with bicubic interpolation.
+        output: Path of the PNG file.
+        target: Runtime for `file`.
+        tile: Size of a tile in input pixels. Default: as large as 1 GiB of memory allows.
+        threads: Threads of the runtime. Default: all cores.
+        progress: Called with the number of tiles done and the total.
+
+    Returns:
+        A dict with file, input, output, scale, width, height, tiles, tile, overlap, reach, exact and note. `exact` is True
+        if the overlap covers the network's receptive field.
+
+    Raises:
+        InputError: A file cannot be used, or the output is the input.
     """
     network_file, source_file, result_file = Path(file), Path(image), Path(output)
     check_output(result_file, (network_file, source_file))

@@ -1,6 +1,4 @@
-"""What a study promised of a point against what its file does: reloaded in the target's runtime, run on the study's
-images, measured again.
-"""
+"""Verify an exported file against its study: sizes, quality on the study's images, and latency, in the target's runtime."""
 
 from __future__ import annotations
 
@@ -24,22 +22,32 @@ from autoq.trial.run import agreement, judge, run_all
 
 QUALITY_TOLERANCE = 0.05
 QUALITY_TOLERANCES = {FIDELITY: 0.5}
-"""dB, or points of a perceptual metric, that a file's quality may differ from its trial's: more means other weights. Another
-processor rounds otherwise in training, which shows most where the file is nearest to the float network."""
+"""Largest difference between the quality of a file and of its trial, in dB or points of a perceptual metric. A larger one
+means different weights. Rounding in training depends on the processor, which affects fidelity most."""
 
 LATENCY_TOLERANCE = 0.10
-"""Share of the promised latency that a file's may differ, on the machine where it was promised."""
+"""Largest relative difference between the latency of a file and of its trial on the study's machine."""
 
 OVERHEAD, OVERHEAD_PER_LAYER = 64 * 1024, 2 * 1024
-"""Bytes that a packed package may hold besides its tensors, whichever of both is more: a graph grows with its layers."""
+"""Bytes that a packed package may hold besides its tensors: the larger of a constant and a rate per layer."""
 
 ROUNDS = 25
-"""Times that the file is run beside the float network."""
+"""Latency samples of the file, each next to one of the float network."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing promised and found, in the unit of its name. tolerance: in words. holds: None where it cannot be judged."""
+    """One verified quantity, in the unit of its name.
+
+    Attributes:
+        name: Name of the quantity.
+        promised: The study's value; None if the study has none.
+        found: The file's value.
+        tolerance: Description of the tolerance.
+        holds: Whether the value is within the tolerance; None if it was not checked.
+        low: Lower end of the 95 % confidence interval of `found`.
+        high: Upper end.
+    """
 
     name: str
     promised: float | None
@@ -51,8 +59,9 @@ class Line:
 
 
 def qualities(context: TrialContext, run: Runner, quantized: Quantized, promised: Mapping[str, float]) -> list[Line]:
-    """Every quality that the trial measured and this machine can, of the file on the study's evaluation images, and how near
-    the network that was trained is to it.
+    """Evaluate a file on the study's evaluation images with every metric of its trial that is available here.
+
+    The last line is the agreement: PSNR (dB) between the outputs of the file and of the network in training.
     """
     outputs = run_all(context, run)
     lines = []
@@ -60,67 +69,68 @@ def qualities(context: TrialContext, run: Runner, quantized: Quantized, promised
         if name in promised:
             tolerance = QUALITY_TOLERANCES.get(name, QUALITY_TOLERANCE)
             lines.append(Line(name, promised[name], value, f"within {tolerance:g}", abs(value - promised[name]) <= tolerance))
-    return [*lines, Line("agreement", None, agreement(context, quantized, outputs), "training's network to the file", None)]
+    return [*lines, Line("agreement", None, agreement(context, quantized, outputs), "", None)]
 
 
 def latency(
     context: TrialContext, graph: Graph, spec: StudySpec, table: LatencyTable, file: bytes, policy: Policy, promised: float
 ) -> list[Line]:
-    """Milliseconds a frame, alone on this machine, in turn with the float network.
+    """Measure a file's latency, in milliseconds per frame, alternating with the float network.
 
-    What is compared is the file's time over the float network's, times that of the study: the machine may be faster or
-    slower today. It must be within a share of what was promised, or the intervals of both medians must meet. On another
-    machine, or with another runtime, nothing is promised. Where the target models its latency, so is the file's.
+    The file's latency is scaled by the ratio of the float network's latencies in the study and here, because the speed of a
+    machine varies. It passes if it is within LATENCY_TOLERANCE of the study's, or if the confidence intervals of both
+    medians overlap. It is not checked on another machine or runtime. For a target with a latency model the model is used.
     """
     model = target_info(spec.trial.target).model
     if model is not None:
-        again = milliseconds(context.plan_for(policy), spec.frame, model)
-        return [Line("latency", promised, again, "as modelled", round(again, 3) == promised)]
+        modelled = milliseconds(context.plan_for(policy), spec.frame, model)
+        return [Line("latency", promised, modelled, "equal", round(modelled, 3) == promised)]
     target = load_target(spec.trial.target)
-    exact = all_float(dict.fromkeys(layer.stage for layer in context.traced.layers))
+    float_policy = all_float(dict.fromkeys(layer.stage for layer in context.traced.layers))
     float_ms, samples = latencies.measure(
         {"file": lambda: file},
-        runtime_file(context, graph, exact),
+        runtime_file(context, graph, float_policy),
         lambda data: target.load(data, spec.latency_threads),
         (context.traced.fitted(spec.frame[0]), context.traced.fitted(spec.frame[1])),
         ROUNDS,
     )
-    promised_float = table.ms(structure_key(context.plan_for(exact)), exact)
+    promised_float = table.ms(structure_key(context.plan_for(float_policy)), float_policy)
     drift = promised_float / statistics.median(float_ms)
     interval = median_interval([drift * sample for sample in samples["file"]])
-    same = (table.machine, table.runtime) == (latencies.machine(), target.version())
-    measured = table.entries.get(structure_key(context.plan_for(policy)))
-    then = median_interval(measured.samples) if measured else Interval(promised, promised, promised)
-    near = abs(interval.middle / promised - 1) <= LATENCY_TOLERANCE or (interval.low <= then.high and then.low <= interval.high)
-    words = (
-        f"within {LATENCY_TOLERANCE:.0%} of {then.low:.3f} to {then.high:.3f} ms"
-        if same
-        else "promised on another machine or runtime"
+    same_machine = (table.machine, table.runtime) == (latencies.machine(), target.version())
+    entry = table.entries.get(structure_key(context.plan_for(policy)))
+    expected = median_interval(entry.samples) if entry else Interval(promised, promised, promised)
+    overlaps = interval.low <= expected.high and expected.low <= interval.high
+    holds = overlaps or abs(interval.middle / promised - 1) <= LATENCY_TOLERANCE
+    tolerance = (
+        f"within {LATENCY_TOLERANCE:.0%} of {expected.low:.3f} to {expected.high:.3f} ms"
+        if same_machine
+        else "not checked: another machine or runtime"
     )
-    ratio = promised_float / interval.middle
-    found = Line("latency", promised, interval.middle, words, near if same else None, interval.low, interval.high)
-    return [found] if policy.is_float else [found, Line("speedup", promised_float / promised, ratio, "", None)]
+    speedup = promised_float / interval.middle
+    line = Line("latency", promised, interval.middle, tolerance, holds if same_machine else None, interval.low, interval.high)
+    return [line] if policy.is_float else [line, Line("speedup", promised_float / promised, speedup, "", None)]
 
 
-def exact(name: str, promised: float, found: float) -> Line:
-    """Bytes that must be what was promised."""
-    return Line(name, promised, found, "exactly", found == promised)
+def equal(name: str, promised: float, found: float) -> Line:
+    """A number of bytes that must equal the study's."""
+    return Line(name, promised, found, "equal", found == promised)
 
 
 def overhead(found: int, layers: int) -> Line:
-    """Bytes of a package that are no tensors. layers: how many the network has."""
-    most = max(OVERHEAD, layers * OVERHEAD_PER_LAYER)
-    return Line("overhead", None, found, f"{most:,} bytes or less", found <= most)
+    """Bytes of a package besides its tensors. layers: number of layers of the network."""
+    limit = max(OVERHEAD, layers * OVERHEAD_PER_LAYER)
+    return Line("overhead", None, found, f"at most {limit:,} bytes", found <= limit)
 
 
-def broken(lines: Sequence[Line]) -> dict[str, str]:
-    """The lines that do not hold, each in a few words, by name."""
-    found = {}
+def mismatches(lines: Sequence[Line]) -> dict[str, str]:
+    """A message for every line outside its tolerance, by name."""
+    messages = {}
     for line in lines:
         if line.holds is False:
-            wanted = "" if line.promised is None else f"{in_unit(line.name, line.promised)} was promised, "
-            found[line.name] = f"{line.name} {in_unit(line.name, line.found)} where {wanted}{line.tolerance}"
-    return found
+            expected = line.tolerance if line.promised is None else f"{in_unit(line.name, line.promised)} ({line.tolerance})"
+            messages[line.name] = f"{line.name} is {in_unit(line.name, line.found)}, expected {expected}"
+    return messages
 
 
 def faster(lines: Sequence[Line]) -> bool | None:
@@ -129,13 +139,13 @@ def faster(lines: Sequence[Line]) -> bool | None:
 
 
 def in_unit(name: str, value: float) -> str:
-    """A value with its unit; bytes exactly."""
-    shown: dict[str, Callable[[float], str]] = {
-        "speedup": lambda found: f"{found:.2f}x",
-        "agreement": lambda found: f"{found:.1f} dB",
-        "overhead": lambda found: f"{found:,.0f} bytes",
+    """A value with its unit; bytes are not rounded."""
+    formats: dict[str, Callable[[float], str]] = {
+        "speedup": lambda ratio: f"{ratio:.2f}x",
+        "agreement": lambda psnr: f"{psnr:.1f} dB",
+        "overhead": lambda size: f"{size:,.0f} bytes",
     }
-    if name in shown:
-        return shown[name](value)
+    if name in formats:
+        return formats[name](value)
     unit = OBJECTIVES[name].unit if name in OBJECTIVES else "dB"
     return f"{value:,.0f} bytes" if unit == "bytes" else f"{value:.3f} {unit}".strip()

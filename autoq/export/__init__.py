@@ -1,1 +1,1 @@
-"""File formats: what a policy looks like on disk."""
+"""File formats: ONNX with Q/DQ, OpenVINO IR, QONNX, and the packed package."""

@@ -1,4 +1,4 @@
-"""Which writer makes the file of a target: one line a format."""
+"""The writer of every file format that a target loads."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ WRITERS: dict[str, Callable[[Graph, Quantized], Graph]] = {
     "qdq-uint8": write_uint8,
     "qonnx": write_qonnx,
 }
-"""Format -> what writes it from the marked graph of `export_graph`.
+"""Format -> function that writes it from the marked graph of `export_graph`.
 
-qdq: QuantizeLinear / DequantizeLinear, a Clip of floats in front of widths below 8 bits, which OpenVINO takes into its
-quantization. qdq-integer-clip: the Clip behind QuantizeLinear instead, so that ONNX Runtime finds the layer's result
-quantized at once, and runs it on integers. qdq-uint8: 8 bits everywhere, the image and the output among them. qonnx:
-Quant operators of any width on float tensors.
+qdq: QuantizeLinear / DequantizeLinear. Widths below 8 bits get a float Clip before QuantizeLinear, which OpenVINO fuses.
+qdq-integer-clip: the Clip follows QuantizeLinear, so that ONNX Runtime recognizes the layer's output as quantized and runs
+the layer on integers.
+qdq-uint8: uint8 everywhere, including the image and the output.
+qonnx: Quant operators of any width on float tensors.
 """
 
 PLAIN: dict[str, Callable[[Graph, Quantized], Graph]] = {
@@ -29,4 +30,4 @@ PLAIN: dict[str, Callable[[Graph, Quantized], Graph]] = {
     "qdq-integer-clip": partial(write_plain, clip_integers=True),
     "qdq-uint8": write_plain_uint8,
 }
-"""Of Q/DQ formats, what writes the model before it is rewritten for speed: what a package holds."""
+"""Q/DQ format -> function that writes the model without the rewrites for speed, as stored in a package."""

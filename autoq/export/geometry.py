@@ -1,8 +1,7 @@
-"""What an ONNX file's pixels see: how much larger its output is, and how far from a pixel the image still counts.
+"""The receptive field and scale of an ONNX file, derived from its graph.
 
-An output pixel depends on the input pixels below it and on `reach` more on every side: the sum of what each kernel on the
-longest way adds, in input pixels. What lies further cannot change it, so a part of an image with a margin of `reach`
-gives the same pixels as the whole image.
+An output pixel depends on the input pixels below it and on `reach` more on every side: the sum over the kernels on the
+longest path, in input pixels. A tile with a margin of `reach` therefore gives the same pixels as the full image.
 """
 
 from __future__ import annotations
@@ -21,42 +20,45 @@ from autoq.errors import InputError
 
 FLOAT_BYTES = 4
 IMAGES: dict[int, str] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
-"""What the numbers of an image may be, the same before and after."""
+"""Accepted data types of images; input and output must have the same type."""
 
 MULTIPLE = "multiple"
-"""Key of a file's metadata: what height and width of its images must be multiples of, where that is not 1."""
+"""Metadata key: the number that height and width must be multiples of, if it is not 1."""
 
-ASK = "give an .onnx file as autoq exports it"
+ASK = "give an .onnx file exported by autoq"
 
 POINTWISE = {
     "Abs", "Add", "Cast", "CastLike", "Clip", "Concat", "DequantizeLinear", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid",
     "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "PRelu", "QuantizeLinear",
     "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Softplus", "Sqrt", "Sub", "Sum", "Tanh",
 }  # fmt: skip
-"""Operators whose pixels see only themselves; `Concat` along channels."""
+"""Operators that do not mix pixels; `Concat` along channels only."""
 
 READS = {"Shape": 0, "CastLike": 1}
-"""Of how many inputs the values count, where it is not all of them."""
+"""Number of inputs whose values matter, for operators that ignore the values of some inputs."""
 
 TAPS = {"nearest": 1, "linear": 2, "cubic": 3}
-"""How far the interpolation of `Resize` looks, in pixels, at most."""
+"""Upper bound on the reach of `Resize` interpolation, in pixels."""
 
 RESIZES = {"half_pixel", "pytorch_half_pixel", "asymmetric"}
-"""Coordinates that do not depend on the image's size."""
+"""Coordinate transformations that do not depend on the image's size."""
 
 UNKNOWN_GRID = 8
-"""Halved three times, parts of an image still begin at whole pixels."""
+"""Tile grid of an unknown network: tiles stay aligned after three strides of 2."""
 
 UNKNOWN_BYTES = 2 * 64 * 4**2 * FLOAT_BYTES
-"""64 channels at four times the side, read and written: of SRResNet x4."""
+"""Bytes per input pixel of an unknown network: 64 channels at x4, read and written, as in SRResNet."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Of a network of images. reach: input pixels on every side of a pixel, None where the whole image or nobody knows.
+    """Geometry of a network.
 
-    grid: parts of an image must begin at its multiples. bytes_per_pixel: most that an operator reads and writes, float32.
-    multiple: what height and width must be multiples of.
+    Attributes:
+        reach: Input pixels on every side that an output pixel depends on; None if unbounded or unknown.
+        grid: Tiles must start at multiples of this.
+        bytes_per_pixel: Most bytes per input pixel that an operator reads and writes, as float32.
+        multiple: Height and width must be multiples of this.
     """
 
     reach: int | None
@@ -67,23 +69,23 @@ class Geometry:
 
 @dataclass(frozen=True)
 class _Span:
-    """A tensor along one axis: its pixels an input pixel, and how far they see, in input pixels, from their own edges."""
+    """A tensor along one axis: pixels per input pixel, and the reach before and after a pixel in input pixels."""
 
     scale: Fraction = Fraction(1)
     before: Fraction = Fraction(0)
     after: Fraction = Fraction(0)
 
     def seeing(self, before: int | Fraction, after: int | Fraction) -> _Span:
-        """The same pixels, seeing further by pixels of this tensor."""
+        """Extend the reach by pixels of this tensor."""
         return replace(self, before=self.before + Fraction(before) / self.scale, after=self.after + Fraction(after) / self.scale)
 
 
 class _Unknown(Exception):
-    """An operator mixes pixels in a way that has no reach, or is not in the tables."""
+    """An operator has no finite reach, or is not in the tables."""
 
 
 def read_network(content: bytes, name: str) -> ModelProto:
-    """An ONNX file of a network of RGB images. Raises InputError that says what it is instead."""
+    """Parse an ONNX file and check that it maps an RGB image to an RGB image. Raises InputError if not."""
     try:
         model = onnx.load_model_from_string(content)
         onnx.checker.check_model(model)
@@ -91,36 +93,35 @@ def read_network(content: bytes, name: str) -> ModelProto:
         raise InputError(f"'{name}': not an ONNX file, or damaged; {ASK}") from error
     fed, outputs = _fed(model), model.graph.output
     if len(fed) != 1 or len(outputs) != 1:
-        raise InputError(f"'{name}': takes {len(fed)} tensors and gives {len(outputs)}, expected one image each; {ASK}")
+        raise InputError(f"'{name}': {len(fed)} inputs and {len(outputs)} outputs, expected one image each; {ASK}")
     given = fed[0].type.tensor_type.elem_type
     wanted = given if given in IMAGES else TensorProto.FLOAT
-    for what, value in (("takes", fed[0]), ("gives", outputs[0])):
+    for kind, value in (("input", fed[0]), ("output", outputs[0])):
         shape = _shape(value)
         if value.type.tensor_type.elem_type != wanted or len(shape) != 4 or shape[1] not in (3, None):
-            raise InputError(f"'{name}': {what} {_described(value)}, expected {IMAGES[wanted]} RGB [1, 3, height, width]; {ASK}")
+            raise InputError(f"'{name}': {kind} is {_described(value)}, expected {IMAGES[wanted]} RGB [1, 3, height, width]; {ASK}")
     if any(shape is not None for shape in _shape(fed[0])[2:]):
-        raise InputError(f"'{name}': takes {_described(fed[0])}, expected an image of any height and width; {ASK}")
+        raise InputError(f"'{name}': input is {_described(fed[0])}, expected a dynamic height and width; {ASK}")
     return model
 
 
 def geometry(model: ModelProto) -> Geometry:
-    """What the pixels of a network's output see, from its graph alone; without a reach where an operator has none."""
-    known = onnx.shape_inference.infer_shapes(model)
-    graph = known.graph
+    """Derive the geometry of a network from its graph. `reach` is None if an operator's reach is unknown."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {value.name: _shape(value) for value in (*graph.value_info, *graph.input, *graph.output)}
     shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if len(tensor.dims) == 1}
     constants |= {node.output[0]: _numbers(node.attribute[0]) for node in graph.node if node.op_type == "Constant"}
     fed = _fed(model)[0].name
-    spans = {fed: (_Span(), _Span())}  # of what depends on the image
-    multiple = next((int(each.value) for each in model.metadata_props if each.key == MULTIPLE), 1)
+    spans = {fed: (_Span(), _Span())}  # only tensors that depend on the image
+    multiple = next((int(entry.value) for entry in model.metadata_props if entry.key == MULTIPLE), 1)
     grid, heaviest = multiple, 0
     try:
         for node in graph.node:
             read = node.input[: READS.get(node.op_type)]
             seen = [spans[name] for name in read if name in spans]
             if any(attribute.HasField("g") for attribute in node.attribute):
-                raise _Unknown  # a graph within reads what it likes
+                raise _Unknown  # a subgraph can read any tensor
             if not seen:
                 continue
             joined = [_joined([pair[axis] for pair in seen]) for axis in (0, 1)]
@@ -138,7 +139,7 @@ def geometry(model: ModelProto) -> Geometry:
 
 
 def _joined(spans: Sequence[_Span]) -> _Span:
-    """What sees all that several tensors of one size see."""
+    """The union of the spans of several tensors of the same size."""
     if len({span.scale for span in spans}) != 1:
         raise _Unknown
     return _Span(spans[0].scale, max(span.before for span in spans), max(span.after for span in spans))
@@ -149,7 +150,7 @@ Constants = dict[str, np.ndarray]
 
 
 def _along(node: NodeProto, axis: int, span: _Span, shapes: Shapes, constants: Constants) -> _Span:
-    """The output of a node along an axis, 0 for height and 1 for width."""
+    """The span of a node's output along an axis: 0 is height, 1 is width."""
     if node.domain not in ("", "ai.onnx") or node.op_type not in {*POINTWISE, *MIXING}:
         raise _Unknown
     if node.op_type in POINTWISE:
@@ -160,15 +161,15 @@ def _along(node: NodeProto, axis: int, span: _Span, shapes: Shapes, constants: C
 
 
 def _window(node: NodeProto, axis: int, shapes: Shapes) -> tuple[int, int, int]:
-    """(extent of the kernel in pixels, stride, pixels padded before) of a convolution or pooling along an axis."""
-    found = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    if found.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or found.get("ceil_mode"):
+    """(dilated kernel size, stride, padding before) of a convolution or pooling along an axis, in pixels."""
+    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if values.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID") or values.get("ceil_mode"):
         raise _Unknown
-    size = found["kernel_shape"][axis] if "kernel_shape" in found else shapes.get(node.input[1], [None] * 4)[2 + axis]
+    size = values["kernel_shape"][axis] if "kernel_shape" in values else shapes.get(node.input[1], [None] * 4)[2 + axis]
     if size is None:
         raise _Unknown
-    extent = (size - 1) * found.get("dilations", (1, 1))[axis] + 1
-    return extent, found.get("strides", (1, 1))[axis], found.get("pads", (0, 0, 0, 0))[axis]
+    extent = (size - 1) * values.get("dilations", (1, 1))[axis] + 1
+    return extent, values.get("strides", (1, 1))[axis], values.get("pads", (0, 0, 0, 0))[axis]
 
 
 def _convolution(node: NodeProto, axis: int, span: _Span, shapes: Shapes, constants: Constants) -> _Span:
@@ -193,10 +194,10 @@ def _to_depth(node: NodeProto, axis: int, span: _Span, shapes: Shapes, constants
 
 
 def _resize(node: NodeProto, axis: int, span: _Span, shapes: Shapes, constants: Constants) -> _Span:
-    found = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    mode = found.get("mode", b"nearest").decode()
+    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    mode = values.get("mode", b"nearest").decode()
     scales = constants.get(node.input[2]) if len(node.input) > 2 else None
-    coordinates = found.get("coordinate_transformation_mode", b"half_pixel").decode()
+    coordinates = values.get("coordinate_transformation_mode", b"half_pixel").decode()
     if scales is None or mode not in TAPS or coordinates not in RESIZES:
         raise _Unknown
     factor = float(scales[2 + axis])
@@ -214,7 +215,7 @@ MIXING: dict[str, Callable[[NodeProto, int, _Span, Shapes, Constants], _Span]] =
     "SpaceToDepth": _to_depth,
     "Resize": _resize,
 }
-"""Operators whose pixels see several."""
+"""Operators that mix pixels."""
 
 
 def _bytes(shape: list[int | None] | None, spans: tuple[_Span, _Span]) -> int:
@@ -223,13 +224,13 @@ def _bytes(shape: list[int | None] | None, spans: tuple[_Span, _Span]) -> int:
 
 
 def _fed(model: ModelProto) -> list[ValueInfoProto]:
-    """What a run takes: in old files the stored tensors are among the inputs."""
+    """The inputs of a run; old files list initializers as inputs, too."""
     stored = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in stored]
 
 
 def _numbers(attribute: AttributeProto) -> np.ndarray:
-    """What a Constant node holds."""
+    """The value of a Constant node."""
     return numpy_helper.to_array(attribute.t) if attribute.name == "value" else np.asarray(helper.get_attribute_value(attribute))
 
 

@@ -1,7 +1,7 @@
-"""Weights of four bits or fewer stored as four: INT4 tensors that a Cast makes int8 when the file is compiled.
+"""Store weights of at most four bits as INT4 tensors, followed by a Cast to int8.
 
-Runtimes fold the Cast of a constant, so the kernels, and every integer in them, are those of a file that stores int8. Read
-by a DequantizeLinear without the Cast, OpenVINO and ONNX Runtime would run the layer in float.
+Runtimes fold the Cast of a constant when they load the file, so kernels and integers are the same as with int8 weights.
+Without the Cast, OpenVINO and ONNX Runtime would run the layer in float.
 """
 
 from __future__ import annotations
@@ -14,13 +14,17 @@ from autoq.export.widths import Width, pack_bits
 
 NIBBLE = Width(4, signed=True)
 OPSET = 21
-"""The first whose Cast knows INT4."""
+"""The first opset whose Cast supports INT4."""
 
 
 def store_nibbles(model: ModelProto, widths: Mapping[str, Width]) -> None:
-    """Rewrite, in place, every int8 weight of four bits or fewer. widths: of the weights, by the names of their initializers.
+    """Rewrite every int8 weight of at most four bits, in place.
 
-    One whose levels are spaced so unevenly that its integers need more bits stays int8.
+    A weight with unevenly spaced levels stays int8 if its integers need more than four bits.
+
+    Args:
+        model: A Q/DQ model.
+        widths: Widths of the weights by the names of their initializers.
     """
     narrow = {
         tensor.name: tensor

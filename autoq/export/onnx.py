@@ -1,13 +1,13 @@
-"""ONNX files with integers in them.
+"""ONNX files with QuantizeLinear / DequantizeLinear (Q/DQ).
 
-    export_graph(traced)             the float network with every quantization site marked, once per model
-    write_plain(graph, quantized)    the marks become QuantizeLinear / DequantizeLinear pairs, or nothing
-    for_runtime(model, widths)       the same model, rewritten to run fast and to store narrow weights in four bits
+    export_graph(traced)             export the float network with every quantization site marked, once per model
+    write_plain(graph, quantized)    replace the marks by Q/DQ pairs, or remove them
+    for_runtime(model, widths)       rewrite the model to run fast and to store narrow weights in four bits
     write_qdq(graph, quantized)      both
 
-torch writes the float graph; the integers are ours: weights and biases are integer initializers behind a
-DequantizeLinear, tensors pass QuantizeLinear and DequantizeLinear, and widths below 8 bits get a Clip (or Min) in
-front or between, so any ONNX runtime executes the policy exactly.
+torch exports the float graph. Weights and biases become integer initializers with a DequantizeLinear; activations pass
+QuantizeLinear and DequantizeLinear. Widths below 8 bits get a Clip (or Min) before or after QuantizeLinear, so that any
+ONNX runtime computes the policy's numbers.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from autoq.export.widths import Width
 from autoq.graph.quantize import Placed, Quantized, insert_behind, read_from
 from autoq.graph.trace import Site, Traced, producer
 from autoq.quantizers.base import BiasQuantizer, Float16, Quantizer
-from autoq.system.files import whole
+from autoq.system.files import atomic_write
 
 Graph: TypeAlias = ModelProto
 """An ONNX model in memory."""
 
 OPSET = 20
 SIDE = 24
-"""Of the image that the exporter runs a network on, input pixels; more where sides must be a multiple of something."""
+"""Side of the example input in pixels, rounded up to the network's multiple."""
 
 MARK = "Site"
 MARK_DOMAIN = "autoq"
 INPUT, OUTPUT = "input", "output"
 INTEGER = ".integer"
-"""Behind a parameter's name: the initializer that holds its integers."""
+"""Suffix of the initializer with a parameter's integers."""
 
 
 class _Mark(nn.Module):
-    """An operator that survives the export and names the site it stands at."""
+    """An operator that survives the export and holds the name of its site."""
 
     def __init__(self, site: Site) -> None:
         super().__init__()
@@ -64,9 +64,10 @@ class _Mark(nn.Module):
 
 
 def export_graph(traced: Traced) -> ModelProto:
-    """The float network as ONNX: float32 RGB [1, 3, height, width] in and out, every site marked.
+    """Export the float network to ONNX, with float32 RGB [1, 3, height, width] input and output and a mark at every site.
 
-    Raises InputError for an operation that the exporter does not know, or that fixes the image's size.
+    Raises:
+        InputError: The exporter does not support an operation, or an operation fixes the size of the image.
     """
     module = copy.deepcopy(traced.module)
     for number, site in enumerate(traced.sites):
@@ -80,7 +81,7 @@ def export_graph(traced: Traced) -> ModelProto:
     height, width = torch.export.Dim("height", min=8), torch.export.Dim("width", min=8)
     side = traced.fitted(SIDE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter about itself
+        warnings.simplefilter("ignore")  # the exporter's deprecation warnings about itself
         try:
             program = torch.onnx.export(
                 module,
@@ -95,11 +96,11 @@ def export_graph(traced: Traced) -> ModelProto:
             )
         except torch.onnx.OnnxExporterError as error:
             cause, _, _ = str(error.__cause__ or error).strip().splitlines()[0].partition(". See the stack trace")
-            raise InputError(f"model: torch.onnx cannot write this network ({cause}); replace that operation") from error
+            raise InputError(f"model: torch.onnx cannot export this network ({cause}); replace that operation") from error
     assert program is not None
     model = program.model_proto
     for part in (model, model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
-        del part.metadata_props[:]  # stack traces and paths of this machine
+        del part.metadata_props[:]  # stack traces with local paths
     del model.graph.value_info[:]
     helper.set_model_props(model, {MULTIPLE: str(traced.multiple)} if traced.multiple > 1 else {})
     for initializer in model.graph.initializer:
@@ -109,9 +110,17 @@ def export_graph(traced: Traced) -> ModelProto:
 
 @dataclass
 class Writer:
-    """Rewrites one marked graph with Q/DQ; `alias` maps the outputs of removed marks to what they stand for.
+    """Rewrites one marked graph with Q/DQ.
 
-    written: what each quantizer's output is named. clipped: those of them that are narrower than their integers.
+    Attributes:
+        module: The quantized graph module.
+        of_site: The quantizer at each site, by site name.
+        clip_integers: Whether narrow widths are clipped after QuantizeLinear.
+        nodes: Nodes written so far.
+        initializers: Initializers by name.
+        alias: Output of a removed mark -> the tensor that replaces it.
+        written: Quantizer -> name of its output.
+        clipped: Outputs of quantizers that are narrower than their container.
     """
 
     module: fx.GraphModule
@@ -133,7 +142,7 @@ class Writer:
         return name
 
     def mark(self, node: NodeProto) -> None:
-        """Replace a mark by its quantizer's output, or by its own input where the policy leaves it float."""
+        """Replace a mark by its quantizer's output, or by its own input if the policy leaves it float."""
         source = self.alias.get(node.input[0], node.input[0])
         placed = self.of_site.get(helper.get_node_attr_value(node, "site").decode())
         if placed is None:
@@ -162,7 +171,7 @@ class Writer:
     def dequantize(
         self, name: str, integers: np.ndarray, scale: Tensor, axis: int = 0, zero_point: np.ndarray | None = None
     ) -> str:
-        """A constant stored as integers; an absent zero point is zero."""
+        """Store a constant as integers; without a zero point it is zero."""
         shape = (-1,) if scale.numel() > 1 else ()
         inputs = [self.constant(f"{name}{INTEGER}", integers), self.constant(f"{name}.scale", as_numpy(scale.reshape(shape)))]
         if zero_point is not None:
@@ -182,9 +191,9 @@ class Writer:
                 for end, integer in (("low", quantizer.qmin), ("high", quantizer.qmax))
             )
             if source in self.clipped:
-                # OpenVINO would move a Clip behind a clipped tensor into that one's integers, and round its ends to them
+                # OpenVINO would fuse a Clip after a clipped tensor into that tensor's integers and round its bounds to them
                 del self.initializers[low]
-                shift = limits.min - quantizer.qmin  # QuantizeLinear itself cuts off below
+                shift = limits.min - quantizer.qmin  # QuantizeLinear saturates at the lower bound
                 source = self.add("Min", [source, high], f"{name}.clip")
             else:
                 source = self.add("Clip", [source, low, high], f"{name}.clip")
@@ -201,14 +210,19 @@ class Writer:
 
 
 def write_qdq(graph: ModelProto, quantized: Quantized, clip_integers: bool = False) -> ModelProto:
-    """The policy's ONNX file, as a runtime loads it. Raises PolicyError as `write_plain`."""
+    """Write the policy's ONNX file for a runtime. Raises PolicyError as `write_plain`."""
     return for_runtime(write_plain(graph, quantized, clip_integers), weight_widths(quantized))
 
 
 def for_runtime(model: ModelProto, widths: Mapping[str, Width]) -> ModelProto:
-    """A Q/DQ model, changed in place: sums in another order where that runs faster, weights in four bits where they fit.
+    """Rewrite a Q/DQ model in place: convolutions move before pixel shuffles if faster, narrow weights are stored as INT4.
 
-    widths: of its integer weights, by the names of their initializers.
+    Args:
+        model: A Q/DQ model.
+        widths: Widths of its integer weights by the names of their initializers.
+
+    Returns:
+        The model.
     """
     move_before_shuffle(model)
     store_nibbles(model, widths)
@@ -227,26 +241,31 @@ def weight_widths(quantized: Quantized) -> dict[str, Width]:
 
 
 def write_plain(graph: ModelProto, quantized: Quantized, clip_integers: bool = False) -> ModelProto:
-    """The policy in ONNX: `graph` (from `export_graph`) with the trained tensors and integers of `quantized`.
+    """Write a policy as Q/DQ ONNX.
 
-    clip_integers: narrow widths are clipped behind QuantizeLinear instead of in front of it. Raises PolicyError for
-    integers wider than 8 bits, which this format's runtimes do not execute.
+    Args:
+        graph: The marked graph of `export_graph`.
+        quantized: The trained network with its quantizers.
+        clip_integers: Clip narrow widths after QuantizeLinear instead of before it.
+
+    Raises:
+        PolicyError: An integer tensor is wider than 8 bits.
     """
     quantizers = [quantized.module.get_submodule(placed.quantizer) for placed in quantized.placed]
     wide = [quantizer for quantizer in quantizers if isinstance(quantizer, Quantizer) and not _fits(quantizer)]
     if wide:
-        raise PolicyError(f"ONNX Q/DQ holds integers of 8 bits or less; {len(wide)} tensors of this policy are wider")
+        raise PolicyError(f"{len(wide)} tensors of this policy have more than 8 bits, expected at most 8 for Q/DQ ONNX")
     writer = Writer(quantized.module, sites_of(quantized), clip_integers)
     return rewrite(graph, quantized, writer, {"": OPSET})
 
 
 def sites_of(quantized: Quantized) -> dict[str, Placed]:
-    """Name of a site -> the quantizer that stands there."""
+    """Name of a site -> its quantizer."""
     return {site.name: placed for placed in quantized.placed for site in placed.placement.sites}
 
 
 def rewrite(graph: ModelProto, quantized: Quantized, writer: Writer, opsets: Mapping[str, int]) -> ModelProto:
-    """The marked graph with the trained tensors, and with what `writer` puts in the place of marks and biases."""
+    """Fill a marked graph with the trained tensors and let `writer` replace marks and biases."""
     trained = dict(quantized.module.named_parameters())
     for initializer in graph.graph.initializer:
         name = initializer.name
@@ -278,8 +297,8 @@ def rewrite(graph: ModelProto, quantized: Quantized, writer: Writer, opsets: Map
 
 
 def save_graph(graph: ModelProto, path: Path) -> None:
-    """Store a marked float graph for worker processes: there whole or not at all."""
-    with whole(path) as partial:
+    """Store a marked float graph atomically, for worker processes."""
+    with atomic_write(path) as partial:
         onnx.save(graph, partial, format="protobuf")
 
 
@@ -289,7 +308,7 @@ def load_graph(path: Path) -> ModelProto:
 
 
 def payload_bytes(model: ModelProto) -> int:
-    """Bytes of all tensors in the file: initializers and Constant nodes. Two integers of four bits share one."""
+    """Bytes of all tensors in the file: initializers and Constant nodes. Two 4-bit integers share a byte."""
     constants = [node.attribute[0] for node in model.graph.node if node.op_type == "Constant"]
     return sum(map(_tensor_bytes, model.graph.initializer)) + sum(map(_constant_bytes, constants))
 
@@ -301,7 +320,7 @@ def _tensor_bytes(tensor: TensorProto) -> int:
 
 
 def _constant_bytes(attribute: onnx.AttributeProto) -> int:
-    """Bytes of what a Constant node holds: a tensor, or numbers of its attribute's type."""
+    """Bytes of a Constant node's value: a tensor, or numbers of its attribute's type."""
     if attribute.name == "value":
         return _tensor_bytes(attribute.t)
     number = np.float32 if attribute.name.startswith("value_float") else np.int64
@@ -322,11 +341,11 @@ def _container(quantizer: Quantizer) -> np.dtype[Any]:
 
 
 def _fits(quantizer: Quantizer) -> bool:
-    """Whether that type holds them all."""
+    """Whether the container holds all levels."""
     limits = np.iinfo(_container(quantizer))
     return bool(limits.min <= quantizer.qmin and quantizer.qmax <= limits.max)
 
 
 def as_numpy(tensor: Tensor) -> np.ndarray:
-    """Trained values on the CPU, without their history."""
+    """A detached tensor as a numpy array on the CPU."""
     return tensor.detach().cpu().numpy()

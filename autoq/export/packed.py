@@ -1,12 +1,11 @@
 """The packed package: every weight at its own bit width, in one safetensors file.
 
-    pack(model, widths, policy)     a Q/DQ model, before any rewriting for speed, as bytes
-    unpack(file)                    the same model again, bit by bit, and the policy
+    pack(model, widths, policy)     pack a Q/DQ model (without rewrites for speed) into bytes
+    unpack(file)                    restore the identical model and the policy
 
-What the file holds as tensors is exactly a trial's `size`: integers packed to their widths, scales and zero points,
-biases, and what stays in float. What follows from these is computed when it is unpacked: scales of biases, bounds of
-narrow activations, zero points of signed tensors. The graph without its tensors, the policy and the widths are in
-the file's header.
+The tensors in the file have exactly a trial's `size`: integers packed to their widths, scales, zero points, biases and
+float tensors. Tensors that can be derived are computed when unpacking: scales of biases, bounds of narrow activations,
+zero points of signed tensors. The header holds the graph without tensors, the policy and the widths.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ from autoq.errors import InputError, PolicyError
 from autoq.export.widths import Width, pack_bits, unpack_bits
 
 FORMAT = "autoq packed 1"
-GIVE = "give one that autoq export --format packed wrote"
+GIVE = "give a file written by autoq export --format packed"
 HEADER_LENGTH_BYTES = 8
 
 
 class Packed(NamedTuple):
-    """What a package holds. widths: of the model's integer weights, by the names of their initializers."""
+    """An unpacked package. widths: widths of the integer weights by the names of their initializers."""
 
     model: ModelProto
     policy: Policy
@@ -42,16 +41,26 @@ class Packed(NamedTuple):
 
 
 def pack(model: ModelProto, widths: Mapping[str, Width], policy: Policy) -> bytes:
-    """A Q/DQ model as a package. widths: of its integer weights, by the names of their initializers.
+    """Pack a Q/DQ model.
 
-    Of weights whose integers are wider than their own width (levels that are not evenly spaced) the places in the list of
-    their levels are stored. Raises PolicyError for a tensor that does not follow from others as it should.
+    A weight with unevenly spaced levels, whose integers are wider than its width, is stored as indices into its levels.
+
+    Args:
+        model: A Q/DQ model, from `write_plain`.
+        widths: Widths of its integer weights by the names of their initializers.
+        policy: The policy.
+
+    Returns:
+        Content of the safetensors file.
+
+    Raises:
+        PolicyError: A tensor cannot be derived exactly from others.
     """
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     derived = dict(_derived(model, values))
     for name, recipe in derived.items():
         if not np.array_equal(_derive(recipe, values, values[name].dtype), values[name]):
-            raise PolicyError(f"tensor '{name}' does not follow from its {recipe['as']}: the package cannot be exact")
+            raise PolicyError(f"tensor '{name}' cannot be derived from its {recipe['as']}, so it cannot be packed exactly")
     graph = ModelProto()
     graph.CopyFrom(model)
     stored: dict[str, np.ndarray] = {}
@@ -59,12 +68,12 @@ def pack(model: ModelProto, widths: Mapping[str, Width], policy: Policy) -> byte
     for tensor in graph.graph.initializer:
         name = tensor.name
         if tensor.data_type == onnx.TensorProto.INT64:
-            continue  # shapes: part of the graph
+            continue  # shapes are part of the graph
         if name in widths:
             integers = values[name]
             if not widths[name].holds(integers):
-                found, integers = np.unique(integers, return_inverse=True)
-                levels[name] = found.tolist()
+                distinct, integers = np.unique(integers, return_inverse=True)
+                levels[name] = distinct.tolist()
             stored[name] = pack_bits(integers, widths[name].bits)
         elif name not in derived:
             stored[name] = np.atleast_1d(values[name])
@@ -81,36 +90,32 @@ def pack(model: ModelProto, widths: Mapping[str, Width], policy: Policy) -> byte
 
 
 def unpack(file: Path) -> Packed:
-    """The model and policy of a package. Raises InputError if the file is none."""
+    """Read the model and policy of a package. Raises InputError for any other file."""
     try:
         content = file.read_bytes()
         header, stored = _header(content), load(content)
         if header.get("format") != FORMAT:
-            raise InputError(
-                f"'{file}': a safetensors file, but no package of autoq; give one that autoq export --format packed wrote"
-            )
+            raise InputError(f"'{file}' is a safetensors file but not an autoq package; {GIVE}")
         model = ModelProto.FromString(zlib.decompress(base64.b64decode(header["graph"])))
         widths = {name: Width(*width) for name, width in json.loads(header["widths"]).items()}
         _fill(model, stored, widths, *(json.loads(header[name]) for name in ("levels", "derived")))
         return Packed(model, Policy.from_dict(json.loads(header["policy"])), widths)
     except OSError as error:
-        raise InputError(f"'{file}': {error.strerror or error}; {GIVE}") from error
+        raise InputError(f"cannot read '{file}': {error.strerror or error}; {GIVE}") from error
     except (SafetensorError, ValueError, KeyError, zlib.error) as error:
-        raise InputError(
-            f"'{file}': no package of autoq, or a torn one; give one that autoq export --format packed wrote"
-        ) from error
+        raise InputError(f"'{file}' is not an autoq package, or is damaged; {GIVE}") from error
 
 
 def payload_bytes(content: bytes) -> int:
-    """Bytes of the tensors in a package: all of it but the header."""
+    """Bytes of the tensors in a package, without the header."""
     return len(content) - HEADER_LENGTH_BYTES - int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
 
 
-# ---------------------------------------------------------------- what follows from what is stored
+# ---------------------------------------------------------------- derived tensors
 
 
 def _derived(model: ModelProto, values: Mapping[str, np.ndarray]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Initializers that follow from others, each with how."""
+    """Initializers that can be derived from others, each with its recipe."""
     read_by: dict[str, list[NodeProto]] = {}
     made_by = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
@@ -130,7 +135,7 @@ def _derived(model: ModelProto, values: Mapping[str, np.ndarray]) -> Iterator[tu
             yield node.input[2], {"as": "number", "number": int(values[node.input[2]])}
         if node.op_type == "DequantizeLinear" and node.input[0] in values and values[node.input[0]].dtype == np.int32:
             (layer,) = read_by[node.output[0]]
-            if layer.op_type == "Add":  # behind a product of matrices
+            if layer.op_type == "Add":  # the bias of a MatMul
                 layer = next(made_by[name] for name in layer.input if name != node.output[0])
             scales = [_scale_of(name, made_by) for name in layer.input[:2]]
             product = np.broadcast_shapes(*(values[name].shape for name in scales))
@@ -139,7 +144,7 @@ def _derived(model: ModelProto, values: Mapping[str, np.ndarray]) -> Iterator[tu
 
 
 def _scale_of(name: str, made_by: Mapping[str, NodeProto]) -> str:
-    """The scale of a quantized tensor, or of one whose values only moved since (a pixel shuffle)."""
+    """The scale of a quantized tensor, also through operators that only move values (a pixel shuffle)."""
     node = made_by[name]
     while node.op_type != "DequantizeLinear":
         node = made_by[node.input[0]]
@@ -165,8 +170,8 @@ def _derive(recipe: Mapping[str, Any], values: Mapping[str, np.ndarray], kind: n
 
 def _header(content: bytes) -> dict[str, str]:
     length = int.from_bytes(content[:HEADER_LENGTH_BYTES], "little")
-    found = json.loads(content[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length]).get("__metadata__", {})
-    return found if isinstance(found, dict) else {}
+    metadata = json.loads(content[HEADER_LENGTH_BYTES : HEADER_LENGTH_BYTES + length]).get("__metadata__", {})
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _fill(
@@ -176,7 +181,7 @@ def _fill(
     levels: Mapping[str, list[int]],
     derived: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Give a graph its tensors back, in place."""
+    """Restore the tensors of a graph, in place."""
     values: dict[str, np.ndarray] = {}
     for tensor in model.graph.initializer:
         kind, shape = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)

@@ -1,11 +1,10 @@
-"""QONNX files: any width, for tools that make hardware.
+"""QONNX files: integers of any width, for hardware generators.
 
-    write_qonnx(graph, quantized)    the marks become Quant operators, or nothing
-    packed_size(model)               bytes of the file's tensors, each at the width that its Quant says
+    write_qonnx(graph, quantized)    replace the marks by Quant operators, or remove them
+    packed_size(model)               bytes of the file's tensors, each at the width of its Quant
 
-Quant (Pappalardo et al. 2022, QONNX: Representing Arbitrary-Precision Quantized Neural Networks, section 4) takes a float
-tensor, a scale, a zero point and a width, and gives the nearest value of that grid: all tensors, weights too, stay float32.
-Biases are constants.
+Quant (Pappalardo et al. 2022, QONNX: Representing Arbitrary-Precision Quantized Neural Networks, section 4) rounds a float
+tensor to the grid of a scale, a zero point and a width. All tensors, including weights, stay float32. Biases are constants.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ ZERO_POINT_BYTES = 1
 
 
 class QONNXWriter(Writer):
-    """Rewrites one marked graph with Quant."""
+    """Rewrites one marked graph with Quant operators."""
 
     def weight(self, source: str, placed: Placed) -> str:
         quantizer = self.quantizer(placed)
@@ -34,28 +33,28 @@ class QONNXWriter(Writer):
         shape = [1] * values.dim()
         if quantizer.scale.numel() > 1:
             shape[quantizer.axis] = -1
-        scale, zero_point = (as_numpy(each).reshape(shape) for each in (quantizer.scale, quantizer.zero_point))
+        scale, zero_point = (as_numpy(values).reshape(shape) for values in (quantizer.scale, quantizer.zero_point))
         stored = ((as_numpy(quantizer.to_integer(values)) - zero_point) * scale).astype(np.float32)
         del self.initializers[source]
         return self.quant(self.constant(f"{source}.values", stored), source, scale, zero_point, quantizer)
 
     def tensor(self, source: str, placed: Placed) -> str:
         quantizer = self.quantizer(placed)
-        scale, zero_point = (as_numpy(each.reshape(())) for each in (quantizer.scale, quantizer.zero_point))
+        scale, zero_point = (as_numpy(value.reshape(())) for value in (quantizer.scale, quantizer.zero_point))
         return self.quant(source, f"{placed.quantizer.removeprefix('quantizers.')}.value", scale, zero_point, quantizer)
 
     def bias(self, name: str, values: Tensor, quantizer: BiasQuantizer) -> None:
-        """Values of the accumulators' grid; as integers they may be wider than the 32 bits of other formats."""
+        """Store a bias as float values on the accumulator's grid; its integers may exceed 32 bits."""
         self.constant(name, as_numpy(quantizer(values)))
 
     def quantizer(self, placed: Placed) -> Quantizer:
-        found = self.module.get_submodule(placed.quantizer)
-        if not isinstance(found, Quantizer):
-            raise PolicyError(f"QONNX holds integers and float32; {placed.placement.source} is stored as float16")
-        return found
+        quantizer = self.module.get_submodule(placed.quantizer)
+        if not isinstance(quantizer, Quantizer):
+            raise PolicyError(f"weight '{placed.placement.source}' is stored as float16, expected integers or float32 for QONNX")
+        return quantizer
 
     def quant(self, source: str, name: str, scale: np.ndarray, zero_point: np.ndarray, quantizer: Quantizer) -> str:
-        """A tensor on a quantizer's grid, which is whole or, where it is symmetric, lacks its lowest level."""
+        """Add the Quant of a quantizer; a symmetric grid lacks its lowest level (`narrow`)."""
         bits, signed = quantizer.quant.bits, quantizer.quant.signed
         assert (quantizer.qmin, quantizer.qmax) == integer_range(bits, signed)
         inputs = [
@@ -68,9 +67,14 @@ class QONNXWriter(Writer):
 
 
 def write_qonnx(graph: Graph, quantized: Quantized) -> Graph:
-    """The policy's QONNX file: `graph` (from `export_graph`) with the trained tensors of `quantized`, Quant at every site.
+    """Write a policy as QONNX, with a Quant at every quantized site.
 
-    Raises PolicyError for weights that are stored as float16.
+    Args:
+        graph: The marked graph of `export_graph`.
+        quantized: The trained network with its quantizers.
+
+    Raises:
+        PolicyError: A weight is stored as float16.
     """
     result = rewrite(graph, quantized, QONNXWriter(quantized.module, sites_of(quantized)), {"": OPSET, DOMAIN: VERSION})
     onnx.checker.check_model(result)
@@ -78,8 +82,10 @@ def write_qonnx(graph: Graph, quantized: Quantized) -> Graph:
 
 
 def packed_size(model: Graph) -> int:
-    """Bytes of a QONNX file's tensors as a package holds them: weights at their Quant's width, packed per tensor and rounded
-    up, a byte a zero point where integers are unsigned, and all else as it is stored. Shapes and widths are none.
+    """Bytes of a QONNX file's tensors in packed form.
+
+    Weights count at their Quant's width, rounded up to bytes per tensor; zero points of unsigned integers count one byte each;
+    float tensors count as stored. Shapes and widths do not count.
     """
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     sizes = {name: array.nbytes for name, array in values.items() if array.dtype == np.float32}

@@ -1,8 +1,8 @@
-"""A convolution behind a pixel shuffle, rewritten to run before it: the same sums, fewer of them wasted.
+"""Move a convolution from after a pixel shuffle to before it, with the same integer results.
 
-Integer kernels compute output channels in blocks of 16. The last layer of a super-resolution network has 3,
-at the highest resolution; before the shuffle (block b) it has 3 b^2 at 1 / b of the resolution, with the
-shuffle's b^2 input channels gathered into its kernel. Every product and sum is the same integer.
+Integer kernels compute output channels in blocks of 16. The last layer of a super-resolution network has 3 output
+channels at the highest resolution and wastes most of a block. Before the shuffle (block size b) it has 3 b^2 output
+channels at 1 / b of the resolution, with the shuffle's b^2 input channels gathered into its kernel.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KERNEL_BLOCK = 16
 
 
 def move_before_shuffle(model: ModelProto) -> None:
-    """Rewrite, in place, each integer convolution that alone reads a DepthToSpace and fills less than a block."""
+    """Rewrite, in place, every integer convolution that is the only reader of a DepthToSpace and fills less than a block."""
     made_by = {name: node for node in model.graph.node for name in node.output}
     read_by: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
@@ -40,13 +40,13 @@ def move_before_shuffle(model: ModelProto) -> None:
         repeated = [*weight.input[1:], *(made_by[conv.input[2]].input[:2] if len(conv.input) > 2 else ())]
         for name in repeated:
             values = numpy_helper.to_array(constants[name])
-            if values.ndim:  # one scale for the whole tensor stays one
+            if values.ndim:  # a per-tensor scale is not repeated
                 constants[name].CopyFrom(numpy_helper.from_array(np.repeat(values, block**2), name))
         _swap(model, conv, shuffle, integers.shape[2], block)
 
 
 def _fits(conv: NodeProto, shape: tuple[int, ...], block: int) -> bool:
-    """Whether it is an ungrouped, undilated, unstrided, evenly padded convolution with few output channels."""
+    """Whether a convolution has few output channels, `same` padding, and no groups, dilation or stride."""
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in conv.attribute}
     outputs, _, height, width = shape
     return (
@@ -61,15 +61,18 @@ def _fits(conv: NodeProto, shape: tuple[int, ...], block: int) -> bool:
 
 
 def reach(size: int, block: int) -> tuple[int, int]:
-    """(pixels before, pixels after) that a centred kernel of `size` behind a shuffle reaches before it."""
+    """(pixels before, pixels after) at low resolution that a centred kernel of `size` after the shuffle covers."""
     half = size // 2
     return -(-half // block), (block - 1 + half) // block
 
 
 def gather_kernel(kernel: np.ndarray, block: int, zero: int = 0) -> np.ndarray:
-    """[out, in, k, k] behind a shuffle -> [out b^2, in b^2, m, m] before it; channels ordered as DepthToSpace's CRD.
+    """Gather a kernel [out, in, k, k] after a shuffle into [out b^2, in b^2, m, m] before it.
 
-    zero: the integer that stands for a weight of zero.
+    Args:
+        kernel: Integers of the kernel.
+        block: Block size b of the shuffle; channels are in DepthToSpace's CRD order.
+        zero: The integer that represents zero.
     """
     outputs, inputs, size, _ = kernel.shape
     before, after = reach(size, block)

@@ -1,9 +1,9 @@
-"""Q/DQ files that take and give the 8 bits of an image: everything between them is uint8, too.
+"""Q/DQ files with uint8 images as input and output, and uint8 tensors in between.
 
-    write_plain_uint8(graph, quantized)    the policy, as a package holds it
-    write_uint8(graph, quantized)          the same, as a runtime loads it
+    write_plain_uint8(graph, quantized)    write the policy as stored in a package
+    write_uint8(graph, quantized)          write the policy for a runtime
 
-The image is dequantized instead of quantized, and the network's output is quantized and left so.
+The input image is dequantized instead of quantized; the output is quantized and not dequantized.
 """
 
 from __future__ import annotations
@@ -40,18 +40,24 @@ class Uint8Writer(Writer):
         return self.add("DequantizeLinear", [INPUT, *self.grid(placed, name)], f"{name}.value")
 
     def grid(self, placed: Placed, name: str) -> list[str]:
-        """Names of the scale and the zero point of images, as constants."""
+        """Store the scale and the zero point of an image and return their names."""
         quantizer = self.module.get_submodule(placed.quantizer)
         assert isinstance(quantizer, Quantizer)
-        scale, zero_point = (as_numpy(each.reshape(())) for each in (quantizer.scale, quantizer.zero_point))
+        scale, zero_point = (as_numpy(value.reshape(())) for value in (quantizer.scale, quantizer.zero_point))
         return [self.constant(f"{name}.scale", scale), self.constant(f"{name}.zero_point", zero_point.astype("uint8"))]
 
 
 def write_plain_uint8(graph: Graph, quantized: Quantized) -> Graph:
-    """The policy in ONNX: `graph` (from `export_graph`) with the integers of `quantized`, uint8 images in and out.
+    """Write a policy as Q/DQ ONNX with uint8 images.
 
-    A network that gives float, as the one that others are compared with, takes and gives float32. Raises PolicyError as
-    `write_plain` for that one.
+    A network without a quantized output, such as the float reference, is written with float32 images.
+
+    Args:
+        graph: The marked graph of `export_graph`.
+        quantized: The trained network with its quantizers.
+
+    Raises:
+        PolicyError: As `write_plain`, for a network with float32 images.
     """
     of_site = sites_of(quantized)
     output = next((placed for placed in quantized.placed if placed.placement.sites[0].role == "output"), None)
@@ -67,13 +73,13 @@ def write_plain_uint8(graph: Graph, quantized: Quantized) -> Graph:
 
 
 def write_uint8(graph: Graph, quantized: Quantized) -> Graph:
-    """The policy's file, as a runtime loads it."""
+    """Write the policy's file for a runtime."""
     return for_runtime(write_plain_uint8(graph, quantized), weight_widths(quantized))
 
 
 def _quantize_output(model: Graph, grid: list[str]) -> None:
-    """Put a QuantizeLinear behind what makes the output: in front of a shuffle of pixels and in the place of a clip to
-    [0, 1], which it does itself, so that the layer before them is quantized at once and becomes an integer kernel.
+    """Quantize the output. QuantizeLinear goes before a pixel shuffle and replaces a clip to [0, 1], which it implies, so that
+    it directly follows the last layer and the layer becomes an integer kernel.
     """
     nodes: list[onnx.NodeProto] = list(model.graph.node)
     made_by = {name: node for node in nodes for name in node.output}
@@ -87,14 +93,14 @@ def _quantize_output(model: Graph, grid: list[str]) -> None:
     before = made_by[source]
     if before.op_type == "Clip" and [_number(name, made_by) for name in before.input[1:]] == [0, 1]:
         source = before.input[0]
-    place = nodes.index(last) + (not shuffled)
-    nodes.insert(place, helper.make_node("QuantizeLinear", [source, *grid], [integers], name=integers))
+    position = nodes.index(last) + (not shuffled)
+    nodes.insert(position, helper.make_node("QuantizeLinear", [source, *grid], [integers], name=integers))
     del model.graph.node[:]
     model.graph.node.extend(_read(nodes))
 
 
 def _number(name: str, made_by: Mapping[str, onnx.NodeProto]) -> float | None:
-    """A constant number as the exporter writes it, also behind casts; None for anything else."""
+    """A constant number as the exporter writes it, also through casts; None for anything else."""
     node = made_by.get(name)
     while node is not None and node.op_type in ("Cast", "CastLike"):
         node = made_by.get(node.input[0])
@@ -103,10 +109,10 @@ def _number(name: str, made_by: Mapping[str, onnx.NodeProto]) -> float | None:
 
 
 def _read(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Those whose results another one or the user reads."""
-    wanted, kept = {OUTPUT}, list[onnx.NodeProto]()
+    """The nodes that the output depends on."""
+    needed, kept = {OUTPUT}, list[onnx.NodeProto]()
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
-            wanted.update(node.input)
+        if needed.intersection(node.output):
+            needed.update(node.input)
             kept.insert(0, node)
     return kept

@@ -1,4 +1,4 @@
-"""Integers packed to their own widths."""
+"""Pack integers to their bit widths."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import numpy as np
 
 
 class Width(NamedTuple):
-    """How an integer tensor is stored: bits a value, and whether negative values are among them."""
+    """Storage format of an integer tensor: bits per value, and signedness."""
 
     bits: int
     signed: bool
 
     def holds(self, integers: np.ndarray) -> bool:
-        """Whether all of them are within the width."""
+        """Whether all integers fit the width."""
         low, high = (-(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1) if self.signed else (0, 2**self.bits - 1)
         return bool(integers.size == 0 or (low <= integers.min() and integers.max() <= high))
 
 
 def pack_bits(values: np.ndarray, bits: int) -> np.ndarray:
-    """Integers as uint8, `bits` each (two's complement), the lowest bit first, without gaps; the last byte filled with zeros."""
+    """Pack integers into uint8: `bits` each (two's complement), least significant bit first, last byte padded with zeros."""
     flat = values.reshape(-1).astype(np.int64) & (2**bits - 1)
     return np.packbits(((flat[:, None] >> np.arange(bits)) & 1).astype(np.uint8).reshape(-1), bitorder="little")
 

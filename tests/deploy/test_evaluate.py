@@ -102,7 +102,7 @@ def test_niqe_of_a_file(shared: Path, network: Path, tmp_path: Path, monkeypatch
         high = np.asarray(file)
     found = autoq.evaluate(network, data=folder, metrics="niqe", threads=1)
     assert found["metrics"] == {"niqe": pytest.approx(quality.niqe(high, high, 2))}
-    with pytest.raises(DataError, match="112x112 is too small for niqe without a border of 10; give images of 116x116 or more"):
+    with pytest.raises(DataError, match="112x112 pixels, expected at least 116x116 for niqe with a border of 10"):
         autoq.evaluate(network, data=folder, metrics="psnr,niqe", border=10)
     quality._pyiqa_metric.cache_clear()
 
@@ -125,20 +125,20 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected an .onnx file, or --model NAME for a float network; type autoq evaluate FILE, or --model srgan"),
-        (["NET", "--model", "srgan"], "expected an .onnx file, or --model NAME for a float network; type autoq evaluate FILE, or --model srgan"),
-        (["NET", "--metrics", "psnr,niqe"], "niqe needs niqe_modelparameters.mat in HERE/hub/pyiqa; on a machine with internet, python -c \"import pyiqa; pyiqa.create_metric('niqe')\" fetches it"),
+        ([], "expected either an .onnx file or --model NAME; type autoq evaluate FILE or autoq evaluate --model srgan"),
+        (["NET", "--model", "srgan"], "expected either an .onnx file or --model NAME; type autoq evaluate FILE or autoq evaluate --model srgan"),
+        (["NET", "--metrics", "psnr,niqe"], "niqe needs niqe_modelparameters.mat in HERE/hub/pyiqa; download on a machine with internet access: python -c \"import pyiqa; pyiqa.create_metric('niqe')\""),
         (["NET", "--metrics", "psrn"], "unknown metric 'psrn' (known: niqe, pi, psnr, ssim). Did you mean 'psnr'?"),
         (["NET", "--metrics", ""], "unknown metric '' (known: niqe, pi, psnr, ssim)."),
-        (["NET", "--scale", "4"], "'NET': a x2 network, asked for x4; type --scale 2"),
-        (["NET", "--weights", "w.pth"], "--weights 'w.pth': 'NET' holds its own; leave one of them out"),
+        (["NET", "--scale", "4"], "--scale 4: 'NET' is a x2 network; type --scale 2"),
+        (["NET", "--weights", "w.pth"], "--weights 'w.pth': 'NET' includes its weights; leave out --weights"),
         (["NET", "--data", "HERE/none"], "image folder 'HERE/none': no such folder; give a folder of .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp files"),
-        (["NET", "--data", "HERE/set", "--border", "43"], "image '5': 96x96 is too small for ssim without a border of 43; give images of 97x97 or more"),
-        (["w.pth"], "'w.pth': a checkpoint, expected an .onnx file; type --model NAME --weights w.pth"),
-        (["none.onnx"], "'none.onnx': No such file or directory; give an .onnx file as autoq exports it"),
-        (["--model", "srgan", "--target", "openvino-cpu"], "--target openvino-cpu: a float checkpoint runs in torch; leave it out, or give an .onnx file"),
+        (["NET", "--data", "HERE/set", "--border", "43"], "image '5': 96x96 pixels, expected at least 97x97 for ssim with a border of 43; remove the image, or leave ssim out of --metrics"),
+        (["w.pth"], "'w.pth' is a checkpoint, expected an .onnx file; type --model NAME --weights w.pth"),
+        (["none.onnx"], "cannot read 'none.onnx': No such file or directory; give an .onnx file exported by autoq"),
+        (["--model", "srgan", "--target", "openvino-cpu"], "--target openvino-cpu: a float network runs in torch; leave out --target, or give an .onnx file"),
         (["--model", "srgna"], "unknown model 'srgna' (known: "),
-        (["--model", "edsr", "--scale", "3"], "no weights for edsr x3 are bundled (bundled: none); give --weights FILE"),
+        (["--model", "edsr", "--scale", "3"], "no bundled weights for edsr x3 (bundled: none); give --weights FILE"),
         (["NET", "--border", "-1"], "--border '-1': expected a whole number from 0 to 256; type --border 4"),
     ],
 )  # fmt: skip
@@ -171,5 +171,5 @@ def test_without_a_folder_the_crops_of_trials_are_looked_at(tiny_weights: Path) 
 
 
 def test_metrics_of_nothing_are_refused(network: Path) -> None:
-    with pytest.raises(InputError, match="no metric given"):
+    with pytest.raises(InputError, match="--metrics is empty"):
         autoq.evaluate(network, metrics=[])

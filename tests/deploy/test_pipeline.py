@@ -92,9 +92,9 @@ def test_a_point_exports_as_promised(study: Study, name: str, tmp_path: Path, mo
     document = json.loads((tmp_path / "out" / "policy.json").read_text())
     assert Policy.from_dict(document["policy"]) == uniform(NAMES[name], study.space.facts.stages, "lsq", "minmax")
     card = (tmp_path / "out" / "README.md").read_text()
-    assert f"| size | {values['size']:,.0f} bytes | {values['size']:,.0f} bytes | exactly | yes |" in card
+    assert f"| size | {values['size']:,.0f} bytes | {values['size']:,.0f} bytes | equal | yes |" in card
     assert "| body |" in card
-    assert "32x24 pixels with 1 threads: 25 times in turn with the float network, after one time to warm up" in card
+    assert "32x24 input pixels and 1 thread: 25 runs after one warm-up run, alternating with the float network" in card
     assert ("**Not faster than float:**" in card) == (found.document()["faster_than_float"] is False)
 
 
@@ -150,17 +150,17 @@ def test_openvino_s_own_format_runs(study: Study, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "more", "message"),
     [
-        ("size", 1, "size .* bytes where .* bytes was promised, exactly"),
-        ("psnr", 0.06, "psnr .* dB where .* dB was promised, within 0.05"),
-        ("ssim", -0.06, "ssim .* where .* was promised, within 0.05"),
-        ("fidelity", 0.6, "fidelity .* dB where .* dB was promised, within 0.5"),
+        ("size", 1, r"size is .* bytes, expected .* bytes \(equal\)"),
+        ("psnr", 0.06, r"psnr is .* dB, expected .* dB \(within 0.05\)"),
+        ("ssim", -0.06, r"ssim is .*, expected .* \(within 0.05\)"),
+        ("fidelity", 0.6, r"fidelity is .* dB, expected .* dB \(within 0.5\)"),
     ],
 )
 def test_what_does_not_hold_fails_and_leaves_nothing(study: Study, tmp_path: Path, name: str, more: float, message: str) -> None:
     record = next(each for each in study.records() if each.name == "8/8/8")
     wrong = record.model_copy(update={"values": {**record.values, name: record.values[name] + more}})
     with pytest.raises(AutoqError, match=message):
-        pipeline.deliver(study, wrong, "onnx", tmp_path / "out", lambda text: None)
+        pipeline.export_record(study, wrong, "onnx", tmp_path / "out", lambda text: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -182,14 +182,14 @@ def slower(finished: Path, tmp_path: Path) -> Study:
 def test_a_latency_that_is_not_found_again_is_a_warning(
     slower: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    warning = re.compile(r"latency [0-9.]+ ms where [0-9.]+ ms was promised, within 10% of [0-9.]+ to [0-9.]+ ms")
+    warning = re.compile(r"latency is [0-9.]+ ms, expected [0-9.]+ ms \(within 10% of [0-9.]+ to [0-9.]+ ms\)")
     command = ["export", str(slower.folder), "--pick", "compromise", "-o"]
     code, out, err = run(capsys, monkeypatch, *command, str(tmp_path / "text"), "--quiet")
     assert (code, err) == (0, "")
     assert re.search(f"^warning: {warning.pattern}$", out, re.MULTILINE)
     assert out.splitlines()[-1] == str(tmp_path / "text" / "model.onnx"), "it is not said to be as promised"
     card = (tmp_path / "text" / "README.md").read_text()
-    assert re.search(rf"\*\*Warning:\*\* {warning.pattern}\. Something else may have been running", card)
+    assert re.search(rf"\*\*Warning:\*\* {warning.pattern}\. Another process may have used the machine", card)
     assert re.search(r"\| latency \| .* \| no \|", card)
     code, out, err = run(capsys, monkeypatch, *command, str(tmp_path / "data"), "--json", "--quiet")
     assert (code, err) == (0, "")
@@ -203,9 +203,7 @@ def test_strict_refuses_a_latency_that_is_not_found_again(
     command = ["export", str(slower.folder), "--pick", "compromise", "-o", str(tmp_path / "out"), "--quiet", "--strict"]
     code, out, err = run(capsys, monkeypatch, *command)
     assert (code, out) == (1, "")
-    assert re.search(
-        "latency .* ms where .* ms was promised, within 10%.*when nothing else runs.*or without --strict$", err.strip()
-    )
+    assert re.search(r"latency is .* ms, expected .* ms \(within 10%.*stop other processes.*or leave out --strict$", err.strip())
     assert not (tmp_path / "out").exists()
 
 
@@ -213,7 +211,7 @@ def test_bytes_that_differ_are_an_error_whatever_the_latency_is(slower: Study, t
     (record,) = slower.records()
     wrong = record.model_copy(update={"values": {**record.values, "size_runtime": record.values["size_runtime"] - 1}})
     with pytest.raises(AutoqError, match="latency .* ms; size_runtime .* bytes|size_runtime .* bytes.*; latency .* ms") as error:
-        pipeline.deliver(slower, wrong, "onnx", tmp_path / "out", lambda text: None)
+        pipeline.export_record(slower, wrong, "onnx", tmp_path / "out", lambda text: None)
     assert "--strict" not in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -224,14 +222,14 @@ def test_bytes_that_differ_are_an_error_whatever_the_latency_is(slower: Study, t
         (["--pick", "compromise", "--format", "onxx"], "unknown format 'onxx'"),
         (
             ["--pick", "compromise", "--format", "qonnx"],
-            "openvino-cpu reads ONNX with Q/DQ; type --format onnx, or export a study of target bits",
+            "--format qonnx is for studies of target 'bits', this one is for 'openvino-cpu'; type --format onnx",
         ),
         (["--pick", "4/4/4"], "unknown objective '4/4/4'"),
         (["--trial", "7"], "the study has no 'trial 7'; type one of: float, 8/8/8, 4/6/8"),
         ([], "expected either --trial or --pick; type --trial N, or --pick RULE"),
         (["--pick", "compromise", "--trial", "1"], "expected either --trial or --pick; type --trial N, or --pick RULE"),
-        (["--pick", "compromise", "-o", "used"], "--output 'used': it holds other files; give a new folder"),
-        (["--pick", "compromise", "-o", "no/such"], "there is no folder"),
+        (["--pick", "compromise", "-o", "used"], "--output 'used' exists and is not an empty folder; give a new folder"),
+        (["--pick", "compromise", "-o", "no/such"], "no such folder"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -271,7 +269,7 @@ def test_the_command_prints_what_was_found(
             assert found["agreement_db"] >= 50
         else:
             assert ": as expected" in out
-            assert "exactly" in out
+            assert "equal" in out
 
 
 def test_weights_that_changed_are_refused(finished: Path, tmp_path: Path, tiny_weights: Path) -> None:
@@ -284,6 +282,6 @@ def test_weights_that_changed_are_refused(finished: Path, tmp_path: Path, tiny_w
 
 def test_no_package_no_file(tmp_path: Path) -> None:
     (tmp_path / "x.safetensors").write_bytes(b"nothing")
-    with pytest.raises(InputError, match="no package of autoq"):
+    with pytest.raises(InputError, match="not an autoq package"):
         unpack(tmp_path / "x.safetensors", tmp_path / "out")
     assert not (tmp_path / "out").exists()

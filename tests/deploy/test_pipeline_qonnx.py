@@ -63,7 +63,7 @@ def test_a_point_runs_in_the_executor_as_promised(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "policy.json", "README.md"}
     card = (tmp_path / "out" / "README.md").read_text()
     assert "--target bits" in card
-    assert "atency" not in card.partition("## What was promised")[2]
+    assert "atency" not in card.partition("## Verification")[2]
     model = onnx.load(tmp_path / "out" / "model.onnx")
     assert {node.domain for node in model.graph.node} == {"", "qonnx.custom_op.general"}
     image, large = small_image(tmp_path / "image", 4, 24) / "4.png", tmp_path / "large.png"
@@ -79,7 +79,7 @@ def test_other_formats_and_a_missing_executor_are_refused_in_one_line(
     words = ("export", str(finished), "--pick", "4/4/8", "-o", str(tmp_path / "out"), "--format")
     for format in ("onnx", "packed", "openvino"):
         assert command(monkeypatch, *words, format) == 2
-        assert "holds integers of 8 bits or fewer, bits has wider ones; type --format qonnx" in capsys.readouterr().err
+        assert "stores integers of at most 8 bits, target 'bits' has wider ones; type --format qonnx" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert command(monkeypatch, *words, "qonnx") == 2
     assert "qonnx, which is not installed; type pip install 'autoq[qonnx]'" in capsys.readouterr().err

@@ -147,10 +147,10 @@ def as_int8() -> ModelProto:
         (b"", "'net.onnx': not an ONNX file, or damaged"),
         (b"no graph", "not an ONNX file, or damaged"),
         (CASES["3x3"].SerializeToString()[:-40], "not an ONNX file, or damaged"),
-        (model_of([node("Identity", "image")], {}, image=[1, 1, None, None], result=[1, 1, None, None]), r"takes float32 \[1, 1, \?, \?\], expected float32 RGB"),
-        (model_of([node("Identity", "image")], {}, image=[1, 3, 96, 96]), r"takes float32 \[1, 3, 96, 96\], expected an image of any height and width"),
-        (model_of([node("GlobalAveragePool", "image")], {}, result=[1, 3]), r"gives float32 \[1, 3\], expected float32 RGB"),
-        (as_int8(), r"takes int8 \[1, 3, \?, \?\], expected float32 RGB"),
+        (model_of([node("Identity", "image")], {}, image=[1, 1, None, None], result=[1, 1, None, None]), r"input is float32 \[1, 1, \?, \?\], expected float32 RGB"),
+        (model_of([node("Identity", "image")], {}, image=[1, 3, 96, 96]), r"input is float32 \[1, 3, 96, 96\], expected a dynamic height and width"),
+        (model_of([node("GlobalAveragePool", "image")], {}, result=[1, 3]), r"output is float32 \[1, 3\], expected float32 RGB"),
+        (as_int8(), r"input is int8 \[1, 3, \?, \?\], expected float32 RGB"),
     ],
 )  # fmt: skip
 def test_files_that_are_no_network_of_images(content: bytes | ModelProto, message: str) -> None:
@@ -161,5 +161,5 @@ def test_files_that_are_no_network_of_images(content: bytes | ModelProto, messag
 def test_a_file_that_takes_two_images() -> None:
     model = model_of([node("Add", "image", "other")], {})
     model.graph.input.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, IMAGE))
-    with pytest.raises(InputError, match="takes 2 tensors and gives 1, expected one image each"):
+    with pytest.raises(InputError, match="2 inputs and 1 outputs, expected one image each"):
         read_network(model.SerializeToString(), "net.onnx")

@@ -145,7 +145,7 @@ def test_weights_whose_integers_are_too_wide_are_refused(tiny_traced: Traced, gr
     statistics = collect(tiny_traced, [torch.rand(1, 3, 16, 16)])
     weight = TensorQuant(8, "dorefa", granularity="channel", signed=True)
     wide = quantize(tiny_traced, mixed(weight, TensorQuant(8), TensorQuant(8)), statistics, Execution(16, False))
-    with pytest.raises(PolicyError, match="holds integers of 8 bits or less; 6 tensors of this policy are wider"):
+    with pytest.raises(PolicyError, match="6 tensors of this policy have more than 8 bits, expected at most 8 for Q/DQ ONNX"):
         write_qdq(graph, wide)
 
 
@@ -194,7 +194,7 @@ def test_payload_is_the_sum_of_the_tensors(tiny_traced: Traced, graph: Graph) ->
 def test_wide_integers_are_refused(tiny_traced: Traced, graph: Graph) -> None:
     statistics = collect(tiny_traced, [torch.rand(1, 3, 16, 16)])
     wide = quantize(tiny_traced, uniform("12/12/12", INFO.stages), statistics, Execution(16, False))
-    with pytest.raises(PolicyError, match="holds integers of 8 bits or less"):
+    with pytest.raises(PolicyError, match="more than 8 bits, expected at most 8 for Q/DQ ONNX"):
         write_qdq(graph, wide)
 
 

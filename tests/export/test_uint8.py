@@ -115,5 +115,5 @@ def test_the_float_network_stays_float(traced: Traced, graph: Graph) -> None:
 
 def test_a_network_that_reads_its_image_in_float_is_refused() -> None:
     luma = trace(fresh_model("espcn-y", 3).eval(), model_info("espcn-y").patterns)
-    with pytest.raises(InputError, match="target 'npu-uint8': '.*' of this network reads the image in float.*as xlsr"):
+    with pytest.raises(InputError, match="target 'npu-uint8': '.*' of this network reads the image in float.*such as xlsr"):
         check_integers_only(luma, TARGET)
