@@ -1,1 +1,1 @@
-"""Images: one reader, bicubic reduction, crops and patches."""
+"""Images: file reader, bicubic downscaling, evaluation crops and training patches."""

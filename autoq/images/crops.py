@@ -1,7 +1,7 @@
-"""Which parts of which images a study trains on, is judged on and is confirmed on.
+"""Select the images and crops that a study trains on, evaluates on, and validates on.
 
-Small folders are looked at whole. Of large ones, and of the photographs inside installed packages, crops of one size are
-taken that together resemble all of them: texture, edges and flat parts, so that short trials see much of a little.
+Small folders are used in full. From large folders and from the bundled photographs, crops of one size are selected that
+represent all images (texture, edges and flat regions), so that evaluation stays fast.
 """
 
 from __future__ import annotations
@@ -28,23 +28,31 @@ from autoq.images.data import (
 
 CROPS = 32
 CROP_SIDE, BLOCK = 120, 96
-"""Output pixels. A crop divides by scales 2, 3 and 4, the halves too, and holds a block of NIQE without a border of `scale`."""
+"""In output pixels. A crop and its halves divide by 2, 3 and 4; without a border of `scale` it holds a block of NIQE."""
 
 WHOLE_PIXELS = 1_500_000
-"""Output pixels up to which the images of a folder are looked at whole; see docs/numbers.md for what that costs."""
+"""Folders with up to this many output pixels are evaluated in full."""
 
 MOST_CANDIDATES = 2000
-"""Crops to choose from are compared each with each."""
+"""Limit on candidate crops, as selection compares all pairs."""
 
 LUMA = np.array([0.299, 0.587, 0.114])
 DULL = 0.05
-"""Share of a crop's area with detail below which it is left out: at 45 dB and more its PSNR would outweigh all others'."""
+"""Crops with detail in a smaller share of their area are skipped: their PSNR of 45 dB and more would dominate the mean."""
 
 
 def searched(spec: TrialSpec, multiple: int = 1) -> tuple[list[Pair], tuple[Pair, ...]]:
-    """What a study trains on, whole images, and what trials are judged on. Raises DataError where the two share an image.
+    """The full training images and the evaluation crops of a study.
 
-    multiple: what sides of the network's inputs must divide by.
+    Args:
+        spec: The trials' settings.
+        multiple: The sides of a network's input must be multiples of this.
+
+    Returns:
+        (training pairs, evaluation pairs).
+
+    Raises:
+        DataError: Both sets share an image, or an image cannot be used.
     """
     train, evaluation = _images(spec, "training"), _images(spec, "evaluation")
     check_disjoint(train.values(), evaluation.values())
@@ -52,36 +60,36 @@ def searched(spec: TrialSpec, multiple: int = 1) -> tuple[list[Pair], tuple[Pair
 
 
 def held_out(spec: TrialSpec, multiple: int = 1) -> tuple[Pair, ...]:
-    """What no suggestion depends on."""
+    """The held-out pairs, which no suggestion of the search depends on."""
     return _cut(spec, "test", _images(spec, "test"), multiple)
 
 
 def bundled(scale: int) -> tuple[Pair, ...]:
-    """What trials are judged on where no folder is given."""
+    """The evaluation pairs that are used if no folder is given."""
     spec = TrialSpec(model="", scale=scale)
     return _cut(spec, "evaluation", _images(spec, "evaluation"), 1)
 
 
 def check_held_out(spec: TrialSpec) -> None:
-    """Raise DataError where a test image is one that trials are trained or judged on."""
+    """Raise DataError if a held-out image is also a training or evaluation image."""
     test = _images(spec, "test").values()
     for part in ("training", "evaluation"):
         check_disjoint(_images(spec, part).values(), test, (part, "test"))
 
 
 def decided(spec: TrialSpec) -> TrialSpec:
-    """The spec with the boxes of what is judged, so that a resumed study looks at exactly the same."""
+    """The spec with the selected crops filled in, so that a resumed study uses the same ones."""
     return spec.model_copy(update={"eval_boxes": _boxes(spec, "evaluation"), "test_boxes": _boxes(spec, "test")})
 
 
 def crop_side(spec: TrialSpec) -> int:
-    """Side of a crop in the pixels of the images that are given."""
+    """Side of a crop, in pixels of the given images."""
     low = math.ceil(max(CROP_SIDE, BLOCK + 2 * spec.scale) / spec.scale)
     return low if spec.images == "lr" else low * spec.scale
 
 
 def _images(spec: TrialSpec, part: Part) -> dict[str, Image]:
-    """The images of a part that are looked at, by name."""
+    """The images of a part that have a crop, by name."""
     paths = sources(_folder(spec, part), part)
     boxes = _decided(spec, part)
     return read_sources({name: path for name, path in paths.items() if not boxes or name in {box[0] for box in boxes}})
@@ -105,7 +113,7 @@ def _cut(spec: TrialSpec, part: Part, images: Mapping[str, Image], multiple: int
 
 
 def cut(image: Image, box: Box) -> Image:
-    """A part of an image; its name says where it is, unless it is all of it."""
+    """Crop an image; the position becomes part of its name unless the crop is the full image."""
     _, left, top, width, height = box
     pixels = image.pixels[top : top + height, left : left + width].copy()  # a view would keep the whole image
     return Image(image.name if pixels.shape == image.pixels.shape else f"{image.name}+{left}+{top}", pixels)
@@ -116,7 +124,7 @@ def _boxes(spec: TrialSpec, part: Part) -> tuple[Box, ...]:
 
 
 def _chosen(spec: TrialSpec, part: Part, images: Mapping[str, Image]) -> tuple[Box, ...]:
-    """All of the images where that is asked for or no more than WHOLE_PIXELS of a folder, else crops."""
+    """Full images if requested, or if a folder has at most WHOLE_PIXELS; otherwise representative crops."""
     pixels = sum(image.pixels.shape[0] * image.pixels.shape[1] for image in images.values())
     small = pixels * (spec.scale**2 if spec.images == "lr" else 1) <= WHOLE_PIXELS
     if spec.eval_crops == "all" or (spec.eval_crops is None and small and _folder(spec, part)):
@@ -130,7 +138,7 @@ def _chosen(spec: TrialSpec, part: Part, images: Mapping[str, Image]) -> tuple[B
 
 
 def grid(name: str, image: Image, side: int) -> list[Box]:
-    """The crops [side, side] of an image that lie side by side in its middle; all of an image that is too small for one."""
+    """Split an image into adjacent, centred crops of [side, side]; an image too small for one is its own crop."""
     sizes = image.pixels.shape[:2]
     if min(sizes) < side:
         return [(name, 0, 0, sizes[1], sizes[0])]
@@ -139,10 +147,13 @@ def grid(name: str, image: Image, side: int) -> list[Box]:
 
 
 def representative(images: Mapping[str, Image], boxes: Sequence[Box], count: int) -> tuple[Box, ...]:
-    """Boxes that all boxes are near to: each next one is what most lessens their distances to the chosen, every image alike.
+    """Select boxes that represent all boxes: a greedy k-medoids selection in which every image has the same weight.
 
-    Distances are between `features`, each counted in its own spread. Boxes without any detail are left out if others suffice.
-    Returned in the order of `boxes`.
+    Every step adds the box that reduces the summed distance of all boxes to their nearest selected box most. Distances are
+    Euclidean between standardized `features`. Boxes without detail are skipped if enough others remain.
+
+    Returns:
+        The selected boxes, in the order of `boxes`.
     """
     boxes = [
         boxes[index] for index in np.unique(np.linspace(0, len(boxes) - 1, min(len(boxes), MOST_CANDIDATES)).round().astype(int))
@@ -166,16 +177,16 @@ def representative(images: Mapping[str, Image], boxes: Sequence[Box], count: int
 
 
 SHARE_WITH_DETAIL = 2
-"""Its place in `features`."""
+"""Index in `features`."""
 
 
 def features(pixels: np.ndarray) -> list[float]:
-    """What a crop, uint8 RGB [height, width, 3], shows: how much detail, its strongest edges, its share of area with detail,
-    whether edges run one way (1) or every way (0), and its mean colour.
+    """Features of a crop, uint8 RGB [height, width, 3]: log mean gradient, log 99th percentile of gradients, share of the area
+    with detail, coherence of edge directions (1: all parallel, 0: isotropic), and mean colour.
     """
     luma = pixels @ LUMA / 255
     down, right = np.diff(luma, axis=0), np.diff(luma, axis=1)
-    down, right = (down[:, :-1] + down[:, 1:]) / 2, (right[:-1] + right[1:]) / 2  # of the same four pixels
+    down, right = (down[:, :-1] + down[:, 1:]) / 2, (right[:-1] + right[1:]) / 2  # both centred on the same 2x2 pixels
     steepness = np.hypot(down, right)
     energy = float((down**2 + right**2).sum())
     one_way = math.hypot(float((down**2 - right**2).sum()), 2 * float((down * right).sum())) / energy if energy else 0.0

@@ -1,4 +1,4 @@
-"""Images in, low-resolution pairs and training patches out.
+"""Image folders, pairs of high- and low-resolution images, and training patches.
 
 Images are RGB uint8 [height, width, 3]; networks see float32 in [0, 1], [n, 3, height, width].
 """
@@ -26,7 +26,7 @@ from autoq.images.reader import read_picture
 
 SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
-"""Files that nobody put there on purpose, in lower case; neither did anybody those whose names begin with a dot."""
+"""Files of operating systems, in lower case; these and hidden files are ignored."""
 
 Part = Literal["training", "evaluation", "test"]
 PHOTOGRAPHS: dict[Part, tuple[str, ...]] = {
@@ -38,20 +38,20 @@ PHOTOGRAPHS: dict[Part, tuple[str, ...]] = {
         "skimage/data/hubble_deep_field.jpg",
     ),
 }
-"""The colour photographs inside scikit-image's and matplotlib's wheels; no scene is in two parts."""
+"""Colour photographs from the scikit-image and matplotlib wheels; no scene is in more than one part."""
 
 Names = tuple[Part, Part]
 WHY: dict[Names, str] = {
-    ("training", "evaluation"): "a trial must not be judged on what it was trained on",
-    ("training", "test"): "nothing may be confirmed on what it was trained on",
-    ("evaluation", "test"): "nothing may be confirmed on what it was chosen by",
+    ("training", "evaluation"): "trials must be evaluated on images that are not in the training set",
+    ("training", "test"): "held-out images must not be in the training set",
+    ("evaluation", "test"): "held-out images must not be in the evaluation set",
 }
 OPTION: dict[Part, str] = {"evaluation": "eval-data", "test": "test-data"}
 
 CALIBRATION_PATCHES = 64
 
 VARIATION_THRESHOLD = 0.02
-"""Differences of neighbouring luma values (of 1) up to this are noise, not detail: five of 255 levels."""
+"""Differences of neighbouring luma values (full scale 1) up to this are noise, not detail: five of 255 levels."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Pair:
-    """What a network is given and the original it comes from, both uint8 RGB [height, width, 3]. high: None without one."""
+    """A network's input `low` and its original `high`, both uint8 RGB [height, width, 3]. `high` is None without an original."""
 
     name: str
     high: np.ndarray | None
@@ -72,37 +72,37 @@ class Pair:
 
 
 def read_image(path: Path) -> Image:
-    """One image file, see `pictures.read_picture`; transparency is left out. Raises DataError when it cannot be used."""
+    """Read one image file without its transparency, see `reader.read_picture`. Raises DataError if it cannot be used."""
     return Image(path.stem, read_picture(path).pixels)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, by name. Raises DataError when there are none."""
+    """The image files of a folder, sorted by name. Raises DataError if there are none."""
     if not folder.is_dir():
-        found = "not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"image folder '{folder}': {found}; give a folder of {', '.join(sorted(SUFFIXES))} files")
+        reason = "not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"image folder '{folder}': {reason}; give a folder of {', '.join(sorted(SUFFIXES))} files")
     paths = sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise DataError(f"image folder '{folder}': holds no image; give a folder of {', '.join(sorted(SUFFIXES))} files")
+        raise DataError(f"image folder '{folder}': no image files; give a folder of {', '.join(sorted(SUFFIXES))} files")
     return paths
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """The files of a folder itself, without hidden ones and those of an operating system."""
+    """The files of a folder without subfolders, hidden files and files of operating systems."""
     return (path for path in folder.iterdir() if path.name[0] != "." and path.name.lower() not in SYSTEM_FILES and path.is_file())
 
 
 def unread(folder: Path) -> str:
-    """One line about the files of a folder that `read_folder` does not take; empty where it takes all."""
-    kinds = [path.suffix.lower() for path in _visible(folder) if path.suffix.lower() not in SUFFIXES]
-    if not kinds:
+    """One line about the files of a folder that are skipped; empty if all are images."""
+    suffixes = [path.suffix.lower() for path in _visible(folder) if path.suffix.lower() not in SUFFIXES]
+    if not suffixes:
         return ""
-    what = "1 file of another kind was" if len(kinds) == 1 else f"{len(kinds)} files of other kinds were"
-    return f"{folder.name}/: {what} not read ({', '.join(sorted({kind or 'no suffix' for kind in kinds}))})"
+    files = "1 file" if len(suffixes) == 1 else f"{len(suffixes)} files"
+    return f"{folder.name}/: skipped {files} of other types ({', '.join(sorted({suffix or 'no suffix' for suffix in suffixes}))})"
 
 
 def sources(folder: Path | None, part: Part) -> dict[str, Path]:
-    """The image files of a folder, or the photographs of a part, by the names that their images have: none twice."""
+    """The image files of a folder, or the bundled photographs of a part, by unique image names."""
     if folder is None:
         paths = [_package(place.partition("/")[0]).parent / place for place in PHOTOGRAPHS[part]]
     else:
@@ -112,40 +112,42 @@ def sources(folder: Path | None, part: Part) -> dict[str, Path]:
 
 
 def _package(name: str) -> Path:
-    """The folder of an installed package, which is not imported."""
-    found = importlib.util.find_spec(name)
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent
+    """The folder of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
 
 
 def read_sources(paths: Mapping[str, Path]) -> dict[str, Image]:
-    """Images by name. Raises DataError when one cannot be read."""
+    """Read images by name. Raises DataError if one cannot be read."""
     return {name: Image(name, read_picture(path).pixels) for name, path in paths.items()}
 
 
 def read_folder(folder: Path) -> list[Image]:
-    """All images of a folder, by name. Raises DataError when there are none, or one cannot be read."""
+    """Read all images of a folder, sorted by name. Raises DataError if there are none, or one cannot be read."""
     return list(read_sources(sources(folder, "evaluation")).values())
 
 
 def train_images(folder: Path | None) -> list[Image]:
-    """Training and calibration images: the folder's, or photographs inside installed packages."""
+    """Training and calibration images: the folder's, or bundled photographs."""
     return list(read_sources(sources(folder, "training")).values())
 
 
 def eval_images(folder: Path | None) -> list[Image]:
-    """Evaluation images, whole: the folder's, or photographs inside installed packages."""
+    """Full evaluation images: the folder's, or bundled photographs."""
     return list(read_sources(sources(folder, "evaluation")).values())
 
 
-def check_disjoint(known_images: Iterable[Image], others: Iterable[Image], names: Names = ("training", "evaluation")) -> None:
-    """Raise DataError if one of the others is among the known images, pixel for pixel. names: what both are."""
-    known = {_fingerprint(image): image.name for image in known_images}
-    for image in others:
-        if (same := known.get(_fingerprint(image))) is not None:
-            told = f"{names[1]} image '{image.name}' is {names[0]} image '{same}'"
-            raise DataError(f"{told}: {WHY[names]}; give another --{OPTION[names[1]]}")
+def check_disjoint(first: Iterable[Image], second: Iterable[Image], names: Names = ("training", "evaluation")) -> None:
+    """Raise DataError if two sets share an image, pixel for pixel. names: the names of both sets."""
+    fingerprints = {_fingerprint(image): image.name for image in first}
+    for image in second:
+        if (same := fingerprints.get(_fingerprint(image))) is not None:
+            raise DataError(
+                f"{names[1]} image '{image.name}' is the same as {names[0]} image '{same}': {WHY[names]};"
+                f" give another --{OPTION[names[1]]}"
+            )
 
 
 def _fingerprint(image: Image) -> tuple[tuple[int, ...], bytes]:
@@ -156,34 +158,42 @@ def _fingerprint(image: Image) -> tuple[tuple[int, ...], bytes]:
 
 
 LEAST_SIDE = 8
-"""Low-resolution pixels that an image must have on either side."""
+"""Minimum height and width of a low-resolution image, in pixels."""
 
 
 def make_pair(image: Image, scale: int, multiple: int = 1) -> Pair:
-    """An image cut so that it can be reduced to whole pixels, a multiple of `multiple`, and its reduction by `resize`."""
+    """Crop an image to sides that divide by `scale * multiple`, and downscale it with `resize`."""
     high = _cut_to(image, scale * multiple, scale, f" for x{scale}").pixels
     height, width = (size // scale for size in high.shape[:2])
     return Pair(image.name, high, resize(high, height, width))
 
 
 def low_resolution(image: Image, multiple: int = 1) -> Pair:
-    """An image as a network's input, cut to a multiple of `multiple`; there is no original."""
+    """Use an image as a network's input, without an original; its sides are cropped to multiples of `multiple`."""
     return Pair(image.name, None, _cut_to(image, multiple, 1, "").pixels)
 
 
 def _cut_to(image: Image, step: int, scale: int, purpose: str) -> Image:
-    """An image without the last rows and columns that are no whole step."""
+    """Crop rows at the bottom and columns at the right so that both sides divide by `step`."""
     height, width = image.pixels.shape[:2]
     least = max(LEAST_SIDE * scale, step)
     if min(height, width) < least:
-        raise DataError(f"image '{image.name}': {width}x{height} is too small{purpose}; give images of {least}x{least} or more")
+        raise DataError(
+            f"image '{image.name}': {width}x{height} pixels, expected at least {least}x{least}{purpose}; remove the image"
+        )
     return Image(image.name, image.pixels[: height - height % step, : width - width % step])
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bicubic (a = -0.5) with antialiasing on reduction and mirrored edges: MATLAB's imresize, on uint8.
+    """Bicubic interpolation as MATLAB's imresize does it on uint8: a = -0.5, antialiasing when downscaling, mirrored edges.
 
-    Like it, the axis that shrinks most comes first (of equal ones the rows), and each is rounded to uint8 by itself.
+    As in MATLAB, the axis with the smaller scale factor is resized first (rows if both are equal), and each result is
+    rounded to uint8.
+
+    Args:
+        pixels: uint8 [height, width, channels].
+        height: New height in pixels.
+        width: New width in pixels.
     """
     sizes = {0: height, 1: width}
     for axis in sorted(sizes, key=lambda axis: sizes[axis] / pixels.shape[axis]):
@@ -197,7 +207,7 @@ def resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _cubic_taps(before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
-    """(weights, source indices), each [after, taps]: Keys 1981 with a = -0.5, stretched when reducing."""
+    """(weights, source indices), each [after, taps]: Keys 1981 with a = -0.5; the kernel is stretched when downscaling."""
     stretch = max(before / after, 1.0)
     centres = (np.arange(after) + 0.5) * before / after - 0.5
     taps = math.ceil(4 * stretch) + 2
@@ -222,16 +232,20 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 
 def to_pixels(batch: Tensor) -> np.ndarray:
-    """Network output [1, 3, height, width] -> uint8 [height, width, 3], clipped and rounded."""
+    """Network output [1, 3, height, width] in [0, 1] -> uint8 [height, width, 3], clipped and rounded."""
     return as_pixels(batch[0].numpy())
 
 
 @dataclass(frozen=True)
 class PatchPlan:
-    """Which training patches a study sees, in which order: the same for every trial.
+    """The training patches of a study and their order, the same for every trial.
 
-    pool: distinct patches; side: their low-resolution side in pixels; batch: patches a step; sampling: where they are
-    cut, see `PatchSampler`.
+    Attributes:
+        pool: Number of distinct patches.
+        side: Low-resolution side of a patch in pixels.
+        batch: Patches per step.
+        seed: Random seed.
+        sampling: Where patches are cut, see `PatchSampler`.
     """
 
     pool: int
@@ -242,12 +256,19 @@ class PatchPlan:
 
 
 class PatchSampler:
-    """Where patches are cut from low-resolution images: every image as often, or by complexity.
+    """Samples patches from low-resolution images, uniformly or by complexity.
 
-    Complexity is TVAT, total variation above a threshold, of MMSR (Yuan et al., cited by Liu et al. 2021): the mean
-    difference of neighbouring luma values, differences below VARIATION_THRESHOLD (noise) left out. `proportional`:
-    a patch is as likely as it is complex; `threshold`: only the more complex half of all patches, equally likely. Images
-    without any detail are drawn from uniformly.
+    Complexity is TVAT, total variation above a threshold, from MMSR (Yuan et al., cited by Liu et al. 2021): the mean
+    difference of neighbouring luma values, without differences below VARIATION_THRESHOLD (noise).
+
+    uniform: all images are equally likely.
+    proportional: the probability of a patch is proportional to its complexity.
+    threshold: the more complex half of all patches, equally likely.
+
+    Images without any detail are sampled uniformly.
+
+    Raises:
+        DataError: No image is large enough for a patch.
     """
 
     def __init__(self, pairs: Sequence[Pair], side: int, sampling: Sampling) -> None:
@@ -255,7 +276,8 @@ class PatchSampler:
         if not self.pairs:
             names = f"'{pairs[0].name}' and {len(pairs) - 1} more" if len(pairs) > 1 else f"'{pairs[0].name}'"
             raise DataError(
-                f"training images {names}: too small for a {side}x{side} low-resolution patch; give larger images with --data"
+                f"training images {names}: smaller than a patch of {side}x{side} low-resolution pixels;"
+                " give larger images with --data"
             )
         self.side = side
         weights = [complexity(pair.low, side) for pair in self.pairs] if sampling != "uniform" else []
@@ -269,15 +291,15 @@ class PatchSampler:
         self.cumulative = np.cumsum(np.concatenate([values.ravel() for values in weights]))
 
     def draw(self, random: np.random.Generator, image: int | None = None) -> tuple[Pair, int, int]:
-        """(pair, top, left) of one low-resolution patch. image: which one, where every image is as likely."""
+        """Draw (pair, top, left) of one low-resolution patch. image: index of the image, used by uniform sampling only."""
         if self.uniform:
             pair = self.pairs[int(random.integers(len(self.pairs))) if image is None else image]
             top, left = (int(random.integers(size - self.side + 1)) for size in pair.low.shape[:2])
             return pair, top, left
-        place = int(np.searchsorted(self.cumulative, random.random() * self.cumulative[-1], side="right"))
-        which = int(np.searchsorted(self.ends, place, side="right"))
-        pair = self.pairs[which]
-        top, left = divmod(place - (int(self.ends[which - 1]) if which else 0), pair.low.shape[1] - self.side + 1)
+        position = int(np.searchsorted(self.cumulative, random.random() * self.cumulative[-1], side="right"))
+        index = int(np.searchsorted(self.ends, position, side="right"))
+        pair = self.pairs[index]
+        top, left = divmod(position - (int(self.ends[index - 1]) if index else 0), pair.low.shape[1] - self.side + 1)
         return pair, top, left
 
 
@@ -290,18 +312,18 @@ def complexity(low: np.ndarray, side: int) -> np.ndarray:
         variation += np.where(difference > VARIATION_THRESHOLD, difference, 0.0)
     sums = np.pad(variation, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     totals = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    found: np.ndarray = np.maximum(totals, 0.0) / side**2
-    return found
+    mean: np.ndarray = np.maximum(totals, 0.0) / side**2
+    return mean
 
 
 def turned(patch: np.ndarray, turns: int, flip: bool) -> np.ndarray:
-    """One of the eight ways to lay a patch [side, side, 3]."""
+    """Rotate a patch [side, side, 3] by quarter turns and optionally flip it."""
     patch = np.rot90(patch, turns)
     return patch[:, ::-1] if flip else patch
 
 
 def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
-    """`pool` low-resolution patches [pool, 3, side, side], flipped and turned; if uniform, as many from every image."""
+    """Sample low-resolution patches [pool, 3, side, side] with random flips and rotations; uniform sampling balances images."""
     random = np.random.default_rng([plan.seed, 1])
     sampler = PatchSampler(pairs, plan.side, plan.sampling)
     order = np.arange(plan.pool) % len(sampler.pairs)
@@ -314,16 +336,16 @@ def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
 
 
 def calibration_patches(pairs: Sequence[Pair], seed: int, side: int = 24) -> list[Tensor]:
-    """CALIBRATION_PATCHES low-resolution patches in batches [8, 3, side, side]: from everywhere in the training images.
+    """Sample CALIBRATION_PATCHES low-resolution patches from the training images, in batches [8, 3, side, side].
 
-    A few central crops are not enough: ranges must cover the brightest and the busiest places.
+    A few centre crops are not enough, as ranges must cover the brightest and the most detailed regions.
     """
     plan = PatchPlan(pool=CALIBRATION_PATCHES, side=side, batch=8, seed=seed)
     return list(torch.split(training_patches(pairs, plan), plan.batch))
 
 
 def batches(plan: PatchPlan, steps: int) -> Iterator[np.ndarray]:
-    """Indices into the pool, step by step: shuffled epochs, the same for every trial of a study."""
+    """Yield the batch of every step as indices into the pool: shuffled epochs, the same for every trial of a study."""
     random = np.random.default_rng([plan.seed, 2])
     order = np.empty(0, dtype=int)
     for _ in range(steps):

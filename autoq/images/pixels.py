@@ -1,4 +1,4 @@
-"""Images of 8 bits as networks take them, and what networks give as images of 8 bits."""
+"""Conversion between 8-bit images and the float tensors of networks."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Quality of images."""
+"""Image quality metrics."""

@@ -1,4 +1,7 @@
-"""How good the upscaled images are. Metrics but PI look at images without a border, in a trial of `scale` pixels."""
+"""Image quality metrics: PSNR, SSIM, fidelity, NIQE and PI.
+
+All metrics except PI crop a border first; in a trial it is `scale` pixels wide.
+"""
 
 from __future__ import annotations
 
@@ -23,49 +26,49 @@ from autoq.system.compat import allow_torchvision
 Metric = Callable[[np.ndarray, np.ndarray, int], float]
 
 PSNR_CEILING = 100.0
-"""The most an image counts: two equal ones would make an infinite dB of any average, and of JSON no number."""
+"""Cap in dB for identical images: an infinite PSNR would dominate any mean, and JSON cannot hold it."""
 
 PI_BORDER = 4
-"""Pixels that the PIRM 2018 challenge left out, at x4."""
+"""Border in pixels that the PIRM 2018 challenge cropped at x4."""
 
 Space = Literal["yiq", "ycbcr"]
-"""What luma is of. NIQE's official values, which pyiqa gives by default, are on YIQ; those of PIRM on YCbCr."""
+"""Colour space of luma. NIQE's official values, which are pyiqa's default, use YIQ; those of PIRM use YCbCr."""
 
 
 def without_border(pixels: np.ndarray, border: int) -> np.ndarray:
-    """An image [height, width, ...] less `border` pixels on every side."""
+    """Crop `border` pixels from every side of an image [height, width, ...]."""
     height, width = pixels.shape[:2]
     return pixels[border : height - border, border : width - border]
 
 
 def luma(pixels: np.ndarray, border: int) -> np.ndarray:
-    """uint8 RGB [height, width, 3] -> Y of ITU-R BT.601 in [16, 235], float64, border cut off."""
+    """uint8 RGB [height, width, 3] -> Y of ITU-R BT.601 in [16, 235], float64, without the border."""
     y: np.ndarray = rgb2ycbcr(pixels)[..., 0]
     return without_border(y, border)
 
 
-def psnr(found: np.ndarray, expected: np.ndarray, border: int) -> float:
-    """dB on Y, peak 255; uint8 RGB of equal shape."""
-    error = np.mean((luma(found, border) - luma(expected, border)) ** 2)
+def psnr(output: np.ndarray, original: np.ndarray, border: int) -> float:
+    """PSNR in dB on Y, peak 255, of uint8 RGB images of equal shape."""
+    error = np.mean((luma(output, border) - luma(original, border)) ** 2)
     return float(10 * np.log10(255.0**2 / error)) if error else float("inf")
 
 
-def fidelity(found: np.ndarray, reference: np.ndarray) -> float:
-    """dB on RGB, peak 255, at most PSNR_CEILING; uint8 RGB of equal shape. reference: the float network's output."""
-    return decibels(float(np.mean((found.astype(np.float64) - reference) ** 2)) / 255.0**2)
+def fidelity(output: np.ndarray, reference: np.ndarray) -> float:
+    """PSNR in dB on RGB, peak 255, capped at PSNR_CEILING. reference: the float network's output, uint8 RGB of equal shape."""
+    return decibels(float(np.mean((output.astype(np.float64) - reference) ** 2)) / 255.0**2)
 
 
 def decibels(mse: float) -> float:
-    """PSNR (dB) of a mean squared error in units of the peak, at most PSNR_CEILING."""
+    """PSNR in dB of a mean squared error relative to a peak of 1, capped at PSNR_CEILING."""
     return min(float(-10 * np.log10(mse)), PSNR_CEILING) if mse else PSNR_CEILING
 
 
-def ssim(found: np.ndarray, expected: np.ndarray, border: int) -> float:
-    """Wang et al. 2004 on Y: Gaussian window of sigma 1.5, 11x11, data range 255."""
+def ssim(output: np.ndarray, original: np.ndarray, border: int) -> float:
+    """SSIM on Y (Wang et al. 2004): Gaussian window of 11x11 with sigma 1.5, data range 255."""
     return float(
         structural_similarity(
-            luma(found, border),
-            luma(expected, border),
+            luma(output, border),
+            luma(original, border),
             gaussian_weights=True,
             sigma=1.5,
             use_sample_covariance=False,
@@ -74,25 +77,30 @@ def ssim(found: np.ndarray, expected: np.ndarray, border: int) -> float:
     )
 
 
-def niqe(found: np.ndarray, expected: np.ndarray, border: int) -> float:
-    """Mittal et al. 2013, by pyiqa with its published model; `expected` is not looked at."""
-    return no_reference("niqe", found, border, "yiq")
+def niqe(output: np.ndarray, original: np.ndarray, border: int) -> float:
+    """NIQE (Mittal et al. 2013), computed by pyiqa with its published model; `original` is ignored."""
+    return no_reference("niqe", output, border, "yiq")
 
 
-def pi(found: np.ndarray, expected: np.ndarray, border: int) -> float:
-    """Perceptual index of the PIRM 2018 challenge: ((10 - NRQM) + NIQE) / 2, by pyiqa with the published models.
+def pi(output: np.ndarray, original: np.ndarray, border: int) -> float:
+    """Perceptual index of the PIRM 2018 challenge: ((10 - NRQM) + NIQE) / 2, computed by pyiqa on Y of YCbCr.
 
-    Both parts on Y of YCbCr.
+    `original` is ignored.
     """
-    nrqm, niqe = (no_reference(name, found, border, "ycbcr") for name in ("nrqm", "niqe"))
+    nrqm, niqe = (no_reference(name, output, border, "ycbcr") for name in ("nrqm", "niqe"))
     return (10 - nrqm + niqe) / 2
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """The function, the published model files it needs, and pyiqa's names of the models in them.
+    """A metric.
 
-    least: side, in pixels, that an image must have without its border. border: of its own, whatever the others' is.
+    Attributes:
+        function: Maps (output, original, border) to the metric's value.
+        files: Published model files that it needs.
+        models: pyiqa's names of the models in these files.
+        least: Minimum side of an image without its border, in pixels.
+        border: A fixed border in pixels that replaces the requested one.
     """
 
     function: Metric
@@ -102,7 +110,7 @@ class MetricInfo:
     border: int | None = None
 
     def border_of(self, border: int) -> int:
-        """Pixels on every side that are not looked at, where `border` is asked for."""
+        """The border in pixels that is cropped if `border` is requested."""
         return border if self.border is None else self.border
 
 
@@ -114,19 +122,23 @@ METRICS: dict[str, MetricInfo] = {
 }
 
 
-def judged(names: Iterable[str], found: np.ndarray, expected: np.ndarray | None, border: int) -> dict[str, float]:
-    """Metrics of one image, uint8 RGB as it should be beside it; `border` pixels are not looked at.
+def judged(names: Iterable[str], output: np.ndarray, original: np.ndarray | None, border: int) -> dict[str, float]:
+    """Compute metrics of one image.
 
-    expected: None where there is no original, and none of the metrics asks for it.
+    Args:
+        names: Keys of METRICS.
+        output: uint8 RGB [height, width, 3].
+        original: uint8 RGB of equal shape; None if no metric needs it.
+        border: Pixels cropped from every side.
     """
-    beside = found if expected is None else expected
+    reference = output if original is None else original
     names = list(names)
-    assert expected is not None or not any(OBJECTIVES[name].original for name in names)
-    return {name: METRICS[name].function(found, beside, METRICS[name].border_of(border)) for name in names}
+    assert original is not None or not any(OBJECTIVES[name].original for name in names)
+    return {name: METRICS[name].function(output, reference, METRICS[name].border_of(border)) for name in names}
 
 
 def averaged(images: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of every metric over images, of which each counts with a PSNR of no more than PSNR_CEILING."""
+    """The mean of every metric over images, with each PSNR capped at PSNR_CEILING."""
     return {name: float(np.mean([_capped(name, values[name]) for values in images])) for name in images[0]}
 
 
@@ -135,10 +147,15 @@ def _capped(name: str, value: float) -> float:
 
 
 def doubt(outputs: Iterable[np.ndarray], pairs: Iterable[Pair], scale: int) -> str | None:
-    """One line where a float network is worse than bicubic interpolation, which is seldom meant; None where it is not, or
-    where that cannot be said: without originals, and where nothing is enlarged.
+    """A warning if a float network is worse than bicubic interpolation, which usually means wrong preprocessing.
 
-    outputs: its, uint8, of the pairs.
+    Args:
+        outputs: The network's outputs for the pairs, uint8 RGB.
+        pairs: The evaluation pairs.
+        scale: The network's scale.
+
+    Returns:
+        One line; None if the network is better, if there are no originals, or for scale 1.
     """
     judged_pairs = [(output, pair.low, pair.high) for output, pair in zip(outputs, pairs, strict=True) if pair.high is not None]
     if scale == 1 or not judged_pairs:
@@ -153,34 +170,35 @@ def doubt(outputs: Iterable[np.ndarray], pairs: Iterable[Pair], scale: int) -> s
     if network >= bicubic:
         return None
     return (
-        f"the float network reaches {network:.2f} dB, bicubic interpolation {bicubic:.2f}: check its value range (it is given"
-        " and gives 0 to 1, not 0 to 255) and its channel order (RGB, not BGR), unless it is trained for looks or degraded images"
+        f"the float network reaches {network:.2f} dB, bicubic interpolation {bicubic:.2f} dB: check the network's value range"
+        " (0 to 1, not 0 to 255) and channel order (RGB, not BGR); lower PSNR is normal for networks trained for perceptual"
+        " quality or degraded images"
     )
 
 
 def metrics_folder() -> Path:
-    """Where pyiqa looks for model files: `hub/pyiqa` below torch's home."""
+    """The folder of pyiqa's model files: `hub/pyiqa` in torch's home."""
     return Path(torch.hub.get_dir()) / "pyiqa"
 
 
 def why_unavailable(name: str) -> str | None:
-    """None if the metric can be computed here, else one line: what is missing, where, how to get it."""
+    """Why a metric is unavailable (missing files, their folder, how to download them), or None if it is available."""
     missing = [file for file in METRICS[name].files if not (metrics_folder() / file).is_file()]
     if not missing:
         return None
     return (
-        f"{name} needs {' and '.join(missing)} in {metrics_folder()}; on a machine with internet,"
-        f" python -c \"import pyiqa; pyiqa.create_metric('{'nrqm' if name == 'pi' else name}')\" fetches it"
+        f"{name} needs {' and '.join(missing)} in {metrics_folder()}; download on a machine with internet access:"
+        f" python -c \"import pyiqa; pyiqa.create_metric('{'nrqm' if name == 'pi' else name}')\""
     )
 
 
 def available_metrics() -> list[str]:
-    """Names of the metrics whose model files are here."""
+    """Names of the metrics whose model files are installed."""
     return [name for name in METRICS if why_unavailable(name) is None]
 
 
 def require(name: str) -> None:
-    """Raise MetricUnavailable if the metric cannot be computed here."""
+    """Raise MetricUnavailable if a model file of the metric is missing."""
     reason = why_unavailable(name)
     if reason:
         raise MetricUnavailable(reason)
@@ -196,20 +214,20 @@ def _pyiqa_metric(name: str, space: Space) -> Callable[..., torch.Tensor]:
 
 
 def load_models(names: Iterable[str]) -> None:
-    """Load the published models that metrics need, so that the first image does not pay for it."""
+    """Load the published models of metrics ahead of the first image."""
     for name in names:
         for model in METRICS[name].models:
             _pyiqa_metric(model, "ycbcr" if name == "pi" else "yiq")
 
 
 def import_pyiqa() -> types.ModuleType:
-    """pyiqa, which imports torchvision."""
+    """Import pyiqa, which needs torchvision."""
     allow_torchvision()
     return importlib.import_module("pyiqa")
 
 
-def no_reference(name: str, found: np.ndarray, border: int, space: Space) -> float:
-    """pyiqa's niqe or nrqm of uint8 RGB without its border, on luma."""
-    inner = np.ascontiguousarray(without_border(found, border).transpose(2, 0, 1))
+def no_reference(name: str, output: np.ndarray, border: int, space: Space) -> float:
+    """pyiqa's niqe or nrqm on luma, of a uint8 RGB image without its border."""
+    inner = np.ascontiguousarray(without_border(output, border).transpose(2, 0, 1))
     with torch.no_grad():
         return float(_pyiqa_metric(name, space)(torch.from_numpy(inner)[None].float() / 255))

@@ -132,9 +132,11 @@ def test_edges_that_run_one_way_are_told_from_those_that_run_every_way() -> None
 def test_an_image_in_two_parts_is_an_error(tmp_path: Path) -> None:
     train, other = saved(tmp_path / "train", {"a": (200, 200)}), saved(tmp_path / "eval", {"b": (200, 200)}, seed=1)
     (other / "again.png").write_bytes((train / "a.png").read_bytes())
-    with pytest.raises(DataError, match="evaluation image 'again' is training image 'a': a trial must not be judged on what"):
+    with pytest.raises(
+        DataError, match="evaluation image 'again' is the same as training image 'a': trials must be evaluated on images that"
+    ):
         crops.searched(spec(data=train, eval_data=other))
-    with pytest.raises(DataError, match="test image 'again' is training image 'a'.*give another --test-data"):
+    with pytest.raises(DataError, match="test image 'again' is the same as training image 'a'.*give another --test-data"):
         crops.check_held_out(spec(data=train, test_data=other))
-    with pytest.raises(DataError, match="test image 'again' is evaluation image 'again'"):
+    with pytest.raises(DataError, match="test image 'again' is the same as evaluation image 'again'"):
         crops.check_held_out(spec(eval_data=other, test_data=other))

@@ -39,7 +39,7 @@ def test_resize_by_hand() -> None:
 
 def test_an_evaluation_image_among_the_training_images_is_an_error() -> None:
     images = data.eval_images(None)
-    with pytest.raises(DataError, match="evaluation image 'rocket' is training image 'rocket'"):
+    with pytest.raises(DataError, match="evaluation image 'rocket' is the same as training image 'rocket'"):
         data.check_disjoint(images, images[-1:])
 
 
@@ -97,14 +97,14 @@ def test_images_are_drawn_by_their_complexity_and_flat_ones_uniformly() -> None:
 def test_unusable_images(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         data.read_folder(tmp_path / "none")
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="no image files"):
         data.read_folder(tmp_path)
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(DataError, match=r"text\.png': not an image, or damaged; give a PNG or JPEG image"):
         data.read_folder(tmp_path)
-    with pytest.raises(DataError, match="image 'small': 20x20 is too small for x4; give images of 32x32 or more"):
+    with pytest.raises(DataError, match="image 'small': 20x20 pixels, expected at least 32x32 for x4; remove the image"):
         data.make_pair(data.Image("small", np.zeros((20, 20, 3), dtype=np.uint8)), 4)
-    with pytest.raises(DataError, match="image 'small': 20x20 is too small; give images of 24x24 or more"):
+    with pytest.raises(DataError, match="image 'small': 20x20 pixels, expected at least 24x24; remove the image"):
         data.low_resolution(data.Image("small", np.zeros((20, 20, 3), dtype=np.uint8)), multiple=24)
 
 
@@ -139,10 +139,10 @@ def test_what_a_system_leaves_in_a_folder_is_not_read(tmp_path: Path) -> None:
     assert [image.name for image in data.read_folder(folder)] == ["B2", "a", "c"]
     assert data.unread(folder) == ""
     (folder / "notes.txt").write_text("")
-    assert data.unread(folder) == "train/: 1 file of another kind was not read (.txt)"
+    assert data.unread(folder) == "train/: skipped 1 file of other types (.txt)"
     for name in ("clip.GIF", "more.txt", "LICENSE"):
         (folder / name).write_text("")
-    assert data.unread(folder) == "train/: 4 files of other kinds were not read (.gif, .txt, no suffix)"
+    assert data.unread(folder) == "train/: skipped 4 files of other types (.gif, .txt, no suffix)"
 
 
 def test_images_of_one_stem_keep_their_suffixes(tmp_path: Path) -> None:
@@ -179,9 +179,11 @@ def test_every_kind_of_image_is_read_as_upright_rgb(tmp_path: Path, kind: str) -
 
 def test_kinds_that_are_refused(tmp_path: Path) -> None:
     RGB.convert("CMYK").save(tmp_path / "x.jpg")
-    with pytest.raises(DataError, match="found mode CMYK, expected RGB, grey or palette, with or without transparency; convert it"):
+    with pytest.raises(
+        DataError, match="mode CMYK, expected RGB, grey or palette, with or without transparency; convert the image"
+    ):
         data.read_folder(tmp_path)
     (tmp_path / "x.jpg").unlink()
     RGB.save(tmp_path / "x.tif", save_all=True, append_images=[RGB])
-    with pytest.raises(DataError, match="holds 2 pictures, expected one"):
+    with pytest.raises(DataError, match="2 frames, expected one"):
         data.read_folder(tmp_path)

@@ -79,7 +79,9 @@ def test_a_network_worse_than_bicubic_is_doubted() -> None:
     low, high = (quality.psnr(image, pair.high, 2) for image in (bicubic // 2, bicubic))
     found = quality.doubt([bicubic // 2], [pair], 2)
     assert found is not None
-    assert found.startswith(f"the float network reaches {low:.2f} dB, bicubic interpolation {high:.2f}: check its value range")
+    assert found.startswith(
+        f"the float network reaches {low:.2f} dB, bicubic interpolation {high:.2f} dB: check the network's value range"
+    )
     assert quality.doubt([bicubic], [pair], 2) is None
     assert quality.doubt([pair.high, bicubic // 2], [pair, pair], 2) is None, "the mean is above bicubic's, the first capped"
     assert quality.doubt([bicubic // 2], [data.low_resolution(photograph)], 2) is None
