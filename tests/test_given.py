@@ -142,7 +142,7 @@ def test_without_the_network_one_line_says_what_to_call(
 
 def test_another_network_is_refused(searched: tuple[Path, dict[str, Any]]) -> None:
     study, other = str(searched[0] / "study"), Net()
-    changed = f"study '{study}': the network is not what it was when the study began; restore it, or give another --study"
+    changed = f"study '{study}': the network has changed since the study began; restore it, or give another --study"
     with pytest.raises(StudyError) as error:
         autoq.search(model=other, study=study, resume=True)
     assert str(error.value) == changed
@@ -204,13 +204,15 @@ def test_what_is_no_module_is_refused(model: Any) -> None:
     with pytest.raises(InputError) as error:
         autoq.search(model=model)
     assert str(error.value) == (
-        f"model: got {type(model).__name__}, expected a name, a torch.nn.Module or a function that makes one;"
+        f"model: got {type(model).__name__}, expected a name, a torch.nn.Module or a function that creates one;"
         " type autoq.search(model=net)"
     )
 
 
 def test_a_function_that_gives_no_module_is_refused() -> None:
-    with pytest.raises(InputError, match="model 'object:lambda': expected one torch.nn.Module, it gave a int; give a function"):
+    with pytest.raises(
+        InputError, match="model 'object:lambda': got a result of type int, expected one torch.nn.Module; give a function"
+    ):
         autoq.search(model=lambda: 3)
 
 
@@ -223,7 +225,7 @@ def test_stages_by_patterns(tmp_path: Path) -> None:
     study.close()
     assert [*study.space.choices] == ["front", "back"]
     assert study.spec.trial.layers == (("front", ("head",)), ("back", ("tail",)))
-    with pytest.raises(InputError, match=r"layer 'tail' is in no stage: expected exactly one stage; mend the stage patterns"):
+    with pytest.raises(InputError, match=r"layer 'tail' is in no stage, expected exactly one stage; fix the `layers:` section"):
         autoq.search(model=Net(), stages={"front": "head"})
     with pytest.raises(InputError, match=r"stages: layers: found '\[\]', expected stages with patterns"):
         autoq.search(model=Net(), stages=[])  # type: ignore[arg-type]

@@ -199,11 +199,11 @@ def test_weights_are_loaded_strictly(refused: Refused, folder: Path) -> None:
     torch.save(state, path)
     assert all(value.eq(0.01).all() for value in staged_model("mynet:make", 2, path, EVERY_LAYER)[0].state_dict().values())
     torch.save({**state, "more": torch.zeros(1)}, path)
-    with pytest.raises(WeightsError, match=r"w\.pth' do not fit mynet:make: 1 unexpected: more; give --weights"):
+    with pytest.raises(WeightsError, match=r"w\.pth' do not match mynet:make: 1 unexpected: more; give matching --weights"):
         staged_model("mynet:make", 2, path, EVERY_LAYER)
     torch.save({key: value for key, value in state.items() if key != "tail.bias"}, path)
     search = ["search", "--model", "mynet:make", "--scale", "2", "--space", "my.yaml", "--weights", "w.pth"]
-    refused(search, f"weights '{path}' do not fit mynet:make: 1 missing: tail.bias; {FIT}")
+    refused(search, f"weights '{path}' do not match mynet:make: 1 missing: tail.bias; {FIT}")
 
 
 @pytest.mark.parametrize("model", ["x.pth", *(f"mynet:{name}" for name in UNUSUAL)])
@@ -279,8 +279,8 @@ def test_a_network_that_was_edited_is_refused(folder: Path) -> None:
     importlib.invalidate_caches()
     with pytest.raises(StudyError) as error:
         check_inputs("s", study.spec)
-    assert str(error.value) == "study 's': the network is not what it was when the study began; restore it, or give another --study"
-    with pytest.raises(InputError, match="model 'mynet:make': the network is not what it was"):
+    assert str(error.value) == "study 's': the network has changed since the study began; restore it, or give another --study"
+    with pytest.raises(InputError, match="model 'mynet:make': the network has changed"):
         prepare(study.spec.trial.model_copy(update={"threads": 2}))
 
 
@@ -336,24 +336,24 @@ def factory(name: str, model: str, message: str) -> Any:
 
 
 FACTORY = "type --model package.module:factory"
-ONE_STAGE = "expected exactly one stage; mend the stage patterns"
+ONE_STAGE = "expected exactly one stage; fix the `layers:` section of --space FILE"
 STAGES = 'expected stages with patterns, as body: ["body.*"]'
 REFUSED = [
-    factory("no-module", "nonet:make", f"No module named 'nonet'; {FACTORY}, one that Python can import from here"),
-    factory("no-attribute", "mynet:mkae", "mynet has nothing to call named 'mkae'; type --model mynet:FACTORY"),
-    factory("no-function", "mynet:number", "mynet has nothing to call named 'number'; type --model mynet:FACTORY"),
-    factory("raises", "mynet:raises", "calling it raised ValueError: no such file; mend mynet"),
-    factory("no-network", "mynet:nothing", "expected one torch.nn.Module, it gave a NoneType; give a function that returns the network alone"),
+    factory("no-module", "nonet:make", f"No module named 'nonet'; {FACTORY} with a module that can be imported from here"),
+    factory("no-attribute", "mynet:mkae", "mynet has no function or class 'mkae'; type --model mynet:FACTORY"),
+    factory("no-function", "mynet:number", "mynet has no function or class 'number'; type --model mynet:FACTORY"),
+    factory("raises", "mynet:raises", "the call raised ValueError: no such file; fix mynet"),
+    factory("no-network", "mynet:nothing", "got a result of type NoneType, expected one torch.nn.Module; give a function that returns only the network"),
     factory("an-argument", "mynet:needs",
-            "it takes depth, expected a factory without arguments or with scale alone; write one that calls it"),
+            "the factory requires depth, expected no required arguments except scale; write a function that calls it with these arguments"),
     factory("one-channel", "mynet:gray",
-            "an RGB image [1, 3, 24, 24] raised RuntimeError: Given groups=1, weight of size [8, 1, 3, 3], expected"
-            " input[1, 3, 24, 24] to have 1 channels, but got 3 channels instead; expected a network of RGB images"),
-    factory("another-scale", "mynet:triple", "a x3 network, asked for x2; type --scale 3"),
+            "input [1, 3, 24, 24] raised RuntimeError: Given groups=1, weight of size [8, 1, 3, 3], expected"
+            " input[1, 3, 24, 24] to have 1 channels, but got 3 channels instead; give a network of RGB images"),
+    factory("another-scale", "mynet:triple", "a x3 network, but --scale is 2; type --scale 3"),
     case("control-flow", "mynet:Flow", LAYERS,
-         "model Variant cannot be traced by torch.fx: symbolically traced variables cannot be used as inputs to control flow"),
-    case("unmatched", "mynet:make", "{first: head, rest: 'body.*'}", f"layer 'tail' is in no stage: {ONE_STAGE}"),
-    case("in-two", "mynet:make", "{first: head, rest: '*'}", f"layer 'head' is in first, rest: {ONE_STAGE}"),
+         "model Variant: torch.fx cannot trace it: symbolically traced variables cannot be used as inputs to control flow"),
+    case("unmatched", "mynet:make", "{first: head, rest: 'body.*'}", f"layer 'tail' is in no stage, {ONE_STAGE}"),
+    case("in-two", "mynet:make", "{first: head, rest: '*'}", f"layer 'head' is in stages first, rest, {ONE_STAGE}"),
     case("no-layer", "mynet:make", "{first: haed, rest: '*'}", f"stage 'first': pattern 'haed' matches no layer (layers: {PATHS})"),
     case("list", "mynet:make", "[head]", f"my.yaml: layers: found '['head']', {STAGES}"),
     case("empty", "mynet:make", "{}", f"my.yaml: layers: found '{{}}', {STAGES}"),
@@ -370,8 +370,8 @@ def test_a_factory_or_its_layers(refused: Refused, folder: Path, model: str, lay
 
 def test_a_pickled_module(refused: Refused, shared: Path) -> None:
     path = (shared / "weights" / "vdsr_pickled_module_twtygqyy.pth").resolve()
-    found = "a pickled Python object, and loading it would run its code; expected a state dict"
-    trusting = "where you trust it, save torch.save(model.state_dict(), FILE) there and give that FILE"
+    found = "a pickled Python object, which can run arbitrary code when loaded, expected a state dict"
+    trusting = "if you trust it, load it yourself, type torch.save(model.state_dict(), FILE) and give FILE"
     refused(["search", "--model", str(path)], f"weights '{path}': {found}; {trusting}")
 
 
@@ -379,13 +379,13 @@ def test_a_checkpoint_that_cannot_be_used(refused: Refused, folder: Path, monkey
     path = folder / "own.pth"
     torch.save({"layer.weight": torch.zeros(1)}, path)
     search = ["search", "--model", "own.pth"]
-    refused(search, f"model '{path}': spandrel knows no such architecture; {FACTORY} --weights {path}")
+    refused(search, f"model '{path}': spandrel does not recognize the architecture; {FACTORY} --weights {path}")
     saved(path, "Compact", num_conv=1, upscale=2)
-    refused([*search, "--scale", "4"], f"model '{path}': a x2 network, asked for x4; type --scale 2")
+    refused([*search, "--scale", "4"], f"model '{path}': a x2 network, but --scale is 4; type --scale 2")
     for command in (search, ["cost", "--model", "own.pth"], ["space", "own.pth"]):
-        already = f"model '{path}' is a checkpoint already; leave --weights out"
+        already = f"model '{path}' is already a checkpoint; leave out --weights"
         refused([*command, "--scale", "2", "--weights", "own.pth"], f"--weights '{path}': {already}")
     find, module = importlib.util.find_spec, "autoq.networks.custom.importlib.util"
     monkeypatch.setattr(f"{module}.find_spec", lambda name, *rest: None if name == "spandrel" else find(name, *rest))
-    install = "pip install 'autoq[spandrel]', or type --model NAME --weights"
-    refused(search, f"model '{path}': recognizing a checkpoint by itself takes spandrel; {install} {path}")
+    install = "type pip install 'autoq[spandrel]', or --model NAME --weights"
+    refused(search, f"model '{path}': recognizing the architecture of a checkpoint needs spandrel; {install} {path}")

@@ -1,8 +1,8 @@
-"""The networks autoq knows.
+"""The table of built-in networks, and loading of networks with weights.
 
-To add one: write `autoq/networks/<name>.py` (a pure nn.Module), add one entry to MODELS and a
-`search_spaces/<name>.yaml`, run `pytest tests/contracts`. This table knows no torch; the network is
-imported when it is built.
+To add a network: write `autoq/networks/<name>.py` (a plain nn.Module), add one entry to MODELS and a
+`search_spaces/<name>.yaml`, and run `pytest tests/contracts`. This module does not import torch; a network is imported
+when it is built.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     Own = nn.Module | Callable[..., nn.Module]
-    """A network given from Python: the module, or what makes it."""
+    """A network passed from Python: a module, or a function that creates one."""
 
 BUNDLED = Path(__file__).parent.parent / "weights"
 
@@ -37,12 +37,18 @@ WAS: tuple[Role, ...] = ("weight", "activation", "skip")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Facts about a network.
+    """A network.
 
-    location: `module:factory` below autoq.networks, called with `scale` and `arguments`. stages: stage -> the roles it has
-    a site for, in the order of the data. patterns: stage -> module paths. recipe: how it is trained from scratch.
-    perceptual: trained for looks, so quality is judged by PI before PSNR. layouts: functions of `networks.layouts` that
-    recognize published checkpoints. bundled: scale -> file in the package.
+    Attributes:
+        location: `module:factory` in autoq.networks, called with `scale` and `arguments`.
+        scales: Supported upscaling factors.
+        stages: Stage -> roles that it has sites for, in the order of the data flow.
+        patterns: Stage -> patterns of module paths.
+        arguments: Keyword arguments of the factory.
+        recipe: How the network is trained from scratch.
+        perceptual: Whether it is trained for perceptual quality; PI is then preferred to PSNR.
+        layouts: Functions of `networks.layouts` that recognize published checkpoints.
+        bundled: Scale -> checkpoint in the package.
     """
 
     location: str
@@ -57,7 +63,7 @@ class ModelInfo:
 
 
 FE, BODY, UP, REC = "feature_extraction", "body", "upsampling", "reconstruction"
-"""The stages of Liu et al. 2021; a network without layers between two pixel shuffles has no `upsampling` of its own."""
+"""The stages of Liu et al. 2021. A network without layers between two pixel shuffles has no `upsampling` stage."""
 
 _SRRESNET = ModelInfo(
     location="srresnet:SRResNet",
@@ -159,81 +165,91 @@ MODELS: dict[str, ModelInfo] = {
 
 
 CHECKPOINTS = (".pth", ".pt", ".ckpt", ".safetensors")
-"""How the files end that may stand for a model."""
+"""Suffixes of checkpoints that can be given as a model."""
 
 
 def is_file(name: str) -> bool:
-    """Whether a model's name is a checkpoint."""
+    """Whether a model name is a path of a checkpoint."""
     return name.lower().endswith(CHECKPOINTS)
 
 
 def is_custom(name: str) -> bool:
-    """Whether a model is the user's own: `package.module:factory`, a network given from Python, or a checkpoint."""
+    """Whether a model is custom: `package.module:factory`, a network passed from Python, or a checkpoint."""
     return is_file(name) or ":" in name
 
 
 GIVEN = "object:"
-"""How the name of a network begins that was given from Python."""
+"""Prefix of the names of networks passed from Python."""
 
 
 def is_given(name: str) -> bool:
-    """Whether a name stands for a network given from Python, to this process or another."""
+    """Whether a name refers to a network passed from Python, in this process or another."""
     return name.startswith(GIVEN)
 
 
 def model_info(name: str) -> ModelInfo:
-    """The table's entry; of a user's own network, whose stages are not known before it is built, one without facts.
+    """The entry of a network. A custom network has an empty entry, as its stages are unknown until it is built.
 
-    Raises InputError with the nearest name.
+    Raises:
+        InputError: The name is unknown.
     """
     if is_custom(name):
         return ModelInfo(location=name, scales=(), stages={}, patterns={}, perceptual=is_file(name))
     if name not in MODELS:
-        raise InputError(f"{unknown('model', name, MODELS)} Or give package.module:factory, or a {CHECKPOINTS[0]} file")
+        raise InputError(f"{unknown('model', name, MODELS)} Type one of these, package.module:factory, or a {CHECKPOINTS[0]} file")
     return MODELS[name]
 
 
 def _check_scale(name: str, scale: int) -> None:
     scales = model_info(name).scales
     if scales and scale not in scales:
-        raise InputError(f"model '{name}' has no x{scale} (scales: {', '.join(map(str, scales))}); type --scale {scales[-1]}")
+        options = ", ".join(map(str, scales))
+        raise InputError(f"--scale {scale}: model '{name}' supports scales {options}; type --scale {scales[-1]}")
 
 
 def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | None:
-    """The checkpoint to read: `weights`, else the bundled one; None for a factory that brings its own.
+    """The checkpoint of a network: `weights` if given, otherwise the bundled one; None for a factory, which has its own weights.
 
-    Raises InputError for an unknown name or scale, WeightsError where none is bundled.
+    Raises:
+        InputError: The name or scale is unknown.
+        WeightsError: No weights are given or bundled.
     """
     info = model_info(name)
     _check_scale(name, scale)
     if weights is not None:
         if is_file(name):
-            raise InputError(f"--weights '{weights}': model '{name}' is a checkpoint already; leave --weights out")
+            raise InputError(f"--weights '{weights}': model '{name}' is already a checkpoint; leave out --weights")
         return weights
     if is_custom(name):
         return Path(name) if is_file(name) else None
     if scale not in info.bundled:
-        have = ", ".join(f"x{known}" for known in info.bundled) or "none"
-        fetch = f", or --weights {REQUEST} to fetch {PUBLISHED[name, scale]}" if (name, scale) in PUBLISHED else ""
-        raise WeightsError(f"no weights for {name} x{scale} are bundled (bundled: {have}); give --weights FILE{fetch}")
+        bundled = ", ".join(f"x{factor}" for factor in info.bundled) or "none"
+        download = f", or --weights {REQUEST} to download {PUBLISHED[name, scale]}" if (name, scale) in PUBLISHED else ""
+        raise WeightsError(f"no bundled weights for {name} x{scale} (bundled: {bundled}); give --weights FILE{download}")
     return BUNDLED / info.bundled[scale]
 
 
 def bundled_record(file: str) -> dict[str, Any]:
-    """What is known of a bundled checkpoint: network, parameters, PSNR by test set, steps, data, how it was made."""
+    """The record of a bundled checkpoint: network, parameters, PSNR by test set, steps, data, training settings."""
     record: dict[str, Any] = json.loads(record_path(file).read_text())
     return record
 
 
 def record_path(file: str) -> Path:
-    """The record beside a bundled checkpoint."""
+    """The path of a bundled checkpoint's record."""
     return BUNDLED / file.replace("_float16.safetensors", ".json")
 
 
 def fresh_model(name: str, scale: int, **arguments: Any) -> nn.Module:
-    """A float network of the table as its constructor leaves it; `arguments` instead of the table's.
+    """A built-in float network with randomly initialized weights.
 
-    Raises InputError for an unknown name or scale.
+    Args:
+        name: Name of a built-in network.
+        scale: Upscaling factor.
+        arguments: Override the table's arguments of the constructor.
+
+    Raises:
+        InputError: The name or scale is unknown.
     """
     info = model_info(name)
     _check_scale(name, scale)
@@ -241,7 +257,7 @@ def fresh_model(name: str, scale: int, **arguments: Any) -> nn.Module:
 
 
 def parameter_count(name: str, scale: int) -> int:
-    """Parameters of a network of the table, batch norm's among them; nothing is allocated."""
+    """Number of parameters of a built-in network, including batch norm; no memory is allocated."""
     import torch
 
     with torch.device("meta"):
@@ -250,14 +266,21 @@ def parameter_count(name: str, scale: int) -> int:
 
 def _factory(info: ModelInfo) -> Callable[..., nn.Module]:
     module, _, factory = info.location.partition(":")
-    found: Callable[..., nn.Module] = getattr(importlib.import_module(f"autoq.networks.{module}"), factory)
-    return found
+    constructor: Callable[..., nn.Module] = getattr(importlib.import_module(f"autoq.networks.{module}"), factory)
+    return constructor
 
 
 def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module:
-    """A float network with weights, in eval mode: those of `weights`, else the bundled ones.
+    """Build a float network with weights, in eval mode.
 
-    Raises InputError for an unknown name or scale, WeightsError where no weights are bundled or they do not fit.
+    Args:
+        name: Built-in name, `package.module:factory`, or a checkpoint.
+        scale: Upscaling factor.
+        weights: Checkpoint. Default: the bundled one.
+
+    Raises:
+        InputError: The name or scale is unknown.
+        WeightsError: No weights are bundled, or they do not match the network.
     """
     return staged_model(name, scale, weights)[0]
 
@@ -265,7 +288,7 @@ def build_model(name: str, scale: int, weights: Path | None = None) -> nn.Module
 def staged_model(
     name: str, scale: int, weights: Path | None = None, layers: StagePatterns | None = None
 ) -> tuple[nn.Module, StagePatterns]:
-    """`build_model`, and its stages: `layers` where given, else the table's; none where nobody says them."""
+    """`build_model` together with the stage patterns: `layers` if given, otherwise the table's; empty for custom networks."""
     file = weights_file(name, scale, weights)
     if is_custom(name):
         from autoq.networks import custom
@@ -276,5 +299,5 @@ def staged_model(
 
     assert file is not None
     info = model_info(name)
-    known = [getattr(layouts, layout) for layout in info.layouts]
-    return load_model(_factory(info), {"scale": scale, **info.arguments}, file, known), layers or info.patterns
+    published = [getattr(layouts, layout) for layout in info.layouts]
+    return load_model(_factory(info), {"scale": scale, **info.arguments}, file, published), layers or info.patterns

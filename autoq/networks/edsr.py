@@ -1,4 +1,4 @@
-"""EDSR (Lim et al. 2017): residual blocks without batch norm; the baseline has 16 of 64 features, the full one 32 of 256."""
+"""EDSR (Lim et al. 2017): residual blocks without batch norm. Baseline: 16 blocks, 64 features; full: 32 blocks, 256 features."""
 
 from __future__ import annotations
 
@@ -8,14 +8,19 @@ from torch import Tensor, nn
 from autoq.networks.residual import ResidualBlock, shuffling
 
 MEAN = (0.4488, 0.4371, 0.4040)
-"""Of DIV2K's RGB, which the authors' weights expect to be taken off."""
+"""Mean RGB of DIV2K, which the authors' network subtracts from the image."""
 
 
 class EDSR(nn.Module):
     """RGB in [0, 1], [n, 3, h, w] -> [n, 3, scale h, scale w].
 
-    scaling: of each residual (0.1 in the full network). centred: the mean of DIV2K is taken off the image first, as
-    the published weights want it; the last layer's bias adds it again.
+    Args:
+        scale: 2, 3 or 4.
+        blocks: Number of residual blocks.
+        features: Number of channels.
+        scaling: Residual scaling (0.1 in the full network).
+        centred: Subtract the mean of DIV2K from the image, as the published weights expect. The last layer's bias adds it
+            back.
     """
 
     mean: Tensor

@@ -8,7 +8,7 @@ from autoq.networks.luma import OnLuma
 
 
 class ESPCN(nn.Module):
-    """[n, channels, h, w] in [0, 1] -> [n, channels, scale h, scale w]. The paper's network sees luma alone (1 channel)."""
+    """[n, channels, h, w] in [0, 1] -> [n, channels, scale h, scale w]. The paper's network has 1 channel (luma)."""
 
     def __init__(self, scale: int = 3, channels: int = 3) -> None:
         super().__init__()
@@ -22,5 +22,5 @@ class ESPCN(nn.Module):
 
 
 def luma_espcn(scale: int = 3) -> OnLuma:
-    """The paper's network: it sees luma alone."""
+    """The paper's network, which upscales luma only."""
     return OnLuma(ESPCN(scale, channels=1), scale)

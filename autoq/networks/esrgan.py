@@ -1,4 +1,4 @@
-"""RRDBNet, the generator of ESRGAN (Wang et al. 2018, figures 3 and 4): dense blocks in residuals in residuals, no batch norm."""
+"""RRDBNet, the generator of ESRGAN (Wang et al. 2018, figures 3 and 4): residual-in-residual dense blocks, no batch norm."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SLOPE = 0.2
 
 
 class DenseBlock(nn.Module):
-    """Five convolutions, each of all that came before it; the last one is scaled and added to the input."""
+    """Five densely connected convolutions; the scaled output of the last one is added to the input."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class DenseBlock(nn.Module):
 
 
 class RRDB(nn.Module):
-    """Three dense blocks; what they add is scaled and added to the input."""
+    """Three dense blocks whose scaled output is added to the input."""
 
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""FSRCNN (Dong et al. 2016, figure 2): shrink, map, expand, and a deconvolution that upscales."""
+"""FSRCNN (Dong et al. 2016, figure 2): shrinking, mapping, expanding, and upscaling by a transposed convolution."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from autoq.networks.luma import OnLuma
 class FSRCNN(nn.Module):
     """[n, channels, h, w] in [0, 1] -> [n, channels, scale h, scale w]: FSRCNN(features, shrunk, maps) of the paper.
 
-    The paper's network sees luma alone (1 channel).
+    The paper's network has 1 channel (luma).
     """
 
     def __init__(self, scale: int = 3, channels: int = 3, features: int = 56, shrunk: int = 12, maps: int = 4) -> None:
@@ -30,5 +30,5 @@ class FSRCNN(nn.Module):
 
 
 def luma_fsrcnn(scale: int = 3) -> OnLuma:
-    """The paper's network: it sees luma alone."""
+    """The paper's network, which upscales luma only."""
     return OnLuma(FSRCNN(scale, channels=1), scale)

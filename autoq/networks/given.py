@@ -1,4 +1,4 @@
-"""Networks given from Python instead of by a name: kept by this process under `object:NAME`, which studies store."""
+"""Registry of networks passed from Python instead of by name; studies store them as `object:NAME`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,19 @@ _GIVEN: dict[str, Given] = {}
 
 
 def give(model: Any) -> str:
-    """The name that stands for a module, or a function that makes one, in this process from now on.
+    """Register a module, or a function that creates one, in this process.
 
-    A module is copied: what is trained afterwards does not change it. Raises InputError for anything else.
+    A module is copied, so later training does not change it.
+
+    Returns:
+        The network's name.
+
+    Raises:
+        InputError: The argument is not callable.
     """
     if not callable(model):
         raise InputError(
-            f"model: got {type(model).__name__}, expected a name, a torch.nn.Module or a function that makes one;"
+            f"model: got {type(model).__name__}, expected a name, a torch.nn.Module or a function that creates one;"
             " type autoq.search(model=net)"
         )
     called = type(model).__name__ if isinstance(model, nn.Module) else getattr(model, "__name__", type(model).__name__)
@@ -33,17 +39,17 @@ def give(model: Any) -> str:
 
 
 def keep(name: str, model: Given) -> None:
-    """Let a name stand for a network: in a worker process, for the one that its driver was given."""
+    """Register a network under a given name, as in worker processes."""
     _GIVEN[name] = model
 
 
 def is_held(name: str) -> bool:
-    """Whether this process has the network that a name stands for."""
+    """Whether a name is registered in this process."""
     return name in _GIVEN
 
 
 def given(name: str) -> Given:
-    """The network, or what makes it. Raises InputError in a process that was not given it."""
+    """The registered network or function. Raises InputError if the name is not registered in this process."""
     if name not in _GIVEN:
-        raise InputError(f"model '{name}': a network given from Python, to another process; give it again, as model=net")
+        raise InputError(f"model '{name}' was passed from Python in another process; pass it again: model=net")
     return _GIVEN[name]

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 SLOPE = 0.05
 TINY = 1e-12
-"""Keeps the gradient of the standard deviation finite where a channel is constant."""
+"""Keeps the gradient of the standard deviation finite for a constant channel."""
 
 
 class ContrastAttention(nn.Module):
-    """Each channel times a weight in [0, 1] that its mean and its standard deviation decide (figure 4)."""
+    """Contrast-aware channel attention: weights in [0, 1] from each channel's mean and standard deviation (figure 4)."""
 
     def __init__(self, features: int, reduction: int = 16) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class ContrastAttention(nn.Module):
 
 
 class DistillationBlock(nn.Module):
-    """Three times a quarter of the channels is kept and the rest goes on; then all that was kept is weighed and mixed."""
+    """Three steps each keep a quarter of the channels and refine the rest; attention and a 1x1 convolution fuse the kept ones."""
 
     def __init__(self, features: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Key layouts of published checkpoints, recognized by their keys and brought into ours.
+"""Layouts of published checkpoints: recognize them by their keys and convert them to autoq's layout.
 
-A layout is a function: plain state dict -> (constructor arguments, our state dict), or None if it is not that layout. A
-key that a layout does not know is kept, and reported as unexpected by the strict loading that follows.
+A layout is a function: plain state dict -> (constructor arguments, state dict in autoq's layout), or None for another
+layout. Unknown keys are kept and reported as unexpected by strict loading.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Found = tuple[dict[str, Any], StateDict]
 Layout = Callable[[StateDict], Found | None]
 
 EDSR_RANGE = 255.0
-"""BasicSR's EDSR sees and gives pixel values of 0 to 255."""
+"""BasicSR's EDSR has pixel values from 0 to 255."""
 
 FULL_EDSR_FEATURES, FULL_EDSR_SCALING = 256, 0.1
 
 
 WEIGHT_NORM = (("weight_g", "weight_v"), ("parametrizations.weight.original0", "parametrizations.weight.original1"))
-"""How torch names the two parts, before and since its parametrizations."""
+"""torch's names of the magnitude and the direction, without and with parametrizations."""
 
 
 def plain(state: StateDict) -> StateDict:
-    """With weight norm folded: weight = g v / |v| (Salimans and Kingma 2016)."""
+    """Fold weight norm: weight = g v / |v| (Salimans and Kingma 2016)."""
     folded = dict(state)
     for key in state:
         for gain, direction in WEIGHT_NORM:
@@ -46,63 +46,63 @@ def plain(state: StateDict) -> StateDict:
 
 
 Rule = tuple[str, str | Callable[[re.Match[str]], str]]
-"""A pattern at the beginning of a key, and what takes its place."""
+"""A pattern for the beginning of a key, and its replacement."""
 
 
 def _renamed(state: StateDict, rules: Sequence[Rule]) -> StateDict:
-    """Every key rewritten by the first rule that matches its beginning; others stay, and so does one whose place is taken."""
+    """Rename every key by the first matching rule. Keys stay unchanged if no rule matches or the new key already exists."""
     renamed = {}
     for key, value in state.items():
-        found = (re.subn(f"^{pattern}", replacement, key) for pattern, replacement in rules)
-        new = next((new for new, count in found if count), key)
+        candidates = (re.subn(f"^{pattern}", replacement, key) for pattern, replacement in rules)
+        new = next((new for new, count in candidates if count), key)
         renamed[key if new in renamed or (new != key and new in state) else new] = value
     return renamed
 
 
 def _count(state: StateDict, pattern: str) -> int:
-    """How many different first groups the keys have."""
+    """Number of distinct first groups of a pattern in the keys."""
     return len({match[1] for key in state if (match := re.match(pattern, key))})
 
 
 def _convolution(state: StateDict, key: str) -> tuple[int, ...] | None:
-    """The shape of a convolution's weight; None where there is none."""
+    """The shape of a convolution's weight; None if the key is missing or not a convolution."""
     return tuple(state[key].shape) if key in state and state[key].dim() == 4 and len(state[key]) else None
 
 
 def own_blocks(state: StateDict) -> Found | None:
-    """Our own layout of a network of blocks; depth and width are read from the keys."""
+    """autoq's layout of a network of blocks; depth and width follow from the keys."""
     head = _convolution(state, "head.weight") or _convolution(state, "head.0.weight")
     blocks = _count(state, r"body\.(\d+)\.\w+\.")
     return ({"blocks": blocks, "features": head[0]}, state) if head and blocks else None
 
 
 def own_edsr(state: StateDict) -> Found | None:
-    """Our own layout of EDSR."""
-    found = own_blocks(state)
-    return ({**_edsr_scaling(found[0]), "centred": "mean" in state}, state) if found else None
+    """autoq's layout of EDSR."""
+    match = own_blocks(state)
+    return ({**_edsr_scaling(match[0]), "centred": "mean" in state}, state) if match else None
 
 
 def own_wdsr(state: StateDict) -> Found | None:
-    """Our own layout of WDSR."""
-    found, wide = own_blocks(state), _convolution(state, "body.0.conv1.weight")
-    if not found or not wide:
+    """autoq's layout of WDSR."""
+    match, wide = own_blocks(state), _convolution(state, "body.0.conv1.weight")
+    if not match or not wide:
         return None
-    return {**found[0], "expansion": max(1, wide[0] // wide[1]), "centred": "mean" in state}, state
+    return {**match[0], "expansion": max(1, wide[0] // wide[1]), "centred": "mean" in state}, state
 
 
 def own_esrgan(state: StateDict) -> Found | None:
-    """Our own layout of RRDBNet."""
-    found, growth = own_blocks(state), _convolution(state, "body.0.blocks.0.conv1.weight")
-    return ({**found[0], "growth": growth[0]}, state) if found and growth else None
+    """autoq's layout of RRDBNet."""
+    match, growth = own_blocks(state), _convolution(state, "body.0.blocks.0.conv1.weight")
+    return ({**match[0], "growth": growth[0]}, state) if match and growth else None
 
 
 def _edsr_scaling(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The full network scales its residuals (Lim et al. 2017, section 3.3)."""
+    """Add residual scaling for the full network (Lim et al. 2017, section 3.3)."""
     return {**arguments, "scaling": FULL_EDSR_SCALING if arguments["features"] == FULL_EDSR_FEATURES else 1.0}
 
 
 def own_srresnet(state: StateDict) -> Found | None:
-    """Our own layout of SRResNet; scale, depth and width are read from the keys."""
+    """autoq's layout of SRResNet; scale, depth and width follow from the keys."""
     features = _features(state, "head.0.weight")
     if features is None or "tail.weight" not in state:
         return None
@@ -115,7 +115,7 @@ def own_srresnet(state: StateDict) -> Found | None:
 
 
 def _features(state: StateDict, key: str) -> int | None:
-    """Channels of the first layer, a 9x9 convolution of RGB; None where it is no such layer."""
+    """Output channels of the first layer if it is a 9x9 convolution of RGB, otherwise None."""
     if key not in state or state[key].shape[1:] != (3, 9, 9) or not len(state[key]):
         return None
     return len(state[key])
@@ -160,7 +160,7 @@ def leftthomas_srgan(state: StateDict) -> Found | None:
 
 
 def cxzhou95_xlsr(state: StateDict) -> Found | None:
-    """XLSR of github.com/cxzhou95/XLSR: the first layer's four groups of outputs are separate convolutions."""
+    """XLSR of github.com/cxzhou95/XLSR: the four output groups of the first layer are separate convolutions."""
     first = [f"conv0_{number}.conv" for number in range(4)]
     if _convolution(state, "conv0_0.conv.weight") is None or _convolution(state, "conv4.weight") is None:
         return None
@@ -220,7 +220,7 @@ def basicsr_msrresnet(state: StateDict) -> Found | None:
 
 
 def basicsr_edsr(state: StateDict) -> Found | None:
-    """EDSR of BasicSR: on pixel values of 0 to 255 less DIV2K's mean; the range goes into the first and last layer."""
+    """BasicSR's EDSR, with pixel values from 0 to 255 and DIV2K's mean subtracted; see `_unit_range`."""
     first, blocks = _convolution(state, "conv_first.weight"), _count(state, r"body\.(\d+)\.conv1\.")
     upsampling = _convolution(state, "upsample.0.weight")
     if first is None or upsampling is None or not blocks or "conv_after_body.weight" not in state:
@@ -234,7 +234,7 @@ def basicsr_edsr(state: StateDict) -> Found | None:
 
 
 def authors_edsr(state: StateDict) -> Found | None:
-    """EDSR of github.com/sanghyun-son/EDSR-PyTorch: as BasicSR's, the mean being two fixed 1x1 convolutions."""
+    """EDSR of github.com/sanghyun-son/EDSR-PyTorch: as BasicSR's, with the mean as two fixed 1x1 convolutions."""
     first, blocks = _convolution(state, "head.0.weight"), _count(state, r"body\.(\d+)\.body\.0\.")
     upsampling = _convolution(state, "tail.0.0.weight")
     if first is None or upsampling is None or not blocks or "sub_mean.weight" not in state:
@@ -250,7 +250,7 @@ def authors_edsr(state: StateDict) -> Found | None:
 
 
 def _unit_range(state: StateDict) -> StateDict:
-    """EDSR's weights for values of 0 to 1: the range goes into the first and the last layer, the mean is a constant."""
+    """Convert EDSR's weights to pixel values from 0 to 1: fold the range into the first and last layer."""
     state = {**state, "head.weight": state["head.weight"] * EDSR_RANGE, "mean": torch.tensor(MEAN).reshape(1, 3, 1, 1)}
     for name, shift in (("tail.weight", torch.zeros(1)), ("tail.bias", torch.tensor(MEAN))):
         if name in state and (name == "tail.weight" or state[name].shape == shift.shape):

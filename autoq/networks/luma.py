@@ -1,4 +1,4 @@
-"""Networks that see luma alone, used on colour images: chroma is upscaled by bicubic interpolation."""
+"""Apply luma-only networks to colour images: chroma is upscaled by bicubic interpolation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ LUMA, OFFSET = (65.481 / 255, 128.553 / 255, 24.966 / 255), 16 / 255
 
 
 class OnLuma(nn.Module):
-    """RGB in [0, 1], [n, 3, h, w] -> [n, 3, scale h, scale w] by a network of Y.
+    """RGB in [0, 1], [n, 3, h, w] -> [n, 3, scale h, scale w] with a network for Y.
 
-    The image is upscaled by bicubic interpolation, and what the network's Y has beyond the interpolated Y is added to
-    all three colours: the same as keeping the interpolated chroma. In BT.601 a difference in Y counts 255 / 219 in each.
+    The image is upscaled by bicubic interpolation. The difference between the network's Y and the interpolated Y is added to
+    all three channels, which is equivalent to keeping the interpolated chroma. In BT.601 a difference in Y corresponds to
+    255 / 219 in each channel.
     """
 
     to_luma: Tensor
@@ -30,6 +31,6 @@ class OnLuma(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         colours = F.interpolate(x, scale_factor=float(self.scale), mode="bicubic", align_corners=False)
-        found = self.network(F.conv2d(x, self.to_luma, self.offset))
-        gain = found - F.conv2d(colours, self.to_luma, self.offset)
+        upscaled = self.network(F.conv2d(x, self.to_luma, self.offset))
+        gain = upscaled - F.conv2d(colours, self.to_luma, self.offset)
         return colours + F.conv2d(gain, self.to_colours)

@@ -1,4 +1,4 @@
-"""MSRResNet, the SRResNet without batch norm of the ESRGAN authors (Wang et al. 2018; BasicSR): it adds to a bilinear image."""
+"""MSRResNet, the ESRGAN authors' SRResNet without batch norm (Wang et al. 2018; BasicSR), with a bilinear global skip."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys of checkpoints without what wrappers and trainers put around them: `module.`, `_orig_mod.`, `model.`, ..."""
+"""Find a network's state dict in a checkpoint: strip wrappers and key prefixes such as `module.`, `_orig_mod.`, `model.`."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ WRAPPERS = (
     "params_ema", "params", "state_dict_ema", "model_ema", "ema_state_dict", "g_ema", "ema", "state_dict", "model_state_dict",
     "model", "net", "network", "generator", "net_g", "netG", "G", "weights", "module",
 )  # fmt: skip
-"""Under which key a checkpoint keeps the state dict, by preference: averaged weights are the ones that ship."""
+"""Keys of the state dict in a checkpoint, by preference; averaged weights come first."""
 
 MODULE_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Attributes under which torch's wrappers keep the module they wrap, around a network or around one of its parts."""
+"""Attributes under which torch's wrappers store the wrapped module."""
 
 COUNTERS = ("num_batches_tracked", "n_averaged")
-"""What batch norm and averaging count; no weights."""
+"""Counters of batch norm and weight averaging; they are not weights."""
 
 DEPTH = 3
-"""A network sits at most so deep in a checkpoint: `state_dict`, `params_ema` and the like, or `model.net.`."""
+"""Maximum nesting of a network in a checkpoint: `state_dict` and `params_ema`, or `model.net.`."""
 
 
 def unwrapped(checkpoint: Any, path: Path) -> Any:
-    """The state dict that a checkpoint holds beside epochs, optimizers and the like.
+    """Extract the state dict from a checkpoint with epochs, optimizers and the like.
 
-    Raises WeightsError where it holds several and none by a usual name.
+    Raises:
+        WeightsError: There are several state dicts, and none has a usual name.
     """
     for _ in range(DEPTH):
         if not isinstance(checkpoint, Mapping) or _is_state(checkpoint):
@@ -42,9 +43,10 @@ def unwrapped(checkpoint: Any, path: Path) -> Any:
         if not inner:
             break
         if inner[0] not in WRAPPERS and len(inner) > 1:
-            found = ", ".join(f"'{key}'" for key in inner)
+            names = ", ".join(f"'{key}'" for key in inner)
             raise WeightsError(
-                f"weights '{path}': several state dicts ({found}); save the network's alone, torch.save(checkpoint[NAME], FILE)"
+                f"weights '{path}': several state dicts ({names}), expected one; save only the network's:"
+                " torch.save(checkpoint[NAME], FILE)"
             )
         checkpoint = checkpoint[inner[0]]
     return checkpoint
@@ -64,20 +66,20 @@ def bare_key(key: str) -> str:
 
 
 def bare_keys(state: Mapping[str, T]) -> dict[str, T]:
-    """A state dict without wrappers' attributes in its keys; as it is where two keys would become one."""
+    """Remove wrappers' attributes from the keys of a state dict; unchanged if keys would collide."""
     bare = {bare_key(key): value for key, value in state.items()}
     return bare if len(bare) == len(state) else dict(state)
 
 
 def parts(state: Mapping[str, T]) -> dict[str, dict[str, T]]:
-    """prefix -> what is below it, without the prefix. The whole comes first, then averaged weights."""
-    found: dict[str, dict[str, T]] = {"": {key: value for key, value in state.items() if not is_counter(key) or "." in key}}
+    """Prefix -> the entries below it, without the prefix. The full state dict comes first, then averaged weights."""
+    by_prefix: dict[str, dict[str, T]] = {"": {key: value for key, value in state.items() if not is_counter(key) or "." in key}}
     for key, value in state.items():
         names = key.split(".")
         for depth in range(1, min(DEPTH, len(names) - 1) + 1):
             prefix = ".".join(names[:depth]) + "."
-            found.setdefault(prefix, {})[key.removeprefix(prefix)] = value
-    return dict(sorted(found.items(), key=lambda item: (item[0] != "", not _is_averaged(item[0]))))
+            by_prefix.setdefault(prefix, {})[key.removeprefix(prefix)] = value
+    return dict(sorted(by_prefix.items(), key=lambda item: (item[0] != "", not _is_averaged(item[0]))))
 
 
 def _is_averaged(prefix: str) -> bool:
@@ -85,25 +87,35 @@ def _is_averaged(prefix: str) -> bool:
 
 
 def fitting(state: StateDict, path: Path, fits: Callable[[StateDict], T | None]) -> T | None:
-    """What `fits` makes of the one part of a checkpoint that it accepts; the whole before all others; None without one.
+    """Apply `fits` to the parts of a checkpoint.
 
-    Raises WeightsError where several parts fit, and not just one of them holds averaged weights.
+    Args:
+        state: The checkpoint's tensors.
+        path: Path of the checkpoint, for messages.
+        fits: Returns a result for a matching part, otherwise None.
+
+    Returns:
+        The result for the only matching part, with the full state dict preferred and then averaged weights; None if no part
+        matches.
+
+    Raises:
+        WeightsError: Several parts match.
     """
     accepted: dict[str, T] = {}
     for prefix, part in parts(bare_keys(state)).items():
-        if (found := fits(part)) is not None:
+        if (result := fits(part)) is not None:
             if not prefix:
-                return found
-            accepted[prefix] = found
+                return result
+            accepted[prefix] = result
     averaged = [prefix for prefix in accepted if _is_averaged(prefix)]
     chosen = averaged if averaged else [*accepted]
     if len(chosen) > 1:
         raise WeightsError(
-            f"weights '{path}': the network's tensors are there more than once (below {', '.join(chosen)}); save one of them alone"
+            f"weights '{path}': several copies of the network's tensors (prefixes {', '.join(chosen)}); save only one of them"
         )
     return accepted[chosen[0]] if chosen else None
 
 
 def nearest(state: StateDict, expected: Mapping[str, Any]) -> StateDict:
-    """The part of a checkpoint that has the most of the expected keys, to say what it lacks."""
+    """The part of a checkpoint with the most expected keys, for the error message."""
     return max(parts(bare_keys(state)).values(), key=lambda part: len(expected.keys() & part.keys()))

@@ -1,6 +1,6 @@
-"""Checkpoints at their authors' addresses: fetched once, on request (`--weights published`), with their checksum.
+"""Download the authors' checkpoints on request (`--weights published`), once, with checksum verification.
 
-The hexadecimal digits in a file's name are the beginning of its SHA-256, as the authors publish it.
+The hexadecimal digits in a file name are the first digits of its SHA-256, as published by the authors.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from urllib.error import URLError
 from autoq.errors import WeightsError
 
 REQUEST = "published"
-"""What `--weights` is given to ask for them."""
+"""The value of `--weights` that requests a download."""
 
 _ESRGAN = "https://github.com/xinntao/Real-ESRGAN/releases/download/v0.1.1/ESRGAN_SRx4_DF2KOST_official-ff704c30.pth"
 _EDSR = "https://cv.snu.ac.kr/research/EDSR/models/"
@@ -29,14 +29,15 @@ PUBLISHED: dict[tuple[str, int], str] = {
 
 
 def published_file(model: str, scale: int) -> Path:
-    """The authors' checkpoint, below torch's home; fetched if it is not there yet.
+    """The path of the authors' checkpoint in torch's home; downloaded if missing.
 
-    Raises WeightsError where none is known, or it cannot be fetched: then it says which file to place where.
+    Raises:
+        WeightsError: No checkpoint is published, or the download fails.
     """
     address = PUBLISHED.get((model, scale))
     if address is None:
-        known = ", ".join(f"{name} x{factor}" for name, factor in PUBLISHED)
-        raise WeightsError(f"--weights {REQUEST}: no address is known for {model} x{scale} (known: {known}); give --weights FILE")
+        options = ", ".join(f"{name} x{factor}" for name, factor in PUBLISHED)
+        raise WeightsError(f"--weights {REQUEST}: no download for {model} x{scale} (available: {options}); give --weights FILE")
     import torch
 
     path = Path(torch.hub.get_dir()) / "autoq" / address.rpartition("/")[2]
@@ -47,5 +48,5 @@ def published_file(model: str, scale: int) -> Path:
             torch.hub.download_url_to_file(address, str(path), digits[1] if digits else None, progress=False)
         except (URLError, OSError, RuntimeError) as error:
             reason = " ".join(str(getattr(error, "reason", error)).split())
-            raise WeightsError(f"cannot fetch {address} ({reason}); fetch it elsewhere and place it at '{path}'") from error
+            raise WeightsError(f"cannot download {address} ({reason}); save the file as '{path}'") from error
     return path

@@ -1,4 +1,4 @@
-"""How each network is trained from scratch in float: facts for `autoq pretrain`, from the networks' papers."""
+"""Recipes of float training from scratch (`autoq pretrain`), from the networks' papers."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Recipe:
-    """loss: of the pixels. rates: (first, highest, last) learning rate; rise: the share of steps until the highest.
+    """Settings of a float training.
 
-    After it the rate falls as `fall` says. he_start: convolutions begin with He-normal weights of 0.1 of the usual
-    variance. intensity: images are darkened to 0.7 or 0.5, each a third of the time. batch: patches a step;
-    patch: low-resolution side. steps: of pixel training; adversarial: the loss of the second stage, and its steps.
+    Attributes:
+        loss: Pixel loss.
+        rates: (first, highest, last) learning rate.
+        rise: Share of the steps until the highest learning rate.
+        fall: Decay of the learning rate after that.
+        he_start: Initialize convolutions with He-normal weights of 0.1 times the usual variance.
+        intensity: Scale the intensity of images by 1, 0.7 or 0.5 at random.
+        batch: Patches per step.
+        patch: Low-resolution side of a patch in pixels.
+        steps: Steps with the pixel loss.
+        adversarial: Loss of the adversarial stage; None without such a stage.
+        adversarial_steps: Steps of the adversarial stage.
     """
 
     loss: Literal["l1", "mse", "charbonnier"] = "l1"
@@ -29,19 +38,19 @@ class Recipe:
 
 
 PIXELS = Recipe()
-"""L1 and Adam, as EDSR (Lim et al. 2017) and all after it, at a rate for short training."""
+"""L1 and Adam, as in EDSR (Lim et al. 2017) and later networks, with a learning rate for short training."""
 
 SMALL = Recipe(loss="mse", rates=(1e-4, 2e-3, 1e-5), steps=50_000, patch=32)
-"""Networks of some ten thousand parameters learn faster and longer, on the squared error of their papers."""
+"""Networks with about 10 000 parameters: a higher learning rate, more steps, and the squared error of their papers."""
 
 XLSR = Recipe(loss="charbonnier", rates=(5e-5, 25e-4, 1e-4), fall="linear", he_start=True, intensity=True, patch=32, steps=90_000)
-"""Ayazoglu 2021, section 4.2: Charbonnier loss, one triangle of the learning rate, small He-normal start, intensities."""
+"""Ayazoglu 2021, section 4.2: Charbonnier loss, triangular learning rate, small He-normal initialization, random intensity."""
 
 SRGAN = Recipe(adversarial="hinge", adversarial_steps=4_000)
-"""Ledig et al. 2017: pixels first, then against a discriminator; with a hinge loss, which trains in fewer steps."""
+"""Ledig et al. 2017: pixel loss, then adversarial training; with a hinge loss, which needs fewer steps."""
 
 SHALLOW_ESRGAN = Recipe(adversarial="relativistic", adversarial_steps=4_000)
-"""Fewer blocks bear a higher rate."""
+"""As ESRGAN, with a higher learning rate, as the network has fewer blocks."""
 
 ESRGAN = Recipe(rates=(2e-5, 2e-4, 1e-6), adversarial="relativistic", adversarial_steps=4_000)
-"""Wang et al. 2018, section 3.2: the discriminator judges which of two images is relatively more real."""
+"""Wang et al. 2018, section 3.2: relativistic average discriminator."""

@@ -1,4 +1,4 @@
-"""The block of residual networks without batch norm (EDSR, MSRResNet): convolution, ReLU, convolution, sum."""
+"""Residual block without batch norm, and pixel-shuffle upsampling, for EDSR and MSRResNet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ResidualBlock(nn.Module):
 
 
 def shuffling(features: int, scale: int) -> nn.Sequential:
-    """Convolutions and pixel shuffles that upscale by 2, 3 or 4 (4 in two steps)."""
+    """Convolutions and pixel shuffles that upscale by 2, 3 or 4 (twice by 2)."""
     layers: list[nn.Module] = []
     for factor in {2: (2,), 3: (3,), 4: (2, 2)}[scale]:
         layers += [nn.Conv2d(features, features * factor**2, 3, padding=1), nn.PixelShuffle(factor)]

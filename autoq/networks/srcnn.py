@@ -1,4 +1,4 @@
-"""SRCNN (Dong et al. 2014, section 3): three convolutions on an image that bicubic interpolation has upscaled."""
+"""SRCNN (Dong et al. 2014, section 3): three convolutions on a bicubically upscaled image."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class SRCNN(nn.Module):
 
 
 def luma_srcnn(scale: int = 3) -> OnLuma:
-    """The paper's network: it sees luma alone."""
+    """The paper's network, which upscales luma only."""
     return OnLuma(SRCNN(scale, channels=1), scale)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """Convolution, BN, PReLU, convolution, BN, and the block's input added."""
+    """Convolution, BN, PReLU, convolution, BN, and a skip connection."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -27,8 +27,12 @@ class ResidualBlock(nn.Module):
 class SRResNet(nn.Module):
     """RGB in [0, 1], [n, 3, h, w] -> [n, 3, scale h, scale w].
 
-    fuse: what follows the convolution that closes the body, `bn` (Ledig) or `prelu` (the public 5-block SRGAN).
-    output: `linear`, or `tanh` for (tanh(x) + 1) / 2.
+    Args:
+        scale: 2 or 4.
+        blocks: Number of residual blocks.
+        features: Number of channels.
+        fuse: Layer after the last convolution of the body: `bn` (Ledig) or `prelu` (the public 5-block SRGAN).
+        output: `linear`, or `tanh` for (tanh(x) + 1) / 2.
     """
 
     def __init__(

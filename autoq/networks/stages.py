@@ -1,4 +1,4 @@
-"""Which stage a layer belongs to: named groups of fnmatch patterns over module paths."""
+"""Assign layers to stages: named groups of fnmatch patterns over module paths."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ StagePatterns = Mapping[str, tuple[str, ...]]
 
 
 def assign(paths: Iterable[str], patterns: StagePatterns) -> dict[str, str]:
-    """layer path -> stage. Every layer must match patterns of exactly one stage, every pattern a layer.
+    """Map layer paths to stages.
 
-    Raises InputError that names the layers or patterns left over.
+    Args:
+        paths: Module paths of the layers.
+        patterns: Stage -> fnmatch patterns.
+
+    Raises:
+        InputError: A layer matches no stage or several, or a pattern matches no layer.
     """
     paths = list(paths)
-    found: dict[str, str] = {}
+    assigned: dict[str, str] = {}
     for path in paths:
         stages = [stage for stage, globs in patterns.items() if any(fnmatch.fnmatchcase(path, glob) for glob in globs)]
         if len(stages) != 1:
-            expected = "exactly one stage"
-            raise InputError(
-                f"layer '{path}' is in {', '.join(stages) or 'no stage'}: expected {expected}; mend the stage patterns"
-            )
-        found[path] = stages[0]
+            given = f"stages {', '.join(stages)}" if stages else "no stage"
+            raise InputError(f"layer '{path}' is in {given}, expected exactly one stage; fix the `layers:` section of --space FILE")
+        assigned[path] = stages[0]
     for stage, globs in patterns.items():
         for glob in globs:
             if not any(fnmatch.fnmatchcase(path, glob) for path in paths):
                 raise InputError(f"stage '{stage}': pattern '{glob}' matches no layer (layers: {', '.join(paths)})")
-    return found
+    return assigned

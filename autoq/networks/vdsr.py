@@ -1,4 +1,4 @@
-"""VDSR (Kim et al. 2016, figure 2): twenty convolutions add detail to an image that bicubic interpolation has upscaled."""
+"""VDSR (Kim et al. 2016, figure 2): twenty convolutions predict the residual of a bicubically upscaled image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from autoq.networks.luma import OnLuma
 
 
 class VDSR(nn.Module):
-    """[n, channels, h, w] in [0, 1] -> [n, channels, scale h, scale w]. The paper's network sees luma alone (1 channel)."""
+    """[n, channels, h, w] in [0, 1] -> [n, channels, scale h, scale w]. The paper's network has 1 channel (luma)."""
 
     def __init__(self, scale: int = 3, channels: int = 3, layers: int = 20, features: int = 64) -> None:
         super().__init__()
@@ -28,5 +28,5 @@ class VDSR(nn.Module):
 
 
 def luma_vdsr(scale: int = 3) -> OnLuma:
-    """The paper's network: it sees luma alone."""
+    """The paper's network, which upscales luma only."""
     return OnLuma(VDSR(scale, channels=1), scale)

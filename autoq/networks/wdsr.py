@@ -23,9 +23,14 @@ class WideBlock(nn.Module):
 
 
 class WDSR(nn.Module):
-    """RGB in [0, 1], [n, 3, h, w] -> [n, 3, scale h, scale w]: 16 blocks of 32 features by default, as the authors' baseline.
+    """RGB in [0, 1], [n, 3, h, w] -> [n, 3, scale h, scale w]; the defaults are the authors' baseline.
 
-    centred: the mean of DIV2K is taken off the image first, as published weights want it; the last layer's bias adds it again.
+    Args:
+        scale: 2, 3 or 4.
+        blocks: Number of blocks.
+        features: Number of channels.
+        expansion: Expansion of the channels before each activation.
+        centred: Subtract the mean of DIV2K from the image, as published weights expect. The last layer's bias adds it back.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""A user's network taken out of what it came in: wrappers, tuples, half precision, re-parametrized weights."""
+"""Normalize a user's network: remove wrappers, tuples, half precision and weight parametrizations."""
 
 from __future__ import annotations
 
@@ -24,19 +24,22 @@ def brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def bare(found: Any, name: str) -> nn.Module:
-    """A copy of a network as it computes: without wrappers, on the CPU, in float32, in eval mode. `found` stays as it is.
+def bare(result: Any, name: str) -> nn.Module:
+    """A copy of a network without wrappers, on the CPU, in float32 and eval mode. The original does not change.
 
-    Raises InputError for what is no module, or one that cannot be taken apart.
+    Args:
+        result: A module, or a factory's result that contains one module.
+        name: Name of the network, for messages.
+
+    Raises:
+        InputError: There is no module, or it cannot be read or copied.
     """
-    network = unwrapped(_one_network(found, name))
+    network = unwrapped(_one_network(result, name))
     _check_readable(network, name)
     try:
         network = duplicate(network)
     except Exception as error:
-        raise InputError(
-            f"model '{name}': it cannot be copied ({brief(error)}); give a network that copy.deepcopy copies"
-        ) from error
+        raise InputError(f"model '{name}' cannot be copied ({brief(error)}); give a network that supports copy.deepcopy") from error
     for module in list(network.modules()):
         for child, inner in module.named_children():
             if (core := unwrapped(inner)) is not inner:
@@ -45,7 +48,7 @@ def bare(found: Any, name: str) -> nn.Module:
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """What DataParallel, DistributedDataParallel, AveragedModel and torch.compile wrap."""
+    """The network inside DataParallel, DistributedDataParallel, AveragedModel and torch.compile."""
     while True:
         if isinstance(network, WRAPPERS):
             network = network.module
@@ -55,49 +58,45 @@ def unwrapped(network: nn.Module) -> nn.Module:
             return network
 
 
-def _one_network(found: Any, name: str) -> nn.Module:
-    """The module itself, or the only one in what a factory gave: (network, configuration)."""
-    inside = [*found.values()] if isinstance(found, Mapping) else [*found] if isinstance(found, (tuple, list)) else [found]
-    networks = [each for each in inside if isinstance(each, nn.Module)]
-    if isinstance(found, nn.Module):
-        return found
+def _one_network(result: Any, name: str) -> nn.Module:
+    """The module itself, or the only module in a tuple, list or dict such as (network, configuration)."""
+    items = [*result.values()] if isinstance(result, Mapping) else [*result] if isinstance(result, (tuple, list)) else [result]
+    networks = [item for item in items if isinstance(item, nn.Module)]
+    if isinstance(result, nn.Module):
+        return result
     if len(networks) == 1:
         return networks[0]
-    gave = f"a {type(found).__name__}"
+    given = f"a result of type {type(result).__name__}"
     if networks:
-        gave += f" with {len(networks)} of them ({', '.join(type(each).__name__ for each in networks)})"
-    raise InputError(
-        f"model '{name}': expected one torch.nn.Module, it gave {gave}; give a function that returns the network alone"
-    )
+        given += f" with {len(networks)} modules ({', '.join(type(network).__name__ for network in networks)})"
+    raise InputError(f"model '{name}': got {given}, expected one torch.nn.Module; give a function that returns only the network")
 
 
 def _check_readable(network: nn.Module, name: str) -> None:
     for path, module in network.named_modules():
         if isinstance(module, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-            where = f"its part '{path}' is TorchScript" if path else "a TorchScript module"
+            where = f"its submodule '{path}' is TorchScript" if path else "the network is TorchScript"
             raise InputError(
-                f"model '{name}': {where}, whose operations torch.fx cannot read; give the Python class it was made of, with"
-                " its tensors: network.load_state_dict(torch.jit.load(FILE).state_dict())"
+                f"model '{name}': {where}, which torch.fx cannot trace; create the network from its Python class and load the"
+                " tensors: network.load_state_dict(torch.jit.load(FILE).state_dict())"
             )
     for key, tensor in (*network.named_parameters(), *network.named_buffers()):
         if isinstance(tensor, (UninitializedParameter, UninitializedBuffer)):
-            raise InputError(f"model '{name}': '{key}' of a lazy layer has no values yet; run an image through the network once")
+            raise InputError(f"model '{name}': lazy parameter '{key}' is not initialized; run the network on an image first")
         if tensor.is_meta:
-            raise InputError(f"model '{name}': '{key}' is on the meta device, without values; make the network on the CPU")
+            raise InputError(f"model '{name}': '{key}' is on the meta device and has no values; create the network on the CPU")
 
 
 @torch.enable_grad()
 def fold(model: nn.Module) -> None:
-    """Weights as they are computed, instead of what they are computed from: weight and spectral norm, pruning, any
-    parametrization. In place.
-    """
+    """Replace parametrized weights by their values, in place: weight norm, spectral norm, pruning, any parametrization."""
     for module in model.modules():
         if parametrize.is_parametrized(module):
-            made = type(module)  # copies of a network share it, and what follows changes it
-            module.__class__ = type(made.__name__, made.__bases__, dict(vars(made)))
+            shared = type(module)  # copies of a network share this class, and remove_parametrizations changes it
+            module.__class__ = type(shared.__name__, shared.__bases__, dict(vars(shared)))
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name)
-                frozen = module._buffers.pop(name, None)  # a buffer, where what it was computed from needs no gradient
+                frozen = module._buffers.pop(name, None)  # a buffer if its sources need no gradient
                 if frozen is not None:
                     module.register_parameter(name, nn.Parameter(frozen))
         for hook in list(module._forward_pre_hooks.values()):
@@ -110,7 +109,7 @@ def fold(model: nn.Module) -> None:
 
 
 def duplicate(model: nn.Module) -> nn.Module:
-    """A copy in eval mode; weights that hooks compute are no leaves of autograd, which deepcopy alone refuses."""
-    held = [value for module in model.modules() for value in vars(module).values()]
-    computed = {id(value): value.detach().clone() for value in held if isinstance(value, Tensor) and not value.is_leaf}
+    """A copy in eval mode. Weights computed by hooks are detached first, as deepcopy accepts only leaves of autograd."""
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    computed = {id(value): value.detach().clone() for value in attributes if isinstance(value, Tensor) and not value.is_leaf}
     return copy.deepcopy(model, computed).eval()

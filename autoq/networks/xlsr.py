@@ -21,7 +21,7 @@ class GroupBlock(nn.Module):
 
 
 class XLSR(nn.Module):
-    """RGB in [0, 1], [n, 3, h, w] -> [n, 3, scale h, scale w]; in [0, 1] where `clipped`, which is the paper's (equation 2)."""
+    """RGB in [0, 1], [n, 3, h, w] -> [n, 3, scale h, scale w], with the output clipped to [0, 1] as in the paper (equation 2)."""
 
     def __init__(self, scale: int = 3, blocks: int = 3, features: int = 32, groups: int = 4, clipped: bool = True) -> None:
         super().__init__()

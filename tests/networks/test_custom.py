@@ -146,11 +146,11 @@ def test_what_the_user_gave_stays_as_it_was() -> None:
 @pytest.mark.parametrize("made", ["whole", "part"])
 def test_torchscript_is_refused_with_what_to_do_instead(made: str) -> None:
     network = torch.jit.script(Net()) if made == "whole" else changed(body=torch.jit.script)
-    where = "a TorchScript module" if made == "whole" else "its part 'body' is TorchScript"
+    where = "the network is TorchScript" if made == "whole" else "its submodule 'body' is TorchScript"
     with pytest.raises(InputError) as error:
         bare(network, "mynet:make")
     assert str(error.value) == (
-        f"model 'mynet:make': {where}, whose operations torch.fx cannot read; give the Python class it was made of, with its"
+        f"model 'mynet:make': {where}, which torch.fx cannot trace; create the network from its Python class and load the"
         " tensors: network.load_state_dict(torch.jit.load(FILE).state_dict())"
     )
 
@@ -160,8 +160,8 @@ def test_a_torchscript_file_is_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as error:
         load_own(Net(), tmp_path / "net.pt", "net")
     assert str(error.value) == (
-        f"weights '{tmp_path / 'net.pt'}': a TorchScript archive, expected a state dict; save"
-        " torch.save(torch.jit.load(FILE).state_dict(), NEW) and give that NEW"
+        f"weights '{tmp_path / 'net.pt'}': a TorchScript archive, expected a state dict; type"
+        " torch.save(torch.jit.load(FILE).state_dict(), NEW) and give NEW"
     )
 
 
@@ -175,15 +175,18 @@ def test_options_and_numpy_numbers_beside_the_weights_are_read(tmp_path: Path) -
 
 def test_what_cannot_be_a_network_is_refused() -> None:
     lazy = changed(tail=lambda layer: nn.LazyConv2d(12, 3, padding=1))
-    with pytest.raises(InputError, match=r"'tail.weight' of a lazy layer has no values yet; run an image through the network once"):
+    with pytest.raises(InputError, match=r"lazy parameter 'tail.weight' is not initialized; run the network on an image first"):
         bare(lazy, "net")
     with torch.device("meta"):
         empty = Net()
-    with pytest.raises(InputError, match=r"'head.weight' is on the meta device, without values; make the network on the CPU"):
+    with pytest.raises(InputError, match=r"'head.weight' is on the meta device and has no values; create the network on the CPU"):
         bare(empty, "net")
-    with pytest.raises(InputError, match=r"it gave a tuple with 2 of them \(Net, Conv2d\); give a function"):
+    with pytest.raises(
+        InputError,
+        match=r"got a result of type tuple with 2 modules \(Net, Conv2d\), expected one torch.nn.Module; give a function",
+    ):
         bare((Net(), nn.Conv2d(3, 3, 1)), "net")
-    with pytest.raises(InputError, match=r"it gave a NoneType; give a function"):
+    with pytest.raises(InputError, match=r"got a result of type NoneType, expected one torch.nn.Module; give a function"):
         bare(None, "net")
 
 
@@ -275,7 +278,7 @@ def test_a_file_is_named_from_the_root_and_found_from_elsewhere(folder: Path, mo
     assert name == f"{folder / 'pack' / 'net.py'}:make"
     monkeypatch.chdir(folder / "weights")
     assert staged_model(name, 2)[0](IMAGE).shape == (1, 3, 24, 20)
-    with pytest.raises(InputError, match=r"none\.py:make': no such file; type --model FILE\.py:factory, an existing one"):
+    with pytest.raises(InputError, match=r"none\.py:make': no such file; type --model FILE\.py:factory with an existing file"):
         staged_model(model_name("none.py:make"), 2)
 
 
@@ -295,15 +298,15 @@ def test_what_a_module_prints_stays_out_of_standard_output(folder: Path, capsys:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("mynet:needs", "model 'mynet:needs': it takes depth, width, expected a factory without arguments or with scale alone; write one that calls it"),
-        ("mynet:leaves", "model 'mynet:leaves': calling it raised SystemExit: no options; mend mynet"),
-        ("mynet:FILE", "model 'mynet:FILE': mynet has nothing to call named 'FILE'; type --model mynet:FACTORY"),
-        ("mynet:Makers.mkae", "model 'mynet:Makers.mkae': mynet has nothing to call named 'Makers.mkae'; type --model mynet:FACTORY"),
-        ("my net", "model 'my net': expected package.module:factory, as Python imports it; type --model mynet:make"),
+        ("mynet:needs", "model 'mynet:needs': the factory requires depth, width, expected no required arguments except scale; write a function that calls it with these arguments"),
+        ("mynet:leaves", "model 'mynet:leaves': the call raised SystemExit: no options; fix mynet"),
+        ("mynet:FILE", "model 'mynet:FILE': mynet has no function or class 'FILE'; type --model mynet:FACTORY"),
+        ("mynet:Makers.mkae", "model 'mynet:Makers.mkae': mynet has no function or class 'Makers.mkae'; type --model mynet:FACTORY"),
+        ("my net", "model 'my net': expected the form package.module:factory; type --model mynet:make"),
         (
             "mynet:chance",
-            "model 'mynet:chance': two calls gave other weights ('0.weight'), as the factory leaves them to chance; load a checkpoint"
-            " in it, or give --weights FILE",
+            "model 'mynet:chance': two calls give different weights ('0.weight'), probably random initialization; load a checkpoint"
+            " in the factory, or give --weights FILE",
         ),
     ],
 )  # fmt: skip
@@ -373,12 +376,12 @@ def test_a_checkpoint_in_other_wrappers_than_the_network(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (below("a.") | below("b."), "the network's tensors are there more than once (below a., b.); save one of them alone"),
-        (below("module.", extra=torch.zeros(1)), "do not fit net: 1 unexpected: extra;"),
-        ({"model": {key: value for key, value in below("x.").items() if key != "x.tail.bias"}}, "do not fit net: 1 missing: tail.bias;"),
-        ({"first": STATE, "second": STATE}, "several state dicts ('first', 'second'); save the network's alone"),
-        (STATE | {"head.weight": STATE["head.weight"].to(torch.int8)}, "tensor 'head.weight' holds torch.int8 (torch.strided), expected finite"),
-        (STATE | {"order": torch.rand(3)}, "tensor 'order' holds torch.float32 (torch.strided), expected finite"),
+        (below("a.") | below("b."), "several copies of the network's tensors (prefixes a., b.); save only one of them"),
+        (below("module.", extra=torch.zeros(1)), "do not match net: 1 unexpected: extra;"),
+        ({"model": {key: value for key, value in below("x.").items() if key != "x.tail.bias"}}, "do not match net: 1 missing: tail.bias;"),
+        ({"first": STATE, "second": STATE}, "several state dicts ('first', 'second'), expected one; save only the network's"),
+        (STATE | {"head.weight": STATE["head.weight"].to(torch.int8)}, "tensor 'head.weight' contains torch.int8 (torch.strided), expected finite"),
+        (STATE | {"order": torch.rand(3)}, "tensor 'order' contains torch.float32 (torch.strided), expected finite"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_that_does_not_fit(tmp_path: Path, state: Any, message: str) -> None:
@@ -419,7 +422,9 @@ def test_the_case_of_data_parallel(case: Callable[[str], None]) -> None:
 
 def test_the_case_of_torchscript(case: Callable[[str], None]) -> None:
     case("a28_torchscript")
-    with pytest.raises(InputError, match="a TorchScript module, whose operations torch.fx cannot read; give the Python class"):
+    with pytest.raises(
+        InputError, match="the network is TorchScript, which torch.fx cannot trace; create the network from its Python class"
+    ):
         staged_model("mynet:make", 2)
 
 

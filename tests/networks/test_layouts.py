@@ -258,7 +258,7 @@ def test_a_missing_key_is_named_as_ours(published: str, key: str, ours: str, tmp
     name, scale, forward = PUBLISHED[published]
     state = state_of(forward)
     del state[key]
-    with pytest.raises(WeightsError, match=rf" do not fit \w+\(.*\): 1 missing: {ours}; give --weights"):
+    with pytest.raises(WeightsError, match=rf"do not match \w+\(.*\): 1 missing: {ours}; give matching --weights"):
         build_model(name, scale, saved(state, tmp_path))
 
 
@@ -274,14 +274,14 @@ def test_a_missing_key_is_named_as_ours(published: str, key: str, ours: str, tmp
 )
 def test_an_extra_key_is_named(published: str, key: str, ours: str, tmp_path: Path) -> None:
     name, scale, forward = PUBLISHED[published]
-    with pytest.raises(WeightsError, match=rf" do not fit \w+\(.*\): 1 unexpected: {ours}; give --weights"):
+    with pytest.raises(WeightsError, match=rf"do not match \w+\(.*\): 1 unexpected: {ours}; give matching --weights"):
         build_model(name, scale, saved(state_of(forward) | {key: torch.zeros(1)}, tmp_path))
 
 
 @pytest.mark.parametrize(("published", "asked"), [("msrresnet", 2), ("edsr", 4), ("imdn", 3), ("xlsr", 3)])
 def test_another_scale_says_what_to_type(published: str, asked: int, tmp_path: Path) -> None:
     name, scale, forward = PUBLISHED[published]
-    with pytest.raises(WeightsError, match=f"a x{scale} network, asked for x{asked}; type --scale {scale}$"):
+    with pytest.raises(WeightsError, match=f"a x{scale} network, but --scale is {asked}; type --scale {scale}$"):
         build_model(name, asked, saved(state_of(forward), tmp_path))
 
 

@@ -38,12 +38,14 @@ def test_public_checkpoint_is_recognized(shared: Path, file: str, scale: int, bl
 
 
 def test_a_checkpoint_of_another_scale_says_what_to_type(shared: Path) -> None:
-    with pytest.raises(WeightsError, match="a x2 network, asked for x4; type --scale 2"):
+    with pytest.raises(WeightsError, match="a x2 network, but --scale is 4; type --scale 2"):
         build_model("srgan", 4, shared / "weights" / "srgan_5block_x2_leftthomas.pth")
 
 
 def test_a_pickled_module_is_refused(shared: Path) -> None:
-    with pytest.raises(WeightsError, match="a pickled Python object, and loading it would run its code; expected a state dict"):
+    with pytest.raises(
+        WeightsError, match="a pickled Python object, which can run arbitrary code when loaded, expected a state dict"
+    ):
         build_model("srgan", 4, shared / "weights" / "vdsr_pickled_module_twtygqyy.pth")
 
 
@@ -69,8 +71,8 @@ def test_missing_extra_and_misshapen_keys_are_listed(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as error:
         build_model("srresnet", 2, tmp_path / "odd.safetensors")
     assert str(error.value).endswith(
-        "do not fit SRResNet(scale=2, blocks=1, features=8): 1 missing: fuse.0.bias; 1 unexpected: extra.weight; 1 misshapen: tail.bias;"
-        " give --weights that network's, or another --model"
+        "do not match SRResNet(scale=2, blocks=1, features=8): 1 missing: fuse.0.bias; 1 unexpected: extra.weight; 1 with another shape: tail.bias;"
+        " give matching --weights, or another --model"
     )
 
 
@@ -80,9 +82,9 @@ def test_unusable_files_and_names(tmp_path: Path) -> None:
         build_model("srgan", 4, tmp_path / "text.pth")
     with pytest.raises(WeightsError, match=r"no such file; give --weights a \.safetensors or \.pth file"):
         build_model("srgan", 4, tmp_path / "none.pth")
-    with pytest.raises(WeightsError, match=r"no weights for srgan x2 are bundled \(bundled: x4\); give --weights FILE"):
+    with pytest.raises(WeightsError, match=r"no bundled weights for srgan x2 \(bundled: x4\); give --weights FILE"):
         build_model("srgan", 2)
-    with pytest.raises(InputError, match=r"model 'srgan' has no x3 \(scales: 2, 4\); type --scale 4"):
+    with pytest.raises(InputError, match=r"--scale 3: model 'srgan' supports scales 2, 4; type --scale 4"):
         build_model("srgan", 3)
     with pytest.raises(InputError, match=r"unknown model 'srgn' \(known: edsr, .*\)\. Did you mean 'srgan'\?"):
         build_model("srgn", 4)
@@ -103,14 +105,14 @@ def test_published_weights_are_fetched_once_and_offline_the_error_says_what_to_d
         published_file("edsr", 2)
     place = tmp_path / "autoq" / "edsr_baseline_x2-1bc95232.pt"
     address = "https://cv.snu.ac.kr/research/EDSR/models/edsr_baseline_x2-1bc95232.pt"
-    assert str(error.value) == f"cannot fetch {address} (no network); fetch it elsewhere and place it at '{place}'"
+    assert str(error.value) == f"cannot download {address} (no network); save the file as '{place}'"
     assert asked == [(address, "1bc95232")]
     place.write_bytes(b"")
     assert published_file("edsr", 2) == place
     assert len(asked) == 1
     with pytest.raises(
-        WeightsError, match=r"--weights published: no address is known for xlsr x3 \(known: esrgan x4, .*\); give --weights FILE"
+        WeightsError, match=r"--weights published: no download for xlsr x3 \(available: esrgan x4, .*\); give --weights FILE"
     ):
         published_file("xlsr", 3)
-    with pytest.raises(WeightsError, match="give --weights FILE, or --weights published to fetch https"):
+    with pytest.raises(WeightsError, match="give --weights FILE, or --weights published to download https"):
         build_model("edsr-full", 4)
