@@ -1,1 +1,1 @@
-"""A network as one torch.fx graph: traced, compared with the eager network, quantizers inserted."""
+"""Trace a network to a torch.fx graph, check it against the eager network, and insert quantizers."""

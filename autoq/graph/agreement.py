@@ -1,4 +1,4 @@
-"""Whether a traced network computes what the user's own does, and where it begins not to."""
+"""Check that a traced network computes the same output as the user's network, and find the first difference."""
 
 from __future__ import annotations
 
@@ -15,60 +15,67 @@ from autoq.networks.sizes import UNTRACEABLE, one_line
 from autoq.networks.wrappers import duplicate
 
 TOLERANCE = 1e-4
-"""Root mean square of the difference, of the largest magnitude in the output."""
+"""Largest accepted root mean square error, relative to the largest magnitude of the output."""
 
 
-def difference(found: Any, expected: Any) -> float:
-    """Root mean square of the difference of two tensors, as a share of the largest magnitude expected; infinite where it has none.
+def difference(output: Any, expected: Any) -> float:
+    """Root mean square error of a tensor relative to the largest expected magnitude.
 
-    What is no finite number in both is equal.
+    Positions that are not finite in both tensors count as equal. Infinite for different shapes or a result that is no tensor.
     """
-    if not isinstance(found, Tensor) or found.shape != expected.shape:
+    if not isinstance(output, Tensor) or output.shape != expected.shape:
         return float("inf")
-    found, expected = (values.detach().double() for values in (found, expected))
+    output, expected = (values.detach().double() for values in (output, expected))
     finite = torch.isfinite(expected)
-    if not torch.equal(finite, torch.isfinite(found)):
+    if not torch.equal(finite, torch.isfinite(output)):
         return float("inf")
-    error = (found - expected)[finite].square().mean().sqrt() if finite.any() else torch.zeros(())
+    error = (output - expected)[finite].square().mean().sqrt() if finite.any() else torch.zeros(())
     largest = expected[finite].abs().max() if finite.any() else torch.ones(())
     return float(error / largest.clamp(min=torch.finfo(torch.float32).tiny))
 
 
 class _Values(fx.Interpreter):
-    """Runs a graph and keeps what every node gave, in order of the calls."""
+    """Runs a graph and records the result of every node."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.found: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        self.found[n.name] = result.clone() if isinstance(result, Tensor) else result
+        self.results[n.name] = result.clone() if isinstance(result, Tensor) else result
         return result
 
 
 @torch.no_grad()
 def check_agreement(traced: fx.GraphModule, eager: nn.Module, images: Sequence[Tensor]) -> None:
-    """Raise InputError that names the first node which differs where a traced network is not the user's own."""
+    """Compare a traced network with the eager network on images.
+
+    Raises:
+        InputError: The outputs differ (the first different node is named), the traced network fails, or the eager network is
+            not deterministic.
+    """
     name = type(eager).__name__
     with torch.random.fork_rng(devices=[]):
         for image in images:
             expected = _seeded(eager, image, 0)
             try:
-                found = _seeded(traced, image, 1)
+                output = _seeded(traced, image, 1)
             except UNTRACEABLE as error:
                 raise InputError(
-                    f"model {name}: traced by torch.fx, it does not run on an image of {image.shape[3]}x{image.shape[2]} pixels"
-                    f" ({one_line(error)}); sizes must be read from tensors in forward"
+                    f"model {name}: the traced network fails on an image of {image.shape[3]}x{image.shape[2]} pixels"
+                    f" ({one_line(error)}); compute sizes from tensor shapes in forward"
                 ) from error
-            error_found = difference(found, expected)
-            if error_found <= TOLERANCE:
+            deviation = difference(output, expected)
+            if deviation <= TOLERANCE:
                 continue
             if difference(_seeded(eager, image, 1), expected) > TOLERANCE:
-                raise InputError(f"model {name}: two runs on one image differ; give a network without random numbers or memory")
+                raise InputError(
+                    f"model {name}: two runs on the same image differ; remove random operations and internal state from forward"
+                )
             raise InputError(
-                f"model {name}: traced, it differs from itself by {error_found:.1g} of its output's largest value, first at"
-                f" '{_first_different(traced, eager, image)}'; autoq does not know what is done there"
+                f"model {name}: the traced network differs from the eager one by {deviation:.1g} of the largest output value, first"
+                f" at '{_first_different(traced, eager, image)}'; replace that operation"
             )
 
 
@@ -78,7 +85,7 @@ def _seeded(network: nn.Module, image: Tensor, seed: int) -> Any:
 
 
 def _first_different(traced: fx.GraphModule, eager: nn.Module, image: Tensor) -> str:
-    """Name of the first node that gives something else: in the captured graph than the user's modules, or in the traced one."""
+    """Name of the first node that differs: in the captured graph from the eager modules, or in the traced from the captured."""
     calls: dict[str, list[Tensor]] = {}
 
     def keep(path: str) -> Any:
@@ -93,19 +100,19 @@ def _first_different(traced: fx.GraphModule, eager: nn.Module, image: Tensor) ->
     for handle in handles:
         handle.remove()
     captured = capture(duplicate(eager))  # before any pass
-    values = _Values(captured)
+    captured_values = _Values(captured)
     torch.manual_seed(0)
-    values.run(image.clone())
+    captured_values.run(image.clone())
     for node in captured.graph.nodes:
         expected = calls.get(str(node.target), []) if node.op == "call_module" else []
-        if expected and difference(values.found[node.name], expected.pop(0)) > TOLERANCE:
+        if expected and difference(captured_values.results[node.name], expected.pop(0)) > TOLERANCE:
             return str(node.name)
-    own = _Values(traced)
+    traced_values = _Values(traced)
     torch.manual_seed(0)
-    own.run(image.clone())
+    traced_values.run(image.clone())
     for node in traced.graph.nodes:
-        before = values.found.get(node.meta.get(STANDS_FOR, node.name))
-        found = own.found[node.name]
-        if isinstance(before, Tensor) and isinstance(found, Tensor) and difference(found, before) > TOLERANCE:
+        before = captured_values.results.get(node.meta.get(STANDS_FOR, node.name))
+        after = traced_values.results[node.name]
+        if isinstance(before, Tensor) and isinstance(after, Tensor) and difference(after, before) > TOLERANCE:
             return str(node.name)
     return "output"

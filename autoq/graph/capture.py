@@ -1,4 +1,4 @@
-"""A user's network as one torch.fx graph of its image: weights as they are computed, other arguments at their defaults."""
+"""Capture a user's network as a torch.fx graph with the image as its only input."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from autoq.networks.wrappers import fold
 
 
 def capture(model: nn.Module) -> fx.GraphModule:
-    """The network's graph; its modules become the graph's. Raises InputError in one line where fx cannot trace it."""
+    """Trace a network with torch.fx; the graph module takes over its modules. Raises InputError if it cannot be traced."""
     name = type(model).__name__
-    for taken in ("code", "graph"):
-        if taken in {*model._parameters, *model._buffers, *model._modules}:
-            raise InputError(f"model {name}: torch.fx has an attribute '{taken}' of its own; rename the model's")
+    for reserved in ("code", "graph"):
+        if reserved in {*model._parameters, *model._buffers, *model._modules}:
+            raise InputError(f"model {name}: attribute '{reserved}' is reserved by torch.fx; rename it")
     fold(model)
     _take_image_alone(model)
     try:
         return fx.GraphModule(model, _Tracer().trace(model), name)
     except UNTRACEABLE as error:
-        raise InputError(f"model {name} cannot be traced by torch.fx: {one_line(error)}") from error
+        raise InputError(f"model {name}: torch.fx cannot trace it: {one_line(error)}") from error
 
 
 class _Proxy(fx.Proxy):
-    """Writes down what Python changes in place, which fx takes for new tensors."""
+    """Records in-place operators, which fx would treat as new tensors."""
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -47,13 +47,13 @@ for _name in ("add", "sub", "mul", "truediv", "floordiv", "pow"):
 
 
 class _Tracer(fx.Tracer):
-    """Keeps torch's modules whole, a user's subclasses that compute as their base does among them."""
+    """Treats torch's modules as leaves, including subclasses that inherit their forward."""
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
 
     def path_of_module(self, mod: nn.Module) -> str:
-        """Also of a module that forward makes, as nn.ReLU()(x): it becomes one of the network's."""
+        """The path of a module. A module created in forward, such as nn.ReLU()(x), is added to the network."""
         assert self.submodule_paths is not None
         if mod not in self.submodule_paths:
             name = f"made_{len(self.root._modules)}"
@@ -68,26 +68,22 @@ class _Tracer(fx.Tracer):
 
 
 def _take_image_alone(model: nn.Module) -> None:
-    """Give the model a forward of its image alone: all other arguments have their defaults, so that branches on them are known."""
+    """Replace forward by one with the image as its only argument; others keep their defaults, so branches on them are fixed."""
     parameters = list(inspect.signature(model.forward).parameters.values())
-    positional = [
-        each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD, each.VAR_POSITIONAL)
-    ]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL)]
     if not positional:
-        raise InputError(f"model {type(model).__name__}: its forward takes no image by position; expected forward(self, x)")
-    without = [each.name for each in parameters if each is not positional[0] and each.default is each.empty]
-    asked = [
-        each for each in without if not any(p.name == each and p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
-    ]
-    if asked:
+        raise InputError(f"model {type(model).__name__}: forward has no positional argument, expected forward(self, x)")
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [p.name for p in parameters if p is not positional[0] and p.default is p.empty and p.kind not in variadic]
+    if required:
         raise InputError(
-            f"model {type(model).__name__}: its forward asks for '{asked[0]}' besides the image; give the argument a default"
+            f"model {type(model).__name__}: forward requires '{required[0]}' besides the image; give the argument a default"
         )
     if len(parameters) == 1 and positional[0].kind != positional[0].VAR_POSITIONAL:
         return
-    whole = type(model).forward
+    original = type(model).forward
 
     def forward(self: nn.Module, x: Tensor) -> Any:
-        return whole(self, x)
+        return original(self, x)
 
     model.__class__ = type(type(model).__name__, (type(model),), {"forward": forward})

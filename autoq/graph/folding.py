@@ -1,4 +1,4 @@
-"""Norms and scalings merged into the layers before them, and layers as functions of (input, weight, bias)."""
+"""Graph passes: fold batch norms and scalings into layers, and lower layers to functions of (input, weight, bias)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from autoq.graph.operations import ELEMENTWISE, LAYER_FUNCTIONS, LAYERS, PRODUCT
 
 CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 STANDS_FOR = "stands for"
-"""Key of a node's `meta`: the name of the node whose values it has since something was merged into it."""
+"""Key of a node's `meta`: the name of the original node with the same values, after another node was merged into this one."""
 
 
 class ScaleShift(nn.Module):
-    """A batch norm that follows no convolution of its own: a scale and a shift for each channel."""
+    """A batch norm that cannot be folded: a scale and a shift per channel."""
 
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
@@ -32,17 +32,17 @@ class ScaleShift(nn.Module):
 
 
 def _replace(node: fx.Node, by: fx.Node) -> None:
-    """Let another node stand for a node that was merged into it."""
+    """Replace a node by the node that it was merged into."""
     node.replace_all_uses_with(by)
     by.meta[STANDS_FOR] = node.meta.get(STANDS_FOR, node.name)
     node.graph.erase_node(node)
 
 
 def fold_batch_norms(module: fx.GraphModule) -> None:
-    """Merge batch norms into the convolutions that they alone read (FQSR, equation 6); others become a scale and a shift.
+    """Fold batch norms into the convolutions before them (FQSR, equation 6); others become a scale and a shift.
 
-    A convolution that is called several times takes in a norm only where the same one follows every call. Norms without
-    running statistics stay as they are.
+    A norm is folded if it is the only reader of the convolution. If the convolution is called several times, the same norm
+    must follow every call. Norms without running statistics do not change.
     """
     modules = dict(module.named_modules())
     norms = {
@@ -57,7 +57,7 @@ def fold_batch_norms(module: fx.GraphModule) -> None:
         before = node.args[0]
         assert isinstance(before, fx.Node)
         conv = modules[str(before.target)]
-        if conv is module.get_submodule(str(before.target)):  # not yet folded by an earlier call
+        if conv is module.get_submodule(str(before.target)):  # an earlier call may have folded it
             fused = nn.utils.fuse_conv_bn_eval(conv, norm, isinstance(conv, nn.ConvTranspose2d))  # type: ignore[type-var]
             module.set_submodule(str(before.target), fused)
         _replace(node, before)
@@ -72,7 +72,7 @@ def _has_statistics(norm: nn.Module) -> bool:
 
 
 def _foldable(module: fx.GraphModule, node: fx.Node, norms: dict[fx.Node, nn.Module]) -> bool:
-    """Whether a norm can go into the convolution before it without changing what anything else reads."""
+    """Whether a norm can be folded into the convolution before it without affecting other readers."""
     before = node.args[0]
     conv = _called(module, before)
     if not isinstance(conv, CONVOLUTIONS) or not _is_layer(conv) or (isinstance(conv, nn.ConvTranspose2d) and conv.groups > 1):
@@ -95,25 +95,27 @@ def _scale_and_shift(module: fx.GraphModule, node: fx.Node, norm: nn.Module) -> 
 
 
 def _called(module: fx.GraphModule, node: object) -> nn.Module | None:
-    """The module that a node calls with one argument and nothing else around it."""
+    """The module that a node calls with a single argument; None for other nodes and modules with hooks."""
     if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
         return None
-    found = module.get_submodule(str(node.target))
-    return None if found._forward_hooks or found._forward_pre_hooks else found
+    called = module.get_submodule(str(node.target))
+    return None if called._forward_hooks or called._forward_pre_hooks else called
 
 
 def _is_layer(module: nn.Module | None) -> bool:
-    """Whether a module is a convolution or linear layer whose tensors are parameters; where they are not, it stays in float."""
-    own = {} if module is None else module._parameters
-    return isinstance(module, LAYERS) and own.get("weight") is not None and own.get("bias") is getattr(module, "bias", None)
+    """Whether a module is a convolution or linear layer whose weight and bias are parameters; others stay in float."""
+    parameters = {} if module is None else module._parameters
+    if not isinstance(module, LAYERS) or parameters.get("weight") is None:
+        return False
+    return parameters.get("bias") is getattr(module, "bias", None)
 
 
 def _shared(module: fx.GraphModule, layer: nn.Module, path: str) -> bool:
-    """Whether another layer, or the graph itself, reads a layer's parameters, too."""
-    own = {id(parameter) for parameter in layer.parameters()}
+    """Whether another layer, or the graph itself, also uses a layer's parameters."""
+    ids = {id(parameter) for parameter in layer.parameters()}
     others = [part for name, part in module.named_modules() if name != path and part is not layer]
-    tied = any(id(parameter) in own for part in others for parameter in part.parameters(recurse=False))
-    read = any(id(_parameter(module, node)) in own for node in module.graph.find_nodes(op="get_attr"))
+    tied = any(id(parameter) in ids for part in others for parameter in part.parameters(recurse=False))
+    read = any(id(_parameter(module, node)) in ids for node in module.graph.find_nodes(op="get_attr"))
     return tied or read
 
 
@@ -126,7 +128,7 @@ def _parameter(module: fx.GraphModule, node: object) -> nn.Parameter | None:
 
 
 def fold_scalings(module: fx.GraphModule) -> None:
-    """Merge each multiplication by a constant that alone reads a layer into it: residual scaling."""
+    """Fold multiplications by a constant (residual scaling) into the layer before them, if they are its only reader."""
     for node in list(module.graph.nodes):
         if node.target not in PRODUCTS or len(node.args) != 2:
             continue
@@ -145,9 +147,9 @@ def fold_scalings(module: fx.GraphModule) -> None:
 
 
 def delay_pixel_shuffles(module: fx.GraphModule) -> None:
-    """Swap a pixel shuffle with the activation that alone reads it: the same values, moved later.
+    """Swap a pixel shuffle with the activation that is its only reader.
 
-    The activation then sits on the convolution, and the shuffle can move integers instead of floats.
+    The activation then directly follows the convolution, and the shuffle can move integers instead of floats.
     """
     modules = dict(module.named_modules())
     for node in module.graph.nodes:
@@ -170,7 +172,7 @@ def delay_pixel_shuffles(module: fx.GraphModule) -> None:
 
 
 def wrapped(values: Tensor, pads: Sequence[int]) -> Tensor:
-    """A map [n, c, h, w] padded by (left, right, top, bottom) pixels of its other side; few runtimes know that mode."""
+    """Circular padding of [n, c, h, w] by (left, right, top, bottom) pixels, with slices: few runtimes support that mode."""
     left, right, top, bottom = pads
     height, width = values.shape[2:]
     wide = torch.cat([values[..., width - left :], values, values[..., :right]], 3)
@@ -178,11 +180,11 @@ def wrapped(values: Tensor, pads: Sequence[int]) -> Tensor:
 
 
 def wrap_by_slices(module: fx.GraphModule) -> None:
-    """Replace circular padding, of functions and modules, by pieces of the map joined."""
+    """Replace circular padding, as functions or modules, by slices and concatenations."""
     for node in module.graph.nodes:
-        found = _called(module, node)
-        if isinstance(found, nn.CircularPad2d):
-            node.op, node.target, node.args = "call_function", wrapped, (node.args[0], tuple(found.padding))
+        called = _called(module, node)
+        if isinstance(called, nn.CircularPad2d):
+            node.op, node.target, node.args = "call_function", wrapped, (node.args[0], tuple(called.padding))
         elif node.target is F.pad and "circular" in (*node.args[2:], *node.kwargs.values()):
             pads = node.kwargs.get("pad", node.args[1] if len(node.args) > 1 else ())
             if len(pads) == 4:
@@ -191,10 +193,12 @@ def wrap_by_slices(module: fx.GraphModule) -> None:
 
 
 def lower_layers(module: fx.GraphModule) -> dict[str, str]:
-    """Replace layer modules by functions of (input, weight, bias), so that weights are edges like any other.
+    """Replace layer modules by functions of (input, weight, bias), so that weights become edges of the graph.
 
-    A parameter that several layers hold is read under one name by all. Calls of the functions themselves with parameters
-    become layers, too. Returns fx node name -> module path, or the parameter's where no module of its own holds it.
+    A parameter shared by several layers keeps one name. Direct calls of these functions with parameters become layers, too.
+
+    Returns:
+        fx node name -> module path, or the path of the parameter if no module owns it.
     """
     wrap_by_slices(module)
     tensors = _Tensors(module)
@@ -208,8 +212,8 @@ def lower_layers(module: fx.GraphModule) -> dict[str, str]:
             function, options = _function(layer)
             node.args = (_padded(node, layer), weight, bias, *options)
             node.op, node.target, node.kwargs = "call_function", function, {}
-        elif node.target in LAYER_FUNCTIONS and (found := _functional(module, node)) is not None:
-            path, weight_values, bias_values, arguments = found
+        elif node.target in LAYER_FUNCTIONS and (call := _functional(module, node)) is not None:
+            path, weight_values, bias_values, arguments = call
             paths[node.name] = path
             weight = tensors.read(node, weight_values, node.target is F.conv_transpose2d)
             bias = tensors.read_alone(node, bias_values)
@@ -221,10 +225,11 @@ def lower_layers(module: fx.GraphModule) -> dict[str, str]:
 
 
 class _Tensors:
-    """Parameters of layers as nodes. A weight is one, whatever the number of layers that hold it, and calls that read it.
+    """Creates nodes for the parameters of layers.
 
-    One whose output channels lie along different axes, as a transposed convolution and the convolution it mirrors have
-    them, is two. Biases are one for each call: as integers they depend on the scale of its input.
+    A weight has one node for all layers and calls that share it, or two if a convolution and a transposed convolution share
+    it, as their output channels lie along different axes. A bias has one node per call, because its integers depend on the
+    scale of the call's input.
     """
 
     def __init__(self, module: fx.GraphModule) -> None:
@@ -248,17 +253,17 @@ class _Tensors:
         return self._node(reader, parameter, f"_{number}" if number > 1 else "")
 
     def _node(self, reader: fx.Node, parameter: nn.Parameter, suffix: str) -> fx.Node:
-        """A node in front of a reader, of the parameter or, with a suffix to its name, of a copy."""
+        """Insert a node before a reader: of the parameter, or, with a suffix, of a copy of it."""
         name = f"{self.names[id(parameter)]}{suffix}"
         if suffix:
-            home, _, own = name.rpartition(".")
-            self.module.get_submodule(home).register_parameter(own, nn.Parameter(parameter.detach().clone()))
+            owner, _, attribute = name.rpartition(".")
+            self.module.get_submodule(owner).register_parameter(attribute, nn.Parameter(parameter.detach().clone()))
         with self.module.graph.inserting_before(reader):
             return self.module.graph.get_attr(name)
 
 
 def _drop_unread(module: fx.GraphModule) -> None:
-    """Leave each tensor under the one name by which the graph, or a module that it calls, reads it."""
+    """Remove parameters and buffers that neither the graph nor a called module reads."""
     read = {str(node.target) for node in module.graph.find_nodes(op="get_attr")}
     called = {str(node.target) for node in module.graph.find_nodes(op="call_module")}
     for path, part in module.named_modules():
@@ -270,23 +275,23 @@ def _drop_unread(module: fx.GraphModule) -> None:
 
 
 def _function(layer: nn.Module) -> tuple[Callable[..., Tensor], tuple[Any, ...]]:
-    """The function that a layer is, and its options."""
+    """The function of a layer, and its options."""
     if isinstance(layer, nn.Linear):
         return F.linear, ()
     if isinstance(layer, nn.ConvTranspose2d):
         return F.conv_transpose2d, (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
     assert isinstance(layer, nn.Conv2d)
-    return F.conv2d, (layer.stride, (0, 0) if _pads_apart(layer) else layer.padding, layer.dilation, layer.groups)
+    return F.conv2d, (layer.stride, (0, 0) if _needs_pad(layer) else layer.padding, layer.dilation, layer.groups)
 
 
-def _pads_apart(layer: nn.Module) -> bool:
-    """Whether a layer pads by other values than zeros, or by a number of them that is said in words."""
+def _needs_pad(layer: nn.Module) -> bool:
+    """Whether a layer needs a separate padding operation: another mode than zeros, or `same`."""
     return isinstance(layer, nn.Conv2d) and (layer.padding_mode != "zeros" or isinstance(layer.padding, str))
 
 
 def _padded(node: fx.Node, layer: nn.Module) -> Any:
-    """A layer's input, padded by an operation of its own where the layer does not itself."""
-    if not _pads_apart(layer) or not any(layer._reversed_padding_repeated_twice):  # type: ignore[arg-type]
+    """A layer's input, after a separate padding operation if it needs one."""
+    if not _needs_pad(layer) or not any(layer._reversed_padding_repeated_twice):  # type: ignore[arg-type]
         return node.args[0]
     assert isinstance(layer, nn.Conv2d)
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
@@ -302,11 +307,11 @@ OPTIONS = {
     F.conv2d: (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)),
     F.conv_transpose2d: (("stride", 1), ("padding", 0), ("output_padding", 0), ("groups", 1), ("dilation", 1)),
 }
-"""What these functions take behind (input, weight, bias), with defaults."""
+"""Arguments of these functions after (input, weight, bias), with defaults."""
 
 
 def _functional(module: fx.GraphModule, node: fx.Node) -> tuple[str, nn.Parameter, nn.Parameter | None, tuple[Any, ...]] | None:
-    """(path, weight, bias, input and options) of a call with parameters; None where weight or bias is computed, or a buffer."""
+    """(path, weight, bias, input and options) of a call with parameters; None if weight or bias is computed or a buffer."""
     options: tuple[tuple[str, int], ...] = OPTIONS[node.target]  # type: ignore[index]
     names = ("input", "weight", "bias", *(name for name, _ in options))
     given: dict[str, Any] = dict(options) | dict(zip(names, node.args, strict=False)) | dict(node.kwargs)

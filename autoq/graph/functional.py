@@ -1,7 +1,7 @@
-"""A graph in which nothing is changed in place, and arguments stand where the other passes look for them.
+"""Graph passes: replace in-place operations by functional ones, and normalize arguments.
 
-What is changed in place is seen by running the graph once: torch counts the versions of every tensor, and tensors that
-share memory say so by their addresses.
+In-place changes are detected by running the graph once: torch counts the versions of every tensor, and addresses show
+which tensors share memory.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from autoq.graph.operations import CONCATENATIONS, FLOATS, FUNCTIONS, MAP, SUMS
 
 
 class _Watcher(fx.Interpreter):
-    """Runs a graph and keeps every node's result, and which operand of a node is another one afterwards."""
+    """Runs a graph and records every node's result, and the operand that a node changes in place."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module, garbage_collect_values=False)
@@ -38,62 +38,67 @@ class _Watcher(fx.Interpreter):
 
 
 def tensors(value: Any) -> list[Tensor]:
-    """All tensors within a result."""
+    """All tensors in a nested result."""
     return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 @torch.no_grad()
 def make_functional(module: fx.GraphModule, image: Tensor) -> None:
-    """Replace what is changed in place by new tensors, which all later readers of the changed one read.
+    """Replace in-place operations by functional ones and update all later readers.
 
-    Raises InputError where a part of a tensor is changed that is read later as a whole, or by an unknown operation.
+    Args:
+        module: The captured graph; changed in place.
+        image: An image [1, 3, h, w] that the network accepts.
+
+    Raises:
+        InputError: A view is changed and its base is read later, or an in-place operation has no functional form.
     """
     watcher = _Watcher(module)
     watcher.run(image.clone())
     for node, operand in watcher.changed.items():
         nodes = list(module.graph.nodes)
-        place = nodes.index(node)
-        later = set(nodes[place + 1 :])
-        for other in nodes[:place]:
+        position = nodes.index(node)
+        later = set(nodes[position + 1 :])
+        for other in nodes[:position]:
             readers = [user for user in other.users if user in later]
-            how = _relation(watcher.results[operand], watcher.results[other]) if readers else "apart"
-            if how == "apart":
+            relation = _relation(watcher.results[operand], watcher.results[other]) if readers else "disjoint"
+            if relation == "disjoint":
                 continue
-            changed = node if how == "same" else _whole(node, operand, other, watcher.results)
+            changed = node if relation == "same" else _updated_base(node, operand, other, watcher.results)
             if changed is None:
                 raise InputError(
-                    f"model {_class(module)}: '{node.name}' changes in place a part of '{other.name}', which '{readers[0].name}'"
-                    " reads later; write it as a new tensor"
+                    f"model {_class(module)}: '{node.name}' changes a view of '{other.name}' in place, and '{readers[0].name}'"
+                    f" reads '{other.name}' later; create a new tensor instead"
                 )
             for user in readers:
                 user.replace_input_with(other, changed)
         _rewrite(module, node)
     module.graph.eliminate_dead_code()
-    for made in list(module.graph.nodes):
-        _name_arguments(made, watcher.results)
+    for node in list(module.graph.nodes):
+        _name_arguments(node, watcher.results)
     module.graph.lint()
     module.recompile()
 
 
-def _whole(node: fx.Node, part: fx.Node, other: fx.Node, results: dict[fx.Node, Any]) -> fx.Node | None:
-    """What another tensor is after a node has changed a part of it; None where that part was not taken by an index."""
-    if part.target is not operator.getitem or _relation(results[part.args[0]], results[other]) != "same":  # type: ignore[index]
+def _updated_base(node: fx.Node, view: fx.Node, base: fx.Node, results: dict[fx.Node, Any]) -> fx.Node | None:
+    """A base tensor after a node changed a view of it; None if the view was not taken by indexing."""
+    if view.target is not operator.getitem or _relation(results[view.args[0]], results[base]) != "same":  # type: ignore[index]
         return None
     with node.graph.inserting_after(node):
-        whole = node.graph.call_function(with_item, (other, part.args[1], node))
-    results[whole] = results[other]
-    return whole
+        updated = node.graph.call_function(with_item, (base, view.args[1], node))
+    results[updated] = results[base]
+    return updated
 
 
 def with_item(values: Tensor, index: Any, item: Any) -> Tensor:
-    """A tensor with other values at an index."""
-    found = values.clone()
-    found[index] = item if isinstance(item, Tensor) else torch.full_like(found[index], item)
-    return found
+    """A copy of a tensor with other values at an index."""
+    copy = values.clone()
+    copy[index] = item if isinstance(item, Tensor) else torch.full_like(copy[index], item)
+    return copy
 
 
 def _relation(changed: Any, other: Any) -> str:
-    """Whether what is changed and another result are the `same` memory, `overlaps` or `apart`."""
+    """How the memory of a changed tensor relates to another result: `same`, `overlaps` or `disjoint`."""
     for one in tensors(changed):
         for two in tensors(other):
             if one.untyped_storage().data_ptr() != two.untyped_storage().data_ptr():
@@ -103,7 +108,7 @@ def _relation(changed: Any, other: Any) -> str:
             (begin, end), (start, stop) = _extent(one), _extent(two)
             if begin < stop and start < end:
                 return "overlaps"
-    return "apart"
+    return "disjoint"
 
 
 def _address(tensor: Tensor) -> tuple[Any, ...]:
@@ -111,13 +116,13 @@ def _address(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
-    """First element of the storage, and the one behind the last."""
+    """The range [begin, end) of storage elements that a tensor spans."""
     begin = int(tensor.storage_offset())
     return begin, begin + 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _rewrite(module: fx.GraphModule, node: fx.Node) -> None:
-    """Make a node give a new tensor."""
+    """Replace an in-place node by its functional form."""
     if node.op == "call_module":
         for part in module.get_submodule(str(node.target)).modules():
             if getattr(part, "inplace", False):
@@ -131,17 +136,17 @@ def _rewrite(module: fx.GraphModule, node: fx.Node) -> None:
         node.args = tuple(False if name == "inplace" else value for name, value in kept)
         node.kwargs = {name: value for name, value in node.kwargs.items() if name != "inplace"}
         return
-    found = _new_tensor(node)
-    if found is None:
+    functional = _functional_form(node)
+    if functional is None:
         raise InputError(
-            f"model {_class(module)}: '{node.name}' changes a tensor in place by {_spelled(node.target)}, which autoq does not know"
-            " otherwise; write it as a new tensor"
+            f"model {_class(module)}: '{node.name}' changes a tensor in place with {_spelled(node.target)}, which is not supported;"
+            " create a new tensor instead"
         )
-    node.op, node.target, node.args = found
+    node.op, node.target, node.args = functional
 
 
-def _new_tensor(node: fx.Node) -> tuple[str, Any, tuple[Any, ...]] | None:
-    """(kind, target, arguments) of the operation that gives a new tensor."""
+def _functional_form(node: fx.Node) -> tuple[str, Any, tuple[Any, ...]] | None:
+    """(op, target, arguments) of the functional form of an in-place node; None if there is none."""
     name = _spelled(node.target)
     if node.op == "call_method":
         if name == "copy_":
@@ -156,15 +161,15 @@ def _new_tensor(node: fx.Node) -> tuple[str, Any, tuple[Any, ...]] | None:
         return "call_function", with_item, node.args
     if getattr(operator, name, None) is node.target:
         plain = name.removeprefix("i")
-        functions: Iterator[Any] = (getattr(operator, each, None) for each in (plain, f"{plain}_"))
+        functions: Iterator[Any] = (getattr(operator, spelling, None) for spelling in (plain, f"{plain}_"))
     else:
-        functions = (getattr(home, name.removesuffix("_"), None) for home in (torch, F) if name.endswith("_"))
-    function = next((each for each in functions if each is not None), None)
+        functions = (getattr(namespace, name.removesuffix("_"), None) for namespace in (torch, F) if name.endswith("_"))
+    function = next((candidate for candidate in functions if candidate is not None), None)
     return None if function is None else ("call_function", function, node.args)
 
 
 def _parameters(function: Any) -> list[str]:
-    """Names of what a function takes; none of one that is compiled."""
+    """Names of a function's parameters; empty for a compiled function."""
     try:
         return list(inspect.signature(function).parameters)
     except ValueError:
@@ -182,11 +187,11 @@ def _class(module: fx.GraphModule) -> str:
 # ---------------------------------------------------------------- arguments
 
 INPUT_FIRST = {F.pixel_shuffle, F.pixel_unshuffle, *FUNCTIONS}
-"""Functions whose first argument may be given as `input`."""
+"""Functions whose first argument can be passed as `input`."""
 
 
 def _name_arguments(node: fx.Node, results: dict[fx.Node, Any]) -> None:
-    """Tensors in front where they were given by keyword, options of torch's functions by their names, joined tensors in a list."""
+    """Normalize arguments: tensors positional, options of interpolate by keyword, concatenated tensors as a list."""
     if node.op == "call_module" and not node.args and len(node.kwargs) == 1:
         node.args, node.kwargs = tuple(node.kwargs.values()), {}
     keywords: tuple[str, ...] = ("input",) if node.target in INPUT_FIRST else ()
@@ -225,7 +230,7 @@ class _Marker(fx.Interpreter):
 
 @torch.no_grad()
 def mark_maps(module: fx.GraphModule, image: Tensor) -> None:
-    """Say of every node whether its result is a float tensor that depends on the image, see `operations.is_map`."""
+    """Mark every node whose result is a float tensor that depends on the image, see `operations.is_map`."""
     _Marker(module).run(image)
     for node in module.graph.nodes:
         del node.meta["depends"]

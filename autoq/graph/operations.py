@@ -1,4 +1,4 @@
-"""What the nodes of a traced network do: which of them are layers, sums, activations or moves of pixels."""
+"""Classify the nodes of a traced network: layers, sums, concatenations, activations, and operations that move pixels."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 ELEMENTWISE = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.GELU, nn.SiLU)
-"""Activations; with one slope for all channels they commute with moving pixels about."""
+"""Activations. With one slope for all channels they commute with pixel shuffles."""
 
 FUNCTIONS = {F.relu, F.relu6, F.leaky_relu, F.prelu, F.hardtanh, F.gelu, F.silu, torch.relu, torch.prelu, torch.tanh, torch.sigmoid}
 METHODS = {"relu", "tanh", "sigmoid"}
-"""The same as functions and as methods of tensors."""
+"""The same activations as functions and as tensor methods."""
 
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 LAYER_FUNCTIONS = {F.conv2d, F.conv_transpose2d, F.linear}
-"""What layers are lowered to."""
+"""Functions that layers are lowered to."""
 
 PRODUCTS = {operator.mul, operator.imul, torch.mul, "mul", "mul_"}
 SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
 CONCATENATIONS = {torch.cat, torch.concat}
 
 MAP, FLOATS = "map", "floats"
-"""Keys of a node's `meta`: whether its result is a float tensor that depends on the image, and whether it is one at all."""
+"""Keys of a node's `meta`: whether its result is a float tensor that depends on the image; whether it is a float tensor."""
 
 
 def is_map(node: object) -> bool:
-    """Whether an argument is a node of floats that depend on the image; sizes, indices and parameters are none."""
+    """Whether an argument is a float tensor that depends on the image, unlike sizes, indices and parameters."""
     return isinstance(node, fx.Node) and node.op != "get_attr" and bool(node.meta.get(MAP, True))
 
 
 def moves_pixels(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node only moves or repeats values: a pixel shuffle or its inverse, or interpolation by nearest neighbour."""
+    """Whether a node only moves or repeats values: pixel shuffle or unshuffle, or nearest-neighbour interpolation."""
     if node.op == "call_module":
-        found = module.get_submodule(str(node.target))
-        moves = isinstance(found, (nn.PixelShuffle, nn.PixelUnshuffle))
-        return moves or (isinstance(found, nn.Upsample) and found.mode == "nearest")
+        called = module.get_submodule(str(node.target))
+        moves = isinstance(called, (nn.PixelShuffle, nn.PixelUnshuffle))
+        return moves or (isinstance(called, nn.Upsample) and called.mode == "nearest")
     if node.target is F.interpolate:
         return node.kwargs.get("mode", "nearest") == "nearest"
     return node.target in (F.pixel_shuffle, F.pixel_unshuffle)
@@ -53,14 +53,14 @@ def is_activation(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def is_image(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a tensor is the image itself, its pixels moved at most: on the grid of 8-bit images. Filters leave that grid."""
+    """Whether a tensor is the image, possibly with moved pixels, and so lies on the grid of 8-bit images."""
     while moves_pixels(module, node) and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node.op == "placeholder"
 
 
 def skip_edges(node: fx.Node) -> list[fx.Node]:
-    """The tensors an element-wise sum or a concatenation joins; empty for any other node, a weighted sum, and sums of sizes."""
+    """The operands of an element-wise sum or a concatenation; empty for other nodes, weighted sums, and sums of sizes."""
     if not node.meta.get(MAP, True):
         return []
     if node.target in CONCATENATIONS:

@@ -1,11 +1,11 @@
-"""One torch.fx pass: a float network in, a fake-quantized network out.
+"""Turn a traced float network into a fake-quantized network.
 
-    collect(traced, images)      what the float tensors at the sites look like
-    QuantizationPlan(...)        which tensors get which format, and which edges read it
-    quantize(traced, policy, ..) the same graph with a quantizer on every edge the policy names
+    collect(traced, images)      collect statistics of the float tensors at all sites
+    QuantizationPlan(...)        decide the format of each tensor and the edges that read it
+    quantize(traced, policy, ..) insert a quantizer at every edge that the policy quantizes
 
-A tensor is quantized per consumer edge: for the operation that reads it, in that operation's stage and
-role. Edges that read one tensor in one and the same format share a quantizer.
+Tensors are quantized per consumer edge, with the stage and role of the operation that reads them. Edges that read the same
+tensor in the same format share a quantizer.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from autoq.quantizers.minmax import IMAGE_QUANT, image_quantizer
 from autoq.quantizers.range_estimators import Statistics
 
 SAMPLE_VALUES = 2**15
-"""Values kept of every tensor for the clipping rules."""
+"""Size of the sample of every tensor's values for range estimators."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a target runs a quantized network, as far as its numbers depend on it.
+    """Properties of a target that affect the numbers of a quantized network.
 
-    integer_bits: the widest integer it executes. A wider weight is stored as float16 and its layer runs in
-    float; a wider activation or skip stays float.
-    weight_bits: of the levels that integer weights have at most; more would overflow on the processor.
-    fused_sums: a layer whose output only a sum reads is added in the layer's accumulators, so that operand
-    is not quantized by itself.
+    Attributes:
+        integer_bits: The widest integer that the target executes. Wider weights are stored as float16 and their layers run
+            in float; wider activations and skips stay float.
+        fused_sums: Whether a layer whose output is read by a sum only is added in the layer's accumulators; that operand is
+            then not quantized.
+        weight_bits: Most bits of integer weights; more would overflow on the processor.
     """
 
     integer_bits: int = 16
@@ -49,7 +50,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Placement:
-    """One tensor in one format: the fx node that makes it, its format, and the edges that read it so."""
+    """A tensor in one format: the fx node that produces it, the format, and the edges that read it."""
 
     source: str
     quant: TensorQuant
@@ -72,10 +73,10 @@ class QuantizationPlan:
 
     @functools.cached_property
     def placements(self) -> list[Placement]:
-        """Which tensors get which format, and which edges read it. The outputs of sums come first.
+        """The format of each tensor and the edges that read it. Outputs of sums come first.
 
-        Edges of one stage that read one tensor in one format share a placement, a quantized sum's own output
-        included: a tensor on a grid is not put on the same grid again. An output of uint8 comes last, on the grid of images.
+        Edges of one stage that read the same tensor in the same format share a placement, including the output of a
+        quantized sum, so that no tensor is quantized twice to the same grid. A uint8 output comes last, on the grid of images.
         """
         formats = {site: format_at(site, self.policy, self.execution.integer_bits) for site in self.traced.sites}
         if self.execution.fused_sums:
@@ -85,11 +86,11 @@ class QuantizationPlan:
             if not formats[site].is_float:
                 source = producer(self.traced.module, site).name
                 groups.setdefault((source, site.stage, formats[site]), []).append(site)
-        found = [Placement(source, quant, tuple(sites)) for (source, _, quant), sites in groups.items()]
+        placements = [Placement(source, quant, tuple(sites)) for (source, _, quant), sites in groups.items()]
         if self.policy.output == "uint8":
             output = producer(self.traced.module, self.traced.output).name
-            found.append(Placement(output, IMAGE_QUANT, (self.traced.output,)))
-        return found
+            placements.append(Placement(output, IMAGE_QUANT, (self.traced.output,)))
+        return placements
 
     @functools.cached_property
     def on_integers(self) -> list[Placement]:
@@ -98,18 +99,18 @@ class QuantizationPlan:
 
     @functools.cached_property
     def integer_layers(self) -> tuple[str, ...]:
-        """Names of the layers whose input and weight are both integers the target executes."""
+        """Names of the layers whose input and weight are both integers that the target executes."""
         on_integers = {site for placement in self.on_integers for site in placement.sites}
-        own: dict[str, list[Site]] = {layer.node: [] for layer in self.traced.layers}
+        by_layer: dict[str, list[Site]] = {layer.node: [] for layer in self.traced.layers}
         for site in self.traced.sites:
-            if site.node in own:
-                own[site.node].append(site)
-        return tuple(node for node, sites in own.items() if on_integers.issuperset(sites))
+            if site.node in by_layer:
+                by_layer[site.node].append(site)
+        return tuple(node for node, sites in by_layer.items() if on_integers.issuperset(sites))
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A placement realized: `quantizer` is the path of its submodule."""
+    """A placement and the path of its quantizer's submodule."""
 
     quantizer: str
     placement: Placement
@@ -133,13 +134,13 @@ class Quantized:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs the float graph and keeps, of the named tensors, the extremes and a random sample of their values."""
+    """Runs the float graph and records the extremes and a random sample of the named tensors."""
 
     def __init__(self, module: fx.GraphModule, wanted: set[str], values: int) -> None:
         super().__init__(module)
         self.wanted, self.values = wanted, values
         self.random = torch.Generator().manual_seed(0)
-        self.found: dict[str, list[Statistics]] = {}
+        self.statistics: dict[str, list[Statistics]] = {}
 
     def run_node(self, n: fx.Node) -> object:
         result = super().run_node(n)
@@ -147,18 +148,27 @@ class _Recorder(fx.Interpreter):
             assert isinstance(result, Tensor)
             flat = result.flatten().float()
             _check_finite(flat, f"tensor '{n.name}'")
-            # drawn at random: a fixed stride would be a multiple of the width and see a single column
-            kept = flat[torch.randint(flat.numel(), (self.values,), generator=self.random)]
-            self.found.setdefault(n.name, []).append(Statistics(flat.amin()[None], flat.amax()[None], kept[None]))
+            # a random sample, as a fixed stride could be a multiple of the width and select a single column
+            sample = flat[torch.randint(flat.numel(), (self.values,), generator=self.random)]
+            self.statistics.setdefault(n.name, []).append(Statistics(flat.amin()[None], flat.amax()[None], sample[None]))
         return result
 
 
 @torch.no_grad()
 def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
-    """Statistics of every float tensor a site reads, by fx node name, over calibration images [n, 3, h, w].
+    """Collect statistics of every float tensor that a site reads.
 
-    They depend on the float network and the images alone, so one collection serves every policy.
-    Raises InputError that names the tensor where one is not finite.
+    They depend only on the float network and the images, so one collection serves every policy.
+
+    Args:
+        traced: The float network.
+        images: Calibration images, each [n, 3, h, w].
+
+    Returns:
+        fx node name -> statistics.
+
+    Raises:
+        InputError: A tensor is not finite.
     """
     images = list(images)
     sources = {site: producer(traced.module, site) for site in traced.sites}
@@ -175,7 +185,7 @@ def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
             torch.cat([part.sample for part in parts], 1),
             (torch.stack([part.low for part in parts], 1), torch.stack([part.high for part in parts], 1)),
         )
-        for name, parts in recorder.found.items()
+        for name, parts in recorder.statistics.items()
     }
     parameters = dict(traced.module.named_parameters())
     for site in traced.sites:
@@ -188,13 +198,13 @@ def collect(traced: Traced, images: Iterable[Tensor]) -> dict[str, Statistics]:
 
 
 def _check_finite(values: Tensor, name: str) -> None:
-    """Raise InputError where a tensor has no range."""
+    """Raise InputError for a tensor with NaN or infinity."""
     if not torch.isfinite(values).all():
-        raise InputError(f"calibration: {name} of the float network holds values that are not finite numbers; give other weights")
+        raise InputError(f"calibration: {name} of the float network contains NaN or infinity; give other weights")
 
 
 def _is_plain_image(module: fx.GraphModule, site: Site, source: fx.Node) -> bool:
-    """Whether a site reads the image on the grid of 8-bit images, so that nothing need be known of its values."""
+    """Whether a site reads the image on the grid of 8-bit images, which needs no calibration."""
     return site.role == "image" and is_image(module, source)
 
 
@@ -202,9 +212,16 @@ def _is_plain_image(module: fx.GraphModule, site: Site, source: fx.Node) -> bool
 
 
 def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics], execution: Execution) -> Quantized:
-    """Put the policy's quantizers into a copy of the float network; its parameters become trainable.
+    """Insert the policy's quantizers into a copy of the float network, with trainable parameters.
 
-    Raises PolicyError for a stage the policy lacks, and for a quantizer that is not for a tensor's role or width.
+    Args:
+        traced: The float network.
+        policy: The policy.
+        statistics: Statistics of the tensors, from `collect`.
+        execution: Properties of the target.
+
+    Raises:
+        PolicyError: The policy lacks a stage, or a quantizer does not support a tensor's role or width.
     """
     module = copy.deepcopy(traced.module)
     module.requires_grad_(True)
@@ -227,7 +244,7 @@ def quantize(traced: Traced, policy: Policy, statistics: Mapping[str, Statistics
 
 
 def format_at(site: Site, policy: Policy, integer_bits: int) -> TensorQuant:
-    """The format a policy gives an edge; FLOAT where the target runs it in float."""
+    """The format of an edge under a policy; FLOAT if the target runs it in float."""
     stage = policy.stage(site.stage)
     if site.role == "weight":
         return stage.weight
@@ -241,7 +258,7 @@ def format_at(site: Site, policy: Policy, integer_bits: int) -> TensorQuant:
 
 
 def _fused_operands(traced: Traced) -> list[Site]:
-    """For each sum, the operand that is added in a layer's accumulators: straight from a layer, or through its activation."""
+    """For each sum, the operand that is added in a layer's accumulators: a layer's output, directly or after its activation."""
     layers = {layer.node for layer in traced.layers}
     nodes = nodes_by_name(traced.module)
     fused = {}
@@ -266,9 +283,9 @@ def _build(
     if role == "output" or _is_plain_image(module, placement.sites[0], source):
         return image_quantizer()
     if placement.source not in statistics:
-        raise PolicyError(f"no statistics of tensor '{placement.source}': calibrate before quantizing")
+        raise PolicyError(f"no statistics for tensor '{placement.source}'; call collect() before quantize()")
     if role == "weight":
-        check(quant, role, execution.integer_bits)  # the width that was asked for, not the one it may become
+        check(quant, role, execution.integer_bits)  # checks the requested width, which `within` may reduce
         quant = within(quant, execution.weight_bits)
     quantizer = make_quantizer(quant, _per(statistics[placement.source], quant), role, execution.integer_bits)
     quantizer.axis = channel_axis(source)
@@ -276,20 +293,20 @@ def _build(
 
 
 def insert_behind(module: fx.GraphModule, source: fx.Node, path: str) -> fx.Node:
-    """Call the submodule at `path` on `source`, right behind it; nobody reads the new node yet."""
+    """Insert a call of the submodule at `path` after `source`; the new node has no readers yet."""
     with module.graph.inserting_after(source):
         return module.graph.call_module(path, (source,))
 
 
 def _per(statistics: Statistics, quant: TensorQuant) -> Statistics:
-    """Merge a weight's rows where one scale serves the whole tensor."""
+    """Merge a weight's rows for per-tensor granularity."""
     if quant.granularity == "channel" or statistics.low.numel() == 1:
         return statistics
     return Statistics(statistics.low.amin()[None], statistics.high.amax()[None], statistics.sample.reshape(1, -1))
 
 
 def read_from(module: fx.GraphModule, site: Site, quantizer: fx.Node) -> None:
-    """Make a site's edge read `quantizer` instead of its producer; all edges, for a weight and for a sum's output."""
+    """Make a site's edge read `quantizer` instead of its producer. Weights and outputs of sums: all edges."""
     if site.index is None or site.role == "weight":
         source = producer(module, site)
         for user in [user for user in source.users if user is not quantizer]:
@@ -305,7 +322,7 @@ def read_from(module: fx.GraphModule, site: Site, quantizer: fx.Node) -> None:
 
 
 def _quantize_bias(module: fx.GraphModule, node: fx.Node) -> None:
-    """int32 bias at scale_weight x scale_activation, for a layer whose both operands are integers."""
+    """Quantize the bias of an integer layer to int32 at scale_weight x scale_activation."""
     bias = node.args[2]
     if bias is None:
         return
@@ -328,6 +345,6 @@ def operand_quantizers(module: fx.GraphModule, layer: fx.Node) -> tuple[Quantize
 
 
 def quantizer_of(module: fx.GraphModule, node: fx.Node) -> Quantizer | None:
-    """The quantizer whose output a node is, if it is one's."""
-    found = module.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return found if isinstance(found, Quantizer) else None
+    """The quantizer that a node calls; None for other nodes."""
+    called = module.get_submodule(str(node.target)) if node.op == "call_module" else None
+    return called if isinstance(called, Quantizer) else None

@@ -1,4 +1,4 @@
-"""Stages of a network of which nobody says them, found in its traced graph."""
+"""Find the stages of a custom network automatically from its traced graph."""
 
 from __future__ import annotations
 
@@ -14,34 +14,40 @@ from autoq.graph.trace import Traced
 from autoq.networks.stages import StagePatterns
 
 STAGES = ("feature_extraction", "body", "upsampling", "reconstruction")
-"""In the order of the data."""
+"""In the order of the data flow."""
 
 EVERYTHING: StagePatterns = {"body": ("*",)}
-"""One stage for all layers, where stages play no part."""
+"""One stage for all layers."""
 
 PROBE = 24
-"""Side of the image that shows the size of every tensor, or a little more where a network wants it."""
+"""Side of the image that is run to find the size of every tensor, rounded up to the network's multiple."""
 
 
 def find_stages(traced: Traced) -> StagePatterns:
-    """stage -> patterns of module paths; stages that would be empty are left out.
+    """Assign every layer to a stage.
 
-    `feature_extraction`: the layers that read the image. `reconstruction`: the layers whose result is the output.
-    `upsampling`: layers between them that read a tensor larger than what the first layer gives, or make one (a
-    transposed convolution, a convolution whose channels a pixel shuffle spreads out). `body`: the rest. A fixed change of colours
-    at either end (1x1 from 3 to 3 channels) belongs to the layers beside it.
+    feature_extraction: layers that read the image.
+    reconstruction: layers that produce the output.
+    upsampling: layers in between that read or produce a tensor larger than the first layer's output (transposed
+    convolutions, convolutions before a pixel shuffle).
+    body: all other layers.
+
+    A fixed colour transformation at either end (1x1 from 3 to 3 channels) joins the stage of the adjacent layers.
+
+    Returns:
+        Stage -> patterns of module paths, without empty stages.
     """
     facts = _Facts.of(traced)
     stages: dict[str, str] = {}
     for layer in traced.layers:
         stages.setdefault(layer.path, facts.stage(layer.node))
-    found = {stage: patterns_of([path for path in stages if stages[path] == stage], stages) for stage in STAGES}
-    return {stage: patterns for stage, patterns in found.items() if patterns}
+    all_patterns = {stage: patterns_of([path for path in stages if stages[path] == stage], stages) for stage in STAGES}
+    return {stage: patterns for stage, patterns in all_patterns.items() if patterns}
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """Names of layers' nodes: that read the image, whose result is the output, and that upsample or read what is upsampled."""
+    """Names of the layers that read the image, that produce the output, and that produce or read upsampled tensors."""
 
     first: set[str]
     last: set[str]
@@ -53,13 +59,13 @@ class _Facts:
         shapes = _shapes(traced)
         sizes = {node: shape[2] for node, shape in shapes.items()}
         colours = {node.name for node in nodes if node.name in layers and _changes_colours(traced.module, node)}
-        # node -> the most layers on a path from the image to it, itself included; and from it to the output
+        # most layers on a path from the image to a node, including itself, and from the node to the output
         before, after = _depths(nodes, layers - colours, forward=True), _depths(nodes, layers - colours, forward=False)
         first = {node.name for node in nodes if node.name in layers and before[node] == (node.name not in colours)}
         last = {node.name for node in nodes if node.name in layers and after[node] == (node.name not in colours)}
         trunk = max((node for node in nodes if node.name in first), key=lambda node: after[node], default=None)
         base = max(sizes.get(trunk, 0), 1) if trunk is not None else 1
-        # what is larger than the features, once layers have been passed
+        # tensors that are larger than the first features
         raised = {node for node in nodes if before[node] and sizes.get(node, 0) > base}
         for node in nodes:
             if any(source in raised for source in node.all_input_nodes):
@@ -76,24 +82,24 @@ class _Facts:
 
 
 def _shapes(traced: Traced) -> dict[fx.Node, torch.Size]:
-    """node -> the shape of its tensor, where that is a batch of maps."""
-    found: dict[fx.Node, torch.Size] = {}
+    """Node -> shape of its feature maps."""
+    shapes: dict[fx.Node, torch.Size] = {}
 
     class Sizes(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
             if isinstance(result, Tensor) and result.dim() == 4 and n.op != "get_attr":
-                found[n] = result.shape
+                shapes[n] = result.shape
             return result
 
     side = traced.fitted(PROBE)
     with torch.no_grad():
         Sizes(traced.module).run(torch.zeros(1, 3, side, side))
-    return found
+    return shapes
 
 
 def _changes_colours(module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a layer is a 1x1 convolution from 3 to 3 channels: a mean taken off or put back, another order of colours."""
+    """Whether a layer is a 1x1 convolution from 3 to 3 channels: a mean shift or a channel permutation."""
     weight = node.args[1]
     if not isinstance(weight, fx.Node) or weight.op != "get_attr":
         return False
@@ -102,7 +108,7 @@ def _changes_colours(module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _depths(nodes: Iterable[fx.Node], layers: set[str], forward: bool) -> dict[fx.Node, int]:
-    """The most layers on a path to a node from the image or, backwards, from the output; of a layer itself included."""
+    """Most layers on a path from the image to a node, or from the node to the output; a layer counts itself."""
     depths: dict[fx.Node, int] = {}
     for node in nodes if forward else reversed(list(nodes)):
         neighbours = node.all_input_nodes if forward else node.users
@@ -111,23 +117,23 @@ def _depths(nodes: Iterable[fx.Node], layers: set[str], forward: bool) -> dict[f
 
 
 def _is_spread(node: fx.Node, shapes: Mapping[fx.Node, torch.Size], raised: set[fx.Node], layers: set[str]) -> bool:
-    """Whether a layer's channels become pixels before another layer reads them: a sub-pixel convolution."""
+    """Whether a layer is a sub-pixel convolution: a pixel shuffle spreads its channels before the next layer."""
     ahead, seen = [*node.users], set()
     while ahead:
         user = ahead.pop()
         if user in seen or user.name in layers or len(user.all_input_nodes) > 1 or user not in shapes:
             continue
         seen.add(user)
-        if user in raised:  # interpolation makes more values, a pixel shuffle moves them
+        if user in raised:  # a pixel shuffle keeps the number of values, interpolation does not
             return node in shapes and shapes[user].numel() == shapes[node].numel()
         ahead += user.users
     return False
 
 
 def patterns_of(chosen: Iterable[str], every: Iterable[str]) -> tuple[str, ...]:
-    """The fewest patterns that match the chosen module paths and none of the others: `body.*`, `tail`."""
+    """The fewest patterns that match the chosen module paths and no others: `body.*`, `tail`."""
     wanted, paths = set(chosen), list(every)
-    found: list[str] = []
+    patterns: list[str] = []
 
     def descend(prefix: str, inside: list[str]) -> None:
         children: dict[str, list[str]] = {}
@@ -138,12 +144,12 @@ def patterns_of(chosen: Iterable[str], every: Iterable[str]) -> tuple[str, ...]:
             if not wanted.intersection(members):
                 continue
             if path in members:
-                found.extend([glob.escape(path)] if path in wanted else [])
+                patterns.extend([glob.escape(path)] if path in wanted else [])
                 members = [member for member in members if member != path]
             if members and wanted.issuperset(members):
-                found.append(f"{glob.escape(path)}.*")
+                patterns.append(f"{glob.escape(path)}.*")
             elif members:
                 descend(f"{path}.", members)
 
     descend("", paths)
-    return tuple(found)
+    return tuple(patterns)

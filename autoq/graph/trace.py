@@ -1,6 +1,4 @@
-"""A float network as torch.fx sees it: batch norms folded, every layer a function of (input, weight, bias), every place
-where numbers cross a site.
-"""
+"""Trace a float network: fold batch norms, lower layers to functions of (input, weight, bias), and find quantization sites."""
 
 from __future__ import annotations
 
@@ -24,14 +22,14 @@ from autoq.networks.stages import StagePatterns, assign
 from autoq.networks.wrappers import duplicate
 
 OUTPUT = "output"
-"""What torch.fx calls the node of a network's result."""
+"""torch.fx's name of the output node."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One place where a number crosses: argument `index` of fx node `node`, or its output (index None).
+    """A quantization site: argument `index` of fx node `node`, or its output (index None).
 
-    role: `output` is what the network gives; no policy names a format for it, nor for the image.
+    The roles `image` and `output` are the network's input and output; policies have no format for them.
     """
 
     node: str
@@ -55,10 +53,14 @@ class Layer:
 
 @dataclass
 class Traced:
-    """A float network ready for quantization: its graph module, its layers and its sites in graph order.
+    """A float network ready for quantization.
 
-    multiple: what the sides of an image must be a multiple of. float_layers: paths of what holds parameters and always runs in
-    float, as layer norms, attention and learned scales.
+    Attributes:
+        module: The graph module.
+        layers: Convolutions and linear layers in graph order.
+        sites: Quantization sites in graph order.
+        multiple: The sides of an image must be multiples of this.
+        float_layers: Paths of modules with parameters that always run in float: layer norms, attention, learned scales.
     """
 
     module: fx.GraphModule
@@ -68,12 +70,12 @@ class Traced:
     float_layers: tuple[str, ...] = ()
 
     def fitted(self, side: int) -> int:
-        """A side of an image, or the next longer one that the network takes."""
+        """Round up a side of an image to the network's multiple."""
         return -(-side // self.multiple) * self.multiple
 
     @property
     def output(self) -> Site:
-        """What the network gives: a site where its target takes 8 bits."""
+        """The site of the network's output, for targets with a uint8 output."""
         return Site(OUTPUT, 0, self.layers[-1].stage, "output")
 
 
@@ -81,10 +83,14 @@ class Traced:
 
 
 def trace(model: nn.Module, patterns: StagePatterns) -> Traced:
-    """Trace a network of its image, make it functional, fold BN, lower layers to functions, and find layers and sites.
+    """Trace a copy of a network, run the graph passes, and find its layers and sites.
 
-    The model is copied, not changed; what was traced computes the same, or InputError says where it does not. Raises InputError,
-    too, where a layer has no stage, or the model cannot be traced.
+    Args:
+        model: The float network; it does not change.
+        patterns: Stage -> patterns of module paths.
+
+    Raises:
+        InputError: The model cannot be traced, the traced network computes something else, or a layer has no stage.
     """
     eager = duplicate(model)
     module = capture(duplicate(model))
@@ -96,7 +102,9 @@ def trace(model: nn.Module, patterns: StagePatterns) -> Traced:
         delay_pixel_shuffles(module)
         paths = lower_layers(module)
         if not paths:
-            raise InputError(f"model {type(eager).__name__} has no convolution and no linear layer that could be quantized")
+            raise InputError(
+                f"model {type(eager).__name__}: no layer to quantize, expected convolutions or linear layers; give another network"
+            )
         mark_maps(module, fits.images[0])
         check_agreement(module, eager, fits.images)
     stages = assign(dict.fromkeys(paths.values()), patterns)
@@ -106,9 +114,9 @@ def trace(model: nn.Module, patterns: StagePatterns) -> Traced:
 
 
 def _float_layers(module: fx.GraphModule, layers: list[Layer]) -> tuple[str, ...]:
-    """Paths of what holds parameters and is no layer that can be quantized, nor an activation."""
-    known = {layer.node for layer in layers}
-    found: dict[str, None] = {}
+    """Paths of modules and parameters that belong to neither a quantizable layer nor an activation."""
+    quantizable = {layer.node for layer in layers}
+    paths: dict[str, None] = {}
     parameters = dict(module.named_parameters())
     for node in module.graph.nodes:
         target = str(node.target)
@@ -117,33 +125,34 @@ def _float_layers(module: fx.GraphModule, layers: list[Layer]) -> tuple[str, ...
             and not is_activation(module, node)
             and any(True for _ in module.get_submodule(target).parameters())
         ):
-            found[target] = None
+            paths[target] = None
         elif node.op == "get_attr" and target in parameters:
             slopes = {user for user in node.users if is_activation(module, user) and user.args[0] is not node}
-            readers = [user for user in node.users if user.name not in known and user not in slopes]
-            home = target.rpartition(".")[0]
+            readers = [user for user in node.users if user.name not in quantizable and user not in slopes]
+            owner = target.rpartition(".")[0]
             if readers:
-                found[target if not home or any(module.get_submodule(home).children()) else home] = None
-    return tuple(found)
+                paths[target if not owner or any(module.get_submodule(owner).children()) else owner] = None
+    return tuple(paths)
 
 
 def check_integers_only(traced: Traced, target: str) -> None:
-    """Raise InputError where a network would compute in float on a target of integers alone: where anything but a layer reads the
-    image, or where it has layers that always run in float.
+    """Check that a network can run on a target without float operations.
+
+    Raises:
+        InputError: The network has float layers, or an operation other than a layer reads the image.
     """
     layers = {layer.node for layer in traced.layers}
-    expected = "and everything runs on integers there; give a network"
     if traced.float_layers:
         raise InputError(
-            f"target '{target}': '{traced.float_layers[0]}' of this network always runs in float, {expected} of convolutions and"
-            " linear layers, as xlsr, or another --target"
+            f"target '{target}': '{traced.float_layers[0]}' of this network always runs in float, but the target has only integers;"
+            " give a network of convolutions and linear layers, such as xlsr, or another --target"
         )
     readers = [user for node in traced.module.graph.find_nodes(op="placeholder") for user in node.users]
     in_float = [node.name for node in readers if node.name not in layers and not moves_pixels(traced.module, node)]
     if in_float:
         raise InputError(
-            f"target '{target}': '{in_float[0]}' of this network reads the image in float, {expected} whose layers alone read the"
-            " image, as xlsr, or another --target"
+            f"target '{target}': '{in_float[0]}' of this network reads the image in float, but the target has only integers; give a"
+            " network in which only layers read the image, such as xlsr, or another --target"
         )
 
 
@@ -152,13 +161,13 @@ def check_integers_only(traced: Traced, target: str) -> None:
 
 def _find_sites(module: fx.GraphModule, layers: list[Layer]) -> list[Site]:
     stage_of = {layer.node: layer.stage for layer in layers}
-    # node -> (number of layers on its deepest path, stage of the last of them)
+    # node -> (number of layers on its longest path, stage of the last of them)
     depth: dict[fx.Node, tuple[int, str | None]] = {}
     sites: list[Site] = []
     weights_seen: set[fx.Node] = set()
     for node in module.graph.nodes:
         inputs = [depth[before] for before in node.all_input_nodes]
-        layers_before, stage = max(inputs, key=lambda known: known[0], default=(0, None))
+        layers_before, stage = max(inputs, key=lambda entry: entry[0], default=(0, None))
         if node.name in stage_of:
             layers_before, stage = layers_before + 1, stage_of[node.name]
             sites.append(Site(node.name, 0, stage, "image" if layers_before == 1 else "activation"))
@@ -174,26 +183,26 @@ def _find_sites(module: fx.GraphModule, layers: list[Layer]) -> list[Site]:
 
 
 def _computed(node: fx.Node) -> bool:
-    """Whether a node gives a float tensor that is not stored as it is."""
+    """Whether a node computes a float tensor (a parameter is not computed)."""
     return node.op != "get_attr" and bool(node.meta[FLOATS])
 
 
 def roles_by_stage(sites: Iterable[Site]) -> dict[str, tuple[Role, ...]]:
-    """stage -> the searchable roles it has a site for (the image has none)."""
-    found: dict[str, set[str]] = {}
+    """Stage -> roles that it has sites for, without image and output."""
+    by_stage: dict[str, set[str]] = {}
     for site in sites:
-        found.setdefault(site.stage, set()).add(site.role)
-    return {stage: tuple(r for r in ROLES if r in roles) for stage, roles in found.items()}
+        by_stage.setdefault(site.stage, set()).add(site.role)
+    return {stage: tuple(r for r in ROLES if r in roles) for stage, roles in by_stage.items()}
 
 
 def producer(module: fx.GraphModule, site: Site) -> fx.Node:
-    """The node whose tensor crosses at a site: an operand of the site's node, or the node itself."""
+    """The node that produces a site's tensor: an operand of the site's node, or the node itself."""
     node = nodes_by_name(module)[site.node]
     return node if site.index is None else operand(*edge(module, node, site.index))
 
 
 def edge(module: fx.GraphModule, node: fx.Node, index: int) -> tuple[fx.Node, int]:
-    """The edge a site quantizes, as (reader, argument): moved up through pixel shuffles that nobody else reads."""
+    """The edge that a site quantizes, as (reader, argument), moved up through pixel shuffles with a single reader."""
     before = operand(node, index)
     while moves_pixels(module, before) and len(before.users) == 1:
         node, index, before = before, 0, operand(before, 0)
@@ -201,7 +210,7 @@ def edge(module: fx.GraphModule, node: fx.Node, index: int) -> tuple[fx.Node, in
 
 
 def channel_axis(weight: fx.Node) -> int:
-    """Which dimension of a weight has the output channels: the second in a transposed convolution, else the first."""
+    """The dimension of a weight's output channels: 1 for a transposed convolution, otherwise 0."""
     return 1 if weight.op == "get_attr" and any(user.target is F.conv_transpose2d for user in weight.users) else 0
 
 

@@ -105,14 +105,14 @@ def network(name: str) -> Net:
 
 
 REFUSED = {
-    "Asks": "model Asks: its forward asks for 'noise' besides the image; give the argument a default",
-    "TwoOutputs": "model TwoOutputs: its forward gives a tuple, expected one image; return that alone",
-    "Branches": "model Branches cannot be traced by torch.fx: symbolically traced variables cannot be used as inputs to control flow",
-    "Noisy": "model Noisy: two runs on one image differ; give a network without random numbers or memory",
-    "Remembers": "model Remembers: two runs on one image differ; give a network without random numbers or memory",
-    "NoLayers": "model NoLayers has no convolution and no linear layer that could be quantized",
-    "Named": "model Named: torch.fx has an attribute 'code' of its own; rename the model's",
-    "PartOfChunk": "model PartOfChunk: 'mul_' changes in place a part of 'relu', which 'add' reads later; write it as a new tensor",
+    "Asks": "model Asks: forward requires 'noise' besides the image; give the argument a default",
+    "TwoOutputs": "model TwoOutputs: forward returns a tuple, expected one image; return only the image",
+    "Branches": "model Branches: torch.fx cannot trace it: symbolically traced variables cannot be used as inputs to control flow",
+    "Noisy": "model Noisy: two runs on the same image differ; remove random operations and internal state from forward",
+    "Remembers": "model Remembers: two runs on the same image differ; remove random operations and internal state from forward",
+    "NoLayers": "model NoLayers: no layer to quantize, expected convolutions or linear layers; give another network",
+    "Named": "model Named: attribute 'code' is reserved by torch.fx; rename it",
+    "PartOfChunk": "model PartOfChunk: 'mul_' changes a view of 'relu' in place, and 'add' reads 'relu' later; create a new tensor instead",
 }
 IN_FLOAT = {
     "SharedThrice": ("one", "two"), "SharedNorm": ("norm", "other"), "TiedWithNorm": ("norm",), "WithConstant": ("learned",),
@@ -150,9 +150,7 @@ def test_what_cannot_be_computed_is_refused_in_one_line(name: str) -> None:
 
 
 def test_a_difference_names_the_first_node() -> None:
-    message = (
-        "model Aware: traced, it differs from itself by 0[.][0-9]+ of its output's largest value, first at 'tail'; autoq does not"
-    )
+    message = "model Aware: the traced network differs from the eager one by 0[.][0-9]+ of the largest output value, first at 'tail'; replace"
     with pytest.raises(InputError, match=message):
         trace(network("Aware"), STAGES)
 
@@ -203,7 +201,7 @@ def test_only_the_image_is_on_its_grid() -> None:
 
 
 def test_layers_in_float_are_refused_where_integers_are_all_there_is() -> None:
-    message = "target 'npu-uint8': 'norm' of this network always runs in float, and everything runs on integers there"
+    message = "target 'npu-uint8': 'norm' of this network always runs in float, but the target has only integers"
     with pytest.raises(InputError, match=message):
         check_integers_only(trace(network("Attention"), STAGES), "npu-uint8")
     check_integers_only(trace(network("Unshuffled"), STAGES), "npu-uint8")
@@ -224,7 +222,7 @@ def test_a_file_says_what_sides_its_images_have_and_is_used_at_any(tmp_path: Pat
 
 def test_an_operation_that_cannot_be_written_is_named_in_one_line() -> None:
     traced = trace(network("Unwritable"), STAGES)
-    with pytest.raises(InputError, match=r"^model: torch.onnx cannot write this network \(.*bessel_j0.*\); replace that") as error:
+    with pytest.raises(InputError, match=r"^model: torch.onnx cannot export this network \(.*bessel_j0.*\); replace that") as error:
         export_graph(traced)
     assert "\n" not in str(error.value)
 

@@ -80,7 +80,7 @@ def test_a_trial_refuses_another_network(plain: str) -> None:
     with pytest.raises(InputError) as error:
         load_for(spec)
     assert str(error.value) == (
-        "model 'object:Net': the network is not what it was when the study began; restore it, or give another --study"
+        "model 'object:Net': the network has changed since the study began; restore it, or give another --study"
     )
 
 
