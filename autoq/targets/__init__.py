@@ -1,7 +1,7 @@
-"""What a result will run on. This table knows no torch; the implementation is imported when it is used.
+"""The table of deployment targets: runtimes and devices that an exported network runs on.
 
-To add one: write `autoq/targets/<name>.py` with a class that has the methods of `Target`, add one entry to
-TARGETS, run `pytest tests/contracts`.
+To add a target: write `autoq/targets/<name>.py` with a class that implements `Target`, add one entry to TARGETS, and run
+`pytest tests/contracts`. This module does not import torch; an implementation is imported when it is used.
 """
 
 from __future__ import annotations
@@ -21,37 +21,50 @@ if TYPE_CHECKING:
     import numpy as np
 
 FileFormat = Literal["qdq", "qdq-integer-clip", "qdq-uint8", "qonnx"]
-"""What a runtime loads, see `autoq/export/formats.py`."""
+"""File format that a runtime loads, see `autoq/export/formats.py`."""
 
 
 class Runner(Protocol):
-    """A loaded network: float32 RGB [1, 3, height, width] in, [1, 3, scale height, scale width] out."""
+    """A loaded network: float32 RGB [1, 3, height, width] in [0, 1] -> [1, 3, scale height, scale width]."""
 
     def __call__(self, image: np.ndarray) -> np.ndarray: ...
 
 
 class Target(Protocol):
-    """A runtime: loads the bytes of its file and says what it is. missing: why it does not run here, None where it does."""
+    """A runtime that loads and runs exported files."""
 
     @staticmethod
-    def missing() -> str | None: ...
+    def missing() -> str | None:
+        """Why the target does not run on this machine; None if it runs."""
 
-    def load(self, file: bytes | Path, threads: int) -> Runner: ...
+    def load(self, file: bytes | Path, threads: int) -> Runner:
+        """Load a file, given by its content or path. Raises RuntimeError for a file that the runtime rejects."""
 
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Name and version of the runtime."""
 
 
 @dataclass(frozen=True)
 class TargetInfo:
-    """Facts. package: what its implementation imports, and `pip install` finds; wheel: what it finds it in, if named otherwise.
+    """A target.
 
-    formats: what each role may be. integer_bits: the widest integer it executes; what is wider is stored as float16 or stays
-    float. fused_sums: whether a sum is computed in the accumulators of the layer before it. file: the format it loads.
-    latency: how it is measured; empty where it is not offered. integers, size_only: in words, what runs on integers and
-    what is stored narrower than it runs. output: what networks take and give there, images as float32 or as uint8. model:
-    what latency is computed from where it is not measured. overflows: whether it has int8 kernels that are exact with weights of
-    `processor.exact_weight_bits` only. bfloat16: whether float layers and sums compute in it. executes: whether its runtime runs
-    a file fast enough to judge every trial by it.
+    Attributes:
+        location: `module:class` of the implementation.
+        package: Python package that the implementation imports.
+        formats: Formats that each role can have.
+        integer_bits: The widest integer that the target executes. Wider tensors are stored as float16 or stay float.
+        fused_sums: Whether a sum is computed in the accumulators of the layer before it.
+        file: The file format that the target loads.
+        latency: How latency is obtained; empty if the target has none.
+        integers: Description of the operations that run on integers.
+        size_only: Description of the widths that reduce size but not latency; empty if there are none.
+        meaning: Description of the target.
+        output: Whether input and output are images as float32 or as uint8.
+        model: Model that computes latency instead of a measurement.
+        wheel: Distribution to install, if its name differs from `package`.
+        overflows: Whether its int8 kernels are exact only up to `processor.exact_weight_bits` weight bits.
+        bfloat16: Whether float layers and sums compute in bfloat16.
+        executes: Whether its runtime is fast enough to evaluate every trial.
     """
 
     location: str
@@ -83,7 +96,7 @@ TARGETS: dict[str, TargetInfo] = {
         latency="measured, float layers in float32",
         integers="layers and sums whose operands have 8 bits or fewer",
         size_only="widths below 8 bits run as int8",
-        meaning="OpenVINO on this processor: int8 executed, narrower widths run as int8 (size-only), wider ones as float32",
+        meaning="OpenVINO on this CPU: integers of up to 8 bits run as int8, wider formats as float32",
         overflows=True,
     ),
     "openvino-cpu-bf16": TargetInfo(
@@ -96,7 +109,7 @@ TARGETS: dict[str, TargetInfo] = {
         latency="measured, float layers and the float network in bfloat16",
         integers="layers and sums whose operands have 8 bits or fewer",
         size_only="widths below 8 bits run as int8",
-        meaning="OpenVINO on a processor with bfloat16: as openvino-cpu, but what is wider than 8 bits runs as bfloat16",
+        meaning="OpenVINO on a CPU with bfloat16: as openvino-cpu, but formats wider than 8 bits run as bfloat16",
         overflows=True,
         bfloat16=True,
     ),
@@ -108,9 +121,9 @@ TARGETS: dict[str, TargetInfo] = {
         fused_sums=False,
         file="qdq-integer-clip",
         latency="measured",
-        integers="layers whose result is quantized at once or after a ReLU, and sums; others compute in float between integers",
+        integers="sums, and layers whose output is quantized directly or after a ReLU; other layers compute in float",
         size_only="widths below 8 bits run as int8",
-        meaning="ONNX Runtime's CPU provider: QDQ int8, narrower widths run as int8 (size-only), wider ones as float32",
+        meaning="ONNX Runtime's CPU provider: integers of up to 8 bits run as int8, wider formats as float32",
         overflows=True,
     ),
     "onnxruntime-cuda": TargetInfo(
@@ -120,10 +133,10 @@ TARGETS: dict[str, TargetInfo] = {
         integer_bits=8,
         fused_sums=False,
         file="qdq",
-        latency="measured, layers in float32 (no TF32), with the image's way to the GPU and back",
-        integers="nothing: tensors are quantized and dequantized there, layers and sums compute in float32",
-        size_only="integers of every width, 8 bits too, compute as float32",
-        meaning="ONNX Runtime's CUDA provider, where there is an NVIDIA GPU: integers are stored, layers compute in float32",
+        latency="measured, layers in float32 (no TF32), including the transfers to and from the GPU",
+        integers="none: tensors are quantized and dequantized, layers and sums compute in float32",
+        size_only="integers of all widths, including 8 bits, compute as float32",
+        meaning="ONNX Runtime's CUDA provider on an NVIDIA GPU: weights are stored as integers, layers compute in float32",
         wheel="onnxruntime-gpu",
     ),
     "npu-uint8": TargetInfo(
@@ -137,10 +150,10 @@ TARGETS: dict[str, TargetInfo] = {
         integer_bits=8,
         fused_sums=False,
         file="qdq-uint8",
-        latency="modelled, not measured: from the time published for XLSR on one NPU and what is slow there",
-        integers="everything; the image and the output are uint8, too",
+        latency="modelled, not measured: derived from the published time of XLSR on one NPU and its slow operations",
+        integers="all operations; the image and the output are uint8, too",
         size_only="",
-        meaning="an NPU that has uint8 per tensor and nothing else (Synaptics Dolphin); ONNX Runtime computes its numbers here",
+        meaning="an NPU with per-tensor uint8 only (Synaptics Dolphin); ONNX Runtime computes the same numbers on this machine",
         output="uint8",
         model=SYNAPTICS,
     ),
@@ -156,38 +169,38 @@ TARGETS: dict[str, TargetInfo] = {
         fused_sums=False,
         file="qonnx",
         latency="",
-        integers="every layer and sum, at its own width",
+        integers="all layers and sums, each at its own width",
         size_only="",
-        meaning="integers of any width, for research on hardware: no latency, a QONNX file",
+        meaning="integers of any width for hardware research, exported as QONNX; no latency",
         executes=False,
     ),
 }
 
 
 def target_info(name: str) -> TargetInfo:
-    """The table's entry. Raises InputError with the nearest name."""
+    """The entry of a target. Raises InputError for an unknown name."""
     if name not in TARGETS:
         raise InputError(unknown("target", name, TARGETS))
     return TARGETS[name]
 
 
 def why_unusable(name: str) -> str | None:
-    """Why a target does not run here, in one line; None where it does."""
+    """Why a target does not run on this machine, in one line; None if it runs."""
     info = target_info(name)
     if importlib.util.find_spec(info.package) is None:
         return f"{info.package} is not installed; type pip install {info.wheel or info.package}"
-    found: str | None = _implementation(name).missing()
-    return found
+    reason: str | None = _implementation(name).missing()
+    return reason
 
 
 def check_usable(name: str) -> None:
-    """Raise InputError for a target that does not run here."""
+    """Raise InputError for a target that does not run on this machine."""
     if (reason := why_unusable(name)) is not None:
-        raise InputError(f"target '{name}': {reason}; autoq targets lists what runs here")
+        raise InputError(f"target '{name}': {reason}; autoq targets lists the targets that run here")
 
 
 def load_target(name: str) -> Target:
-    """The target's implementation. Raises InputError where it does not run here."""
+    """Create a target's implementation. Raises InputError if the target does not run on this machine."""
     check_usable(name)
     target: Target = _implementation(name)()
     return target

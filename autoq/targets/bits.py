@@ -1,6 +1,6 @@
-"""Integers of any width, for research on hardware that does not exist yet: no latency, a QONNX file.
+"""Target `bits`: integers of any width for hardware research, exported as QONNX, without latency.
 
-The package qonnx executes such a file, node by node, Quant by its own arithmetic: for checking its numbers, not for speed.
+The qonnx package executes such files node by node with its own Quant arithmetic: slow, but suitable for verification.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from autoq.errors import InputError
 from autoq.targets import Runner
 
 IR_VERSION = 10
-"""Of the models that the executor makes of single nodes: any ONNX Runtime that it can be installed with reads it."""
+"""ONNX IR version of the single-node models that the executor creates; supported by every compatible ONNX Runtime."""
 
 
 class Bits:
-    """Its file is for tools that make or simulate hardware; here the package qonnx executes it, on threads of its own."""
+    """Runs QONNX files with the qonnx package, which ignores `threads`."""
 
     @staticmethod
     def missing() -> str | None:
         return None
 
     def load(self, file: bytes | Path, threads: int) -> Runner:
-        """Raises InputError where the package qonnx is missing."""
+        """Load a file. Raises InputError if the qonnx package is not installed."""
         check_executor()
         from qonnx.core.modelwrapper import ModelWrapper
         from qonnx.core.onnx_exec import execute_onnx
@@ -52,14 +52,14 @@ class Bits:
 
 
 def check_executor() -> None:
-    """Raise InputError where the package is missing that executes QONNX files."""
+    """Raise InputError if the qonnx package is not installed."""
     if importlib.util.find_spec("qonnx") is None:
-        raise InputError("QONNX files are executed by the package qonnx, which is not installed; type pip install 'autoq[qonnx]'")
+        raise InputError("QONNX files need the package qonnx, which is not installed; type pip install 'autoq[qonnx]'")
 
 
 @contextlib.contextmanager
 def _older_models() -> Iterator[None]:
-    """The executor wraps nodes in models of onnx's newest version, which ONNX Runtime may not know yet."""
+    """Make the executor create models of an older IR version, as ONNX Runtime may not support onnx's newest one."""
     newest = onnx.IR_VERSION
     onnx.IR_VERSION = IR_VERSION  # type: ignore[assignment]
     try:

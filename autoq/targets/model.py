@@ -1,4 +1,4 @@
-"""Latency without the hardware: milliseconds in terms of one network whose time on it is published."""
+"""Latency model for hardware that is not available, calibrated with the published time of one network."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """A published time, and what the network of that time does.
+    """The published time of a reference network and its work, for uint8.
 
-    milliseconds: of the known network. moved: bytes it moves, as `objectives.modelled` counts them; multiplications: of its
-    layers. Both for uint8. slow: how much slower a byte moves through an operation that the hardware does not have.
+    Attributes:
+        milliseconds: Time of the reference network.
+        moved: Bytes that it moves, as counted by `costs.latency.analytic`.
+        multiplications: Multiplications of its layers.
+        slow: Slowdown per byte of an operation that the hardware does not support.
     """
 
     milliseconds: float
@@ -25,7 +28,7 @@ SYNAPTICS = LatencyModel(
     multiplications=4_980_326_400,
     slow=1130 / 44.85,
 )
-"""Of XLSR x3 from 640x360 to 1920x1080, on the Synaptics VS680's NPU: Ayazoglu 2021 (XLSR), table 3, and Ignatov et al. 2021
-(Real-Time Quantized Image Super-Resolution on Mobile NPUs), which says the board and that outputs are Full HD. slow: the
-same network took 1130 ms on a phone's processor (section 4.2), which is where an operation runs that an NPU lacks.
+"""XLSR x3 from 640x360 to 1920x1080 on the NPU of the Synaptics VS680. The time is from Ayazoglu 2021 (XLSR), table 3; board and
+resolution are from Ignatov et al. 2021 (Real-Time Quantized Image Super-Resolution on Mobile NPUs). `slow`: the same network
+took 1130 ms on a phone's CPU (section 4.2), where operations run that an NPU does not support.
 """

@@ -1,4 +1,4 @@
-"""An NPU of uint8 per tensor, as far as its numbers go: ONNX Runtime executes the same integers on this processor."""
+"""Target `npu-uint8`: ONNX Runtime computes the same integers on this CPU as an NPU with per-tensor uint8."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from autoq.targets.onnxruntime_cpu import ONNXRuntimeCPU
 
 
 class NpuUint8(ONNXRuntimeCPU):
-    """Loads the file that the NPU's tools take. How long it runs here says nothing of the NPU: latency is modelled."""
+    """Loads the file that the NPU's tools accept. Latency is modelled, as the time on this CPU is not that of the NPU."""

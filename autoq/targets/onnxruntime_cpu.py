@@ -1,4 +1,4 @@
-"""ONNX Runtime on the processor it runs on."""
+"""Target `onnxruntime-cpu`: ONNX Runtime's CPU provider."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autoq.targets.sessions import runner
 
 
 class ONNXRuntimeCPU:
-    """Loads ONNX files: one pool of threads, one operator at a time, whose threads sleep between frames."""
+    """Loads ONNX files. Operators run one at a time on one thread pool, whose threads sleep between frames."""
 
     providers = ("CPUExecutionProvider",)
 
@@ -23,7 +23,7 @@ class ONNXRuntimeCPU:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        # else the threads of one network wait in a busy loop while the next one is measured
+        # otherwise the threads of one network spin while the next one is measured
         options.add_session_config_entry("session.force_spinning_stop", "1")
         return runner(file, options, providers=list(self.providers))
 

@@ -1,7 +1,7 @@
-"""ONNX Runtime on an NVIDIA GPU.
+"""Target `onnxruntime-cuda`: ONNX Runtime's CUDA provider on an NVIDIA GPU.
 
-Its CUDA provider has kernels for QuantizeLinear and DequantizeLinear and none for convolutions of integers, so layers compute
-in float32 on values that lie on the integers' grids.
+The provider has kernels for QuantizeLinear and DequantizeLinear but no integer convolutions, so layers compute in float32
+on quantized values.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from autoq.targets.sessions import as_runtime_errors, runner
 
 PROVIDER = "CUDAExecutionProvider"
 OPTIONS = {"use_tf32": "0"}
-"""TF32 rounds products to 10 bits, which is less than sums of integers need."""
+"""TF32 rounds operands to 10 bits, which is not exact for integer sums."""
 
 
 class ONNXRuntimeCUDA:
-    """Loads ONNX files on the first GPU. A time includes the image's way there and the result's way back."""
+    """Loads ONNX files on the first GPU. Latency includes the transfers to and from the GPU."""
 
     @staticmethod
     def missing() -> str | None:
         if PROVIDER not in onnxruntime.get_available_providers():
-            return f"this onnxruntime has no {PROVIDER}; type pip uninstall onnxruntime && pip install onnxruntime-gpu"
-        return None if _starts() else f"{PROVIDER} does not start here; see with nvidia-smi that there is a GPU, CUDA and cuDNN"
+            return f"onnxruntime has no {PROVIDER}; type pip uninstall onnxruntime && pip install onnxruntime-gpu"
+        return None if _starts() else f"{PROVIDER} does not start; check the GPU (nvidia-smi), CUDA and cuDNN"
 
     def load(self, file: bytes | Path, threads: int) -> Runner:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads  # of what the processor is left with
+        options.intra_op_num_threads = threads  # for operators that run on the CPU
         return runner(file, options, providers=[(PROVIDER, OPTIONS)], enable_fallback=0)
 
     def version(self) -> str:
@@ -40,12 +40,12 @@ class ONNXRuntimeCUDA:
 
 @functools.cache
 def _starts() -> bool:
-    """Whether the provider takes a network; where its libraries or the GPU are missing ONNX Runtime goes on without it."""
+    """Whether the provider runs a network. ONNX Runtime silently falls back to the CPU if libraries or the GPU are missing."""
     ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Abs", ["x"], ["y"])], "probe", ends[:1], ends[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is said in one line
+    options.log_severity_level = 4  # the caller reports failures
     try:
         with as_runtime_errors():
             session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[PROVIDER], enable_fallback=0)

@@ -1,4 +1,4 @@
-"""OpenVINO on the processor it runs on."""
+"""Target `openvino-cpu`: OpenVINO's CPU plugin."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from autoq.targets.pixels import of_pixels
 
 @functools.cache
 def core() -> openvino.Core:
-    """The one core of this process, which never ends.
+    """The only core of this process, which is never destroyed.
 
-    With its CPU plugin a core gives signal handlers a stack of its own, and takes it back at its end; of cores that end in another
-    order than they began the last leaves a freed stack behind, where the next signal ends the process.
+    The CPU plugin installs an alternate signal stack and restores the previous one when a core is destroyed. If cores are
+    destroyed in another order than created, a freed stack remains installed, and the next signal crashes the process.
     """
     return openvino.Core()
 
 
 class OpenVINOCPU:
-    """Loads ONNX, and paths of its own format. Float layers run in float32 (not bfloat16), so latencies compare like with like."""
+    """Loads ONNX and OpenVINO IR files. Float layers run in float32, not bfloat16, so that latencies are comparable."""
 
     precision = "f32"
 

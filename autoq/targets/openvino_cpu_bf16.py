@@ -1,4 +1,4 @@
-"""OpenVINO on a processor that multiplies bfloat16."""
+"""Target `openvino-cpu-bf16`: OpenVINO on a CPU with bfloat16 instructions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from autoq.targets.openvino_cpu import OpenVINOCPU, core
 
 
 class OpenVINOBFloat16(OpenVINOCPU):
-    """As `OpenVINOCPU`, but float layers run in bfloat16; the precision is the whole network's, OpenVINO has none of a layer."""
+    """`OpenVINOCPU` with float layers in bfloat16. OpenVINO sets this precision for the network, not per layer."""
 
     precision = "bf16"
 
@@ -14,4 +14,4 @@ class OpenVINOBFloat16(OpenVINOCPU):
     def missing() -> str | None:
         if "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             return None
-        return "this processor has no instructions for bfloat16 (AVX-512 BF16 or AMX); type --target openvino-cpu"
+        return "this CPU has no bfloat16 instructions (AVX-512 BF16 or AMX); type --target openvino-cpu"

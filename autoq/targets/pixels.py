@@ -1,4 +1,4 @@
-"""Files that take and give the 8 bits of an image, run as the others are: float32 in [0, 1] in and out."""
+"""Adapt networks with uint8 images to the float32 interface of `Runner`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from autoq.targets import Runner
 
 
 def of_pixels(run: Callable[[np.ndarray], np.ndarray]) -> Runner:
-    """run: uint8 RGB [1, 3, height, width] -> uint8 [1, 3, scale height, scale width]."""
+    """Wrap a network of uint8 RGB [1, 3, height, width] -> uint8 [1, 3, scale height, scale width] as a Runner."""
 
     def converted(image: np.ndarray) -> np.ndarray:
         pixels = np.rint(image * LEVELS).astype(np.uint8)

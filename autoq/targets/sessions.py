@@ -1,4 +1,4 @@
-"""ONNX Runtime's sessions as runners."""
+"""ONNX Runtime sessions as runners."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from onnxruntime.capi import onnxruntime_pybind11_state as compiled
 from autoq.targets import Runner
 from autoq.targets.pixels import of_pixels
 
-REFUSALS = tuple(each for each in vars(compiled).values() if isinstance(each, type) and issubclass(each, Exception))
-"""What it raises for files and inputs that it does not run: classes of its own, which are no RuntimeErrors."""
+REFUSALS = tuple(kind for kind in vars(compiled).values() if isinstance(kind, type) and issubclass(kind, Exception))
+"""ONNX Runtime's exceptions for files and inputs that it cannot run; they are not RuntimeErrors."""
 
 
 def runner(file: bytes | Path, options: onnxruntime.SessionOptions, **settings: Any) -> Runner:
-    """A file with float32 or uint8 images in and out. Raises RuntimeError for what is refused, as OpenVINO does."""
+    """Load a file with float32 or uint8 images. Raises RuntimeError for a rejected file, as OpenVINO does."""
     with as_runtime_errors():
         session = onnxruntime.InferenceSession(file, options, **settings)
 
@@ -32,7 +32,7 @@ def runner(file: bytes | Path, options: onnxruntime.SessionOptions, **settings: 
 
 @contextlib.contextmanager
 def as_runtime_errors() -> Iterator[None]:
-    """Raise RuntimeError in the place of REFUSALS."""
+    """Convert REFUSALS to RuntimeError."""
     try:
         yield
     except REFUSALS as error:

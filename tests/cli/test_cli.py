@@ -98,7 +98,7 @@ def test_a_target_that_does_not_run_here_is_refused_before_anything_is_written(
     assert code == 2
     assert err == (
         "autoq: target 'onnxruntime-cpu': onnxruntime is not installed; type pip install onnxruntime;"
-        " autoq targets lists what runs here\n"
+        " autoq targets lists the targets that run here\n"
     )
     assert not list(tmp_path.iterdir())
 

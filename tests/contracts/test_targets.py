@@ -118,7 +118,7 @@ def test_it_runs_here_or_says_why_not(name: str) -> None:
     assert "\n" not in reason
     with pytest.raises(InputError) as error:
         load_target(name)
-    assert str(error.value) == f"target '{name}': {reason}; autoq targets lists what runs here"
+    assert str(error.value) == f"target '{name}': {reason}; autoq targets lists the targets that run here"
 
 
 def test_cuda_is_there_only_where_its_provider_starts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,9 +136,9 @@ def test_cuda_is_there_only_where_its_provider_starts(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     for available, started, reason in (
-        (["CPUExecutionProvider"], [], "this onnxruntime has no CUDAExecutionProvider; .*pip install onnxruntime-gpu"),
-        ([PROVIDER], [], "CUDAExecutionProvider does not start here"),
-        ([PROVIDER], ["CPUExecutionProvider"], "CUDAExecutionProvider does not start here"),
+        (["CPUExecutionProvider"], [], "onnxruntime has no CUDAExecutionProvider; .*pip install onnxruntime-gpu"),
+        ([PROVIDER], [], "CUDAExecutionProvider does not start"),
+        ([PROVIDER], ["CPUExecutionProvider"], "CUDAExecutionProvider does not start"),
         ([PROVIDER], [PROVIDER, "CPUExecutionProvider"], None),
     ):
         _starts.cache_clear()
