@@ -1,1 +1,1 @@
-"""Training: QAT, its losses, and float networks from scratch."""
+"""Training: quantization-aware training (QAT), its losses, and float training from scratch."""

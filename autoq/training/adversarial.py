@@ -1,4 +1,4 @@
-"""The second stage of training SRGAN and ESRGAN: a discriminator, and a loss on features instead of pixels."""
+"""Adversarial training of SRGAN and ESRGAN: discriminator, adversarial losses, and feature loss."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from autoq.system.compat import allow_torchvision
 PIXEL_WEIGHT, FEATURE_WEIGHT, ADVERSARIAL_WEIGHT = 1.0, 0.3, 0.01
 VGG19_FILE = "vgg19-dcbb9e9d.pth"
 VGG19_LAYERS = 35
-"""Up to the fourth convolution before the fifth pooling, before its activation (Wang et al. 2018, section 3.3)."""
+"""VGG19 up to conv5_4 before its activation (Wang et al. 2018, section 3.3)."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Discriminator(nn.Module):
-    """RGB [n, 3, h, w] -> a score for every patch [n, 1, h / 8, w / 8], and the features on the way to it.
+    """Patch discriminator: RGB [n, 3, h, w] -> scores [n, 1, h / 8, w / 8] and intermediate features.
 
-    Spectral normalization (Miyato et al. 2018) keeps it in step with the generator.
+    Spectral normalization (Miyato et al. 2018) stabilizes the training.
     """
 
     def __init__(self, features: int = 48) -> None:
@@ -47,36 +47,36 @@ class Discriminator(nn.Module):
         return self.score(x), features
 
 
-def feature_distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
-    """Mean L1 between two lists of features."""
-    return torch.stack([F.l1_loss(a.float(), b.float()) for a, b in zip(found, wanted, strict=True)]).mean()
+def feature_distance(output: Sequence[Tensor], target: Sequence[Tensor]) -> Tensor:
+    """Mean L1 distance between two lists of features."""
+    return torch.stack([F.l1_loss(a.float(), b.float()) for a, b in zip(output, target, strict=True)]).mean()
 
 
 def judge_loss(kind: Literal["hinge", "relativistic"], real: Tensor, fake: Tensor) -> Tensor:
-    """What the discriminator minimizes: hinge (Lim and Ye 2017), or relativistic average (Wang et al. 2018, equation 1)."""
+    """Discriminator loss: hinge (Lim and Ye 2017), or relativistic average (Wang et al. 2018, equation 1)."""
     if kind == "hinge":
         return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
-    return (_surprise(real - fake.mean(), True) + _surprise(fake - real.mean(), False)) / 2
+    return (_cross_entropy(real - fake.mean(), True) + _cross_entropy(fake - real.mean(), False)) / 2
 
 
 def generator_loss(kind: Literal["hinge", "relativistic"], real: Tensor, fake: Tensor) -> Tensor:
-    """What the generator minimizes against the discriminator's scores (Wang et al. 2018, equation 2)."""
+    """Adversarial loss of the generator, from the discriminator's scores (Wang et al. 2018, equation 2)."""
     if kind == "hinge":
         return -fake.mean()
-    return (_surprise(real - fake.mean(), False) + _surprise(fake - real.mean(), True)) / 2
+    return (_cross_entropy(real - fake.mean(), False) + _cross_entropy(fake - real.mean(), True)) / 2
 
 
-def _surprise(scores: Tensor, expected: bool) -> Tensor:
+def _cross_entropy(scores: Tensor, expected: bool) -> Tensor:
     return F.binary_cross_entropy_with_logits(scores, torch.full_like(scores, float(expected)))
 
 
 def vgg19_file() -> Path:
-    """Where torchvision keeps VGG19's weights, whether they are there or not."""
+    """The path of torchvision's VGG19 weights, which may be missing."""
     return Path(torch.hub.get_dir()) / "checkpoints" / VGG19_FILE
 
 
 class VGGFeatures(nn.Module):
-    """VGG19's features of RGB in [0, 1]: needs torchvision's weights at `vgg19_file()`."""
+    """VGG19 features of RGB in [0, 1]. Needs torchvision's weights at `vgg19_file()`."""
 
     mean: Tensor
     std: Tensor

@@ -1,8 +1,8 @@
-"""Float training from scratch, by each paper's recipe: `autoq pretrain`. Resumable; the same command on CPU and GPU.
+"""Float training from scratch with each paper's recipe (`autoq pretrain`), resumable, on CPU and GPU.
 
-<folder>/state.pt              everything to go on from, written every minute
-         weights.safetensors   the moving average of the weights, float16, when training has ended
-         record.json           what was trained, how, on what, and the PSNR it reached
+<folder>/state.pt              checkpoint of the training, written at least every minute
+         weights.safetensors   moving average of the weights, float16, written at the end
+         record.json           network, settings, data, and the PSNR reached
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from autoq.metrics.quality import psnr
 from autoq.networks import build_model, fresh_model, model_info
 from autoq.networks.recipes import Recipe
 from autoq.system.device import channels_last, native_bfloat16
-from autoq.system.files import whole
+from autoq.system.files import atomic_write
 from autoq.training import adversarial
 
 AVERAGE_DECAY = 0.999
-"""Of the moving average of the weights, which is what is validated and kept; less in the first steps."""
+"""Decay of the moving average of the weights, which is validated and saved; smaller in the first steps."""
 
 LARGEST_GRADIENT = 1.0
 FROZEN_SHARE = 0.05
-"""The last part of the pixel steps, in which batch norm uses its running statistics: it is folded afterwards."""
+"""Final share of the pixel steps, in which batch norm uses its running statistics, as it is folded afterwards."""
 
 FROZEN_RATE = 0.4
-"""Learning rate at the start of that part, in terms of the highest; it falls to the last."""
+"""Learning rate at the start of that phase, relative to the highest; it decays to the last rate."""
 
 ADVERSARIAL_RATE, JUDGE_RATE = 1e-4, 2e-4
 INTENSITIES = (1.0, 0.7, 0.5)
@@ -52,14 +52,14 @@ CHARBONNIER_EPSILON = 0.1
 """Ayazoglu 2021, equation 3."""
 
 VALIDATIONS = 20
-"""Times the network is validated, evenly over the steps."""
+"""Number of validations, evenly spaced over the steps."""
 
 SAVE_SECONDS = 60
-"""The state is saved at every validation, and at least this often."""
+"""Longest interval between saves; the state is also saved at every validation."""
 
 
 class Training:
-    """A network in training and all that training it needs."""
+    """The state of a float training: network, optimizers, moving average and data."""
 
     def __init__(self, spec: PretrainSpec) -> None:
         torch.set_num_threads(spec.threads)
@@ -90,10 +90,10 @@ class Training:
 
     @property
     def perceptual_loss(self) -> str | None:
-        """What the adversarial stage compares besides pixels; None without such a stage."""
+        """Description of the feature loss; None without an adversarial stage."""
         if self.judge is None:
             return None
-        return "VGG19 features" if self.vgg else f"discriminator features ({adversarial.vgg19_file()} is not there)"
+        return "VGG19 features" if self.vgg else f"discriminator features ({adversarial.vgg19_file()} is missing)"
 
     def _parts(self) -> dict[str, Any]:
         parts: dict[str, Any] = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
@@ -102,18 +102,18 @@ class Training:
         return parts
 
     def state(self) -> dict[str, Any]:
-        """What to go on from."""
+        """Checkpoint of the training."""
         states = {name: part.state_dict() for name, part in self._parts().items()}
         return {"spec": self.spec.model_dump_json(), "step": self.step, "seconds": self.seconds, **states}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Inverse of `state`."""
+        """Restore a checkpoint."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
         self.step, self.seconds = state["step"], state["seconds"]
 
     def run(self, events: TrainingEvents, save: Callable[[], None]) -> None:
-        """All steps that are left. Raises TrialFailed when the loss is not finite."""
+        """Run the remaining steps. Raises TrialFailed if the loss is not finite."""
         losses: list[float] = []
         every = max(1, self.steps // VALIDATIONS)
         start = time.perf_counter() - self.seconds
@@ -143,7 +143,7 @@ class Training:
         return float(np.mean(list(self.psnrs().values())))
 
     def psnrs(self) -> dict[str, float]:
-        """PSNR by name of evaluation image."""
+        """PSNR in dB by evaluation image."""
         network, device, scale = self.average.module.eval(), self.spec.device, self.spec.scale
         return {
             pair.name: psnr(to_pixels(upscale(network, pair.low, device)), pair.high, scale)
@@ -154,7 +154,7 @@ class Training:
     # ------------------------------------------------------------ steps
 
     def _batch(self) -> tuple[Tensor, Tensor]:
-        """Patches of this step, drawn from its number: low [n, 3, p, p] and high [n, 3, scale p, scale p]."""
+        """Patches of the current step, seeded by its number: low [n, 3, p, p] and high [n, 3, scale p, scale p]."""
         random = np.random.default_rng([self.spec.seed, 3, self.step])
         side, scale = self.recipe.patch, self.spec.scale
         lows: list[Tensor] = []
@@ -207,14 +207,15 @@ class Training:
             with self._autocast():
                 features = adversarial.feature_distance(self.vgg(output), self.vgg(high))
         else:
-            features = adversarial.feature_distance(fake_features, [wanted.detach() for wanted in real_features])
-        deceit = adversarial.generator_loss(kind, real.float().detach(), fake.float())
-        loss = adversarial.PIXEL_WEIGHT * pixels + adversarial.FEATURE_WEIGHT * features + adversarial.ADVERSARIAL_WEIGHT * deceit
+            features = adversarial.feature_distance(fake_features, [target.detach() for target in real_features])
+        deception = adversarial.generator_loss(kind, real.float().detach(), fake.float())
+        loss = adversarial.PIXEL_WEIGHT * pixels + adversarial.FEATURE_WEIGHT * features
+        loss = loss + adversarial.ADVERSARIAL_WEIGHT * deception
         self._descend(self.optimizer, self.model, loss, ADVERSARIAL_RATE * min(1.0, 2 * left))
         with self._autocast():
             real, fake = self.judge(high)[0], self.judge(output.detach())[0]
-        verdict = adversarial.judge_loss(kind, real.float(), fake.float())
-        self._descend(self.judge_optimizer, self.judge, verdict, JUDGE_RATE * min(1.0, 2 * left))
+        judge_loss = adversarial.judge_loss(kind, real.float(), fake.float())
+        self._descend(self.judge_optimizer, self.judge, judge_loss, JUDGE_RATE * min(1.0, 2 * left))
         return loss.item()
 
     @staticmethod
@@ -228,7 +229,7 @@ class Training:
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int, frozen: bool = False) -> float:
-    """Of one pixel step: a rise to the highest, then the recipe's fall; with frozen batch norms a second, lower fall."""
+    """Learning rate of a pixel step: linear warm-up, then the recipe's decay; a second, lower decay with frozen batch norms."""
     first, highest, last = recipe.rates
     start, end = recipe.rise * steps, steps
     if frozen:
@@ -277,9 +278,20 @@ def _freeze_batch_norms(model: nn.Module) -> None:
 
 
 def pretrain(spec: PretrainSpec, folder: Path, resume: bool, events: TrainingEvents) -> dict[str, Any]:
-    """Train, or go on training, in `folder`; returns the record. What was trained is kept.
+    """Train a float network, or resume its training, and write the weights to a folder.
 
-    Raises InputError where the folder holds another training, or none to resume.
+    Args:
+        spec: Settings of the training.
+        folder: Output folder.
+        resume: Continue the training in `folder`.
+        events: Callbacks for progress.
+
+    Returns:
+        The content of record.json.
+
+    Raises:
+        InputError: The folder has another training, or none to resume.
+        TrialFailed: The loss is not finite.
     """
     state_path = folder / "state.pt"
     state = _read_state(state_path, spec, resume)
@@ -289,24 +301,24 @@ def pretrain(spec: PretrainSpec, folder: Path, resume: bool, events: TrainingEve
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"--output '{folder}': {error.strerror}; type --output FOLDER, one that can be written") from error
+        raise InputError(f"--output '{folder}': {error.strerror}; give a writable folder") from error
 
     def save() -> None:
-        with whole(state_path) as partial:
+        with atomic_write(state_path) as partial:
             torch.save(training.state(), partial)
 
     try:
         training.run(events, save)
     except KeyboardInterrupt:
-        if training.between_steps:  # else the weights are half a step further than the rest, and what was saved last counts
+        if training.between_steps:  # within a step the state is inconsistent, and the last save remains
             save()
         raise
     record = _record(training)
-    found = training.average.module.state_dict()
-    half = {name: value.half().contiguous() for name, value in found.items() if value.is_floating_point()}
-    with whole(folder / "weights.safetensors") as partial:
+    averaged = training.average.module.state_dict()
+    half = {name: value.half().contiguous() for name, value in averaged.items() if value.is_floating_point()}
+    with atomic_write(folder / "weights.safetensors") as partial:
         save_file(half, partial)
-    with whole(folder / "record.json") as partial:
+    with atomic_write(folder / "record.json") as partial:
         partial.write_text(json.dumps(record, indent=2) + "\n")
     return record
 
@@ -314,21 +326,21 @@ def pretrain(spec: PretrainSpec, folder: Path, resume: bool, events: TrainingEve
 def _read_state(path: Path, spec: PretrainSpec, resume: bool) -> dict[str, Any] | None:
     if not path.exists():
         if resume:
-            raise InputError(f"--resume: no training in '{path.parent}'; leave out --resume to begin one")
+            raise InputError(f"--resume: no training in '{path.parent}'; leave out --resume to start one")
         return None
     if not resume:
-        raise InputError(f"--output '{path.parent}' holds a training; type --resume to go on with it, or give another --output")
+        raise InputError(f"--output '{path.parent}' already has a training; type --resume to continue it, or give another --output")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         before = json.loads(state["spec"])
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"--resume: '{path}' is damaged or no training's; delete it to begin anew") from error
+        raise InputError(f"--resume: '{path}' is damaged or not a training state; delete it to start again") from error
     now = json.loads(spec.model_dump_json())
     for name in ("model", "scale", "weights", "data", "eval_data", "steps", "adversarial_steps", "sampling", "seed"):
         if before[name] != now[name]:
             raise InputError(
-                f"--resume: the training in '{path.parent}' has {name} {before[name]}, given {now[name]};"
-                " type the command it was begun with, and --resume"
+                f"--resume: {name} is {now[name]}, expected {before[name]} as in the training in '{path.parent}';"
+                " repeat the original command with --resume"
             )
     return state
 

@@ -1,4 +1,4 @@
-"""Quantization-aware training of one network, step by step: it can stop anywhere, be stored, and go on."""
+"""Quantization-aware training (QAT) of one network; it can be paused at any step, saved, and resumed."""
 
 from __future__ import annotations
 
@@ -21,20 +21,27 @@ from autoq.training.sqcl import CalibrationLoss
 
 LEARNING_RATE = 1e-4
 LEARNING_RATES = {"log_gain": 5e-3, "offset": 5e-3, "bias": 1e-3}
-"""By the last part of a parameter's name, where it is not LEARNING_RATE. log_gain of learned scales: a step changes a scale
-by about 0.5 %; offset of LSQ+: it moves the range by as much of itself. Biases: coarse weights shift whole areas by up to
-0.03, which 64 steps at LEARNING_RATE could not take back."""
+"""Learning rates by the last part of a parameter's name; LEARNING_RATE for all others.
+
+log_gain (learned scales): a step changes a scale by about 0.5 %.
+offset (LSQ+): a step moves the range by about 0.5 % of itself.
+bias: low-bit weights shift the output mean by up to 0.03, which 64 steps at LEARNING_RATE could not correct.
+"""
 
 FULL_RATE_LOSS = 0.03
-"""First loss from which on the full rates apply; below it they shrink in proportion. Adam moves every weight by
-the learning rate however small the gradient, so a nearly exact 8-bit network would be shaken more than mended."""
+"""Initial loss above which the full learning rates apply; below it they shrink in proportion. Adam's step does not depend on
+the gradient's magnitude, so full rates would degrade an 8-bit network that is already nearly exact."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What every training of a study learns from.
+    """The training data of a study.
 
-    patches: training inputs [pool, 3, side, side]; teacher: the float network's outputs on them; plan: which are taken when.
+    Attributes:
+        spec: Settings of the trials.
+        plan: The order of the patches.
+        patches: Inputs [pool, 3, side, side].
+        teacher: The float network's outputs [pool, 3, scale side, scale side].
     """
 
     spec: TrialSpec
@@ -44,11 +51,11 @@ class TrainingData:
 
 
 class Training:
-    """Distillation of the float network into a quantized one, up to `data.spec.steps` steps.
+    """Distillation of the float network into a quantized network, for up to `data.spec.steps` steps.
 
-    L1 to the float network's output on the study's common patches; Adam with a cosine schedule over all steps, so a
-    training that stops early and one that runs through agree as far as both go. The rates are less where the first
-    loss is small. With `data.spec.sqcl` the calibration loss of all quantizers joins in, times that (FQSR, equation 9).
+    The loss is L1 to the float network's output on the study's patches. Adam uses a cosine schedule over all steps, so a
+    paused training has the same first steps as a complete one. Learning rates are reduced if the initial loss is small.
+    `data.spec.sqcl` is the weight of the calibration loss of all quantizers (FQSR, equation 9).
     """
 
     def __init__(self, data: TrainingData, quantized: Quantized) -> None:
@@ -66,14 +73,14 @@ class Training:
         self.step, self.damping = 0, 1.0
 
     def advance(self, until: int) -> None:
-        """Train on to step `until`. Raises TrialFailed when the loss is not finite."""
+        """Train up to step `until`. Raises TrialFailed if the loss is not finite."""
         self.module.train()
         with self.calibration:
             for indices in itertools.islice(batches(self.data.plan, until), self.step, None):
                 self._train(torch.from_numpy(indices).to(self.data.spec.device))
 
     def _train(self, chosen: Tensor) -> None:
-        """One step on the patches of these indices."""
+        """Train one step on the patches with these indices."""
         for quantizer in self.quantizers:
             quantizer.progress = self.step / self.steps
         loss = self._loss(chosen)
@@ -92,7 +99,7 @@ class Training:
         self.step += 1
 
     def _network(self) -> nn.Module:
-        """What computes the outputs in training: the same parameters."""
+        """The module that computes the training outputs, with the same parameters."""
         device = self.data.spec.device
         return quicker(self.module) if device == "cpu" else self.module
 
@@ -104,7 +111,7 @@ class Training:
         return nn.functional.l1_loss(outputs.float(), self.data.teacher[chosen])
 
     def state(self) -> dict[str, Any]:
-        """All it takes to go on: parameters, optimizer, step."""
+        """Checkpoint: parameters, optimizer, step."""
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -113,7 +120,7 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from a state of a training of the same policy."""
+        """Restore a checkpoint of a training of the same policy."""
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.damping = state["step"], state["damping"]

@@ -99,11 +99,13 @@ def test_an_interrupt_within_a_step_leaves_what_was_saved_last(
 
 def test_a_training_is_not_overwritten_and_not_changed_under_way(images: tuple[Path, Path], tmp_path: Path) -> None:
     train(images, tmp_path / "run", steps=2)
-    with pytest.raises(InputError, match="holds a training; type --resume to go on with it, or give another --output"):
+    with pytest.raises(InputError, match="already has a training; type --resume to continue it, or give another --output"):
         train(images, tmp_path / "run", steps=2)
-    with pytest.raises(InputError, match=r"has steps 2, given 3; type the command it was begun with, and --resume"):
+    with pytest.raises(
+        InputError, match=r"--resume: steps is 3, expected 2 as in the training in '.*'; repeat the original command with --resume"
+    ):
         train(images, tmp_path / "run", steps=3, resume=True)
-    with pytest.raises(InputError, match=r"--resume: no training in '.*none'; leave out --resume to begin one"):
+    with pytest.raises(InputError, match=r"--resume: no training in '.*none'; leave out --resume to start one"):
         train(images, tmp_path / "none", resume=True)
 
 
@@ -239,9 +241,9 @@ def test_an_interrupted_command_says_how_to_go_on(
     (tmp_path / "pretrained" / "espcn-x3" / "state.pt").write_text("text")
     code, out, err = run(capsys, monkeypatch, *arguments, "--resume")
     assert (code, err.count("\n")) == (2, 1)
-    assert "state.pt' is damaged or no training's; delete it to begin anew" in err
+    assert "state.pt' is damaged or not a training state; delete it to start again" in err
     code, out, err = run(capsys, monkeypatch, *arguments, "--output", "/proc/none")
     assert (code, err) == (
         2,
-        "autoq: --output '/proc/none': No such file or directory; type --output FOLDER, one that can be written\n",
+        "autoq: --output '/proc/none': No such file or directory; give a writable folder\n",
     )
