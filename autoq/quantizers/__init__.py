@@ -1,7 +1,7 @@
-"""The quantizers and clipping rules a policy may name.
+"""The table of quantizers and range estimators.
 
-To add one: write `autoq/quantizers/<name>.py`, add one line to QUANTIZERS, run `pytest tests/contracts`.
-This table knows no torch; the implementation is imported when a quantizer is built.
+To add a quantizer: write `autoq/quantizers/<name>.py`, add one entry to QUANTIZERS, and run `pytest tests/contracts`.
+This module does not import torch; an implementation is imported when a quantizer is built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 Kind = Literal["weight", "signed", "unsigned"]
-"""What a quantizer may be for: weights, which are symmetric, and feature maps (activations and skips) of either format."""
+"""Kinds of tensors: weights, which are symmetric, and activations and skips, signed or unsigned."""
 
 KINDS: dict[Kind, str] = {
     "weight": "weights",
@@ -35,10 +35,16 @@ def _same(bits: int) -> int:
 
 @dataclass(frozen=True)
 class QuantizerInfo:
-    """Facts about a quantizer: where it is, what it learns, which widths it has, its source, and what it is for.
+    """A quantizer.
 
-    weight_integers: bits of the integers that weights of so many bits are executed as; more than the weights' own where the
-    levels are not evenly spaced around zero.
+    Attributes:
+        location: `module:class` of the implementation.
+        learned: Whether its range is trained.
+        bits: Supported bit widths.
+        source: Paper and equations.
+        serves: Kinds of tensors that it supports.
+        weight_integers: Maps the bits of a weight to the bits of the integers that represent it. These are more if the
+            levels are not evenly spaced around zero.
     """
 
     location: str
@@ -49,24 +55,24 @@ class QuantizerInfo:
     weight_integers: Callable[[int], int] = _same
 
     def unfit(self, role: str | None, signed: bool) -> str:
-        """Why this is not for tensors of a role and signedness; empty where it is. role: None where it is not known."""
+        """Why the quantizer does not support a role and signedness; empty if it does. role: None if unknown."""
         wanted: Kind = "weight" if role == "weight" else "signed" if signed else "unsigned"
         enough = {wanted, "weight"} if role is None and signed else {wanted}
         asymmetric_weight = role == "weight" and not signed
         if set(KINDS) <= set(self.serves) or (enough.intersection(self.serves) and not asymmetric_weight):
             return ""
-        which = "asymmetric weights" if asymmetric_weight else "signed data" if role is None and signed else KINDS[wanted]
-        return f"is for {' and '.join(KINDS[kind] for kind in self.serves)}, not for {which}"
+        given = "asymmetric weights" if asymmetric_weight else "signed data" if role is None and signed else KINDS[wanted]
+        return f"supports {' and '.join(KINDS[kind] for kind in self.serves)}, not {given}"
 
     def no_width(self, bits: int, role: str | None, integer_bits: int | None) -> str:
-        """Why there is no such width, on a target that executes integers of so many bits; empty where there is."""
+        """Why the quantizer does not support a width on a target with `integer_bits`; empty if it does."""
         first, last = self.bits[0], self.bits[-1]
         if bits not in self.bits:
-            return f"has {first} to {last} bits" if first < last else f"has {first} bit{'s' * (first > 1)} only"
+            return f"supports {first} to {last} bits" if first < last else f"supports {first} bit{'s' * (first > 1)} only"
         if role != "weight" or integer_bits is None or self.weight_integers(bits) <= integer_bits:
             return ""
         most = max((width for width in self.bits if self.weight_integers(width) <= integer_bits), default=0)
-        return f"has weights of up to {most} bits where integers have {integer_bits}"
+        return f"supports weights of up to {most} bits on targets with {integer_bits}-bit integers"
 
 
 EVERY = range(2, 17)
@@ -106,9 +112,15 @@ CLIPPING_NAMES = ("minmax", "percentile", "mse", "moving_minmax", "entropy", "cl
 
 
 def check(quant: TensorQuant, role: str | None = None, integer_bits: int | None = None) -> None:
-    """Raise PolicyError if no quantizer or clipping rule of that name, or none for that role, signedness and width.
+    """Check that a format is supported.
 
-    integer_bits: the widest integer the target executes; None where that is not known.
+    Args:
+        quant: The format.
+        role: The tensor's role; None if unknown.
+        integer_bits: The widest integer that the target executes; None if unknown.
+
+    Raises:
+        PolicyError: The quantizer or range estimator is unknown, or does not support the role, signedness or width.
     """
     if quant.is_float:
         return
@@ -127,7 +139,7 @@ def check(quant: TensorQuant, role: str | None = None, integer_bits: int | None 
 
 
 def within(quant: TensorQuant, bits: int) -> TensorQuant:
-    """The same format of weights, or the next narrower one whose integers have `bits` or fewer."""
+    """Reduce a weight's width, if necessary, until its integers have at most `bits` bits."""
     integers = QUANTIZERS[quant.quantizer].weight_integers
     return replace(quant, bits=next(width for width in range(quant.bits, 0, -1) if integers(width) <= bits))
 
@@ -135,9 +147,16 @@ def within(quant: TensorQuant, bits: int) -> TensorQuant:
 def make_quantizer(
     quant: TensorQuant, statistics: Statistics, role: str | None = None, integer_bits: int | None = None
 ) -> Quantizer:
-    """Build the quantizer a TensorQuant names, its range set by its clipping rule from `statistics`.
+    """Build the quantizer of a format, with its initial range from the format's range estimator.
 
-    role, integer_bits, and what is raised: as in `check`.
+    Args:
+        quant: The format.
+        statistics: Statistics of the tensor.
+        role: As in `check`.
+        integer_bits: As in `check`.
+
+    Raises:
+        PolicyError: As in `check`.
     """
     check(quant, role, integer_bits)
     module, _, name = QUANTIZERS[quant.quantizer].location.partition(":")

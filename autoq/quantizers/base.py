@@ -1,4 +1,4 @@
-"""What every quantizer is: a module that maps a tensor onto an integer grid, and can name the grid."""
+"""Base classes of quantizers: modules that map a tensor onto an integer grid given by scale and zero point."""
 
 from __future__ import annotations
 
@@ -11,19 +11,25 @@ from autoq.config.policy import TensorQuant
 from autoq.quantizers import functional
 
 MOST_BIAS = 2.0**30
-"""Magnitude of int32 biases before training; twice as much is left for what training changes."""
+"""Largest magnitude of int32 biases before training; the remaining factor of 2 is a margin for training."""
 
 INT32 = 2.0**31 - 128
-"""The largest int32 that is a float32."""
+"""The largest int32 that float32 represents exactly."""
 
 
 class Quantizer(nn.Module, ABC):
     """Fake quantization of one tensor.
 
-    scale: float32, one entry (or one per channel); zero_point: int32, same shape; integers in [qmin, qmax]. axis: the
-    dimension of the channels. progress: the share of the training that is done; the training sets it. Subclasses define
-    `simulate`, which sees the channels in dimension 0, and where they differ: `start`, the grid before training; `scale`
-    and `zero_point`, where learned; `observe`, where the grid follows the tensor; `_integers`, where levels are not uniform.
+    Subclasses define `simulate`, which receives channels in dimension 0. They can override `start` (the grid before training),
+    `scale` and `zero_point` (if learned), `observe` (if the grid follows the tensor) and `_integers` (for non-uniform levels).
+
+    Attributes:
+        scale: float32, [1] or [channels].
+        zero_point: int32, same shape as `scale`.
+        qmin: Lower end of the integer range.
+        qmax: Upper end of the integer range.
+        axis: Dimension of the channels.
+        progress: Completed share of the training, set by the training.
     """
 
     initial_scale: Tensor
@@ -50,12 +56,12 @@ class Quantizer(nn.Module, ABC):
         return self.at_least(self.initial_scale)
 
     def at_least(self, scale: Tensor) -> Tensor:
-        """A scale that leaves room for a bias, see `make_room`."""
+        """A scale no smaller than the bound of `make_room`."""
         return scale if self.least_scale is None else torch.maximum(scale, self.least_scale)
 
     def make_room(self, bias: Tensor, activation_scale: Tensor) -> None:
-        """Keep scales of a weight so large that a layer's bias [channels], in units of scale_activation x scale_weight, is far
-        within int32: where pruning left no weights in a channel they would be next to nothing.
+        """Bound a weight's scales from below so that a layer's bias [channels] fits int32 in units of scale_activation x
+        scale_weight. This matters for channels whose weights were pruned, which have almost zero scales.
         """
         needed = (bias.detach().abs() / activation_scale / MOST_BIAS).reshape(-1, self.initial_scale.numel()).amax(0)
         if (needed > self.scale).any():
@@ -67,24 +73,26 @@ class Quantizer(nn.Module, ABC):
         return self.initial_zero_point
 
     def forward(self, x: Tensor) -> Tensor:
-        """Fake-quantized `x`, float32, same shape: with gradients in training mode, as integer runtimes round in eval mode."""
+        """Fake-quantize `x` to float32 of the same shape: differentiable in training mode, rounded as integer runtimes do in
+        eval mode.
+        """
         x = x.float().transpose(0, self.axis)
         self.observe(x)
-        found = self.simulate(x) if self.training else self._quantized(x)
-        return found.transpose(0, self.axis)
+        quantized = self.simulate(x) if self.training else self._quantized(x)
+        return quantized.transpose(0, self.axis)
 
     def _quantized(self, x: Tensor) -> Tensor:
         return functional.dequantize_affine(self._integers(x), self.scale, self.zero_point)
 
     def observe(self, x: Tensor) -> None:
-        """Set the grid by the tensor about to be quantized, where the method says so; else nothing."""
+        """Update the grid from the tensor to be quantized, if the method requires it."""
 
     @abstractmethod
     def simulate(self, x: Tensor) -> Tensor:
-        """The differentiable forward pass of training."""
+        """The differentiable forward pass in training."""
 
     def to_integer(self, x: Tensor) -> Tensor:
-        """The integers of `x`, int32, same shape."""
+        """Quantize `x` to int32 of the same shape."""
         x = x.float().transpose(0, self.axis)
         self.observe(x)
         return self._integers(x).transpose(0, self.axis).to(torch.int32)
@@ -97,10 +105,9 @@ class Quantizer(nn.Module, ABC):
 
 
 class LearnedScale(Quantizer):
-    """A quantizer whose scale is trained with the network.
+    """A quantizer with a trained scale.
 
-    The scale is kept as initial_scale * exp(log_gain): one learning rate suits scales of any magnitude, and it stays
-    positive.
+    The scale is initial_scale * exp(log_gain), so it stays positive and one learning rate fits scales of any magnitude.
     """
 
     def __init__(self, quant: TensorQuant, low: Tensor, high: Tensor) -> None:
@@ -113,16 +120,19 @@ class LearnedScale(Quantizer):
 
 
 class Float16(nn.Module):
-    """Storage as IEEE half precision: what 16 bits mean on a target that has no 16-bit integers."""
+    """Storage in IEEE half precision, used for 16 bits on targets without 16-bit integers."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + (x.half().float() - x).detach()
 
 
 class BiasQuantizer(nn.Module):
-    """Biases as int32 at scale_activation x scale_weight, as integer convolutions add them.
+    """Quantizes biases to int32 at scale_activation x scale_weight, as added by integer convolutions.
 
-    channels: of the layer's output; in groups of a transposed convolution the scales of the weight repeat.
+    Args:
+        activation: Quantizer of the layer's input.
+        weight: Quantizer of the layer's weight. For a grouped transposed convolution its scales repeat per group.
+        channels: Output channels of the layer.
     """
 
     def __init__(self, activation: Quantizer, weight: Quantizer, channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Weights of one bit."""
+"""Binary weights (XNOR-Net)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from autoq.quantizers.functional import Grid, per_slice, positive, straight_thro
 
 
 class Binary(Quantizer):
-    """The sign, times the mean magnitude: XNOR-Net (Rastegari et al. 2016), equations 4 and 6; no zero among the levels.
+    """Sign times mean magnitude: XNOR-Net (Rastegari et al. 2016), equations 4 and 6. Zero is not a level.
 
-    W ~ alpha sign(W), alpha = mean |W| of the current weights (a filter's, per channel); sign(0) is +1. Without alpha this is
-    BinaryConnect (Courbariaux et al. 2015). Gradient, as published: that of the binary weight times 1/n + alpha 1[|w| <= 1],
-    n weights to an alpha. The clipping rule plays no part.
+    W ~ alpha sign(W) with alpha = mean |W| of the current weights (of each filter, per channel) and sign(0) = +1. Without
+    alpha this is BinaryConnect (Courbariaux et al. 2015). The gradient is that of the binary weight times
+    1/n + alpha 1[|w| <= 1], as published, with n weights per alpha. The range estimator has no effect.
     """
 
     def start(self, low: Tensor, high: Tensor) -> Grid:
@@ -28,7 +28,7 @@ class Binary(Quantizer):
         return straight_through(self._quantized(x), x * self._factor(x))
 
     def _factor(self, x: Tensor) -> Tensor:
-        """What the gradient is multiplied by on its way to the weights."""
+        """The factor of the gradient with respect to the weights."""
         share = self.scale.numel() / x.numel()
         return share + per_slice(self.scale, x) * (x.detach().abs() <= 1)
 

@@ -1,4 +1,4 @@
-"""Learned intervals of fully quantized super-resolution."""
+"""Learned intervals of Fully Quantized SR (FQSR)."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from autoq.quantizers.base import LearnedScale
 from autoq.quantizers.functional import Grid, fake_quantize, fake_quantize_learned, positive, positive_grid, symmetric_grid
 
 WARM_UP = 20
-"""Training iterations over which the interval is the mean of the maxima so far."""
+"""Training iterations in which the interval is the running mean of the maxima."""
 
 
 class FQSR(LearnedScale):
-    """The interval I is trained: Fully Quantized SR (Wang et al. 2021), equations 3 and 4.
+    """A trained interval I: Fully Quantized SR (Wang et al. 2021), equations 3 and 4.
 
-    Q(v) = round(clip(v / I, Q_min, 1) * N) * I / N, with Q_min = 0 for unsigned data and -1 for signed. The paper writes
-    N = 2^b - 1 for both; signed data would then have 2^(b+1) - 1 levels, which b bits do not hold, so N is 2^(b-1) - 1
-    for them. There is no zero point: zero is the middle of a signed interval and the end of an unsigned one. Data are
-    signed where the format is, or where the range has negative values; an unsigned format then holds them around 2^(b-1) - 1.
+    Q(v) = round(clip(v / I, Q_min, 1) * N) * I / N, with Q_min = 0 for unsigned and -1 for signed data. The paper has
+    N = 2^b - 1 in both cases; signed data would then have 2^(b+1) - 1 levels, too many for b bits, so here N = 2^(b-1) - 1
+    for signed data. Zero is the middle of a signed interval or the lower end of an unsigned one. Data are signed if the
+    format is signed or the range includes negative values; an unsigned format then uses the zero point 2^(b-1) - 1.
 
-    I starts as the mean of the maxima (of magnitudes, for signed data) of the first 20 training iterations (equation 4),
-    while it is used as it stands; the clipping rule gives it until training begins. Then it is trained; its gradient
-    differentiates all but the rounding: Q_min or 1 where v is clipped, else (Q(v) - v) / I.
+    The range estimator gives I before training. In the first 20 training iterations I is the mean of the maxima seen so far
+    (of magnitudes for signed data; equation 4) and is not trained. After that, I is trained with the gradient of everything
+    except the rounding: Q_min or 1 if v is clipped, otherwise (Q(v) - v) / I.
     """
 
     maxima: Tensor
@@ -51,7 +51,7 @@ class FQSR(LearnedScale):
         return fake_quantize_learned(x, self.scale, self.zero_point, self.qmin, self.qmax, 1.0)
 
     def _warm_up(self, x: Tensor) -> None:
-        """Equation 4: the interval is the mean of the maxima seen."""
+        """Equation 4: set the interval to the mean of the maxima seen so far."""
         symmetric = self.symmetric
         values = (x.abs() if symmetric else x).reshape(self.maxima.numel(), -1)
         self.seen += 1

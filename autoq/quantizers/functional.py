@@ -1,7 +1,7 @@
-"""The arithmetic all uniform quantizers share, on torch's fused kernels where they exist.
+"""Arithmetic of uniform quantizers, with torch's fused kernels if available.
 
-Integers live in [qmin, qmax]; real value = scale * (q - zero_point). A per-channel scale has one
-entry per slice along dimension 0.
+Integers q are in [qmin, qmax]; the real value is scale * (q - zero_point). A per-channel scale has one entry per slice of
+dimension 0.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SMALLEST_SCALE = 1e-9
-"""A constant-zero tensor still needs a positive scale."""
+"""Lower bound of scales: a constant-zero tensor also needs a positive scale."""
 
 LARGEST_SCALE = 1e33
-"""A range of nearly all of float32 still needs a finite scale, and 2^16 of its steps a finite sum."""
+"""Upper bound of scales: the sum of 2^16 steps must be finite in float32."""
 
 Grid: TypeAlias = tuple[int, int, Tensor, Tensor]
 """(qmin, qmax, scale, zero_point)."""
@@ -25,7 +25,7 @@ Grid: TypeAlias = tuple[int, int, Tensor, Tensor]
 def integer_range(bits: int, signed: bool) -> tuple[int, int]:
     """(qmin, qmax): symmetric [-(2^(b-1) - 1), 2^(b-1) - 1] when signed, else [0, 2^b - 1].
 
-    The signed range drops -2^(b-1) so that a value and its negative have the same grid.
+    The signed range omits -2^(b-1), so that it is symmetric.
     """
     if signed:
         top = 2 ** (bits - 1) - 1
@@ -34,10 +34,10 @@ def integer_range(bits: int, signed: bool) -> tuple[int, int]:
 
 
 def shorten(scale: Tensor) -> Tensor:
-    """Round positive float32 scales to 12 significant bits (relative change below 2.5e-4); straight-through gradient.
+    """Round positive float32 scales to 12 significant bits (relative change below 2.5e-4), with a straight-through gradient.
 
-    255 * scale and the product of two scales are then exact in float32, so a runtime that rebuilds a scale
-    from its range, or folds two scales into one, gets the same number and rounds the same way.
+    255 * scale and the product of two scales are then exact in float32. A runtime that recomputes a scale from its range, or
+    multiplies two scales, therefore gets the same number and rounds in the same way.
     """
     bits = scale.detach().float().view(torch.int32)
     short = ((bits + 0x800) & ~0xFFF).view(torch.float32)
@@ -45,15 +45,24 @@ def shorten(scale: Tensor) -> Tensor:
 
 
 def positive(scale: Tensor) -> Tensor:
-    """A scale as it is used: float32, positive, finite, shortened."""
+    """Clamp a scale to a positive, finite range and shorten it, as float32."""
     return shorten(scale.clamp(SMALLEST_SCALE, LARGEST_SCALE).float())
 
 
 def affine_parameters(low: Tensor, high: Tensor, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
-    """(scale float32, zero_point int32) that cover [low, high] to a rounding, with zero exactly representable.
+    """Scale and zero point that cover [low, high] up to rounding, with zero exactly representable.
 
-    Super-Resolution Model Quantized in Multi-Precision (Liu et al. 2021), equations 1-2: q = round(s x + z);
-    our scale is 1 / s, shortened. Shapes follow `low` (one entry per channel, or one for the tensor).
+    Super-Resolution Model Quantized in Multi-Precision (Liu et al. 2021), equations 1-2: q = round(s x + z). The scale here
+    is 1 / s, shortened.
+
+    Args:
+        low: Lower ends, [1] or [channels].
+        high: Upper ends, same shape.
+        bits: Bit width.
+        signed: Whether the grid is symmetric.
+
+    Returns:
+        (scale float32, zero_point int32), same shape as `low`.
     """
     qmin, qmax = integer_range(bits, signed)
     low, high = low.clamp(max=0.0), high.clamp(min=0.0)
@@ -64,7 +73,7 @@ def affine_parameters(low: Tensor, high: Tensor, bits: int, signed: bool) -> tup
 
 
 def symmetric_grid(low: Tensor, high: Tensor, bits: int, signed: bool) -> Grid:
-    """A grid with 2^(bits - 1) - 1 levels below zero and as many above: around zero point 0, or from 0 when unsigned."""
+    """A grid with 2^(bits - 1) - 1 levels on each side of zero; unsigned formats shift it to start at integer 0."""
     qmin, qmax = integer_range(bits, signed=True)
     scale, zero_point = affine_parameters(low, high, bits, signed=True)
     shift = 0 if signed else qmax
@@ -72,15 +81,15 @@ def symmetric_grid(low: Tensor, high: Tensor, bits: int, signed: bool) -> Grid:
 
 
 def positive_grid(high: Tensor, bits: int) -> Grid:
-    """The grid of [0, high] with zero point 0: what is negative becomes 0."""
+    """The grid of [0, high] with zero point 0; negative values become 0."""
     return *integer_range(bits, signed=False), *affine_parameters(torch.zeros_like(high), high, bits, signed=False)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
     """scale * (clamp(round(x / scale) + zero_point, qmin, qmax) - zero_point), ties to even.
 
-    Gradient: straight through inside the clipping range, zero outside. `scale` gets none.
-    One scale for the tensor, or one per slice along dimension 0.
+    The gradient of x is straight-through inside the clipping range and zero outside; `scale` has no gradient.
+    `scale` has one entry for the tensor, or one per slice of dimension 0.
     """
     if scale.numel() == 1:
         return torch.fake_quantize_per_tensor_affine(x, scale.reshape(()), zero_point.reshape(()), qmin, qmax)
@@ -88,16 +97,16 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax:
 
 
 def fake_quantize_learned(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int, gradient_factor: float) -> Tensor:
-    """`fake_quantize` whose scale also gets a gradient: LSQ (Esser et al. 2020), equations 2-3.
+    """`fake_quantize` with a gradient for the scale: LSQ (Esser et al. 2020), equations 2-3.
 
-    d(output)/d(scale) = round(x/scale) - x/scale inside the range, qmin - zero_point below it and
-    qmax - zero_point above it; summed over the scale's elements and multiplied by `gradient_factor`.
+    d(output)/d(scale) = round(x/scale) - x/scale inside the range, qmin - zero_point below it and qmax - zero_point above
+    it, summed over the elements of each scale and multiplied by `gradient_factor`.
     """
     zero_point = zero_point.to(scale.dtype)
     if not x.is_cuda:
         kernel = _LearnedPerTensor if scale.numel() == 1 else _LearnedPerSlice
-        found: Tensor = kernel.apply(x, scale, zero_point, qmin, qmax, gradient_factor)  # type: ignore[no-untyped-call]
-        return found
+        quantized: Tensor = kernel.apply(x, scale, zero_point, qmin, qmax, gradient_factor)  # type: ignore[no-untyped-call]
+        return quantized
     if scale.numel() == 1:
         return torch._fake_quantize_learnable_per_tensor_affine(
             x, scale.reshape(1), zero_point.reshape(1), qmin, qmax, gradient_factor
@@ -106,9 +115,9 @@ def fake_quantize_learned(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: in
 
 
 class _LearnedPerTensor(torch.autograd.Function):
-    """torch's learnable kernel for one scale, in vectors: on a CPU its own works value by value, backward too.
+    """A vectorized version of torch's learnable per-tensor kernel, which is scalar on CPUs.
 
-    Kept for the backward pass: the values in units of the scale.
+    Saves the values in units of the scale for the backward pass.
     """
 
     @staticmethod
@@ -135,11 +144,11 @@ class _LearnedPerTensor(torch.autograd.Function):
         low, high = ctx.ends  # type: ignore[attr-defined]
         factor: float = ctx.gradient_factor  # type: ignore[attr-defined]
         gradient = laid_out_as(gradients[0], units)
-        # at a half beside the range, which may round to either side, no gradient passes
+        # no gradient for values half a step outside the range, which can round to either side
         passed = torch.ops.aten.hardtanh_backward(gradient, units, low - 0.5, high + 0.5)
         kept = units.round().clamp_(low, high)
         outside = torch.dot(in_memory_order(gradient - passed), in_memory_order(kept))
-        # the difference first: its sums would be hundreds of times larger than what is left of them
+        # subtract before summing: the separate sums would be hundreds of times larger than their difference
         inside = torch.dot(in_memory_order(passed), in_memory_order(kept.sub_(units)))
         to_scale = (inside + outside) * factor
         to_zero = None
@@ -149,7 +158,7 @@ class _LearnedPerTensor(torch.autograd.Function):
 
 
 class _LearnedPerSlice(torch.autograd.Function):
-    """torch's learnable kernel for a scale per slice along dimension 0, in vectors."""
+    """A vectorized version of torch's learnable per-channel kernel, for one scale per slice of dimension 0."""
 
     @staticmethod
     def forward(
@@ -184,21 +193,21 @@ class _LearnedPerSlice(torch.autograd.Function):
 
 
 def laid_out_as(x: Tensor, other: Tensor) -> Tensor:
-    """`x` with its values in the order in memory of another, dense tensor of its shape."""
+    """`x` in the memory layout of another dense tensor of the same shape."""
     return x if x.stride() == other.stride() else torch.empty_like(other, dtype=x.dtype).copy_(x)
 
 
 def in_memory_order(x: Tensor) -> Tensor:
-    """All values of a dense tensor as a vector, without a copy."""
+    """The values of a dense tensor as a vector in memory order, without a copy."""
     return x.as_strided((x.numel(),), (1,))
 
 
 def quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qmax: int) -> Tensor:
-    """The integers of `x`, as float32: clamp(round(x / scale + zero_point), qmin, qmax), ties to even. No gradient.
+    """Quantize to integers in float32: clamp(round(x / scale + zero_point), qmin, qmax), ties to even, without gradient.
 
-    Liu et al. 2021, equation 1: the zero point is added before rounding, in one fused multiply-add with
-    1 / scale and -low / scale, as integer runtimes do that know a quantizer by its range. `fake_quantize`
-    rounds first; the two differ only where x lies within a float32 rounding of the middle between two levels.
+    Liu et al. 2021, equation 1. The zero point is added before rounding in one fused multiply-add, as in integer runtimes
+    that define a quantizer by its range. `fake_quantize` rounds first; results differ only if x is within a float32 rounding
+    error of the midpoint between two levels.
     """
     scale, zero_point = per_slice(scale.detach(), x), per_slice(zero_point, x)
     factor = 1.0 / scale
@@ -206,25 +215,25 @@ def quantize_affine(x: Tensor, scale: Tensor, zero_point: Tensor, qmin: int, qma
 
 
 def _multiply_add(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
-    """x * factor + shift with one rounding to float32, as a fused multiply-add instruction has."""
+    """x * factor + shift with a single rounding to float32, like a fused multiply-add instruction."""
     return x.detach().double().mul_(factor.double()).add_(shift.double()).float()
 
 
 def dequantize_affine(q: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """scale * (q - zero_point), float32, same shape as `q`."""
+    """Dequantize: scale * (q - zero_point), float32, same shape as `q`."""
     return (q - per_slice(zero_point, q)) * per_slice(scale.detach(), q)
 
 
 def per_slice(parameter: Tensor, x: Tensor) -> Tensor:
-    """A scalar, or one entry per slice of dimension 0, shaped to broadcast over `x`."""
+    """Reshape a scalar, or one entry per slice of dimension 0, to broadcast over `x`."""
     return parameter.reshape((-1,) + (1,) * (x.dim() - 1)) if parameter.numel() > 1 else parameter.reshape(())
 
 
 def straight_through(value: Tensor, x: Tensor) -> Tensor:
-    """`value`, exactly, with the gradient of `x` (Bengio et al. 2013)."""
+    """`value` with the gradient of `x` (straight-through estimator, Bengio et al. 2013)."""
     return value.detach() + (x - x.detach())
 
 
 def round_ste(x: Tensor) -> Tensor:
-    """Round to the nearest integer, ties to even; the gradient passes straight through (Bengio et al. 2013)."""
+    """Round to the nearest integer, ties to even, with a straight-through gradient (Bengio et al. 2013)."""
     return x + (torch.round(x) - x).detach()

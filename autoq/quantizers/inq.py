@@ -1,4 +1,4 @@
-"""Incremental quantization to powers of two."""
+"""Incremental network quantization (INQ) to powers of two."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from autoq.quantizers.base import Quantizer
 from autoq.quantizers.functional import LARGEST_SCALE, SMALLEST_SCALE, Grid, per_slice
 
 PORTIONS = (0.5, 0.75, 0.875)
-"""Shares of the weights that are fixed in each third of the training; at its end, all are."""
+"""Share of the weights that is fixed in each third of the training; after training all weights are fixed."""
 
 
 class INQ(Quantizer):
-    """Zero and powers of two, weights being fixed group by group: INQ (Zhou et al. 2017), equations 1-4.
+    """Zero and powers of two, with weights fixed in groups: INQ (Zhou et al. 2017), equations 1-4.
 
-    Levels 0, +-2^n2, ..., +-2^n1 with n1 = floor(log2(4 s / 3)), s = max |W| (by the clipping rule, at calibration) and
-    n2 = n1 + 1 - 2^(b-1) / 2; between neighbours a < c the border is (a + c) / 2. In units of 2^n2 these are the integers
-    0, +-1, +-2, +-4, ..., which widths up to 4 bits hold in 5 bits and 5 bits in 9. While training, the largest half
-    of the weights is on its levels and stays there, then 75 and 87.5 %; the others are float and train on (equation 7).
+    The levels are 0, +-2^n2, ..., +-2^n1 with n1 = floor(log2(4 s / 3)), n2 = n1 + 1 - 2^(b-1) / 2 and s = max |W| from the
+    range estimator at calibration. The threshold between neighbouring levels a < c is (a + c) / 2. In units of 2^n2 the
+    levels are the integers 0, +-1, +-2, +-4, ..., which take 5 bits for widths of up to 4 and 9 bits for 5. During training
+    the largest 50 % of the weights are fixed to their levels, then 75 % and 87.5 %; the others remain float and are trained
+    (equation 7).
     """
 
     def __init__(self, quant: TensorQuant, low: Tensor, high: Tensor) -> None:
@@ -41,20 +42,20 @@ class INQ(Quantizer):
         return torch.where(fixed, levels * per_slice(self.scale, x), x)
 
     def _fix(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the largest weights that are not fixed yet on their levels, up to the share of this part of the training."""
+        """Fix the largest free weights to their levels, up to the share of this third of the training."""
         fixed, levels = self._state(x)
-        wanted = round(PORTIONS[min(int(self.progress * len(PORTIONS)), len(PORTIONS) - 1)] * x.numel())
-        if wanted > self.count:
+        target = round(PORTIONS[min(int(self.progress * len(PORTIONS)), len(PORTIONS) - 1)] * x.numel())
+        if target > self.count:
             free = x.abs().masked_fill(fixed, -1.0).flatten()
             chosen = torch.zeros_like(free, dtype=torch.bool)
-            chosen[free.topk(wanted - self.count).indices] = True
+            chosen[free.topk(target - self.count).indices] = True
             chosen = chosen.reshape(x.shape)
-            fixed, levels, self.count = fixed | chosen, torch.where(chosen, self._nearest(x), levels), wanted
+            fixed, levels, self.count = fixed | chosen, torch.where(chosen, self._nearest(x), levels), target
         self.fixed, self.levels = fixed, levels
         return fixed, levels
 
     def _state(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Which weights are fixed, and the integers of those."""
+        """(mask of the fixed weights, their integers)."""
         if self.fixed is None or self.levels is None:
             return torch.zeros_like(x, dtype=torch.bool), torch.zeros_like(x)
         return self.fixed.to(x.device), self.levels.to(x.device)
@@ -75,5 +76,5 @@ class INQ(Quantizer):
 
 
 def _exponent(x: Tensor) -> Tensor:
-    """floor(log2(4 x / 3)), exactly: the power of two that x rounds to."""
+    """floor(log2(4 x / 3)) without rounding errors: the exponent of the power of two that x rounds to."""
     return torch.frexp(4 * x / 3).exponent.double() - 1

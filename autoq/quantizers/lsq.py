@@ -1,4 +1,4 @@
-"""Learned step size quantization."""
+"""Learned step size quantization (LSQ)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from autoq.quantizers.functional import fake_quantize_learned
 
 
 class LSQ(LearnedScale):
-    """The scale is trained with the network: LSQ (Esser et al. 2020), equations 1-3.
+    """A trained scale: LSQ (Esser et al. 2020), equations 1-3.
 
-    v_hat = s * round(clip(v / s, -Q_N, Q_P)) with Q_N = zero_point - qmin and Q_P = qmax - zero_point, so
-    unsigned data (zero point 0) and symmetric data are the paper's two cases, and the clipping rule gives
-    the start. The scale's gradient is multiplied by g = 1 / sqrt(N * Q_P), N values per scale (section 2.2).
+    v_hat = s * round(clip(v / s, -Q_N, Q_P)) with Q_N = zero_point - qmin and Q_P = qmax - zero_point. Unsigned data (zero
+    point 0) and symmetric data are the paper's two cases. The range estimator gives the initial scale. The scale's gradient
+    is multiplied by g = 1 / sqrt(N * Q_P) with N values per scale (section 2.2).
     """
 
     def simulate(self, x: Tensor) -> Tensor:

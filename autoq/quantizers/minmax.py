@@ -10,11 +10,11 @@ from autoq.quantizers.base import Quantizer
 from autoq.quantizers.functional import fake_quantize
 
 IMAGE_QUANT = TensorQuant(bits=8, signed=False)
-"""The image is 8 bits with scale 1/255 and zero point 0, whatever the policy says, or float."""
+"""Format of the image: 8 bits with scale 1/255 and zero point 0, unless it stays float."""
 
 
 class MinMax(Quantizer):
-    """The range found at calibration stays; gradients pass straight through inside it.
+    """The range from calibration, not trained, with a straight-through gradient inside it.
 
     Liu et al. 2021 (multi-precision SR), equations 1-2: q = round(s x + z), here with scale = 1 / s.
     """
@@ -24,7 +24,7 @@ class MinMax(Quantizer):
 
 
 def image_quantizer() -> MinMax:
-    """The grid 8-bit images lie on: scale exactly 1/255, zero point 0."""
+    """The quantizer with the grid of 8-bit images: scale exactly 1/255, zero point 0."""
     quantizer = MinMax(IMAGE_QUANT, torch.zeros(1), torch.ones(1))
     quantizer.initial_scale.fill_(1 / 255)
     return quantizer

@@ -1,4 +1,4 @@
-"""Clipping activations at a learned bound."""
+"""Parameterized clipping activation (PACT)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from autoq.quantizers.functional import Grid, fake_quantize, per_slice, positive
 
 
 class PACT(LearnedScale):
-    """The upper bound alpha is trained: PACT (Choi et al. 2018), equations 1-3.
+    """A trained upper bound alpha: PACT (Choi et al. 2018), equations 1-3.
 
-    y = clip(x, 0, alpha); y_q = round(y (2^b - 1) / alpha) alpha / (2^b - 1). Gradient of alpha: 1 where x >= alpha, else 0;
-    of x: 1 between 0 and alpha, else 0. alpha starts at the upper end of the clipping rule's range. Made for what
-    comes out of a ReLU: negative values become 0. The paper's decay of alpha belongs to the optimizer and is not here.
+    y = clip(x, 0, alpha); y_q = round(y (2^b - 1) / alpha) alpha / (2^b - 1). The gradient of alpha is 1 if x >= alpha,
+    otherwise 0; the gradient of x is 1 between 0 and alpha, otherwise 0. alpha starts at the upper end of the estimated
+    range. PACT is meant for ReLU outputs; negative values become 0. The paper's regularization of alpha is not included.
     """
 
     def start(self, low: Tensor, high: Tensor) -> Grid:

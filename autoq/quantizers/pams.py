@@ -1,4 +1,4 @@
-"""Parameterized max scale."""
+"""Parameterized max scale (PAMS)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from autoq.quantizers.functional import Grid, fake_quantize_learned, symmetric_g
 
 
 class PAMS(LearnedScale):
-    """The largest magnitude alpha is trained: PAMS (Li et al. 2020), its equations of activations.
+    """A trained largest magnitude alpha: PAMS (Li et al. 2020), equations of activations in section 3.
 
-    x_q = round(clip(x, -alpha, alpha) / s) * s with s = alpha / (2^(b-1) - 1), for data of either sign: in unsigned formats
-    the zero point is 2^(b-1) - 1. Gradient of alpha, all but the rounding differentiated: the sign of x where x is clipped,
-    else (x_q - x) / alpha. alpha starts at the clipping rule's range; `moving_minmax` is the paper's.
-    The paper's weights are symmetric with alpha = max |w|, not trained: `minmax`.
+    x_q = round(clip(x, -alpha, alpha) / s) * s with s = alpha / (2^(b-1) - 1), for signed data; unsigned formats use the zero
+    point 2^(b-1) - 1. The gradient of alpha differentiates everything except the rounding: sign(x) if x is clipped, otherwise
+    (x_q - x) / alpha. alpha starts at the estimated range; the paper's estimator is `moving_minmax`. The paper's weights are
+    symmetric with alpha = max |w|, not trained; use `minmax` for them.
     """
 
     def start(self, low: Tensor, high: Tensor) -> Grid:

@@ -1,4 +1,4 @@
-"""Ternary weights."""
+"""Ternary weights (TWN)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from autoq.quantizers.base import Quantizer
 from autoq.quantizers.functional import Grid, per_slice, positive, straight_through
 
 SHARE = 0.7
-"""The threshold, in mean magnitudes."""
+"""Threshold relative to the mean magnitude."""
 
 
 class Ternary(Quantizer):
-    """-alpha, 0 or alpha: Ternary Weight Networks (Li et al. 2016), equations 3-6.
+    """Levels -alpha, 0 and alpha: Ternary Weight Networks (Li et al. 2016), equations 3-6.
 
-    A weight is 0 up to delta = 0.7 mean |W|, and alpha is the mean of the magnitudes above delta; both of the current
-    weights (a filter's, per channel). Gradients pass straight through. The clipping rule plays no part.
+    Weights with magnitudes up to delta = 0.7 mean |W| become 0; alpha is the mean of the magnitudes above delta. Both are
+    computed from the current weights (of each filter, per channel). The gradient is straight-through. The range estimator has
+    no effect.
     """
 
     threshold: Tensor

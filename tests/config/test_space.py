@@ -74,12 +74,12 @@ def test_bundled_space_is_valid_and_writes_itself_back(model: str) -> None:
          " (bits, quantizer, clipping, granularity, signed). Did you mean 'bits'?"),
         ("roles: {weight: {bits: 8}}", "body.activation: no bits; give bits: [4, 8] or bits: 8"),
         ("roles: {weight: {bits: eight}}", "feature_extraction.weight.bits: 'eight': expected whole numbers, 1 to 16, or 32 for float"),
-        ("roles: {weight: {bits: 1}}", "feature_extraction.weight.bits: 1: quantizer 'minmax' has 2 to 16 bits"),
+        ("roles: {weight: {bits: 1}}", "feature_extraction.weight.bits: 1: quantizer 'minmax' supports 2 to 16 bits"),
         ("roles: {weight: {bits: 8, quantizer: lqs}}", "feature_extraction.weight.quantizer: unknown quantizer 'lqs' (known: binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary). Did you mean 'lsq'?"),
-        ("roles: {weight: {bits: 8, quantizer: [lsq, pact]}}", "feature_extraction.weight.quantizer: 'pact' is for unsigned activations and skips, not for weights;"
+        ("roles: {weight: {bits: 8, quantizer: [lsq, pact]}}", "feature_extraction.weight.quantizer: 'pact' supports unsigned activations and skips, not weights;"
          " give some of minmax, lsq, lsq+, fqsr, dorefa, binary, ternary, inq"),
-        ("roles: {weight: {bits: [4, 8], quantizer: dorefa}}", "feature_extraction.weight.bits: 8: quantizer 'dorefa' has weights of up to 7 bits where integers have 8"),
-        ("roles: {weight: {bits: [2, 4], quantizer: ternary}}", "feature_extraction.weight.bits: 4: quantizer 'ternary' has 2 bits only"),
+        ("roles: {weight: {bits: [4, 8], quantizer: dorefa}}", "feature_extraction.weight.bits: 8: quantizer 'dorefa' supports weights of up to 7 bits on targets with 8-bit integers"),
+        ("roles: {weight: {bits: [2, 4], quantizer: ternary}}", "feature_extraction.weight.bits: 4: quantizer 'ternary' supports 2 bits only"),
         ("roles: {weight: {bits: []}}", "feature_extraction.weight.bits: empty list; give at least one value"),
         ("model: edsr", "model: this space is for 'edsr', but the network is 'srgan'; give another --space"),
         ("roles: {weight: {bits: 8, signed: false}}", "feature_extraction.weight.signed: openvino-cpu executes only true, found 'False'; type signed: true"),
@@ -105,7 +105,7 @@ def test_a_quantizer_is_checked_against_the_role_s_signedness() -> None:
 
     found = parse_space(space("pact", False), FACTS, "my.yaml")
     assert next(found.enumerate()).stage("body").activation.quantizer == "pact"
-    with pytest.raises(SpaceError, match="body.activation.quantizer: 'pact' is for unsigned activations and skips, not for signed"):
+    with pytest.raises(SpaceError, match="body.activation.quantizer: 'pact' supports unsigned activations and skips, not signed"):
         parse_space(space("pact", True), FACTS, "my.yaml")
 
 

@@ -249,26 +249,34 @@ def test_entropy_finds_the_best_of_all_64_ranges(bits: int, signed: bool) -> Non
     ("quant", "role", "message"),
     [
         (TensorQuant(8, "lqs"), None, r"unknown quantizer 'lqs' \(known: .*\)\. Did you mean 'lsq'\?"),
-        (TensorQuant(1, "lsq"), None, "quantizer 'lsq' has 2 to 16 bits, given 1"),
+        (TensorQuant(1, "lsq"), None, "quantizer 'lsq' supports 2 to 16 bits, given 1"),
         (TensorQuant(8, "lsq", "msee"), None, "unknown clipping 'msee'"),
-        (TensorQuant(4, "binary", signed=True), "weight", "quantizer 'binary' has 1 bit only, given 4"),
-        (TensorQuant(4, "ternary", signed=True), "weight", "quantizer 'ternary' has 2 bits only, given 4"),
+        (TensorQuant(4, "binary", signed=True), "weight", "quantizer 'binary' supports 1 bit only, given 4"),
+        (TensorQuant(4, "ternary", signed=True), "weight", "quantizer 'ternary' supports 2 bits only, given 4"),
         (
             TensorQuant(8, "pact", signed=True),
             "weight",
-            "quantizer 'pact' is for unsigned activations and skips, not for weights;"
+            "quantizer 'pact' supports unsigned activations and skips, not weights;"
             r" give one of minmax, lsq, lsq\+, fqsr, dorefa, binary, ternary, inq",
         ),
-        (TensorQuant(2, "ternary"), "activation", "'ternary' is for weights, not for unsigned activations and skips; give one of"),
-        (TensorQuant(2, "ternary"), "weight", "'ternary' is for weights, not for asymmetric weights; give one of minmax, lsq"),
+        (TensorQuant(2, "ternary"), "activation", "'ternary' supports weights, not unsigned activations and skips; give one of"),
+        (TensorQuant(2, "ternary"), "weight", "'ternary' supports weights, not asymmetric weights; give one of minmax, lsq"),
         (
             TensorQuant(4, "dorefa", signed=True),
             "skip",
-            "'dorefa' is for weights and unsigned activations and skips, not for signed",
+            "'dorefa' supports weights and unsigned activations and skips, not signed",
         ),
-        (TensorQuant(4, "pact", signed=True), None, "not for signed data; give one of"),
-        (TensorQuant(8, "dorefa", signed=True), "weight", "'dorefa' has weights of up to 7 bits where integers have 8, given 8"),
-        (TensorQuant(5, "inq", signed=True), "weight", "'inq' has weights of up to 4 bits where integers have 8, given 5"),
+        (TensorQuant(4, "pact", signed=True), None, "not signed data; give one of"),
+        (
+            TensorQuant(8, "dorefa", signed=True),
+            "weight",
+            "'dorefa' supports weights of up to 7 bits on targets with 8-bit integers, given 8",
+        ),
+        (
+            TensorQuant(5, "inq", signed=True),
+            "weight",
+            "'inq' supports weights of up to 4 bits on targets with 8-bit integers, given 5",
+        ),
     ],
 )
 def test_names_roles_and_widths_are_checked(quant: TensorQuant, role: str | None, message: str) -> None:
