@@ -1,16 +1,16 @@
-"""Every error autoq raises on purpose.
+"""The exceptions of autoq.
 
-    AutoqError                 something a person can act on; one line: given -> expected -> what to type
-    |- InputError              bad input: option, file, value (exit code 2)
-    |  |- PolicyError          a policy that no model or target can realize
+    AutoqError                 base class of all errors that a user can fix
+    |- InputError              invalid option, file or value (exit code 2)
+    |  |- PolicyError          a policy that the model or target does not support
     |  |- SpaceError           a search-space file
     |  |- WeightsError         a checkpoint
     |  |- DataError            an image or an image folder
     |  `- StudyError           a study folder or its storage
-    |- MetricUnavailable       a metric's published model file is not on this machine
-    `- TrialFailed             one trial cannot give a result (it diverged); the study goes on
+    |- MetricUnavailable       the model file of a metric is not installed
+    `- TrialFailed             a trial without a result (it diverged); the study continues
 
-Messages are one line. `suggest` adds "Did you mean 'x'?" where a known name is near.
+A message is one line: what was given, what was expected, what to type.
 """
 
 from __future__ import annotations
@@ -20,53 +20,53 @@ from collections.abc import Iterable
 
 
 class AutoqError(Exception):
-    """Base of all errors a person can act on."""
+    """Base class of all errors that a user can fix."""
 
 
 class InputError(AutoqError):
-    """What was typed or pointed at cannot be used."""
+    """An option, a file or a value is invalid."""
 
 
 class PolicyError(InputError):
-    """A policy names what the model lacks, or asks what the target cannot do."""
+    """A policy does not match the model, or the target does not support it."""
 
 
 class SpaceError(InputError):
-    """A search-space file is malformed or names something unknown."""
+    """A search-space file is malformed or contains an unknown name."""
 
 
 class WeightsError(InputError):
-    """A checkpoint is missing, unsafe, or does not fit the network."""
+    """A checkpoint is missing, unsafe, or does not match the network."""
 
 
 class DataError(InputError):
-    """An image or image folder cannot be used."""
+    """An image or an image folder cannot be used."""
 
 
 class StudyError(InputError):
-    """A study folder is missing, taken, or does not match."""
+    """A study folder is missing, already in use, or does not match."""
 
 
 class MetricUnavailable(AutoqError):
-    """A quality metric's published model file is not on this machine."""
+    """The published model file of a quality metric is not installed."""
 
 
 class TrialFailed(AutoqError):
-    """A trial has no result, and this is why. The study records it and goes on. steps: training steps it had done."""
+    """A trial failed; the study records the reason and continues. steps: training steps completed before."""
 
     def __init__(self, message: str, steps: int) -> None:
         super().__init__(message)
         self.steps = steps
 
 
-def suggest(given: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the nearest known name, or an empty string."""
-    names = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(given.lower(), list(names), n=1)
-    return f" Did you mean '{names[near[0]]}'?" if near else ""
+def suggest(given: str, names: Iterable[str]) -> str:
+    """` Did you mean 'x'?` with the closest name; empty if none is close."""
+    by_lowercase = {name.lower(): name for name in names}
+    matches = difflib.get_close_matches(given.lower(), list(by_lowercase), n=1)
+    return f" Did you mean '{by_lowercase[matches[0]]}'?" if matches else ""
 
 
-def unknown(what: str, given: str, known: Iterable[str]) -> str:
-    """One line for a name that is in no table: what it is, what there is, what was probably meant."""
-    names = sorted(known)
-    return f"unknown {what} '{given}' (known: {', '.join(names)}).{suggest(given, names)}"
+def unknown(kind: str, given: str, names: Iterable[str]) -> str:
+    """A message for an unknown name, with the valid names and a suggestion."""
+    names = sorted(names)
+    return f"unknown {kind} '{given}' (known: {', '.join(names)}).{suggest(given, names)}"

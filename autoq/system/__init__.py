@@ -1,1 +1,1 @@
-"""What the machine has and allows: processor, device, memory and time, files, output."""
+"""Operating system and hardware: CPU features, GPU, resource limits, atomic files, output redirection."""

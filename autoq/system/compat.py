@@ -1,4 +1,4 @@
-"""What lets other packages work together that would not by themselves."""
+"""Workarounds for other packages, and isolation of user code."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _KEPT: list[torch.library.Library] = []
 
 
 def allow_torchvision() -> None:
-    """Let torchvision be imported where its compiled operators do not load, as beside a CPU-only torch.
+    """Make torchvision importable if its compiled operators do not load, for example with a CPU-only torch.
 
-    Nothing used here needs them; their schemas must exist for torchvision to import.
+    The operators are not used here, but their schemas must exist when torchvision is imported.
     """
     library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in SCHEMAS:
         if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
             library.define(schema)
-    _KEPT.append(library)  # the schemas go with the library object
+    _KEPT.append(library)  # the schemas live as long as the library object
 
 
 @contextlib.contextmanager
 def guest_code() -> Iterator[None]:
-    """Run code of a user's own: what it prints goes to standard error, and it does not see autoq's command line.
+    """Context for running user code: its output goes to standard error, and `sys.argv` has no arguments.
 
-    Standard output belongs to a command's result, and a module may parse `sys.argv` while it is imported.
+    Standard output is reserved for a command's result, and a module may parse `sys.argv` when imported.
     """
     arguments = sys.argv
     sys.argv = arguments[:1]

@@ -1,4 +1,4 @@
-"""What the processor or GPU that networks run on can do, and how they are laid out for it."""
+"""Device features (GPU, bfloat16), reproducibility settings, and memory layout of networks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def has_gpu() -> bool:
-    """Whether trials can run on a GPU here."""
+    """Whether a GPU is available."""
     return torch.cuda.is_available()
 
 
 def make_cuda_repeatable() -> None:
-    """Equal inputs give equal results on a GPU: float32 as such (no TF32), deterministic kernels. Nothing on a CPU."""
+    """Make results on a GPU reproducible: no TF32, deterministic kernels. No effect on a CPU."""
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False
@@ -25,14 +25,14 @@ def make_cuda_repeatable() -> None:
 
 
 def channels_last(module: M) -> M:
-    """Lay out convolution weights as oneDNN's fast kernels want them; in place."""
+    """Convert a module to channels-last layout, which oneDNN's fast kernels need, in place."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return module
 
 
 @functools.cache
 def native_bfloat16(device: str) -> bool:
-    """Whether a device multiplies bfloat16 itself; emulated bfloat16 is slower than float32."""
+    """Whether a device has bfloat16 instructions; emulated bfloat16 is slower than float32."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     capabilities = torch.cpu.get_capabilities()

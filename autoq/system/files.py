@@ -1,4 +1,4 @@
-"""Files that a crash cannot spoil: written whole or not at all, or line by line with every line on the disk at once."""
+"""Crash-safe files: atomic writes, and append-only files of JSON lines that are flushed to disk line by line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ M = TypeVar("M", bound=BaseModel)
 
 
 @contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to that becomes `path` at the end, or is removed where an exception ends the writing."""
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Context that yields a temporary path; it replaces `path` on success and is removed on an exception."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
@@ -27,16 +27,16 @@ def whole(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all, whatever happens meanwhile."""
-    with whole(path) as partial, partial.open("w") as file:
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a text file atomically and flush it to disk."""
+    with atomic_write(path) as partial, partial.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
 
 
 def append_line(path: Path, document: BaseModel) -> None:
-    """Add a document as a line; it is on the disk when this returns."""
+    """Append a document as a JSON line and flush it to disk."""
     with path.open("a") as lines:
         lines.write(document.model_dump_json() + "\n")
         lines.flush()
@@ -44,41 +44,46 @@ def append_line(path: Path, document: BaseModel) -> None:
 
 
 def read_lines(path: Path, kind: type[M], check: Callable[[M], None] = lambda document: None) -> list[M]:
-    """The documents of a file of lines; none where there is no file.
+    """Read a file of JSON lines. An incomplete last line, which is still being written, is skipped.
 
-    A last line that is not whole is still being written, and left out. Raises StudyError for a malformed line, or one of
-    which `check` raises ValueError, KeyError, AttributeError or TypeError.
+    Args:
+        path: The file; a missing file has no lines.
+        kind: Type of the documents.
+        check: Raises an exception for an invalid document.
+
+    Raises:
+        StudyError: A line is malformed or invalid.
     """
     if not path.is_file():
         return []
-    found = []
+    documents = []
     *lines, last = path.read_bytes().split(b"\n")
-    for number, line in enumerate([*lines, *([last] if _is_whole(last, kind) else [])], 1):
+    for number, line in enumerate([*lines, *([last] if _is_complete(last, kind) else [])], 1):
         try:
             document = kind.model_validate_json(line)
             check(document)
         except (ValidationError, AutoqError, KeyError, ValueError, AttributeError, TypeError) as error:
-            raise StudyError(f"{path}: line {number} is not a trial record of this study; remove the line") from error
-        found.append(document)
-    return found
+            raise StudyError(f"{path}: line {number} is not a valid record of this study; remove the line") from error
+        documents.append(document)
+    return documents
 
 
 def cut_torn_line(path: Path, kind: type[BaseModel]) -> None:
-    """Remove what a killed process left of a line; a whole line only lacks its newline (an editor left it out)."""
+    """Remove an incomplete last line left by a killed process, or add the newline to a complete one."""
     if not path.is_file():
         return
     content = path.read_bytes()
     end = content.rfind(b"\n") + 1
     if end == len(content):
         return
-    if _is_whole(content[end:], kind):
+    if _is_complete(content[end:], kind):
         with path.open("a") as lines:
             lines.write("\n")
     else:
         os.truncate(path, end)
 
 
-def _is_whole(line: bytes, kind: type[BaseModel]) -> bool:
+def _is_complete(line: bytes, kind: type[BaseModel]) -> bool:
     try:
         kind.model_validate_json(line)
     except ValidationError:

@@ -1,7 +1,7 @@
-"""Bounds on one trial inside its worker process: seconds and memory.
+"""Time and memory limits of a trial inside its worker process.
 
-Both interrupt the process's main thread with TrialFailed: Python code at once, compiled code when it returns. POSIX only;
-memory is read from Linux's /proc.
+Both raise TrialFailed in the main thread: immediately in Python code, on return from compiled code. POSIX only; memory is
+read from Linux's /proc.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ KIB_PER_GIB = 2**20
 STATUS = Path("/proc/self/status")
 
 GRACE = 10.0
-"""Seconds after which a trial that did not heed its time limit (it hangs in compiled code) takes its process down."""
+"""Seconds after the time limit until the process is killed if a trial hangs in compiled code."""
 
 MEMORY_PERIOD = 0.1
-"""Seconds between two looks at the memory in use."""
+"""Seconds between checks of the memory in use."""
 
 
 @contextlib.contextmanager
 def limits(seconds: float | None, gib: float | None, spent: float = 0.0) -> Iterator[None]:
-    """`time_limit` and `memory_limit`; None is no limit. spent: seconds of the trial that have passed already."""
+    """Context with `time_limit` and `memory_limit`; None is no limit. spent: seconds that the trial has already used."""
     with contextlib.ExitStack() as stack:
         if seconds is not None:
             stack.enter_context(time_limit(seconds, spent))
@@ -40,9 +40,9 @@ def limits(seconds: float | None, gib: float | None, spent: float = 0.0) -> Iter
 
 @contextlib.contextmanager
 def time_limit(seconds: float, spent: float = 0.0) -> Iterator[None]:
-    """Raise TrialFailed once `seconds` less `spent` have passed; where that is not heeded within GRACE, end the process."""
+    """Raise TrialFailed after `seconds - spent`, and kill the process if that has no effect within GRACE."""
     left = max(0.001, seconds - spent)
-    message = f"took longer than the limit of {seconds:g} s a trial (--timeout)"
+    message = f"exceeded the time limit of {seconds:g} s per trial (--timeout)"
 
     def cancel() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -56,13 +56,13 @@ def time_limit(seconds: float, spent: float = 0.0) -> Iterator[None]:
 
 @contextlib.contextmanager
 def memory_limit(gib: float) -> Iterator[None]:
-    """Raise TrialFailed once the process holds more than `gib` GiB of its own (memory shared with others not counted)."""
+    """Raise TrialFailed when the process uses more than `gib` GiB of private memory."""
     done = threading.Event()
     main = threading.get_ident()
 
     def watch() -> None:
         while not done.wait(MEMORY_PERIOD):
-            if held() > gib:
+            if private_memory() > gib:
                 signal.pthread_kill(main, signal.SIGUSR1)
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -72,34 +72,37 @@ def memory_limit(gib: float) -> Iterator[None]:
         if watcher.ident is not None:
             watcher.join()
 
-    with _raising(signal.SIGUSR1, f"needs more memory than the bound of {gib:g} GiB a worker (--memory)", stop):
+    with _raising(signal.SIGUSR1, f"exceeded the memory limit of {gib:g} GiB per worker (--memory)", stop):
         watcher.start()
         yield
 
 
 def can_bound_memory() -> bool:
-    """Whether this system says how much memory a process holds."""
+    """Whether this system reports the memory of a process."""
     return STATUS.is_file()
 
 
-def held() -> float:
-    """GiB this process holds of its own."""
+def private_memory() -> float:
+    """Private memory of this process in GiB."""
     lines = STATUS.read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / KIB_PER_GIB
 
 
 @contextlib.contextmanager
 def _raising(number: signal.Signals, message: str, last: Callable[[], object]) -> Iterator[None]:
-    """Within, the first signal raises TrialFailed in the main thread. Later ones do nothing, and are handled until `last` returns.
+    """Context in which the first signal raises TrialFailed in the main thread; later ones are ignored.
 
-    last: called at the end; it sees to it that no more signals come.
+    Args:
+        number: The signal.
+        message: Message of the exception.
+        last: Called at the end to stop further signals; the handler stays installed until it returns.
     """
-    heeded = False
+    handled = False
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal heeded
-        if not heeded:
-            heeded = True
+        nonlocal handled
+        if not handled:
+            handled = True
             raise TrialFailed(message, 0)
 
     before = signal.signal(number, handle)
@@ -107,7 +110,7 @@ def _raising(number: signal.Signals, message: str, last: Callable[[], object]) -
         try:
             yield
         finally:
-            heeded = True
+            handled = True
     finally:
         try:
             last()

@@ -1,4 +1,4 @@
-"""Standard output is for results. What else a process prints there, as networks and libraries do, goes to standard error."""
+"""Keep standard output free for results: other output, from networks and libraries, goes to standard error."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ STDOUT, STDERR = 1, 2
 
 @contextlib.contextmanager
 def only_results() -> Iterator[None]:
-    """Within, whatever prints to standard output prints to standard error: Python, compiled code, child processes."""
+    """Context that redirects standard output to standard error, for Python, compiled code and child processes."""
     sys.stdout.flush()
-    kept = os.dup(STDOUT)
+    saved = os.dup(STDOUT)
     os.dup2(STDERR, STDOUT)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
-        ctypes.CDLL(None).fflush(None)  # what compiled code has printed and not written yet
-        os.dup2(kept, STDOUT)
-        os.close(kept)
+        ctypes.CDLL(None).fflush(None)  # flush the buffers of compiled code
+        os.dup2(saved, STDOUT)
+        os.close(saved)

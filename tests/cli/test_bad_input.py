@@ -36,7 +36,7 @@ from tests.cli.test_cli import run
 SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp"
 ASK_WEIGHTS = "give --weights a .safetensors or .pth file"
 MODEL_NAMES = f"known: {', '.join(sorted(MODELS))}"
-OR_OWN = "Or give package.module:factory, or a .pth file"
+OR_OWN = "Type one of these, package.module:factory, or a .pth file"
 FACTS = space_facts("srresnet", "openvino-cpu")
 MODEL = ["search", "--model", "srresnet"]
 RESUME = ["search", "--resume", "--study"]
@@ -118,8 +118,8 @@ OPTIONS = [
     case("model-near", ["search", "--model", "sragn"], f"unknown model 'sragn' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}"),
     case("model-far", ["space", "bicubic"], f"unknown model 'bicubic' ({MODEL_NAMES}). {OR_OWN}"),
     case("model-empty", ["search", "--model", ""], f"unknown model '' ({MODEL_NAMES}). {OR_OWN}"),
-    case("scale-of-no-network", [*MODEL, "--scale", "3"], "model 'srresnet' has no x3 (scales: 2, 4); type --scale 4"),
-    case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights for srresnet x2 are bundled (bundled: x4); give --weights FILE"),
+    case("scale-of-no-network", [*MODEL, "--scale", "3"], "--scale 3: model 'srresnet' supports scales 2, 4; type --scale 4"),
+    case("scale-without-weights", [*MODEL, "--scale", "2"], "no bundled weights for srresnet x2 (bundled: x4); give --weights FILE"),
     case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': no study.yaml there; there are no studies in studies/ yet; start one with autoq search --model srgan"),
     case("initial-trials", [*MODEL, "--budget", "4", "--initial-trials", "5"], "--initial-trials '5': expected at most the budget of 4"),
     case("by", [*MODEL, "--by", "row"], "--by 'row': expected stage, block, layer."),
@@ -256,7 +256,7 @@ SPACES = [
     case("bits-deep", body("{bits: " + "[" * 40 + "]" * 40 + "}"), f"body.weight.bits: '[[[[[[[...]]]]]]]': {BITS}"),
     case("bits-0", body("{bits: 0}"), "body.weight.bits: bits 0: expected 1 to 16, or 32 for float"),
     case("bits-17", body("{bits: 17}"), "body.weight.bits: bits 17: expected 1 to 16, or 32 for float"),
-    case("bits-of-no-quantizer", body("{bits: 1}"), "body.weight.bits: 1: quantizer 'minmax' has 2 to 16 bits"),
+    case("bits-of-no-quantizer", body("{bits: 1}"), "body.weight.bits: 1: quantizer 'minmax' supports 2 to 16 bits"),
     case("bits-none", body("{bits: []}"), "body.weight.bits: empty list; give at least one value"),
     case("bits-twice", body("{bits: [4, 4]}"), "body.weight.bits: '4' is listed twice; list it once"),
     case("quantizer", body("{quantizer: lqs}"),
@@ -360,41 +360,41 @@ def truncated(path: Path, state: dict[str, Tensor]) -> None:
 
 
 TINY = "SRResNet(scale=2, blocks=1, features=8)"
-FIT = "give --weights that network's, or another --model"
-FLOATS = "expected finite float numbers; give --weights another checkpoint"
+FIT = "give matching --weights, or another --model"
+FLOATS = "expected finite float values; give another checkpoint"
 HEAD = "head.0.weight, head.0.bias, head.1.weight"
 WEIGHTS = [
     case("missing", "w.pth", None, f": no such file; {ASK_WEIGHTS}"),
-    case("folder", "w.pth", lambda path, state: path.mkdir(), f": a folder; {ASK_WEIGHTS}"),
+    case("folder", "w.pth", lambda path, state: path.mkdir(), f": is a folder; {ASK_WEIGHTS}"),
     case("truncated", "w.safetensors", truncated,
-         ": not a readable checkpoint (SafetensorError: Error while deserializing header: incomplete metadata, file not fully covered);"
+         ": cannot read the checkpoint (SafetensorError: Error while deserializing header: incomplete metadata, file not fully covered);"
          f" {ASK_WEIGHTS}"),
     case("text", "w.pth", holding(b"<html>not found</html>"), f": not a checkpoint; {ASK_WEIGHTS}"),
     case("empty", "w.pth", holding(b""), f": not a checkpoint; {ASK_WEIGHTS}"),
     case("broken-zip", "w.pth", holding(b"PK\x03\x04" + bytes(300)),
-         ": not a readable checkpoint (RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory);"
+         ": cannot read the checkpoint (RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory);"
          f" {ASK_WEIGHTS}"),
-    case("list", "w.pth", holding([1, 2]), f": expected a state dict of tensors, found list; {ASK_WEIGHTS} with one"),
+    case("list", "w.pth", holding([1, 2]), f": found list, expected a state dict of tensors; {ASK_WEIGHTS}"),
     case("numbers", "w.pth", holding({"state_dict": {"epoch": 3}}),
-         f": expected a state dict of tensors, found int under 'epoch'; {ASK_WEIGHTS} with one"),
+         f": found int under 'epoch', expected a state dict of tensors; {ASK_WEIGHTS}"),
     case("numbered-keys", "w.pth", holding({1: torch.zeros(1)}),
-         f": expected a state dict of tensors, found Tensor under '1'; {ASK_WEIGHTS} with one"),
+         f": found Tensor under '1', expected a state dict of tensors; {ASK_WEIGHTS}"),
     case("foreign", "w.pth", holding({f"layer.{index}": torch.zeros(1) for index in range(30)}),
-         f" do not fit SRResNet(scale=2): 222 missing: {HEAD} and 219 more;"
+         f" do not match SRResNet(scale=2): 222 missing: {HEAD} and 219 more;"
          f" 30 unexpected: layer.0, layer.1, layer.2 and 27 more; {FIT}"),
-    case("no-tensors", "w.pth", holding({}), f" do not fit SRResNet(scale=2): 222 missing: {HEAD} and 219 more; {FIT}"),
-    case("key-missing", "w.pth", saved(tail_bias=None), f" do not fit {TINY}: 1 missing: tail.bias; {FIT}"),
-    case("misshapen", "w.pth", saved(tail_bias=torch.zeros(4)), f" do not fit {TINY}: 1 misshapen: tail.bias; {FIT}"),
+    case("no-tensors", "w.pth", holding({}), f" do not match SRResNet(scale=2): 222 missing: {HEAD} and 219 more; {FIT}"),
+    case("key-missing", "w.pth", saved(tail_bias=None), f" do not match {TINY}: 1 missing: tail.bias; {FIT}"),
+    case("misshapen", "w.pth", saved(tail_bias=torch.zeros(4)), f" do not match {TINY}: 1 with another shape: tail.bias; {FIT}"),
     case("scalar", "w.pth", holding({"head.0.weight": torch.zeros(()), "tail.weight": torch.zeros(())}),
-         " do not fit SRResNet(scale=2): 220 missing: head.0.bias, head.1.weight, body.0.conv1.weight and 217 more;"
-         f" 2 misshapen: head.0.weight, tail.weight; {FIT}"),
+         " do not match SRResNet(scale=2): 220 missing: head.0.bias, head.1.weight, body.0.conv1.weight and 217 more;"
+         f" 2 with another shape: head.0.weight, tail.weight; {FIT}"),
     case("a-million-blocks", "w.pth", saved(**{"body_1000000_x": torch.zeros(1)}),
-         " do not fit SRResNet(scale=2, blocks=2, features=8): 13 missing: body.1.conv1.weight, body.1.conv1.bias,"
+         " do not match SRResNet(scale=2, blocks=2, features=8): 13 missing: body.1.conv1.weight, body.1.conv1.bias,"
          f" body.1.bn1.weight and 10 more; 1 unexpected: body.1000000.x; {FIT}"),
-    case("nan", "w.pth", saved(tail_bias=torch.tensor([0, float("nan"), 0])), f": tensor 'tail.bias' holds NaN or infinity, {FLOATS}"),
-    case("infinity", "w.pth", saved(tail_bias=torch.tensor([0, 0, float("inf")])), f": tensor 'tail.bias' holds NaN or infinity, {FLOATS}"),
+    case("nan", "w.pth", saved(tail_bias=torch.tensor([0, float("nan"), 0])), f": tensor 'tail.bias' contains NaN or infinity, {FLOATS}"),
+    case("infinity", "w.pth", saved(tail_bias=torch.tensor([0, 0, float("inf")])), f": tensor 'tail.bias' contains NaN or infinity, {FLOATS}"),
     case("whole-numbers", "w.pth", saved(tail_bias=torch.zeros(3, dtype=torch.int8)),
-         f": tensor 'tail.bias' holds torch.int8 (torch.strided), {FLOATS}"),
+         f": tensor 'tail.bias' contains torch.int8 (torch.strided), {FLOATS}"),
 ]  # fmt: skip
 
 
@@ -406,7 +406,7 @@ def test_weights(refused: Refused, tmp_path: Path, tiny_model: SRResNet, name: s
 
 
 def test_weights_of_another_scale(refused: Refused, tiny_weights: Path) -> None:
-    message = f"weights '{tiny_weights}': a x2 network, asked for x4; type --scale 2"
+    message = f"weights '{tiny_weights}': a x2 network, but --scale is 4; type --scale 2"
     refused(["search", "--model", "srgan", "--weights", str(tiny_weights)], message)
 
 
@@ -414,8 +414,8 @@ def test_a_pickled_module_is_refused_and_not_run(refused: Refused, shared: Path)
     path = shared / "weights" / "vdsr_pickled_module_twtygqyy.pth"
     refused(
         [*MODEL, "--weights", str(path)],
-        f"weights '{path.resolve()}': a pickled Python object, and loading it would run its code; expected a state dict;"
-        " where you trust it, save torch.save(model.state_dict(), FILE) there and give that FILE",
+        f"weights '{path.resolve()}': a pickled Python object, which can run arbitrary code when loaded, expected a state dict;"
+        " if you trust it, load it yourself, type torch.save(model.state_dict(), FILE) and give FILE",
     )
 
 
@@ -442,13 +442,13 @@ DAMAGED = "not an image, or damaged; give a PNG or JPEG image"
 MODES = "RGB, grey or palette, with or without transparency"
 ORIGINALS = "needs originals, and --images lr has none; take fidelity, --objectives size,latency,fidelity"
 IMAGES = [
-    case("empty-folder", {}, f"image folder '{{folder}}': holds no image; give a folder of {SUFFIXES} files"),
-    case("other-files", {"a.gif": b"GIF89a"}, f"image folder '{{folder}}': holds no image; give a folder of {SUFFIXES} files"),
-    case("hidden", {"._a.png": png(picture())}, f"image folder '{{folder}}': holds no image; give a folder of {SUFFIXES} files"),
-    case("no-image", {"a.png": b"text"}, f"image '{{folder}}/a.png': {DAMAGED}"),
-    case("truncated", {"a.png": png(picture())[:2000]}, f"image '{{folder}}/a.png': {DAMAGED}"),
-    case("CMYK", {"a.jpg": png(picture("CMYK"), "JPEG")}, f"image '{{folder}}/a.jpg': found mode CMYK, expected {MODES}; convert it"),
-    case("too-small", {"a.png": png(picture(side=10))}, "image 'a': 10x10 is too small for x2; give images of 16x16 or more"),
+    case("empty-folder", {}, f"image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
+    case("other-files", {"a.gif": b"GIF89a"}, f"image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
+    case("hidden", {"._a.png": png(picture())}, f"image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
+    case("no-image", {"a.png": b"text"}, f"cannot read image '{{folder}}/a.png': {DAMAGED}"),
+    case("truncated", {"a.png": png(picture())[:2000]}, f"cannot read image '{{folder}}/a.png': {DAMAGED}"),
+    case("CMYK", {"a.jpg": png(picture("CMYK"), "JPEG")}, f"image '{{folder}}/a.jpg': mode CMYK, expected {MODES}; convert the image"),
+    case("too-small", {"a.png": png(picture(side=10))}, "image 'a': 10x10 pixels, expected at least 16x16 for x2; remove the image"),
 ]  # fmt: skip
 
 
@@ -474,7 +474,7 @@ def test_training_images_without_a_patch(refused: Refused, tmp_path: Path, tiny_
     picture(side=40).save(tmp_path / "a.png")
     refused(
         [*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--data", "."],
-        "training images 'a': too small for a 24x24 low-resolution patch; give larger images with --data",
+        "training images 'a': smaller than a patch of 24x24 low-resolution pixels; give larger images with --data",
     )
 
 
@@ -484,8 +484,8 @@ def test_an_evaluation_image_that_is_a_training_image(refused: Refused, tmp_path
         picture().save(tmp_path / folder / f"{name}.png")
     refused(
         [*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--data", "train", "--eval-data", "eval"],
-        "evaluation image 'two' is training image 'one':"
-        " a trial must not be judged on what it was trained on; give another --eval-data",
+        "evaluation image 'two' is the same as training image 'one':"
+        " trials must be evaluated on images that are not in the training set; give another --eval-data",
     )
 
 
@@ -638,9 +638,9 @@ COMMANDS = [
     case("sensitivity-by", ["sensitivity", "--study", "mine", "--by", "block"],
          "--by block: study 'mine' has its own stages (feature_extraction, body, upsampling, reconstruction); omit --by, or type --model srgan instead of --study"),
     case("output-file", ["report", "mine", "-o", "other.yaml"],
-         "--output 'other.yaml': File exists; type --output FOLDER, one that can be written"),
+         "--output 'other.yaml': File exists; give a writable folder"),
     case("output-below-a-file", ["report", "mine", "-o", "other.yaml/x"],
-         "--output 'other.yaml/x': Not a directory; type --output FOLDER, one that can be written"),
+         "--output 'other.yaml/x': Not a directory; give a writable folder"),
 ]  # fmt: skip
 
 
@@ -733,7 +733,7 @@ def definition(reason: str) -> str:
 
 
 RESUMED, REPORTED, SHOWN = [*RESUME, "mine"], ["report", "mine"], ["dashboard", "mine", "--port", "0"]
-LINE = "studies/mine/trials.jsonl: line 4 is not a trial record of this study; remove the line"
+LINE = "studies/mine/trials.jsonl: line 4 is not a valid record of this study; remove the line"
 REMADE = "remove study.db: it is made again from trials.jsonl"
 DATABASE = "storage 'sqlite:///{tmp}/studies/mine/study.db': "
 DAMAGES = [

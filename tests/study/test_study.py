@@ -142,7 +142,7 @@ def test_unusable_folders_and_lines(tmp_path: Path) -> None:
     float_baseline(study)
     with study.trials_path.open("a") as lines:
         lines.write("{half a line\n")
-    with pytest.raises(StudyError, match=r"trials\.jsonl: line 2 is not a trial record"):
+    with pytest.raises(StudyError, match=r"trials\.jsonl: line 2 is not a valid record"):
         study.records()
 
 

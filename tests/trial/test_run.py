@@ -235,7 +235,7 @@ def test_a_stored_training_goes_on_as_one_that_was_not_interrupted(spec: TrialSp
 
 def test_training_on_an_evaluation_image_is_refused(spec: TrialSpec, shared: Path) -> None:
     folder = shared / "test" / "Set5"
-    with pytest.raises(DataError, match="a trial must not be judged on what it was trained on"):
+    with pytest.raises(DataError, match="trials must be evaluated on images that are not in the training set"):
         prepared(spec.model_copy(update={"data": folder, "eval_data": folder}))
 
 

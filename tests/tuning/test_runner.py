@@ -121,11 +121,11 @@ def test_files_left_behind(folder: Path, first: dict) -> None:  # type: ignore[t
     assert table["frame"] == [32, 24]
     report = (folder / "reports" / "first.html").read_text()
     assert "trial" in report
-    assert "Does it hold?" in report
+    assert "Held-out validation" in report
     assert "<code>autoq export first --pick smallest -o smallest</code>" in report
-    assert "Stages one at a time" in report
-    assert "ranked the seeds as training did with a rank correlation of" in report
-    assert "seeds alone reach a hypervolume of" in report or "did not get beyond its 4 seeds" in report
+    assert "Stage sensitivity" in report
+    assert "predict the ranking of the initial trials after training with a rank correlation of" in report
+    assert "The 4 initial trials reach a hypervolume of" in report
     assert (folder / "reports" / "first.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -200,7 +200,7 @@ def test_a_trial_that_takes_too_long_fails_and_the_study_says_so(folder: Path, f
     done = autoq(folder, "search", *arguments, "--timeout", "0.5")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert last == "autoq: study 'slow': all 1 trials failed; the last: took longer than the limit of 0.5 s a trial (--timeout)"
+    assert last == "autoq: study 'slow': all 1 trials failed; the last: exceeded the time limit of 0.5 s per trial (--timeout)"
 
 
 def test_bounds_hold_on_the_front_and_what_nothing_keeps_ends_with_the_closest(

@@ -310,7 +310,7 @@ def test_what_trials_fail_of_by_themselves_never_ends_a_search(tmp_path: Path) -
     study = make(tmp_path / "s", budget=6, initial_trials=0)
     searcher = StudySearcher(study, [], Events(), no_structure)
     while isinstance(searcher.suggest("t"), dict):
-        slow = TrialResult(state="failed", reason="took longer than the limit of 5 s a trial (--timeout)")
+        slow = TrialResult(state="failed", reason="exceeded the time limit of 5 s per trial (--timeout)")
         searcher.on_trial_complete("t", {"result": slow.model_dump_json()})
     assert [record.state for record in study.records()] == ["failed"] * 6
     study.close()
