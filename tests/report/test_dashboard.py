@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from autoq.study.results import front
+from autoq.study.results import Results
 from autoq.study.study import Study
 from tests.tuning.test_runner import OPTIONS, SPACE, command, environment, start, wait_for_lines
 
@@ -88,7 +88,7 @@ def trials_on_front(folder: Path) -> set[str]:
     """As Optuna sees it, which knows no baselines."""
     study = Study.open(folder)
     trials = [record for record in study.records() if record.source == "trial"]
-    return {f"Trial {record.number}" for record in front(trials, study.spec.objectives)}
+    return {f"Trial {record.number}" for record in Results(trials, study.spec.objectives).front}
 
 
 def test_a_study_that_came_without_its_database_is_for_reading_only(tmp_path: Path) -> None:
