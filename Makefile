@@ -2,6 +2,7 @@
 #   make search   install into .venv, then search over the bundled SRGAN
 #   make test     install with the test tools, then lint, types, import contracts, dependencies and tests
 #   make check    the same, with only the tests that run no search
+#   make docs     build the documentation site in site/; a broken link fails
 #   make lock     resolve the dependencies again, into requirements/
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,7 +10,7 @@ BIN := .venv/bin
 # Tests that run no search
 QUICK := $(addprefix tests/,config costs export images metrics quantizers system contracts/test_quantizers.py report/test_build.py)
 
-.PHONY: search test check static install install-test lock
+.PHONY: search test check docs static install install-test lock
 
 search: install
 	$(BIN)/autoq search --model srgan --budget 50
@@ -19,6 +20,10 @@ test: static
 
 check: static
 	$(BIN)/python -m pytest --numprocesses 2 $(QUICK)
+
+docs: install
+	$(BIN)/pip install -q --no-build-isolation -c constraints.txt -e '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
 
 static: install-test
 	$(BIN)/ruff check autoq benchmarks tests
