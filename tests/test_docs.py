@@ -380,3 +380,8 @@ def test_the_command_line_reference_has_every_command() -> None:
     assert set(re.findall("^## autoq (.+)$", page, flags=re.MULTILINE)) == set(names)
     assert "| `--frame WxH` | 96x96 |" in page
     assert "| `--stopping` / `--no-stopping` | stopping |" in page
+
+
+def test_the_python_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "reference" / "python.md").read_text()
+    assert set(re.findall(r"^::: autoq\.(\w+)$", page, flags=re.MULTILINE)) == set(autoq.__all__) - {"__version__"}
