@@ -9,6 +9,7 @@ study's figures. The photograph is one of scikit-image's that no suggestion of a
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 from pathlib import Path
 
@@ -31,23 +32,18 @@ POINTS = {"float": "float network", "compromise": "compromise", "trial 5": "as s
 """What is exported, and its title."""
 
 
-def upscaled(study: str, point: str, image: Path, folder: Path) -> np.ndarray:
-    """The image through a point's file: uint8 [height, width, 3]."""
+def upscaled(study: str, point: str, image: Path, folder: Path) -> tuple[str, np.ndarray]:
+    """A point's title and figures, and the image through its file: uint8 [height, width, 3]."""
     output = folder / f"{point.replace('/', '-')}.png"
     exported = autoq.export_point(study, folder / output.stem, pick=point)
     autoq.upscale(exported.file, image, output)
-    with PIL.Image.open(output) as opened:
-        return np.asarray(opened)
-
-
-def label(study: str, point: str) -> str:
-    """Size, latency and fidelity of a point, as the study has them."""
-    from autoq.study.selection import by_rule
-
-    found = autoq.open_study(study)
-    values = by_rule(found.records(), found.spec.objectives, point).values
+    lines = json.loads((exported.file.parent / "policy.json").read_text())["lines"]
+    values = {line["name"]: line["promised"] for line in lines}
     figures = f"{values['size'] / 1024:.0f} KiB, {values['latency']:.1f} ms"
-    return figures if point == "float" else f"{figures}, {values['fidelity']:.1f} dB"
+    if point != "float":
+        figures += f", {values['fidelity']:.1f} dB"
+    with PIL.Image.open(output) as opened:
+        return f"{POINTS.get(point, point)}\n{figures}", np.asarray(opened)
 
 
 def main() -> None:
@@ -65,8 +61,9 @@ def main() -> None:
             photograph.resize((width // 4, height // 4), PIL.Image.Resampling.BICUBIC).save(folder / "small.png")
         for axis, point in zip(axes[0], options.points, strict=True):
             left, top, right, bottom = CROP
-            axis.imshow(upscaled(options.study, point, folder / "small.png", folder)[top:bottom, left:right])
-            axis.set_title(f"{POINTS.get(point, point)}\n{label(options.study, point)}", fontsize=12)
+            title, pixels = upscaled(options.study, point, folder / "small.png", folder)
+            axis.imshow(pixels[top:bottom, left:right])
+            axis.set_title(title, fontsize=12)
             axis.axis("off")
     figure.tight_layout()
     figure.savefig(options.output, dpi=72, bbox_inches="tight", pil_kwargs={"optimize": True})
