@@ -53,7 +53,7 @@ PAGES = [README, CONTRIBUTING, *DOCS]
 TINY = "--weights generator.pth --frame 16x16"
 SMALLER = {
     "autoq search --model srgan --weights generator.pth --data train/ --eval-data Set5/ --study mine --budget 6 --steps 4": (
-        "--budget 3 --replications 1 --frame 16x16"
+        "--budget 3 --replications 1 --workers 1 --frame 16x16"
     ),
     "autoq sensitivity --model srgan": TINY,
     "autoq pretrain --model espcn --scale 3 --data train/ --eval-data Set5/ --steps 50": "--steps 2",
@@ -174,7 +174,7 @@ def test_commands_of_autoq(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {*SMALLER, *CREATED} <= set(wanted)
     created = []
 
-    def create(study: Study, events: Any = None) -> None:
+    def create(study: Study, *rest: Any, **options: Any) -> None:
         created.append(study.name)
         raise Created
 
