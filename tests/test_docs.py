@@ -218,7 +218,9 @@ def test_the_readme_s_figures_are_the_study_s() -> None:
     study = autoq.open_study(str(ROOT / "studies" / "srgan-x4"))
     values = {point_name(record): record.values for record in study.records() if record.state == "complete"}
     (mixed,) = {name for name in values if not name.startswith("trial")} - {"float", "8/8/8", "6/6/8", "4/4/8"}
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in README.read_text().splitlines() if re.match("[|] [^-]", line)]
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in README.read_text().splitlines() if re.match("[|] [^-]", line)
+    ]
     assert len(rows) == 1 + 9
     for title, *figures in rows[1:]:
         name = next(name for name in (*values, "16 bits at both ends") if name in re.split(r":\*\* |: | everywhere| \(|,", title))
