@@ -9,16 +9,19 @@ Wang et al. 2021 (Fully Quantized Image Super-Resolution Networks).
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from documents import reserve_output
-from runs import Run, add_options, measured, spec_of
 from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.config.policy import Granularity, Policy, TensorQuant, uniform
 from autoq.graph.loading import load
+from benchmarks.documents import reserve_output
+from benchmarks.runs import Run, add_options, measured, spec_of
 
 BITS = "4/4/32"
 SQCL = 0.3

@@ -12,10 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from documents import reserve_output
-from runs import file_quality, float_graph, in_torch
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.config.events import TrainingEvents
 from autoq.config.policy import uniform
@@ -26,6 +23,8 @@ from autoq.targets import target_info
 from autoq.training.pretrain import pretrain
 from autoq.trial.context import prepare
 from autoq.trial.run import evaluate
+from benchmarks.documents import reserve_output
+from benchmarks.runs import file_quality, float_graph, in_torch
 
 TARGET = "npu-uint8"
 VARIANTS = {"clipped": {}, "linear": {"clipped": False}}
@@ -49,7 +48,8 @@ def trained(variant: str, options: argparse.Namespace) -> Path:
 def psnrs(variant: str, weights: Path, options: argparse.Namespace) -> tuple[float, float]:
     """PSNR (dB) in float and in uint8 per tensor, quantized from the extremes of the tensors, as the paper's converter does."""
     spec = TrialSpec(
-        model=f"xlsr-{variant}", scale=3, weights=weights, target=TARGET, data=options.data, eval_data=options.eval_data,
+        model=f"xlsr-{variant}", scale=3, weights=weights, target=TARGET, data=options.data,
+        eval_data=options.eval_data, test_data=options.eval_data,
         steps=0, threads=options.threads,
     )  # fmt: skip
     context, info = prepare(spec), target_info(TARGET)

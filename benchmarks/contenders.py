@@ -112,7 +112,7 @@ class PlainTraining:
 
     def __init__(self, context: TrialContext, network: nn.Module, layout: torch.memory_format, bfloat16: bool = False) -> None:
         self.context, self.layout, self.bfloat16 = context, layout, bfloat16
-        self.network = network.to(memory_format=layout)
+        self.network = network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack it
         parameters: dict[float, list[nn.Parameter]] = {}
         for name, parameter in network.named_parameters():
             parameters.setdefault(LEARNING_RATES.get(name.rpartition(".")[2], LEARNING_RATE), []).append(parameter)
@@ -153,7 +153,7 @@ def _own(quantizer: str, start: Given) -> Training:
 
 def _compiled(start: Given) -> Steps:
     training = _own(BASELINE_QUANTIZER, start)
-    training.network = torch.compile(training.module)
+    training.network = torch.compile(training.module)  # type: ignore[assignment]  # a function to torch's stubs, and a module
     return training
 
 

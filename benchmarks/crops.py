@@ -83,7 +83,7 @@ def main() -> None:
     options = parser.parse_args()
     spec = TrialSpec(
         model=options.model, scale=options.scale or default_scale(options.model), weights=options.weights, data=options.data,
-        eval_data=options.eval_data, eval_crops=options.crops, threads=options.threads, steps=0,
+        eval_data=options.eval_data, test_data=options.eval_data, eval_crops=options.crops, threads=options.threads, steps=0,
     )  # fmt: skip
     figures = agreement(spec, options.policies)
     if options.json:

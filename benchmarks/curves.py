@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 if TYPE_CHECKING:
-    from search import Run
+    from benchmarks.search import Run
 
 MOMENTS = (1, 2, 5, 10, 20, 50, 100)
 """Seconds of trial work after which the curves are printed."""

@@ -31,16 +31,13 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 try:
-    from rivals import BFLOAT16, FAILURES, OPENVINO, RIVALS, Given, named, onnx_file, run_in
+    from benchmarks.rivals import BFLOAT16, FAILURES, OPENVINO, RIVALS, Given, named, onnx_file, run_in
 except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; type pip install -c constraints.txt -e '.[bench]'", file=sys.stderr)
     sys.exit(2)
-from documents import reserve_output
-from standing import INT8, MIXED, Found, Group, Point, document, line, table, verdict
-
 from autoq.api.studies import check_inputs, open_study
 from autoq.config.options import frame_size
 from autoq.config.policy import Policy, all_float
@@ -59,6 +56,9 @@ from autoq.targets import why_unusable
 from autoq.trial.context import TrialContext, prepare, runtime_file, runtime_model
 from autoq.trial.run import trained
 from autoq.tuning.baselines import baselines
+from benchmarks.documents import reserve_output
+from benchmarks.runs import original
+from benchmarks.standing import INT8, MIXED, Found, Group, Point, document, line, table, verdict
 
 VALIDATION = 8
 """Images, at most, that accuracy control validates on: it looks at all of them for every layer."""
@@ -90,8 +90,8 @@ def investigate(study: Study, images: Path | None, frame: tuple[int, int], round
         float_ms, samples = measure(files, points[0].file, lambda file: file.load(threads), frame, rounds)
     for point in points:
         point.samples = samples[point.name]
-    searched = {pair.high.tobytes() for pair in context.pairs}
-    seen = sum(pair.high.tobytes() in searched for pair in pairs)
+    searched = {original(pair).tobytes() for pair in context.pairs}
+    seen = sum(original(pair).tobytes() in searched for pair in pairs)
     return Found(points, failed, float_ms, remark, len(pairs), seen)
 
 
@@ -107,7 +107,7 @@ def judging_pairs(context: TrialContext, images: Path | None) -> tuple[Pair, ...
 def judging_metrics(pairs: Sequence[Pair], border: int) -> tuple[tuple[str, ...], str]:
     """PSNR, and NIQE where it can be said; else why not."""
     least = METRICS["niqe"].least + 2 * border
-    small = [pair.name for pair in pairs if min(pair.high.shape[:2]) < least]
+    small = [pair.name for pair in pairs if min(original(pair).shape[:2]) < least]
     reason = why_unavailable("niqe") or (f"image '{small[0]}' is too small for niqe" if small else "")
     metrics = ("psnr",) if reason else ("psnr", "niqe")
     load_models(metrics)
@@ -122,7 +122,7 @@ def build_rivals(context: TrialContext, folder: Path) -> tuple[list[Point], dict
     given = Given(
         network=runtime_file(context, export_graph(context.traced), exact),
         calibration=[patch.numpy() for batch in calibration_patches(train, spec.seed) for patch in batch.split(1)],
-        validation=[(to_input(pair.low), pair.high) for pair in context.pairs[:VALIDATION]],
+        validation=[(to_input(pair.low), original(pair)) for pair in context.pairs[:VALIDATION]],
         scale=spec.scale,
         reduced=exact_weight_bits() < 8,
     )

@@ -18,10 +18,12 @@ from pathlib import Path
 
 import psutil
 import torch
-from documents import reserve_output
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.networks import fresh_model
 from autoq.system.processor import available_cores
+from benchmarks.documents import reserve_output
 
 AUTHORS = (
     (r"head\.", "conv_first."),

@@ -20,9 +20,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from runs import file_quality, float_graph
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.config.policy import Policy, uniform
 from autoq.config.space import SearchSpace
@@ -37,6 +35,7 @@ from autoq.training.qat import Training
 from autoq.trial.context import TrialContext, prepare
 from autoq.tuning.additive import probes
 from autoq.tuning.sensitivity import alone, measure
+from benchmarks.runs import file_quality, float_graph
 
 RUNGS = (0, 8, 32)
 """QAT steps after which a policy is evaluated: without training, at a rung, and fully trained."""

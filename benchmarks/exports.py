@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from documents import reserve_output
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.api.studies import check_inputs, open_study
 from autoq.config.spec import Record
@@ -26,6 +24,7 @@ from autoq.study.results import Results, point_name
 from autoq.study.study import Study
 from autoq.system.processor import available_cores
 from autoq.trial.context import TrialContext, prepare
+from benchmarks.documents import reserve_output
 
 FORMATS = ("onnx", "packed")
 PAYLOADS = ("size", "size_runtime")

@@ -17,18 +17,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from documents import reserve_output
-from runs import context_of, file_quality, float_graph, spearman_interval
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.config.policy import Policy
 from autoq.config.spec import TrialSpec
 from autoq.errors import TrialFailed
-from autoq.training.qat import Training
+from autoq.trial.run import trained
 from autoq.tuning.options import default_scale, search_space
+from benchmarks.documents import reserve_output
+from benchmarks.runs import context_of, file_quality, float_graph, spearman_interval
 
 STEPS = (0, 8, 16, 32)
 POLICIES = 12
@@ -72,11 +70,8 @@ def measure(path: Path, model: str, steps: tuple[int, ...], batch: int, count: i
                     continue
                 context = context_of(TrialSpec(model=model, scale=default_scale(model), steps=until, batch=batch))
                 begun = time.process_time()
-                torch.manual_seed(0)
-                training = Training(context, context.quantized(policy))
                 try:
-                    training.advance(until)
-                    values = file_quality(context, training.quantized, float_graph(context.spec))
+                    values = file_quality(context, trained(context, policy, until), float_graph(context.spec))
                 except TrialFailed:  # it diverged: last in rank
                     values = {"psnr": 0.0, "fidelity": 0.0}
                 seconds = round(time.process_time() - begun, 2)

@@ -26,12 +26,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from documents import reserve_output
-from runs import METRICS, Run, absolute, context_of, file_quality, float_graph, in_torch, measured
-
-from autoq.config.policy import Policy, uniform
+from autoq.config.policy import Granularity, Policy, uniform
 from autoq.config.spec import TrialSpec
 from autoq.export.onnx import export_graph
 from autoq.graph.loading import load
@@ -43,11 +40,13 @@ from autoq.quantizers.base import BiasQuantizer, Quantizer
 from autoq.training.qat import Training
 from autoq.trial.run import evaluate
 from autoq.tuning.options import default_scale
+from benchmarks.documents import reserve_output
+from benchmarks.runs import METRICS, Run, absolute, context_of, file_quality, float_graph, in_torch, measured
 
 MODELS = ("srresnet", "srgan", "xlsr")
 BITS = ("8/8/8", "6/6/8", "4/8/8", "4/4/8")
 CLIPPINGS = ("minmax", "percentile", "mse")
-GRANULARITIES = ("tensor", "channel")
+GRANULARITIES: tuple[Granularity, ...] = ("tensor", "channel")
 STEPS = {
     "plain": (),
     "equalized": ("equalize",),
@@ -109,14 +108,21 @@ def equalized_network(traced: Traced) -> Traced:
     traced = Traced(copy.deepcopy(traced.module), traced.layers, traced.sites)
     for _ in range(ROUNDS):
         for first, second in pairs(traced):
-            one, two = (traced.module.get_parameter(str(node.args[1].target)) for node in (first, second))
+            one, two = (parameter(traced, node, 1) for node in (first, second))
             r1, r2 = one.abs().amax((1, 2, 3)), two.abs().amax((0, 2, 3))
             s = torch.where((r1 > 0) & (r2 > 0), (r1 * r2).sqrt() / r2, torch.ones_like(r1))
             one.div_(s[:, None, None, None])
             if first.args[2] is not None:
-                traced.module.get_parameter(str(first.args[2].target)).div_(s)
+                parameter(traced, first, 2).div_(s)
             two.mul_(s[:, None, None])
     return traced
+
+
+def parameter(traced: Traced, convolution: fx.Node, argument: int) -> nn.Parameter:
+    """The weight (argument 1) or the bias (2) of a convolution."""
+    node = convolution.args[argument]
+    assert isinstance(node, fx.Node)
+    return traced.module.get_parameter(str(node.target))
 
 
 # ---------------------------------------------------------------- bias correction
@@ -127,7 +133,8 @@ class _Means(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, layers: set[str]) -> None:
         super().__init__(module)
-        self.layers, self.found = layers, {}
+        self.layers = layers
+        self.found: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> Tensor:
         result: Tensor = super().run_node(n)
@@ -183,14 +190,14 @@ def dynamic(quantized: Quantized) -> fx.GraphModule:
         if placed.placement.sites[0].role in ("activation", "skip"):
             quantizer = quantized.module.get_submodule(placed.quantizer)
             assert isinstance(quantizer, Quantizer)
-            quantizer.observe = functools.partial(follow, quantizer)  # in place, as biases refer to it
+            quantizer.observe = functools.partial(follow, quantizer)  # type: ignore[method-assign]  # in place, as biases refer to it
     return quantized.module.eval()
 
 
 # ---------------------------------------------------------------- the table
 
 
-def with_granularity(policy: Policy, granularity: str) -> Policy:
+def with_granularity(policy: Policy, granularity: Granularity) -> Policy:
     stages = [
         (stage, dataclasses.replace(quant, weight=dataclasses.replace(quant.weight, granularity=granularity)))
         for stage, quant in policy.stages
@@ -214,7 +221,10 @@ def main() -> None:
     figures: dict[str, float] = {}
     for model in options.models:
         scale = default_scale(model)
-        spec = TrialSpec(model=model, scale=scale, data=options.data, eval_data=options.eval_data, steps=options.steps)
+        spec = TrialSpec(
+            model=model, scale=scale, data=options.data, eval_data=options.eval_data, test_data=options.eval_data,
+            steps=options.steps,
+        )  # fmt: skip
         stages = load(model, scale).roles
         for granularity, bits in itertools.product(GRANULARITIES, options.bits):
             runs = [

@@ -8,15 +8,18 @@ PTQ is the best of the clipping rules, judged on the evaluation images themselve
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
-from documents import reserve_output
-from runs import Run, add_options, measured, spec_of
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.config.policy import all_float, uniform
 from autoq.graph.loading import load
 from autoq.quantizers import CLIPPING_NAMES
+from benchmarks.documents import reserve_output
+from benchmarks.runs import Run, add_options, measured, spec_of
 
 NEAR, NARROW = "8/8/8", "4/4/8"
 MOST_LOST = 0.1

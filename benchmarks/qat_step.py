@@ -30,11 +30,7 @@ from typing import Any
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from contenders import CONTENDERS, Given, PlainTraining, Steps, given, load, own_policy, remark
-from documents import reserve_output
-from runs import absolute, file_quality, float_graph, in_torch
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.config.spec import TrialSpec
 from autoq.costs.latency.measure import machine
@@ -43,6 +39,9 @@ from autoq.study.intervals import Interval, median_interval
 from autoq.system.processor import available_cores
 from autoq.trial.context import prepare
 from autoq.trial.run import evaluate, trained
+from benchmarks.contenders import CONTENDERS, Given, PlainTraining, Steps, given, load, own_policy, remark
+from benchmarks.documents import reserve_output
+from benchmarks.runs import absolute, file_quality, float_graph, in_torch
 
 FLOAT, OWN, BREVITAS = "float32", "autoq", "brevitas"
 WARM_UP = 2
@@ -75,11 +74,11 @@ def measured(start: Given, names: Sequence[str], rounds: int) -> tuple[list[Row]
     for name in names:
         note(f"building {name}")
         try:
-            trainings[name], *begun = warmed_up(start, name)
+            trainings[name], seconds, memory = warmed_up(start, name)
         except FAILURES as error:
             failed[name] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             continue
-        rows[name] = Row(name, *begun)
+        rows[name] = Row(name, seconds, memory)
     order = list(trainings)
     for number in range(rounds):
         note(f"round {number + 1} of {rounds}")
@@ -220,7 +219,8 @@ def main() -> None:
     try:
         load(options.only)
         spec = TrialSpec(
-            model=options.model, scale=options.scale, weights=options.weights, data=options.data, eval_data=options.eval_data,
+            model=options.model, scale=options.scale, weights=options.weights, data=options.data,
+            eval_data=options.eval_data, test_data=options.eval_data,
             steps=options.steps, batch=options.batch, threads=options.threads,
         )  # fmt: skip
         context = dataclasses.replace(prepare(spec), metrics=("psnr",))

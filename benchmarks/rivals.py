@@ -151,7 +151,7 @@ def _static(method: CalibrationMethod, given: Given, folder: Path) -> File:
     return onnx_file(path.read_bytes())
 
 
-class _Reader(CalibrationDataReader):
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Patches, one after the other."""
 
     def __init__(self, patches: Sequence[np.ndarray]) -> None:

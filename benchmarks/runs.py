@@ -22,6 +22,7 @@ from autoq.config.spec import TrialSpec
 from autoq.export.onnx import Graph, export_graph
 from autoq.graph.quantize import Quantized
 from autoq.graph.trace import trace
+from autoq.images.data import Pair
 from autoq.networks import staged_model
 from autoq.targets import Runner
 from autoq.trial.context import TrialContext, prepare, runtime_model, shipped
@@ -73,6 +74,12 @@ def file_quality(context: TrialContext, quantized: Quantized, graph: Graph) -> d
         TrialFailed: The output or a metric is not finite.
     """
     return evaluate(context, shipped(context, quantized, runtime_model(context.spec.target, graph, quantized)))
+
+
+def original(pair: Pair) -> np.ndarray:
+    """The image that a pair was made of, uint8 RGB [height, width, 3]."""
+    assert pair.high is not None, f"image '{pair.name}' has no original"
+    return pair.high
 
 
 def in_torch(network: nn.Module) -> Runner:
@@ -185,8 +192,9 @@ def absolute(text: str) -> Path:
 
 
 def spec_of(options: argparse.Namespace, seed: int) -> TrialSpec:
-    """The options as a trial's."""
+    """The options as a trial's; nothing is held out, so no other images are read for that."""
     return TrialSpec(
-        model=options.model, scale=options.scale, weights=options.weights, data=options.data, eval_data=options.eval_data,
+        model=options.model, scale=options.scale, weights=options.weights, data=options.data,
+        eval_data=options.eval_data, test_data=options.eval_data,
         steps=options.steps, batch=options.batch, seed=seed,
     )  # fmt: skip

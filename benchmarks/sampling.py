@@ -12,18 +12,17 @@ from typing import get_args
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from documents import reserve_output
-from runs import file_quality, float_graph
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.config.options import Sampling
 from autoq.config.policy import uniform
 from autoq.config.spec import TrialSpec
 from autoq.networks import model_info
 from autoq.system.processor import available_cores
-from autoq.training.qat import Training
 from autoq.trial.context import prepare
+from autoq.trial.run import trained
+from benchmarks.documents import reserve_output
+from benchmarks.runs import file_quality, float_graph
 
 POLICIES = ("4/4/8", "6/6/8")
 
@@ -34,8 +33,7 @@ def psnrs(spec: TrialSpec) -> list[float]:
     stages = model_info(spec.model).stages
     found = []
     for bits in POLICIES:
-        quantized = context.quantized(uniform(bits, stages, "lsq", "mse"))
-        Training(context, quantized).advance(spec.steps)
+        quantized = trained(context, uniform(bits, stages, "lsq", "mse"), spec.steps)
         found.append(file_quality(context, quantized, float_graph(spec))["psnr"])
     return found
 
@@ -57,7 +55,8 @@ def main() -> None:
         for sampling in get_args(Sampling):
             for seed in range(options.seeds):
                 spec = TrialSpec(
-                    model=options.model, scale=options.scale, data=options.data, eval_data=options.eval_data, steps=steps,
+                    model=options.model, scale=options.scale, data=options.data,
+                    eval_data=options.eval_data, test_data=options.eval_data, steps=steps,
                     seed=seed, sampling=sampling, threads=available_cores(),
                 )  # fmt: skip
                 runs.setdefault(sampling, []).append(psnrs(spec))

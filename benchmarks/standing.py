@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rivals import FLOAT, ORT, PTQ, File, named
-
 from autoq.study.intervals import Interval, median_interval
 from autoq.tuning.baselines import FIRST_LAST_16
+from benchmarks.rivals import FLOAT, ORT, PTQ, File, named
 
 Group = Literal["rival", "baseline", "front"]
 Payload = Literal["shipped", "loaded"]

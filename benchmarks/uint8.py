@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from documents import reserve_output
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.config.policy import uniform
 from autoq.export.onnx import export_graph
@@ -29,6 +27,8 @@ from autoq.networks import model_info, staged_model
 from autoq.system.processor import available_cores
 from autoq.targets import load_target, target_info
 from autoq.trial.context import execution_on, runtime_model
+from benchmarks.documents import reserve_output
+from benchmarks.runs import original
 
 MODEL, SCALE, TARGET = "xlsr", 3, "npu-uint8"
 CLIPPINGS = ("minmax", "percentile", "mse")
@@ -45,7 +45,7 @@ def psnrs(
     pairs = [make_pair(image, SCALE) for image in images]
 
     def mean(outputs: Sequence[np.ndarray]) -> float:
-        found = [psnr(to_pixels(output[0]), pair.high, SCALE) for output, pair in zip(outputs, pairs, strict=True)]
+        found = [psnr(to_pixels(output[0]), original(pair), SCALE) for output, pair in zip(outputs, pairs, strict=True)]
         return float(np.mean(found))
 
     values = {"float": mean([upscale(network, pair.low, "cpu").numpy() for pair in pairs])}

@@ -15,26 +15,26 @@ import numpy as np
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from documents import reserve_output
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.images.data import make_pair, read_folder, resize, to_pixels, to_tensor
 from autoq.metrics.quality import psnr
 from autoq.networks import MODELS, build_model, bundled_record, record_path
+from benchmarks.documents import reserve_output
+from benchmarks.runs import original
 
 
 @torch.no_grad()
 def measure(network: nn.Module, scale: int, folder: Path) -> float:
     """Mean PSNR (dB) of a network over a folder."""
     pairs = [make_pair(image, scale) for image in read_folder(folder)]
-    return float(np.mean([psnr(to_pixels(network(to_tensor(pair.low))), pair.high, scale) for pair in pairs]))
+    return float(np.mean([psnr(to_pixels(network(to_tensor(pair.low))), original(pair), scale) for pair in pairs]))
 
 
 def bicubic(scale: int, folder: Path) -> float:
     """Mean PSNR (dB) of bicubic interpolation over a folder."""
     pairs = [make_pair(image, scale) for image in read_folder(folder)]
-    return float(np.mean([psnr(resize(pair.low, *pair.high.shape[:2]), pair.high, scale) for pair in pairs]))
+    return float(np.mean([psnr(resize(pair.low, *original(pair).shape[:2]), original(pair), scale) for pair in pairs]))
 
 
 def main() -> None:

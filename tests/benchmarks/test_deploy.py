@@ -35,7 +35,7 @@ ORT = [f"ORT static, {how}{where}" for how in ("min-max", "entropy", "percentile
 def study(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Study:
     """Three baselines after one step of training: the front is the float network and some of the others."""
     folder = tmp_path_factory.mktemp("deploy")
-    images = {"data": small_image(folder / "train", 0), "eval_data": small_image(folder / "eval", 1)}
+    images = {name: small_image(folder / name, seed) for seed, name in enumerate(("data", "eval_data", "test_data"))}
     trial = TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=1, batch=1, patches=1, **images)
     space = search_space(trial)
     spec = StudySpec(trial=trial, space=space.to_dict(), objectives=("size", "psnr"), frame=(24, 16))
@@ -112,7 +112,7 @@ def test_a_study_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_without_nncf_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['nncf'] = None; sys.path.insert(0, 'benchmarks'); import deploy"
+    code = "import sys; sys.modules['nncf'] = None; from benchmarks import deploy"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert (found.returncode, found.stderr.count("\n")) == (2, 1)
     assert found.stderr.startswith("error: nncf is not installed; type pip install")

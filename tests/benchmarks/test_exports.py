@@ -41,7 +41,7 @@ def test_the_front_comes_first_and_the_others_are_spread_over_size(finished: Pat
 
 
 def test_what_does_not_hold_is_counted() -> None:
-    def row(psnr: float, found: int, holds: bool | None) -> dict:  # type: ignore[type-arg]
+    def row(psnr: float, found: int, holds: bool | None) -> dict:
         return {
             "psnr": {"promised": 30.0, "onnx": psnr, "packed": 30.0}, "agreement_db": {"onnx": 51.0, "packed": 60.0},
             "payload": {"size": {"promised": 10, "found": found}, "size_runtime": {"promised": 20, "found": 20}},

@@ -8,10 +8,8 @@ from typing import Any
 import pytest
 
 from autoq.quantizers import QUANTIZERS
-from benchmarks import qat_step
+from benchmarks import contenders, qat_step
 from tests.conftest import small_image
-
-contenders = sys.modules["contenders"]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
@@ -51,7 +49,7 @@ def test_a_rival_that_is_not_installed_is_named_with_what_to_type(
 
 
 def test_a_rival_whose_interface_fails_is_listed_with_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(start: Any) -> qat_step.Steps:
+    def broken(start: Any) -> contenders.Steps:
         raise TypeError("unexpected keyword\nand a long story")
 
     class Idle:
@@ -62,7 +60,7 @@ def test_a_rival_whose_interface_fails_is_listed_with_its_error(monkeypatch: pyt
 
     monkeypatch.setitem(contenders.CONTENDERS, "nncf", contenders.Contender(broken))
     monkeypatch.setitem(contenders.CONTENDERS, "float32", contenders.Contender(lambda start: Idle()))
-    rows, failed = qat_step.measured(_Start(), ["nncf", "float32"], 3)  # type: ignore[arg-type]
+    rows, failed = qat_step.measured(_Start(), ["nncf", "float32"], 3)
     assert failed == {"nncf": "TypeError: unexpected keyword"}
     assert [(row.name, len(row.wall), len(row.cpu)) for row in rows] == [("float32", 3, 3)]
     assert "nncf                   failed: TypeError: unexpected keyword" in qat_step.table(rows, failed)
