@@ -15,6 +15,8 @@ import functools
 import math
 import statistics
 import sys
+import tempfile
+import unittest.mock
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,18 +24,21 @@ from pathlib import Path
 import numpy as np
 import optuna
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from curves import MOMENTS, curve_table, curves_of, draw, volume_at
-from documents import reserve_output
-from exhaustive import RUNGS, TABLES, space
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.config import schedule
+from autoq.config.events import Events
 from autoq.config.objectives import Direction, reference_value
-from autoq.config.policy import Policy, StageQuant
-from autoq.study import pareto
-from autoq.study.storage import make_sampler
-from autoq.tuning import additive, successive_halving
+from autoq.config.policy import Policy, StageQuant, all_float
+from autoq.config.spec import Sensitivity, StudySpec, TrialResult, TrialSpec
+from autoq.study import pareto, storage
+from autoq.study.results import FLOAT_NAME
+from autoq.study.study import Study
+from autoq.tuning import additive
+from autoq.tuning.scheduler import StudySearcher
+from benchmarks.curves import MOMENTS, curve_table, curves_of, draw, volume_at
+from benchmarks.documents import reserve_output
+from benchmarks.exhaustive import RUNGS, TABLES, space
 
 FULL = RUNGS[-1]
 RAY = "Ray's OptunaSearch"
@@ -45,7 +50,10 @@ DIRECTIONS: list[Direction] = ["minimize", "minimize", "maximize"]
 
 @dataclass(frozen=True)
 class Table:
-    """What exhaustive.py measured with one seed: of every policy its costs, and PSNR and seconds at every rung."""
+    """What exhaustive.py measured with one seed: of every policy its costs, and PSNR and seconds at every rung.
+
+    exact: the objectives of the float network.
+    """
 
     policies: list[Policy]
     costs: np.ndarray
@@ -54,8 +62,7 @@ class Table:
     losses: dict[str, dict[StageQuant, float]]
     preparing: float
     probing: float
-    reference: list[float]
-    float_psnr: float
+    exact: dict[str, float]
 
     @classmethod
     def read(cls, seed: int, folder: Path) -> Table:
@@ -80,21 +87,34 @@ class Table:
             },
             preparing=preparing,
             probing=probing,
-            reference=[
-                reference_value(name, float(value))
-                for name, value in zip(OBJECTIVES, (exact["size"], exact["bops"], exact[f"psnr_{FULL}"]), strict=True)
-            ],
-            float_psnr=float(exact[f"psnr_{FULL}"]),
+            exact={name: float(exact[column]) for name, column in zip(OBJECTIVES, ("size", "bops", f"psnr_{FULL}"), strict=True)},
         )
+
+    @property
+    def reference(self) -> list[float]:
+        """The reference point of a study, from the float network."""
+        return [reference_value(name, value) for name, value in self.exact.items()]
+
+    @functools.cached_property
+    def index(self) -> dict[Policy, int]:
+        """Policy -> its row."""
+        return {policy: index for index, policy in enumerate(self.policies)}
 
     def values(self, indices: list[int], rung: int = FULL) -> np.ndarray:
         """[points, objectives], NaN qualities (a training that diverged) as the worst."""
         psnr = np.nan_to_num(self.psnr[rung][indices], nan=0.0)
         return np.column_stack([self.costs[indices], psnr])
 
+    def result(self, index: int, rung: int) -> TrialResult:
+        """What a trial of the policy ends with at a rung."""
+        values = dict(zip(OBJECTIVES, (*self.costs[index].tolist(), float(self.psnr[rung][index])), strict=True))
+        if math.isnan(values["psnr"]):
+            return TrialResult(state="failed", reason="training diverged", steps=rung)
+        return TrialResult(state="complete", values=values, steps=rung)
+
     @property
     def float_mse(self) -> float:
-        return float(10 ** (-self.float_psnr / 10))
+        return float(10 ** (-self.exact["psnr"] / 10))
 
     def hypervolume(self, indices: list[int]) -> float:
         return pareto.hypervolume(self.values(indices), DIRECTIONS, self.reference) if indices else 0.0
@@ -131,15 +151,6 @@ class Run:
             self.found.append(index)
             self.curve.append((self.seconds, self.table.hypervolume(self.found)))
 
-    def losses(self, indices: list[int], rung: int) -> np.ndarray:
-        """[points, objectives] at a rung, minimized."""
-        return pareto.losses(self.table.values(indices, rung), DIRECTIONS)
-
-    @property
-    def reference(self) -> list[float]:
-        """The reference point, minimized."""
-        return list(pareto.losses([self.table.reference], DIRECTIONS)[0])
-
     @property
     def done(self) -> bool:
         return bool(self.curve) and self.curve[-1][1] >= self.target and self.seconds >= MOMENTS[-1]
@@ -152,17 +163,20 @@ Strategy = Callable[[Run], None]
 
 
 def cold(sampler: str) -> Strategy:
-    """An Optuna sampler from nothing, every trial fully trained."""
+    """An Optuna sampler from nothing, made anew for every trial as in a study; every trial fully trained."""
 
     def strategy(run: Run) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
         run.seconds += run.table.preparing
-        asker = Asker(run, sampler)
-        for _ in range(run.budget):
+        everything, study = space(), optuna.create_study(directions=DIRECTIONS)
+        for number in range(run.budget):
             if run.done:
                 return
-            number, index = asker.ask()
+            study.sampler = storage.make_sampler(sampler, run.seed, number, run.budget)
+            trial = study.ask()
+            index = run.table.index[everything.suggest(trial)]
             run.train(index, None, FULL)
-            asker.tell(number, index)
+            study.tell(trial, run.table.values([index])[0].tolist())
 
     return strategy
 
@@ -173,7 +187,6 @@ def ray_optuna(run: Run) -> None:
 
     run.seconds += run.table.preparing
     everything = space()
-    index = {policy: number for number, policy in enumerate(run.table.policies)}
     probe = optuna.create_study().ask()
     everything.suggest(probe)
     modes = [direction[:3] for direction in DIRECTIONS]
@@ -181,38 +194,13 @@ def ray_optuna(run: Run) -> None:
     for number in range(run.budget):
         if run.done:
             return
-        policy = everything.suggest(optuna.trial.FixedTrial(search.suggest(str(number))))
-        run.train(index[policy], None, FULL)
-        values = run.table.values([index[policy]])[0].tolist()
+        suggested = search.suggest(str(number))
+        assert suggested is not None, "without a limit of concurrency there is always a next one"
+        policy = everything.suggest(optuna.trial.FixedTrial(suggested))
+        index = run.table.index[policy]
+        run.train(index, None, FULL)
+        values = run.table.values([index])[0].tolist()
         search.on_trial_complete(str(number), dict(zip(OBJECTIVES, values, strict=True)))
-
-
-class Asker:
-    """Optuna, seeded as in a study: a sampler made anew for every trial."""
-
-    def __init__(self, run: Run, sampler: str) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.run, self.sampler = run, sampler
-        self.study = optuna.create_study(directions=DIRECTIONS)
-        self.space = space()
-        self.index = {policy: index for index, policy in enumerate(run.table.policies)}
-        self.trials: list[optuna.Trial] = []
-
-    def ask(self, policy: Policy | None = None) -> tuple[int, int]:
-        """(number, index in the table) of the next trial: a given policy, or what the sampler suggests."""
-        number = len(self.trials)
-        if policy is not None:
-            self.study.enqueue_trial(self.space.parameters(policy))
-        self.study.sampler = make_sampler(self.sampler, self.run.seed, number, self.run.budget)
-        trial = self.study.ask()
-        self.trials.append(trial)
-        return number, self.index[self.space.suggest(trial)]
-
-    def tell(self, number: int, index: int, stopped: bool = False) -> None:
-        if stopped:
-            self.study.tell(self.trials[number], state=optuna.trial.TrialState.PRUNED)
-        else:
-            self.study.tell(self.trials[number], self.run.table.values([index])[0].tolist())
 
 
 def predicted(run: Run, count: int) -> list[Policy]:
@@ -227,9 +215,8 @@ def predicted(run: Run, count: int) -> list[Policy]:
 def seeds_alone(run: Run) -> None:
     """The seeds of a study, fully trained, and nothing else."""
     run.seconds += run.table.preparing
-    index = {policy: number for number, policy in enumerate(run.table.policies)}
     for policy in predicted(run, schedule.initial_trials(run.budget)):
-        run.train(index[policy], None, FULL)
+        run.train(run.table.index[policy], None, FULL)
 
 
 def uniform_only(run: Run) -> None:
@@ -240,36 +227,41 @@ def uniform_only(run: Run) -> None:
             run.train(number, None, FULL)
 
 
-def autoq(run: Run, stopping: bool = True, sampler: str = "auto") -> None:
-    """Seeds, then the sampler, in brackets that are compared at rungs."""
+class TableSearcher(StudySearcher):
+    """The searcher of a study whose trials are looked up: no file's structure is described."""
+
+    def _structure(self, policy: Policy) -> str:
+        return ""
+
+
+def autoq(run: Run, stopping: bool = True) -> None:
+    """A study, with one worker that looks its trials up. Its trials are stored in memory: files would only take longer."""
     run.seconds += run.table.preparing
-    asker = Asker(run, sampler)
-    seeds = predicted(run, schedule.initial_trials(run.budget))
-    rungs = RUNGS[1:] if stopping else (FULL,)
-    reached: dict[int, list[int]] = {rung: [] for rung in rungs}
-    number = 0
-    while number < run.budget:
-        together = schedule.bracket(number, len(seeds), rungs)
-        number = min(together.stop, run.budget)
-        going = [asker.ask(seeds[each] if each < len(seeds) else None) for each in range(together.start, number)]
-        before = None
-        for rung in rungs:
-            for _, index in going:
-                run.train(index, before, rung)
-            here = [index for _, index in going]
-            kept = list(range(len(going)))
-            if rung != FULL and len(together) > 1:
-                kept = successive_halving.promoted(
-                    list(run.losses(here, rung)),
-                    list(run.losses(reached[rung], rung)),
-                    run.reference,
-                    successive_halving.slots(len(here)),
-                )
-            reached[rung] += here
-            for position, (told, index) in enumerate(going):
-                if position not in kept or rung == FULL:
-                    asker.tell(told, index, stopped=position not in kept)
-            going, before = [going[position] for position in kept], rung
+    in_memory = unittest.mock.patch("autoq.study.study.connect", return_value=storage.in_memory())
+    with in_memory, tempfile.TemporaryDirectory() as folder:
+        study = begun(run, Path(folder), stopping)
+        searcher = TableSearcher(study, [], Events())
+        while isinstance(config := searcher.suggest("trial"), dict):
+            index, until = run.table.index[Policy.from_dict(config["policy"])], config["until"]
+            below = [rung for rung in searcher.rungs if rung < until]
+            run.train(index, below[-1] if below else None, until)
+            searcher.on_trial_complete("trial", {"result": run.table.result(index, until).model_dump_json()})
+        study.close()
+
+
+def begun(run: Run, folder: Path, stopping: bool) -> Study:
+    """A study of the table's space with its initial trials and the float network."""
+    spec = StudySpec(
+        trial=TrialSpec(model="xlsr", scale=3, seed=run.seed, steps=FULL), space=space().to_dict(), objectives=OBJECTIVES,
+        budget=run.budget, initial_trials=schedule.initial_trials(run.budget), rungs=RUNGS[1:] if stopping else (),
+    )  # fmt: skip
+    study = Study.create(folder, spec, {"command": "", "python": "", "machine": "", "versions": {}})
+    seeds = predicted(run, spec.initial_trials)
+    study.set_seeds(
+        Sensitivity(probes=(), initial_trials=tuple(policy.to_dict() for policy in seeds), predicted=(0.0,) * len(seeds))
+    )
+    study.add_baseline(FLOAT_NAME, all_float(study.space.facts.stages), TrialResult(state="complete", values=run.table.exact), "")
+    return study
 
 
 STRATEGIES: dict[str, Strategy] = {
@@ -320,8 +312,8 @@ def figures_of(runs: dict[str, list[Run]]) -> dict[str, float]:
         if cold_ones:
             figures["seconds_ratio_best_cold_95"] = round(own / min(cold_ones), 3)
         if "seeds alone" in runs:
-            pairs = zip(runs["autoq"], runs["seeds alone"], strict=True)
-            ends = [(volume_at(a, math.inf), volume_at(b, math.inf)) for a, b in pairs]
+            both = zip(runs["autoq"], runs["seeds alone"], strict=True)
+            ends = [(volume_at(a, math.inf), volume_at(b, math.inf)) for a, b in both]
             figures["worse_than_seeds_alone"] = sum(a < b for a, b in ends)
             figures["no_better_than_seeds_alone"] = sum(a <= b for a, b in ends)
             figures["gain_over_seeds_alone"] = round(statistics.mean(a / b - 1 for a, b in ends), 4)
