@@ -26,10 +26,12 @@ from pathlib import Path
 
 import psutil
 import torch
-from documents import reserve_output
 from safetensors.torch import save_file
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
 from autoq.networks.srresnet import SRResNet
+from benchmarks.documents import reserve_output
 
 SPACE = """
 roles:
@@ -37,6 +39,7 @@ roles:
   activation: {bits: [4, 8], quantizer: lsq, clipping: minmax}
   skip: {bits: 8, quantizer: lsq, clipping: minmax}
 """
+AUTOQ = [sys.executable, "-c", "from autoq.cli import main; main()"]
 ORPHANS_AFTER = 60.0
 DRIVER_LIVES = 16.0
 """A driver is killed within so many seconds: about half of them pass before its first trial runs."""
@@ -55,27 +58,19 @@ class Trouble:
     seen: dict[str, str] = field(default_factory=dict)
     left_behind: list[psutil.Process] = field(default_factory=list)
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def command(self) -> list[str]:
+        """What begins the study, or goes on with it."""
         if (self.folder / "studies" / self.name / "study.yaml").is_file():
-            arguments = ["--resume"]
-        else:
-            arguments = [
-                "--model", "srresnet", "--scale", "2", "--weights", "tiny.safetensors", "--space", "space.yaml", "--frame", "32x24",
-                "--objectives", "size,latency,psnr", "--budget", str(self.budget), "--steps", str(self.steps),
-                "--replications", "0", "--workers", str(self.workers),
-            ]  # fmt: skip
-        command = [
-            sys.executable,
-            "-c",
-            "from autoq.cli import main; main()",
-            "search",
-            "--study",
-            self.name,
-            "--quiet",
-            *arguments,
-        ]
+            return ["search", "--study", self.name, "--quiet", "--resume"]
+        return [
+            "search", "--study", self.name, "--quiet", "--model", "srresnet", "--scale", "2", "--weights", "tiny.safetensors",
+            "--space", "space.yaml", "--frame", "32x24", "--objectives", "size,latency,psnr", "--budget", str(self.budget),
+            "--steps", str(self.steps), "--replications", "0", "--workers", str(self.workers),
+        ]  # fmt: skip
+
+    def start(self) -> subprocess.Popen[bytes]:
         with (self.folder / f"{self.name}.log").open("ab") as log:
-            return subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
+            return subprocess.Popen([*AUTOQ, *self.command()], cwd=self.folder, stdout=log, stderr=log)
 
     def lines(self) -> list[str]:
         path = self.folder / "studies" / self.name / "trials.jsonl"
@@ -153,6 +148,13 @@ def kill_workers(trouble: Trouble, kills: int, choose: random.Random) -> int:
     return done
 
 
+def prepare(folder: Path) -> None:
+    """Write the network and the space."""
+    torch.manual_seed(0)
+    save_file(SRResNet(scale=2, blocks=1, features=8).state_dict(), folder / "tiny.safetensors")
+    (folder / "space.yaml").write_text(SPACE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--driver-kills", type=int, default=20)
@@ -169,9 +171,7 @@ def main() -> None:
     left_behind: list[psutil.Process] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        torch.manual_seed(0)
-        save_file(SRResNet(scale=2, blocks=1, features=8).state_dict(), folder / "tiny.safetensors")
-        (folder / "space.yaml").write_text(SPACE)
+        prepare(folder)
         for kind, wanted, kill in (
             ("driver", options.driver_kills, kill_drivers),
             ("worker", options.worker_kills, kill_workers),

@@ -34,6 +34,7 @@ import json, sys
 import torch
 from torch import nn
 import autoq
+from tests.searching import no_ray
 
 SHARED = 8
 
@@ -57,9 +58,10 @@ class Notes(autoq.Events):
 if __name__ == "__main__":
     torch.manual_seed(3)
     net, notes, study = Net(), Notes(), sys.argv[1]
-    options = dict(data="train", eval_data="eval", objectives="size,latency,psnr", budget=2, steps=2, initial_trials=0, replications=0, workers=1, threads=1, frame="32x24", stopping=False)
+    options = dict(data="train", eval_data="eval", test_data="test", objectives="size,latency,psnr", budget=2, steps=2, initial_trials=0, replications=0, workers=1, threads=1, frame="32x24", stopping=False)
     try:
-        autoq.search(net, study=study, events=notes, **options)
+        with no_ray():
+            autoq.search(net, study=study, events=notes, **options)
     except KeyboardInterrupt:
         first = [record.number for record in autoq.open_study(study).records() if record.number is not None]
     weights = net.state_dict()
@@ -83,15 +85,16 @@ class Net(nn.Module):
         self.head, self.tail, self.shuffle = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, padding=1), nn.PixelShuffle(2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.shuffle(self.tail(torch.relu(self.head(x))))  # type: ignore[no-any-return]
+        return self.shuffle(self.tail(torch.relu(self.head(x))))
 
 
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A search of a network of a script's own, interrupted after its first trial, continued and exported there."""
+    """A search of a network of a script's own, interrupted after its first trial, continued in a worker and exported there."""
     folder = tmp_path_factory.mktemp("given")
     small_image(folder / "train", 0)
     small_image(folder / "eval", 1)
+    small_image(folder / "test", 2)
     (folder / "script.py").write_text(SCRIPT)
     environment = {**os.environ, "TORCH_HOME": str(folder / "no-metrics"), "PYTHONPATH": str(Path(__file__).parents[1])}
     done = subprocess.run(
@@ -228,7 +231,7 @@ def test_stages_by_patterns(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"layer 'tail' is in no stage, expected exactly one stage; fix the `layers:` section"):
         autoq.search(model=Net(), stages={"front": "head"})
     with pytest.raises(InputError, match=r"stages: layers: found '\[\]', expected stages with patterns"):
-        autoq.search(model=Net(), stages=[])  # type: ignore[arg-type]
+        autoq.search(model=Net(), stages=[])
 
 
 def test_the_network_travels_to_a_worker_in_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

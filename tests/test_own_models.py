@@ -34,7 +34,7 @@ from autoq.tuning.options import search_space
 from tests.cli.test_bad_input import FIT, Refused, case
 from tests.cli.test_cli import run
 from tests.conftest import small_image
-from tests.tuning.test_runner import autoq as autoq_command
+from tests.searching import in_process
 
 EVERY_LAYER = {"all": ("*",)}
 ROLES = "roles: {weight: {bits: [4, 8]}, activation: {bits: 8}, skip: {bits: 8}}\n"
@@ -151,7 +151,8 @@ def gradients(network: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
 
 OPTIONS = [
     "--model", "mynet:make", "--scale", "2", "--space", "my.yaml", "--steps", "1", "--budget", "2", "--workers", "1",
-    "--threads", "1", "--frame", "32x24", "--data", "train", "--eval-data", "eval", "--replications", "0",
+    "--threads", "1", "--frame", "32x24", "--data", "train", "--eval-data", "eval", "--test-data", "test",
+    "--replications", "0",
 ]  # fmt: skip
 Found = tuple[Path, subprocess.CompletedProcess[str]]
 
@@ -162,7 +163,15 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Found:
     folder = written(tmp_path_factory.mktemp("own"))
     small_image(folder / "train", 0)
     small_image(folder / "eval", 1)
-    return folder, autoq_command(folder, "search", *OPTIONS, "--study", str(folder / "study"), "--json")
+    small_image(folder / "test", 2)
+    return folder, searching(folder, *OPTIONS, "--study", str(folder / "study"), "--json")
+
+
+def searching(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`autoq search` in this process, which forgets the module."""
+    done = in_process(folder, "search", *arguments)
+    sys.modules.pop("mynet", None)
+    return done
 
 
 def test_a_search(searched: Found) -> None:
@@ -176,7 +185,7 @@ def test_a_search(searched: Found) -> None:
 
 def test_it_is_resumed_and_reported_without_the_module(searched: Found, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, first = searched
-    done = autoq_command(folder, "search", "--resume", "--model", "mynet:make", "--study", str(folder / "study"), "--json")
+    done = searching(folder, "--resume", "--model", "mynet:make", "--study", str(folder / "study"), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["front"] == json.loads(first.stdout)["front"]
     monkeypatch.chdir(tmp_path)
@@ -235,7 +244,7 @@ def test_a_search_says_which_stages_it_found(folder: Path) -> None:
     small_image(folder / "eval", 1)
     heard: list[str] = []
     events = autoq.Events()
-    events.note = heard.append  # type: ignore[method-assign]
+    events.note = heard.append  # type: ignore[method-assign, assignment]
     options = {
         "model": "mynet:make",
         "data": folder / "train",

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,11 +17,16 @@ from pathlib import Path
 
 import pytest
 
+from autoq.config.policy import Policy
+from autoq.config.spec import TrialResult
+from autoq.config.structure import Structure
 from autoq.study.results import Results
 from autoq.study.study import Study
-from tests.tuning.test_runner import OPTIONS, SPACE, command, environment, start, wait_for_lines
+from tests.searching import command, environment
+from tests.study.test_resume import make, worth
 
 ROOT = Path(__file__).parents[2]
+STRUCTURE = Structure(stages=("body", "upsampling"), integer=("body",), skips=("body",))
 
 
 @contextmanager
@@ -38,9 +44,9 @@ def dashboard(folder: Path, study: str) -> Iterator[str]:
             assert server.wait(30) == 0
 
 
-def get(url: str, **headers: str) -> dict:  # type: ignore[type-arg]
+def get(url: str, **headers: str) -> dict:
     with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
-        found: dict = json.load(answer)  # type: ignore[type-arg]
+        found: dict = json.load(answer)
         return found
 
 
@@ -57,31 +63,47 @@ def shown(chromium: str, url: str, profile: Path) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", re.sub(r"<(style|script).*?</\1>", "", done.stdout, flags=re.DOTALL)))
 
 
-def test_a_running_study_in_a_browser(tmp_path: Path, tiny_weights: Path, chromium: str) -> None:
-    (tmp_path / "space.yaml").write_text(SPACE)
-    options = [*OPTIONS, "--weights", str(tiny_weights), "--study", "live"]
-    options[options.index("--budget") + 1] = "500"
-    search = start(tmp_path, "search", *options)
+@contextmanager
+def running(folder: Path) -> Iterator[Study]:
+    """A study of made-up trials that goes on meanwhile, several trials a second."""
+    study, over = make(folder, "random", 500), threading.Event()
+    exact = TrialResult(state="complete", values={"size": 31744.0, "latency": 5.0, "psnr": 30.0})
+    study.add_baseline("float", Policy(()), exact, Structure())
+
+    def go_on() -> None:
+        while not over.wait(0.2):
+            asked = study.ask()
+            study.tell(asked.number, asked.policy, worth(asked.policy, asked.number), STRUCTURE)
+
+    search = threading.Thread(target=go_on)
+    search.start()
     try:
-        wait_for_lines(search, tmp_path / "studies" / "live" / "trials.jsonl", 10)
-        with dashboard(tmp_path, "live") as url:
-            before = trials_on_front(tmp_path / "studies" / "live")
-            page = shown(chromium, url, tmp_path / "profile")
-            after = trials_on_front(tmp_path / "studies" / "live")
-            analytics = shown(chromium, f"{url}/analytics", tmp_path / "profile")
-            trial = shown(chromium, f"{url}/trials?numbers=0", tmp_path / "profile")
-        assert search.poll() is None, "the study was running all the while"
+        while len(study.records()) < 10:
+            assert search.is_alive()
+        yield study
+        assert search.is_alive(), "the study was running all the while"
     finally:
-        search.send_signal(signal.SIGINT)
-        search.communicate(timeout=60)
+        over.set()
+        search.join()
+        study.close()
+
+
+def test_a_running_study_in_a_browser(tmp_path: Path, chromium: str) -> None:
+    folder = tmp_path / "studies" / "live"
+    with running(folder) as study, dashboard(tmp_path, "live") as url:
+        before = trials_on_front(folder)
+        page = shown(chromium, url, tmp_path / "profile")
+        after = trials_on_front(folder)
+        analytics = shown(chromium, f"{url}/analytics", tmp_path / "profile")
+        trial = shown(chromium, f"{url}/trials?numbers=0", tmp_path / "profile")
     best = set(re.findall(r"Trial \d+(?= Objective Values)", page))
     assert best & (before | after), (best, before, after)
-    assert "baseline float size 31 KiB, latency" in page
+    assert "baseline float size 31 KiB, latency 5.0 ms, psnr 30.00 dB" in page
     for name in ("size (bytes)", "latency (ms)", "psnr (dB)"):
         assert name in analytics
-    record = next(record for record in Study.open(tmp_path / "studies" / "live").records() if record.number == 0)
+    record = next(record for record in study.records() if record.number == 0)
     assert f"policy {record.label}" in trial
-    assert f"structure {record.structure.in_words(8)}" in trial
+    assert "structure body int8+skip, upsampling float" in trial
 
 
 def trials_on_front(folder: Path) -> set[str]:
@@ -91,23 +113,31 @@ def trials_on_front(folder: Path) -> set[str]:
     return {f"Trial {record.number}" for record in Results(trials, study.spec.objectives).front}
 
 
-def test_a_study_that_came_without_its_database_is_for_reading_only(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder with a study that came without its database, and the address of its page."""
+    folder = tmp_path_factory.mktemp("copied")
     shutil.copytree(
-        ROOT / "studies" / "srgan-x4", tmp_path / "studies" / "srgan-x4", ignore=shutil.ignore_patterns("*.db", "ray", "graph.onnx")
+        ROOT / "studies" / "srgan-x4", folder / "studies" / "srgan-x4", ignore=shutil.ignore_patterns("*.db", "ray", "graph.onnx")
     )
-    with dashboard(tmp_path, "srgan-x4") as url:
-        base = url.partition("/dashboard")[0]
-        study = get(f"{base}/api/studies/0?after=0")
-        assert study["objective_names"] == ["size (bytes)", "latency (ms)", "fidelity (dB)"]
-        assert study["directions"] == ["minimize", "minimize", "maximize"]
-        assert len(study["trials"]) == 50
-        best = {f"Trial {trial['number']}" for trial in study["best_trials"]}
-        assert trials_on_front(ROOT / "studies" / "srgan-x4") <= best, "of equal points autoq keeps one, Optuna all"
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(urllib.request.Request(f"{base}/api/studies", method="POST", data=b"{}"), timeout=30)
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            get(f"{base}/api/studies", Host="elsewhere.example:80")
-    assert not (tmp_path / "studies" / "srgan-x4" / "study.db").exists()
+    with dashboard(folder, "srgan-x4") as url:
+        yield folder, url
+
+
+def test_a_study_that_came_without_its_database_is_for_reading_only(copied: tuple[Path, str]) -> None:
+    folder, url = copied
+    base = url.partition("/dashboard")[0]
+    study = get(f"{base}/api/studies/0?after=0")
+    assert study["objective_names"] == ["size (bytes)", "latency (ms)", "fidelity (dB)"]
+    assert study["directions"] == ["minimize", "minimize", "maximize"]
+    assert len(study["trials"]) == 50
+    best = {f"Trial {trial['number']}" for trial in study["best_trials"]}
+    assert trials_on_front(ROOT / "studies" / "srgan-x4") <= best, "of equal points autoq keeps one, Optuna all"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(urllib.request.Request(f"{base}/api/studies", method="POST", data=b"{}"), timeout=30)
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        get(f"{base}/api/studies", Host="elsewhere.example:80")
+    assert not (folder / "studies" / "srgan-x4" / "study.db").exists()
 
 
 def test_a_copied_study_is_shown_from_its_records(tmp_path: Path) -> None:
@@ -121,13 +151,10 @@ def test_a_copied_study_is_shown_from_its_records(tmp_path: Path) -> None:
         assert (study["name"], len(study["trials"])) == ("copy", 50)
 
 
-def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
-    shutil.copytree(ROOT / "studies" / "srgan-x4", tmp_path / "studies" / "srgan-x4")
-    with dashboard(tmp_path, "srgan-x4") as url:
-        port = url.split(":")[2].partition("/")[0]
-        done = subprocess.run(
-            command("dashboard", "srgan-x4", "--port", port), cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+def test_a_port_that_is_taken_is_one_line(copied: tuple[Path, str]) -> None:
+    folder, url = copied
+    port = url.split(":")[2].partition("/")[0]
+    done = subprocess.run(command("dashboard", "srgan-x4", "--port", port), cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"autoq: --port {port}: Address already in use; type --port 0 for a free port\n"
 

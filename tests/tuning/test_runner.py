@@ -1,80 +1,47 @@
-"""Whole searches, small: Ray, Optuna, OpenVINO, the report; repeated, interrupted, with workers that die."""
+"""Whole searches, small: Ray, Optuna, OpenVINO, the report; repeated, interrupted, with workers that die.
+
+Where Ray's processes are not what is tested, the search runs in this one.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from autoq.study.study import Study
+from autoq.system.files import append_line
+from autoq.tuning import runner
+from tests.searching import BASELINES, OPTIONS, SPACE, furnished, in_process, run_python
 
-SPACE = """
-roles:
-  weight: {bits: [4, 8, 16], quantizer: [minmax, lsq], clipping: [minmax, mse]}
-  activation: {bits: [4, 8], quantizer: lsq, clipping: minmax}
-  skip: {bits: 8, quantizer: lsq, clipping: minmax}
-"""
-
-
-BASELINES = {"float", "8/8/8", "6/6/8", "4/4/8", "first-last-16"}
-
-OPTIONS = [
-    "--model", "srresnet", "--scale", "2", "--space", "space.yaml", "--budget", "8", "--steps", "16", "--workers", "1", "--threads", "1",
-    "--frame", "32x24", "--replications", "1",
-]  # fmt: skip
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-c", "from autoq.cli import main; main()", *arguments]
-
-
-def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "TORCH_HOME": str(folder / "no-metrics")}
-
-
-def autoq(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), cwd=folder, capture_output=True, text=True, check=False, env=environment(folder), timeout=300
-    )
-
-
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command(*arguments), cwd=folder, stdout=pipe, stderr=pipe, text=True, env=environment(folder))
-
-
-def wait_for_lines(search: subprocess.Popen[str], path: Path, count: int) -> None:
-    """Until a running search has finished `count` baselines and trials: lines of its trials.jsonl."""
-    while not path.is_file() or path.read_bytes().count(b"\n") < count:
-        assert search.poll() is None, search.communicate()[1]
-        time.sleep(0.01)
+SearchDocument = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("search")
-    (folder / "space.yaml").write_text(SPACE)
-    return folder
+    return furnished(tmp_path_factory.mktemp("search"))
 
 
 @pytest.fixture(scope="module")
-def first(folder: Path, tiny_weights: Path) -> dict:  # type: ignore[type-arg]
-    """The document of a search that nothing disturbs, with one worker; its study is `first`."""
-    done = autoq(folder, "search", *OPTIONS, "--weights", str(tiny_weights), "--json", "--study", "first")
+def first(folder: Path, tiny_weights: Path) -> SearchDocument:
+    """The document of a search that nothing disturbs; its study is `first`."""
+    done = in_process(folder, "search", *OPTIONS, "--weights", str(tiny_weights), "--json", "--study", "first")
     assert done.returncode == 0, done.stderr
-    found: dict = json.loads(done.stdout)  # type: ignore[type-arg]
+    found: SearchDocument = json.loads(done.stdout)
     return found
 
 
-def test_budget_baselines_and_front(first: dict) -> None:  # type: ignore[type-arg]
+@pytest.fixture
+def another(first: SearchDocument, tiny_weights: Path) -> list[str]:
+    """Arguments of another search, with the latencies of the first one."""
+    return ["search", *OPTIONS, "--weights", str(tiny_weights), "--latency-table", "studies/first/latency.json"]
+
+
+def test_budget_baselines_and_front(first: SearchDocument) -> None:
     assert [trial["number"] for trial in first["trials"]] == list(range(8))
     states = [trial["state"] for trial in first["trials"]]
     assert states[:4] == ["complete"] * 4, "seeds train fully"
@@ -89,7 +56,7 @@ def test_budget_baselines_and_front(first: dict) -> None:  # type: ignore[type-a
     assert sizes == sorted(sizes)
 
 
-def test_the_front_is_trained_again_on_images_the_search_never_saw(first: dict) -> None:  # type: ignore[type-arg]
+def test_the_front_is_trained_again_on_images_the_search_never_saw(first: SearchDocument) -> None:
     points = {entry.get("name") or f"trial {entry['number']}": entry["values"] for entry in first["front"]}
     confirmed = {entry["point"]: entry for entry in first["confirmed"]["front"]}
     assert confirmed.keys() == points.keys()
@@ -108,7 +75,7 @@ def test_the_front_is_trained_again_on_images_the_search_never_saw(first: dict) 
     assert min(values["simulation_agreement_db"] for values in (*every, *first["baselines"].values())) >= 40
 
 
-def test_files_left_behind(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
+def test_files_left_behind(folder: Path, first: SearchDocument) -> None:
     study = folder / "studies" / "first"
     assert sorted(path.name for path in study.iterdir()) == [
         "confirmed.jsonl", "graph.onnx", "latency.json", "latency_again.json", "rungs.jsonl", "sensitivity.json", "study.db", "study.yaml", "trials.jsonl",
@@ -129,24 +96,83 @@ def test_files_left_behind(folder: Path, first: dict) -> None:  # type: ignore[t
     assert (folder / "reports" / "first.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_study_interrupted_twice_ends_as_an_uninterrupted_one(folder: Path, first: dict, tiny_weights: Path) -> None:  # type: ignore[type-arg]
-    table = "studies/first/latency.json"
-    lines = folder / "studies" / "cut" / "trials.jsonl"
-    search = start(folder, "search", *OPTIONS, "--weights", str(tiny_weights), "--study", "cut", "--latency-table", table)
-    wait_for_lines(search, lines, 7)
-    search.kill()
-    search.communicate()
-    assert search.returncode == -signal.SIGKILL
-    search = start(folder, "search", "--resume", "--study", "cut")
-    wait_for_lines(search, lines, 9)
-    search.send_signal(signal.SIGINT)
-    out, err = search.communicate(timeout=60)
-    assert search.returncode == 130
-    assert out.startswith("front of cut")
-    assert err.splitlines()[-1] == "autoq: interrupted; to continue, type autoq search --resume --study cut"
-    assert "Traceback" not in err
-    assert len(Study.open(folder / "studies" / "cut").records()) < 13, "it was stopped on the way"
-    done = autoq(folder, "search", "--resume", "--study", "cut", "--json")
+DISTURBED = """
+import contextlib, os, signal, sys, threading
+from pathlib import Path
+
+import psutil
+
+from autoq import cli
+from autoq.study import study
+
+append, count = study.append_line, 0
+
+
+def kill_worker():
+    # in the midst of its trial: only then its name is that of a method
+    while True:
+        for child in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if " ".join(child.cmdline()).startswith("ray::ResourceTrainable"):
+                    return child.kill()
+
+
+def listen():
+    addresses = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            addresses |= {each.laddr.ip for each in child.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
+    Path("listening").write_text(" ".join(addresses))
+
+
+def disturbed(path, document):
+    global count
+    if path.name == "trials.jsonl":
+        disturb(count)
+        count += 1
+    append(path, document)
+
+
+study.append_line = disturbed
+exec(sys.argv.pop(1))
+cli.main()
+"""
+"""A search that something happens to when it has written so many lines: the first argument defines `disturb(count)`."""
+
+WORKER_AND_ALL_KILLED = """
+def disturb(count):
+    if count == 2:
+        listen()
+        threading.Thread(target=kill_worker).start()
+    if count == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+INTERRUPTED = """
+def disturb(count):
+    if count == 2:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+"""
+
+
+def test_a_study_with_a_dead_worker_killed_and_interrupted_ends_as_an_undisturbed_one(
+    folder: Path, first: SearchDocument, another: list[str]
+) -> None:
+    """And trials in workers find what those in the process of the first study found."""
+    done = run_python(folder, DISTURBED, WORKER_AND_ALL_KILLED, *another, "--study", "cut")
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    listening = {*(folder / "listening").read_text().split()}
+    assert listening
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, "nobody else can reach what Ray starts"
+    assert "its worker process died; it runs again" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run_python(folder, DISTURBED, INTERRUPTED, "search", "--resume", "--study", "cut")
+    assert done.returncode == 130, done.stderr
+    assert done.stdout.startswith("front of cut")
+    assert done.stderr.splitlines()[-1] == "autoq: interrupted; to continue, type autoq search --resume --study cut"
+    assert "Traceback" not in done.stderr
+    assert 9 <= len(Study.open(folder / "studies" / "cut").records()) < 13, "it was stopped on the way"
+    done = in_process(folder, "search", "--resume", "--study", "cut", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     keys = ("number", "state", "policy", "values", "steps")
@@ -157,65 +183,33 @@ def test_a_study_interrupted_twice_ends_as_an_uninterrupted_one(folder: Path, fi
     assert found["hypervolume"] == first["hypervolume"]
 
 
-def test_a_complete_study_resumed_runs_nothing(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
+def test_a_complete_study_resumed_runs_nothing(folder: Path, first: SearchDocument) -> None:
     before = (folder / "studies" / "first" / "trials.jsonl").read_bytes()
-    done = autoq(folder, "search", "--resume", "--study", "first", "--json", "--budget", "8", "--workers", "1")
+    done = in_process(folder, "search", "--resume", "--study", "first", "--json", "--budget", "8", "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["front"] == first["front"]
     assert (folder / "studies" / "first" / "trials.jsonl").read_bytes() == before
 
 
-def test_a_trial_whose_worker_dies_runs_again_and_the_output_stays_clean(
-    folder: Path,
-    first: dict,
-    tiny_weights: Path,  # type: ignore[type-arg]
-) -> None:
-    arguments = [*OPTIONS, "--weights", str(tiny_weights), "--study", "deaths", "--latency-table", "studies/first/latency.json"]
-    search = start(folder, "search", *arguments, "--json")
-    wait_for_lines(search, folder / "studies" / "deaths" / "trials.jsonl", 6)
-    listening = set()
-    for child in psutil.Process(search.pid).children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            listening |= {each.laddr.ip for each in child.net_connections("tcp") if each.status == psutil.CONN_LISTEN}
-    assert listening
-    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, "nobody else can reach what Ray starts"
-    killed = False
-    while not killed and search.poll() is None:
-        for child in psutil.Process(search.pid).children(recursive=True):
-            if not killed and " ".join(child.cmdline()).startswith("ray::ResourceTrainable"):
-                child.kill()
-                killed = True
-    out, err = search.communicate(timeout=200)
-    assert killed
-    assert search.returncode == 0, err
-    assert "its worker process died; it runs again" in err
-    assert "Traceback" not in err
-    assert [trial["values"] for trial in json.loads(out)["trials"]] == [trial["values"] for trial in first["trials"]]
-
-
-def test_a_trial_that_takes_too_long_fails_and_the_study_says_so(folder: Path, first: dict, tiny_weights: Path) -> None:  # type: ignore[type-arg]
-    arguments = [*OPTIONS, "--weights", str(tiny_weights), "--study", "slow", "--latency-table", "studies/first/latency.json"]
-    arguments[arguments.index("--budget") + 1] = "1"
-    arguments[arguments.index("--steps") + 1] = "100000"
-    done = autoq(folder, "search", *arguments, "--timeout", "0.5")
+def test_a_trial_that_takes_too_long_fails_and_the_study_says_so(folder: Path, another: list[str]) -> None:
+    done = in_process(folder, *another, "--study", "slow", "--budget", "1", "--steps", "100000", "--timeout", "0.5")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last == "autoq: study 'slow': all 1 trials failed; the last: exceeded the time limit of 0.5 s per trial (--timeout)"
 
 
 def test_bounds_hold_on_the_front_and_what_nothing_keeps_ends_with_the_closest(
-    folder: Path, first: dict, tiny_weights: Path
-) -> None:  # type: ignore[type-arg]
-    arguments = [*OPTIONS, "--weights", str(tiny_weights), "--latency-table", "studies/first/latency.json"]
+    folder: Path, first: SearchDocument, another: list[str]
+) -> None:
     largest = first["baselines"]["8/8/8"]["size"]
-    arguments[arguments.index("--budget") + 1] = "2"
-    done = autoq(folder, "search", *arguments, "--study", "bound", "--constraint", f"size<={largest - 1:.0f}B", "--json")
+    bounded = [*another, "--budget", "2", "--steps", "4"]
+    done = in_process(folder, *bounded, "--study", "bound", "--constraint", f"size<={largest - 1:.0f}B", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["front"]
     assert all(entry["values"]["size"] < largest for entry in found["front"])
     assert found["baselines"]["float"]["size"] >= largest
-    done = autoq(folder, "search", *arguments, "--study", "impossible", "--constraint", "size<=1B", "--constraint", "psnr_drop<=50")
+    done = in_process(folder, *bounded, "--study", "impossible", "--constraint", "size<=1B", "--constraint", "psnr_drop<=50")
     assert done.returncode == 1
     records = Study.open(folder / "studies" / "impossible").records()
     smallest = min(record.values["size"] for record in records if record.state == "complete")
@@ -225,22 +219,10 @@ def test_bounds_hold_on_the_front_and_what_nothing_keeps_ends_with_the_closest(
 
 
 def test_what_no_worker_can_prepare_ends_the_search_and_nothing_counts_as_failed(
-    folder: Path,
-    first: dict,
-    tiny_weights: Path,  # type: ignore[type-arg]
+    folder: Path, another: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [*OPTIONS, "--weights", str(tiny_weights), "--study", "unready", "--latency-table", "studies/first/latency.json"]
-    code = """
-from autoq import cli
-from autoq.tuning import runner
-
-runner.save_graph = lambda graph, path: path.write_bytes(b"no graph")
-cli.main()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, "search", *arguments],
-        cwd=folder, capture_output=True, text=True, check=False, env=environment(folder), timeout=200,
-    )  # fmt: skip
+    monkeypatch.setattr(runner, "save_graph", lambda graph, path: path.write_bytes(b"no graph"))
+    done = in_process(folder, *another, "--study", "unready")
     assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
     assert last.startswith("autoq: study 'unready': failed 3 times in a row with one cause: DecodeError")
@@ -278,72 +260,68 @@ layers:
 )
 
 
-def test_a_worker_that_cannot_work_is_replaced_and_every_trial_ends(folder: Path) -> None:
+NO_SPACE_LEFT = "cannot write '{}': No space left on device; finished trials are kept; free some space, then type autoq search --resume --study {}"
+
+FULL_DISK = """
+def disturb(count):
+    if count == 6:
+        raise OSError(28, "No space left on device", "trials.jsonl")
+"""
+
+
+def test_a_worker_that_cannot_work_is_replaced_and_a_full_disk_loses_nothing(folder: Path) -> None:
     (folder / "ailing.py").write_text(SICK)
     (folder / "sick").touch()
     (folder / "ailing.yaml").write_text(SICK_SPACE)
-    done = subprocess.run(
-        command(
-            "search", "--model", "ailing:network", "--scale", "2", "--space", "ailing.yaml", "--budget", "3", "--steps", "4",
-            "--workers", "1", "--threads", "1", "--frame", "32x24", "--replications", "0", "--study", "ailing", "--objectives", "size,psnr", "--json",
-        ),
-        cwd=folder, capture_output=True, text=True, check=False,
-        env={**environment(folder), "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    arguments = [
+        "search", "--model", "ailing:network", "--scale", "2", "--space", "ailing.yaml", "--budget", "3", "--steps", "4",
+        "--workers", "1", "--threads", "1", "--frame", "32x24", "--replications", "0", "--study", "ailing", "--objectives", "size,psnr",
+        "--data", "train", "--eval-data", "eval", "--test-data", "test",
+    ]  # fmt: skip
+    done = run_python(folder, DISTURBED, FULL_DISK, *arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1] == f"autoq: {NO_SPACE_LEFT.format('trials.jsonl', 'ailing')}"
     (note,) = [line for line in done.stderr.splitlines() if line.startswith("float: ")]
     assert "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes" in note
     assert note.endswith("; it runs again in a new process")
     assert "Traceback" not in done.stderr
+    assert not psutil.pid_exists(int((folder / "process").read_text()))
+    kept = Study.open(folder / "studies" / "ailing").records()
+    assert len(kept) == 6
+    done = in_process(folder, "search", "--resume", "--study", "ailing", "--json")
+    assert done.returncode == 0, done.stderr
+    assert Study.open(folder / "studies" / "ailing").records()[:6] == kept
     found = json.loads(done.stdout)
     assert [trial["state"] for trial in found["trials"]] == ["complete"] * 3
     assert set(found["baselines"]) == BASELINES
-    assert not psutil.pid_exists(int((folder / "process").read_text()))
 
 
-def test_a_full_disk_ends_the_search_with_one_line_and_loses_nothing(folder: Path, first: dict, tiny_weights: Path) -> None:  # type: ignore[type-arg]
-    code = """
-from autoq import cli
-from autoq.study import study
+def test_a_full_disk_ends_the_search_with_one_line(folder: Path, another: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    append, written = append_line, list[Path]()
 
-append, written = study.append_line, []
+    def disk(path: Path, document: Any) -> None:
+        if path.name == "trials.jsonl":
+            if len(written) == 3:
+                raise OSError(28, "No space left on device", str(path))
+            written.append(path)
+        append(path, document)
 
-def disk(path, document):
-    if path.name == "trials.jsonl":
-        if len(written) == 7:
-            raise OSError(28, "No space left on device", str(path))
-        written.append(path)
-    append(path, document)
-
-study.append_line = disk
-cli.main()
-"""
-    arguments = [*OPTIONS, "--weights", str(tiny_weights), "--study", "full", "--latency-table", "studies/first/latency.json"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, "search", *arguments, "--quiet"],
-        cwd=folder, capture_output=True, text=True, check=False, env=environment(folder), timeout=200,
-    )  # fmt: skip
+    monkeypatch.setattr("autoq.study.study.append_line", disk)
+    done = in_process(folder, *another, "--study", "full", "--budget", "2", "--steps", "4", "--quiet")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == (
-        "autoq: cannot write 'studies/full/trials.jsonl': No space left on device;"
-        " finished trials are kept; free some space, then type autoq search --resume --study full\n"
-    )
-    kept = {
-        record.number: record.values for record in Study.open(folder / "studies" / "full").records() if record.number is not None
-    }
-    assert len(kept) >= 4
-    assert all(values == first["trials"][number]["values"] for number, values in kept.items())
+    assert done.stderr == f"autoq: {NO_SPACE_LEFT.format('studies/full/trials.jsonl', 'full')}\n"
+    assert len(Study.open(folder / "studies" / "full").records()) == 3
 
 
-def test_an_existing_study_is_refused(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
-    done = autoq(folder, "search", "--model", "srresnet", "--budget", "1", "--study", "first")
+def test_an_existing_study_is_refused(folder: Path, another: list[str]) -> None:
+    done = in_process(folder, *another, "--study", "first")
     assert done.returncode == 2
     assert (
         done.stderr.strip().splitlines()[-1].endswith("exists already; add --resume to continue it, or give another --study NAME")
     )
 
 
-def test_a_report_is_rebuilt_from_text_files_without_torch(folder: Path, first: dict) -> None:  # type: ignore[type-arg]
+def test_a_report_is_rebuilt_from_text_files_without_torch(folder: Path, first: SearchDocument) -> None:
     code = """
 import sys
 
@@ -357,10 +335,10 @@ sys.argv = ['autoq', 'report', 'first', '-o', 'again']
 from autoq.cli import main
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    done = run_python(folder, code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["again/first.html", "again/first.png"]
-    done = autoq(folder, "report", "first", "--compare", "first", "-o", "both")
+    done = in_process(folder, "report", "first", "--compare", "first", "-o", "both")
     assert done.returncode == 0, done.stderr
     page = (folder / "both" / "first.html").read_text()
     assert "0% of the points here are dominated by points there, 0% of those there by points here" in page
