@@ -1,8 +1,5 @@
-"""The optional steps of PTQ on a network whose answers are known, and the table in miniature."""
+"""The optional steps of PTQ on a network whose answers are known, and the table of ptq.py in miniature."""
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
@@ -12,10 +9,11 @@ from autoq.config.policy import uniform
 from autoq.graph.quantize import Execution, collect, quantize
 from autoq.graph.trace import trace
 from autoq.networks import build_model, model_info
+from benchmarks import ptq
 from benchmarks.ptq import correct, equalized_network, pairs
+from tests.benchmarks.conftest import RunBenchmark
 from tests.conftest import small_image
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "ptq.py"
 IMAGES = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 
@@ -48,11 +46,9 @@ def test_correction_takes_the_error_out_of_every_mean() -> None:
     assert after < 0.1 * before
 
 
-def test_a_table_of_what_the_steps_bring(tmp_path: Path) -> None:
-    options = ["--models", "espcn", "--bits", "4/4/8", "--clippings", "minmax", "--table", str(tmp_path / "t.csv"), "--json"]
+def test_a_table_of_what_the_steps_bring(run_benchmark: RunBenchmark, tmp_path: Path) -> None:
+    options = ["--models", "espcn", "--bits", "4/4/8", "--clippings", "minmax", "--table", str(tmp_path / "t.csv")]
     options += ["--data", str(small_image(tmp_path / "train", 0)), "--eval-data", str(small_image(tmp_path / "eval", 1))]
-    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)["figures"]
+    figures = run_benchmark(ptq, *options)[0]["figures"]
     assert figures["gain espcn 4/4/8 tensor plain"] == 0
     assert len({figures[f"psnr espcn 4/4/8 tensor {name}"] for name in ("plain", "corrected", "dynamic")}) == 3

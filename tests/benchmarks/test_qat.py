@@ -1,16 +1,13 @@
-"""The benchmarks that train, in miniature."""
+"""The benchmarks that train, ablation.py and qat_gain.py, in miniature."""
 
 import csv
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from benchmarks import ablation, qat_gain
+from tests.benchmarks.conftest import RunBenchmark
 from tests.conftest import small_image
-
-FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture
@@ -19,16 +16,9 @@ def options(tmp_path: Path) -> list[str]:
     return ["--model", "espcn", "--scale", "3", "--steps", "2", "--batch", "1", "--table", str(tmp_path / "t.csv"), *images]
 
 
-def run(script: str, *options: str) -> tuple[dict[str, float], str]:
-    """Its figures, and what it says while it measures."""
-    command = [sys.executable, str(FOLDER / script), *options, "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)["figures"], done.stderr
-
-
-def test_the_ablation_goes_on_where_it_was_stopped(options: list[str], tmp_path: Path) -> None:
-    figures, said = run("ablation.py", *options, "--seeds", "2")
+def test_the_ablation_goes_on_where_it_was_stopped(run_benchmark: RunBenchmark, options: list[str], tmp_path: Path) -> None:
+    document, said = run_benchmark(ablation, *options, "--seeds", "2")
+    figures = document["figures"]
     assert said.count("dB") == 3 * 2
     lines = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
     psnr = {(line["name"], line["seed"]): float(line["psnr"]) for line in lines}
@@ -39,13 +29,14 @@ def test_the_ablation_goes_on_where_it_was_stopped(options: list[str], tmp_path:
 
     text = (tmp_path / "t.csv").read_text().splitlines()
     (tmp_path / "t.csv").write_text("\n".join(text[:-2]) + "\n")
-    again, said = run("ablation.py", *options, "--seeds", "2")
+    again, said = run_benchmark(ablation, *options, "--seeds", "2")
     assert said.count("dB") == 2
-    assert again == figures
+    assert again == document
 
 
-def test_what_qat_gains(options: list[str]) -> None:
-    figures, said = run("qat_gain.py", *options, "--clippings", "minmax", "mse")
+def test_what_qat_gains(run_benchmark: RunBenchmark, options: list[str]) -> None:
+    document, said = run_benchmark(qat_gain, *options, "--clippings", "minmax", "mse")
+    figures = document["figures"]
     assert said.count("dB") == 1 + 2 * 2 + 2
     assert figures["qat_drop"] == pytest.approx(figures["psnr_float"] - figures["psnr_qat_8/8/8"], abs=2e-3)
     rules = [figures[f"psnr_ptq_{rule}_4/4/8"] for rule in ("minmax", "mse")]
