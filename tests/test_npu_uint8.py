@@ -38,9 +38,9 @@ roles:
 """
 
 
-def made(folder: Path, weights: Path, by: str) -> Study:
+def made(folder: Path, weights: Path, images: dict[str, Any], by: str) -> Study:
     (folder / "space.yaml").write_text(SPACE)
-    trial = TrialSpec(model="srresnet", scale=2, weights=weights, target="npu-uint8", steps=2, batch=2, patches=4)
+    trial = TrialSpec(model="srresnet", scale=2, weights=weights, target="npu-uint8", steps=2, batch=2, patches=4, **images)
     space = space_by(trial, folder / "space.yaml", by)
     spec = StudySpec(
         trial=trial.model_copy(update={"layers": tuple(space.layers.items())}), space=space.to_dict(), by=by, frame=(32, 24), replications=1,
@@ -50,9 +50,9 @@ def made(folder: Path, weights: Path, by: str) -> Study:
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path, small_images: dict[str, Any]) -> Study:
     """A tiny network with both baselines that such a target has, trained for two steps."""
-    study = made(tmp_path_factory.mktemp("npu"), tiny_weights, "stage")
+    study = made(tmp_path_factory.mktemp("npu"), tiny_weights, small_images, "stage")
     latency = latency_pass(study)
     table = latency.measure()
     study.latency_path.write_text(table.model_dump_json())
@@ -91,10 +91,10 @@ def test_seeds_give_uint8(study: Study) -> None:
 
 
 def test_single_layers_too_many_to_list_have_one_latency(
-    tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_weights: Path, small_images: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("autoq.costs.latency.structure.MOST_COMBINATIONS", 3)
-    study = made(tmp_path, tiny_weights, "layer")
+    study = made(tmp_path, tiny_weights, small_images, "layer")
     latency = latency_pass(study)
     table = latency.measure()
     check_table(table, study.spec, latency.context)
@@ -126,7 +126,7 @@ def test_a_point_is_exported_and_put_to_use(study: Study, exported: tuple[Path, 
     assert "is modelled, not measured" in card
     assert "measured again" not in card
     assert "float32 |" not in card
-    judged = evaluate(folder / "model.onnx", target="npu-uint8")["metrics"]
+    judged = evaluate(folder / "model.onnx", target="npu-uint8", data=study.spec.trial.eval_data)["metrics"]
     assert judged["psnr"] == pytest.approx(values["psnr"], abs=0.05)
 
     pixels = np.random.default_rng(0).integers(0, 256, (90, 131, 3), dtype=np.uint8)

@@ -52,11 +52,11 @@ def test_processor_features(flags: str, vnni: str, bfloat16: str) -> None:
     assert (checks["avx512_vnni"].state, checks["avx512_bf16"].state) == (vnni, bfloat16)
 
 
-@pytest.mark.parametrize("package", ["torch", "optuna", "openvino", "ray"])
-def test_the_doctor_stands_on_nothing_it_looks_for(package: str) -> None:
-    code, found = examined(f"sys.modules[{package!r}] = None")
+def test_the_doctor_stands_on_nothing_it_looks_for() -> None:
+    packages = ["torch", "optuna", "openvino", "ray"]
+    code, found = examined(f"sys.modules.update(dict.fromkeys({packages}))")
     assert code == 1
-    assert found[package].state == "broken"
+    assert [found[package].state for package in packages] == ["broken"] * 4
     assert found["python"].state == "ok"
 
 

@@ -82,7 +82,8 @@ def test_8_bit_files_agree_and_trials_of_8_6_and_4_bits_complete(name: str, tmp_
     torch.save(network(name, scale, SHALLOW.get(name)).state_dict(), tmp_path / "weights.pth")
     spec = TrialSpec(
         model=name, scale=scale, weights=tmp_path / "weights.pth", data=small_image(tmp_path / "train", 0, side=24 * scale),
-        eval_data=small_image(tmp_path / "eval", 1, side=16 * scale), steps=1, batch=1, patches=1, patch=8,
+        eval_data=small_image(tmp_path / "eval", 1, side=16 * scale), test_data=small_image(tmp_path / "test", 2, side=8 * scale),
+        steps=1, batch=1, patches=1, patch=8,
     )  # fmt: skip
     context = prepare(spec)
     graph = export_graph(context.traced)

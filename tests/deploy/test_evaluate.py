@@ -68,7 +68,7 @@ def test_a_float_network_gets_what_its_trial_got(spec: TrialSpec) -> None:
 
 def test_the_border_is_what_is_not_looked_at(spec: TrialSpec, network: Path) -> None:
     """Luma and PSNR by another library, of what the command that upscales writes."""
-    image = read_folder(spec.eval_data)[0]  # type: ignore[arg-type]
+    image = read_folder(spec.eval_data)[0]
     pair = make_pair(image, 2)
     folder = network.parent
     PIL.Image.fromarray(pair.low).save(folder / "low.png")

@@ -26,7 +26,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of the bundled XLSR with one policy, trained for one step."""
     folder = tmp_path_factory.mktemp("studies")
     trial = TrialSpec(
-        model="xlsr", scale=3, target="bits", steps=1, batch=2, patches=2, eval_data=small_image(folder / "images", 3, 72)
+        model="xlsr",
+        scale=3,
+        target="bits",
+        steps=1,
+        batch=2,
+        patches=2,
+        eval_data=small_image(folder / "images", 3, 72),
+        test_data=small_image(folder / "test", 4, 72),
     )
     space = search_space(trial)
     spec = StudySpec(trial=trial, space=space.to_dict(), objectives=("size", "bops", "psnr"), inputs=input_hashes(trial))
@@ -67,8 +74,8 @@ def test_a_point_runs_in_the_executor_as_promised(
     model = onnx.load(tmp_path / "out" / "model.onnx")
     assert {node.domain for node in model.graph.node} == {"", "qonnx.custom_op.general"}
     image, large = small_image(tmp_path / "image", 4, 24) / "4.png", tmp_path / "large.png"
-    words = ("upscale", str(tmp_path / "out" / "model.onnx"), str(image), str(large), "--target", "bits", "--quiet")
-    assert command(monkeypatch, *words) == 0, "as the card says"
+    more = ("upscale", str(tmp_path / "out" / "model.onnx"), str(image), str(large), "--target", "bits", "--quiet")
+    assert command(monkeypatch, *more) == 0, "as the card says"
     with PIL.Image.open(large) as picture:
         assert picture.size == (72, 72)
 

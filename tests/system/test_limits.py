@@ -13,7 +13,7 @@ def test_a_trial_that_takes_too_long_is_interrupted() -> None:
     started = time.monotonic()
     with pytest.raises(TrialFailed, match=r"exceeded the time limit of 0\.2 s per trial \(--timeout\)"), limits(0.2, None):
         time.sleep(30)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_a_trial_that_needs_too_much_memory_is_interrupted() -> None:

@@ -32,7 +32,7 @@ POLICIES = {bits: uniform(bits, STAGES, "lsq", "mse") for bits in ("32/32/32", "
 
 @pytest.fixture(scope="module")
 def spec(tiny_weights: Path) -> TrialSpec:
-    return TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=3, batch=2, patches=4)
+    return TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=3, batch=2, patches=4, eval_crops=4)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,12 @@ def test_only_fully_trained_trials_see_held_out_images(
     there = small(spec, tmp_path)
     looked: list[TrialContext] = []
     held_out = TrialContext.held_out
-    monkeypatch.setattr(TrialContext, "held_out", lambda context: looked.append(context) or held_out(context))
+
+    def look(context: TrialContext) -> TrialContext:
+        looked.append(context)
+        return held_out(context)
+
+    monkeypatch.setattr(TrialContext, "held_out", look)
     pruned = trial.run_trial(prepared(there), POLICIES["8/8/8"], latency, graph, until=1)
     assert (pruned.state, pruned.steps, pruned.held_out, looked) == ("complete", 1, {}, [])
     full = trial.run_trial(prepared(there), POLICIES["8/8/8"], latency, graph, until=3)

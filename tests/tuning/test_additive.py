@@ -7,6 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.optimize import milp
 
 from autoq.config.policy import FLOAT, Policy, StageQuant
 from autoq.config.space import SearchSpace
@@ -112,13 +113,13 @@ def test_a_program_finds_points_of_the_same_front(monkeypatch: pytest.MonkeyPatc
 
 def test_what_the_solver_prints_is_no_result(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Its C++ code prints past Python, into a buffer of its own."""
-    libc, solve = ctypes.CDLL(None), additive.milp
+    libc, solve = ctypes.CDLL(None), milp
 
     def noisy(*problem: object, **settings: object) -> object:
         libc.printf(b"from C\n")
         return solve(*problem, **settings)
 
-    monkeypatch.setattr(additive, "milp", noisy)
+    monkeypatch.setattr("autoq.tuning.additive.milp", noisy)
     monkeypatch.setattr(additive, "MAX_COMBINATIONS", 1)
     found = space()
     assert additive.predicted_front(additive.options(found, measured(found), costs_of))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,12 +31,12 @@ STAGES = model_info("srresnet").stages
 
 
 @pytest.fixture
-def study(tmp_path: Path, tiny_weights: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+def study(tmp_path: Path, tiny_weights: Path, small_images: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Study:
     """A study of single layers of a tiny network, in a world where few structures are too many."""
     monkeypatch.setattr(structure, "MOST_COMBINATIONS", 10)
     monkeypatch.setattr(structure, "LEAST_SAMPLED", 8)
     (tmp_path / "space.yaml").write_text(SPACE)
-    trial = TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=1, patches=4)
+    trial = TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=1, patches=4, **small_images)
     space = space_by(trial, tmp_path / "space.yaml", "layer")
     spec = StudySpec(
         trial=trial.model_copy(update={"layers": tuple(space.layers.items())}),
@@ -58,7 +59,7 @@ def test_baselines_start_from_what_suits_their_widths() -> None:
 def test_what_was_not_measured_is_predicted_and_the_front_is_measured(study: Study) -> None:
     notes: list[str] = []
     events = Events()
-    events.note = notes.append  # type: ignore[method-assign]
+    events.note = notes.append  # type: ignore[method-assign, assignment]
     latency = latency_pass(study, events)
     context = latency.context
     table = latency.measure()

@@ -21,7 +21,7 @@ from autoq.tuning.runner import _is_open, _jobs
 from autoq.tuning.scheduler import PAUSE, Abort, Job, StudySearcher
 
 SPACE = load_space(bundled_space("srgan"), space_facts("srgan", "openvino-cpu"))
-BUDGET, SEEDS, STEPS, RUNGS = 22, 5, 16, (4, 16)
+BUDGET, SEEDS, STEPS, RUNGS = 16, 5, 16, (4, 16)
 
 
 class Killed(Exception):
@@ -179,7 +179,7 @@ def test_cut_off_at_any_moment_it_ends_the_same(whole: list[Any], tmp_path: Path
 
 
 def test_a_kill_between_a_decision_and_the_word_about_it(whole: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tell, told = Study.tell, []
+    tell, told = Study.tell, list[None]()
 
     def killed(self: Study, *arguments: Any) -> Record:
         if len(told) in (7, 9):
@@ -205,7 +205,7 @@ def test_a_kill_between_a_decision_and_the_word_about_it(whole: list[Any], tmp_p
 
 @pytest.mark.parametrize(
     "changes",
-    [{"rungs": ()}, {"initial_trials": 0}, {"initial_trials": 22}, {"budget": 1, "initial_trials": 0}, {"rungs": (2, 4, 16)}],
+    [{"rungs": ()}, {"initial_trials": 0}, {"initial_trials": BUDGET}, {"budget": 1, "initial_trials": 0}, {"rungs": (2, 4, 16)}],
 )
 def test_other_shapes_of_a_search(tmp_path: Path, changes: dict[str, Any]) -> None:
     study = make(tmp_path / "s", **changes)

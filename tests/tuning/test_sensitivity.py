@@ -45,7 +45,7 @@ SPACE = {
 
 @pytest.fixture(scope="module")
 def spec(tiny_weights: Path) -> TrialSpec:
-    return TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=0, batch=2, patches=4)
+    return TrialSpec(model="srresnet", scale=2, weights=tiny_weights, steps=0, batch=2, patches=4, eval_crops=8)
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +231,7 @@ def test_layers_of_a_network_by_themselves(
 ) -> None:
     (tmp_path / "space.yaml").write_text(json.dumps(SPACE))
     options = ["--model", "srresnet", "--scale", "2", "--weights", str(tiny_weights), "--frame", "16x16", "--quiet"]
+    options += ["--data", str(small_image(tmp_path / "train", 0))]
     options += ["--space", str(tmp_path / "space.yaml"), "--eval-data", str(small_image(tmp_path / "images", 1))]
     shown = {}
     for by, more in (("layer", ["--json", "--metric", "fidelity"]), ("block", [])):
