@@ -1,14 +1,11 @@
 # On a machine that has Python (3.11 or newer) and make:
 #   make search   install into .venv, then search over the bundled SRGAN
 #   make test     install with the test tools, then lint, types, import contracts, dependencies and tests
-#   make check    the same, with only the tests that run no search
+#   make check    the same, without the tests that take long: see SLOW in tests/conftest.py
 #   make docs     build the documentation site in site/; a broken link fails
 #   make lock     resolve the dependencies again, into requirements/
 PYTHON ?= python3
 BIN := .venv/bin
-
-# Tests that run no search
-QUICK := $(addprefix tests/,config costs export images metrics quantizers system contracts/test_quantizers.py report/test_build.py)
 
 .PHONY: search test check docs static install install-test lock
 
@@ -19,7 +16,7 @@ test: static
 	$(BIN)/python -m pytest --numprocesses 2 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder
 
 check: static
-	$(BIN)/python -m pytest --numprocesses 2 $(QUICK)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 docs: install
 	$(BIN)/pip install -q --no-build-isolation -c constraints.txt -e '.[docs]'

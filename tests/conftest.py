@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tiny networks a second threa
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -25,14 +26,23 @@ from autoq.networks.srresnet import SRResNet
 SHARED = Path(os.environ.get("AUTOQ_SHARED") or Path(__file__).parents[2] / "shared")
 
 
-LONGEST = (
-    "tuning/test_runner.py",
-    "test_docs.py",
-    "report/test_dashboard.py",
-    "benchmarks/test_survival.py",
-    "benchmarks/test_esrgan.py",
+SLOW = (
+    "tests/tuning/test_runner.py",
+    "tests/test_docs.py",
+    "tests/contracts/test_models.py",
+    "tests/report/test_dashboard.py",
+    "tests/test_given.py",
+    "tests/test_own_models.py",
+    "tests/benchmarks",
 )
-"""Files of whole searches: they run first, so that no process is left alone with one of them at the end."""
+"""Files and folders of whole searches and trainings: marked `slow`, which `make check` leaves out.
+
+They run first, so that no process is left alone with one of them at the end.
+"""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "slow: takes long; make check leaves it out")
 
 
 NEEDS = {
@@ -47,10 +57,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests of things that this machine lacks. With AUTOQ_REQUIRE_ALL they fail instead, except for the GPU."""
     demanded = {"shared", "chromium"} if os.environ.get("AUTOQ_REQUIRE_ALL") else set()
     for item in items:
+        if item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
         for name, (available, reason) in NEEDS.items():
             if name in getattr(item, "fixturenames", ()) and not available and name not in demanded:
                 item.add_marker(pytest.mark.skip(reason=reason))
-    items.sort(key=lambda item: not str(item.path).endswith(LONGEST))
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    """The place of its file among the slow ones; others come after."""
+    return next((rank for rank, start in enumerate(SLOW) if item.nodeid.startswith(start)), len(SLOW))
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +116,13 @@ def tiny_weights(tiny_model: SRResNet, tmp_path_factory: pytest.TempPathFactory)
 @pytest.fixture(scope="session")
 def tiny_traced(tiny_model: SRResNet) -> Traced:
     return trace(tiny_model, model_info("srresnet").patterns)
+
+
+@pytest.fixture(scope="session")
+def small_images(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Folders with one small image each, as a TrialSpec takes them: on these a trial is a matter of tenths of a second."""
+    folder = tmp_path_factory.mktemp("images")
+    return {name: small_image(folder / name, seed) for seed, name in enumerate(("data", "eval_data", "test_data"))}
 
 
 def made_up(question: Question, stages: tuple[str, ...]) -> Analysis:
