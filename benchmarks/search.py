@@ -31,6 +31,7 @@ from autoq.config.events import Events
 from autoq.config.objectives import Direction, reference_value
 from autoq.config.policy import Policy, StageQuant, all_float
 from autoq.config.spec import Sensitivity, StudySpec, TrialResult, TrialSpec
+from autoq.config.structure import Structure
 from autoq.study import pareto, storage
 from autoq.study.results import FLOAT_NAME
 from autoq.study.study import Study
@@ -227,20 +228,13 @@ def uniform_only(run: Run) -> None:
             run.train(number, None, FULL)
 
 
-class TableSearcher(StudySearcher):
-    """The searcher of a study whose trials are looked up: no file's structure is described."""
-
-    def _structure(self, policy: Policy) -> str:
-        return ""
-
-
 def autoq(run: Run, stopping: bool = True) -> None:
     """A study, with one worker that looks its trials up. Its trials are stored in memory: files would only take longer."""
     run.seconds += run.table.preparing
     in_memory = unittest.mock.patch("autoq.study.study.connect", return_value=storage.in_memory())
     with in_memory, tempfile.TemporaryDirectory() as folder:
         study = begun(run, Path(folder), stopping)
-        searcher = TableSearcher(study, [], Events())
+        searcher = StudySearcher(study, [], Events(), lambda policy: Structure())
         while isinstance(config := searcher.suggest("trial"), dict):
             index, until = run.table.index[Policy.from_dict(config["policy"])], config["until"]
             below = [rung for rung in searcher.rungs if rung < until]
@@ -257,10 +251,10 @@ def begun(run: Run, folder: Path, stopping: bool) -> Study:
     )  # fmt: skip
     study = Study.create(folder, spec, {"command": "", "python": "", "machine": "", "versions": {}})
     seeds = predicted(run, spec.initial_trials)
-    study.set_seeds(
+    study.set_initial_trials(
         Sensitivity(probes=(), initial_trials=tuple(policy.to_dict() for policy in seeds), predicted=(0.0,) * len(seeds))
     )
-    study.add_baseline(FLOAT_NAME, all_float(study.space.facts.stages), TrialResult(state="complete", values=run.table.exact), "")
+    study.add_baseline(FLOAT_NAME, all_float(study.space.facts.stages), TrialResult(state="complete", values=run.table.exact), Structure())
     return study
 
 

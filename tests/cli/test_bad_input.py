@@ -669,7 +669,11 @@ def test_a_study_where_nothing_can_be_written(refused: Refused, tmp_path: Path, 
 
 def written(name: str, content: bytes) -> Callable[[Path], None]:
     """Another content of one of a study's files."""
-    return lambda folder: (folder / name).write_bytes(content) and None  # type: ignore[func-returns-value]
+
+    def write(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return write
 
 
 def added_line(folder: Path) -> None:

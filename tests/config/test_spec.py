@@ -55,7 +55,7 @@ def test_an_earlier_study_is_read(tmp_path: Path) -> None:
     """Nothing was known of its points on held-out images but what training the front again said."""
     study = make(tmp_path / "s", objectives=("size", "psnr"), replications=1)
     study.trials_path.write_text(json.dumps(RECORD) + "\n")
-    again = {"policy": Policy.from_dict(RECORD["policy"]).hash, "seed": 1, "result": OLD, "unseen": {"psnr": 27.5}}  # type: ignore[arg-type]
+    again = {"policy": Policy.from_dict(RECORD["policy"]).hash, "seed": 1, "result": OLD, "unseen": {"psnr": 27.5}}
     study.confirmed_path.write_text(json.dumps(again) + "\n")
     assert [record.values["fidelity"] for record in study.records()] == [41.5]
     assert study.front["fidelity"].tolist() == [41.5]

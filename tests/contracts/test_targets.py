@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from autoq.config.policy import FLOAT_BITS, ROLES, uniform
+from autoq.config.policy import FLOAT_BITS, ROLES, Role, uniform
 from autoq.config.space_file import bundled_space, load_space, parse_space
 from autoq.config.spec import TrialSpec
 from autoq.costs.latency.table import LatencyTable
@@ -165,8 +165,8 @@ def test_the_bundled_space_is_cut_to_what_the_target_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 @pytest.mark.parametrize("role", ROLES)
-def test_a_space_that_shares_nothing_with_the_target_names_the_conflict(name: str, role: str) -> None:
-    formats, facts = TARGETS[name].formats[role], space_facts("srgan", name)  # type: ignore[index]
+def test_a_space_that_shares_nothing_with_the_target_names_the_conflict(name: str, role: Role) -> None:
+    formats, facts = TARGETS[name].formats[role], space_facts("srgan", name)
     every = {each: {"bits": [8]} for each in ROLES}
     for field, values in (("granularity", ("channel", "tensor")), ("signed", (True, False)), ("bits", (3, 8, 16, 32))):
         lacking = [value for value in values if value not in getattr(formats, field)]
@@ -184,7 +184,7 @@ def test_a_space_that_shares_nothing_with_the_target_names_the_conflict(name: st
             space = parse_space(
                 yaml.safe_load(yaml.safe_dump({"roles": {**every, role: {"bits": 8, field: list(values)}}})), facts, "f"
             )
-            assert getattr(space.choices["body"][role], field) == allowed[0]  # type: ignore[index]
+            assert getattr(space.choices["body"][role], field) == allowed[0]
         elif field != "bits":
             with pytest.raises(SpaceError, match=f"{has[0]} and {has[1]} are listed, expected only one; type {field}: {has[0]}"):
                 parse_space({"roles": {**every, role: {"bits": 8, field: list(values)}}}, facts, "f")

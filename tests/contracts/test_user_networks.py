@@ -9,6 +9,7 @@ import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -100,8 +101,7 @@ NETWORKS = {
 
 def network(name: str) -> Net:
     torch.manual_seed(0)
-    made: Net = NETWORKS[name]()
-    return made
+    return cast(Net, NETWORKS[name]())
 
 
 REFUSED = {

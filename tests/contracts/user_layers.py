@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from tests.contracts.user_networks import WIDTH, Net, conv, norm
 
@@ -191,7 +192,7 @@ class Pruned(Net):
     def __init__(self) -> None:
         super().__init__()
         self.body = conv()
-        nn.utils.prune.ln_structured(self.body, "weight", amount=0.5, n=2, dim=0)
+        prune.ln_structured(self.body, "weight", amount=0.5, n=2, dim=0)
 
     def features(self, y: Tensor) -> Tensor:
         return self.body(y)

@@ -134,7 +134,7 @@ class ScaledShared(Net):
 
 
 class KeywordOnly(Net):
-    def forward(self, x: Tensor, *, scale: float = 0.5, mode: str = "nearest") -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, *, scale: float = 0.5, mode: str = "nearest") -> Tensor:
         y = self.tail(F.relu(self.head(x)))
         if mode != "nearest":
             y = y * 2
@@ -142,7 +142,7 @@ class KeywordOnly(Net):
 
 
 class Variadic(Net):
-    def forward(self, *inputs: Tensor, **options: Any) -> Tensor:  # type: ignore[override]
+    def forward(self, *inputs: Tensor, **options: Any) -> Tensor:
         return super().forward(inputs[0]) * options.get("gain", 1.0)
 
 
@@ -301,7 +301,7 @@ class Asks(Net):
 
 
 class TwoOutputs(Net):
-    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Any:
         return super().forward(x), x
 
 

@@ -71,7 +71,7 @@ BUNDLED = {
     ],
     ids=["bundled", "shared above the narrowest", "one clipping", "one quantizer"],
 )
-def test_any_policy_of_a_space_has_a_measured_structure(tiny_traced: Traced, changes: dict) -> None:  # type: ignore[type-arg]
+def test_any_policy_of_a_space_has_a_measured_structure(tiny_traced: Traced, changes: dict) -> None:
     space = parse_space({"roles": {**BUNDLED, **changes}}, space_facts("srresnet", "openvino-cpu"), "space")
     known = structure.structures(tiny_traced, space, INT8).policies
     random = np.random.default_rng(0)
@@ -96,9 +96,9 @@ def test_widths_quantizers_and_clipping_do_not_change_the_structure(tiny_traced:
 def test_measurement_corrects_for_a_machine_that_slows_down(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that runs slower with every call, in the end by 15 %: structures that take half the float time come out at half."""
     clock = {"now": 0.0, "speed": 1.0}
-    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock["now"])
+    monkeypatch.setattr("autoq.costs.latency.measure.time.perf_counter", lambda: clock["now"])
 
-    def load(file: bytes):  # type: ignore[no-untyped-def]
+    def load(file: bytes):
         def run(image: np.ndarray) -> np.ndarray:
             clock["now"] += float(file) * clock["speed"]
             clock["speed"] *= 1.0005

@@ -30,7 +30,7 @@ MIXED = (
 
 
 @functools.cache
-def public_srgan(shared: Path) -> tuple[Traced, Graph, dict, list[torch.Tensor]]:  # type: ignore[type-arg]
+def public_srgan(shared: Path) -> tuple[Traced, Graph, dict, list[torch.Tensor]]:
     traced = trace(build_model("srgan", 4, shared / "weights" / "srgan_5block_x4_leftthomas.pth"), INFO.patterns)
     pairs = [data.make_pair(image, 4) for image in data.train_images(None)]
     images = [data.to_tensor(data.make_pair(image, 4).low) for image in data.read_folder(shared / "test" / "Set5")[1:]]

@@ -26,7 +26,7 @@ def network(traced: Traced, policy: Policy, integer_bits: int = 16) -> Quantized
 
 def affine_weights(policy: Policy, granularity: str) -> Policy:
     def changed(quant: StageQuant) -> StageQuant:
-        weight = dataclasses.replace(quant.weight, signed=False, granularity=granularity)  # type: ignore[arg-type]
+        weight = dataclasses.replace(quant.weight, signed=False, granularity=granularity)
         return dataclasses.replace(quant, weight=weight)
 
     return Policy(tuple((stage, changed(quant)) for stage, quant in policy.stages))

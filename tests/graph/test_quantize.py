@@ -18,7 +18,7 @@ INT8 = Execution(integer_bits=8, fused_sums=True)
 INFO = model_info("srgan")
 
 
-def quantized(traced: Traced, bits: str, execution: Execution = INT8, **names: str):  # type: ignore[no-untyped-def]
+def quantized(traced: Traced, bits: str, execution: Execution = INT8, **names: str):
     return quantize(traced, uniform(bits, INFO.stages, **names), collect(traced, [torch.rand(1, 3, 16, 16)]), execution)
 
 

@@ -57,7 +57,7 @@ class UNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = F.relu(self.enter(x))
         deep = self.up(F.relu(self.deep(self.down(wide))))
-        return x + self.leave(F.relu(self.join(torch.cat([wide, deep], 1))))  # type: ignore[no-any-return]
+        return x + self.leave(F.relu(self.join(torch.cat([wide, deep], 1))))
 
 
 class MeanShifted(nn.Module):
@@ -71,7 +71,7 @@ class MeanShifted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.head(self.sub_mean(x))
-        return self.add_mean(self.tail(x + self.body(x)))  # type: ignore[no-any-return]
+        return self.add_mean(self.tail(x + self.body(x)))
 
 
 class Branches(nn.Module):
@@ -104,7 +104,7 @@ class Unshuffled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.trunk(self.first(F.pixel_unshuffle(x, 2)))
         y = F.relu(self.up1(F.interpolate(y, scale_factor=2)))
-        return self.last(F.relu(self.up2(F.interpolate(y, scale_factor=2))))  # type: ignore[no-any-return]
+        return self.last(F.relu(self.up2(F.interpolate(y, scale_factor=2))))
 
 
 class ByHand(nn.Module):
@@ -118,7 +118,7 @@ class ByHand(nn.Module):
         y = self.wide(F.relu(self.head(x)))
         n, _, h, w = y.shape
         y = y.view(n, 8, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, 8, 2 * h, 2 * w)
-        return self.tail(torch.cat([self.refine(y), F.interpolate(x, scale_factor=2)], 1))  # type: ignore[no-any-return]
+        return self.tail(torch.cat([self.refine(y), F.interpolate(x, scale_factor=2)], 1))
 
 
 class Shared(nn.Module):

@@ -14,7 +14,7 @@ from autoq.images import crops, data
 
 
 def spec(**options: object) -> TrialSpec:
-    return TrialSpec(model="srgan", **{"scale": 4, **options})  # type: ignore[arg-type]
+    return TrialSpec(model="srgan", **{"scale": 4, **options})
 
 
 def saved(folder: Path, sizes: dict[str, tuple[int, int]], seed: int = 0) -> Path:

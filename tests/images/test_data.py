@@ -79,7 +79,7 @@ def test_complexity_is_the_mean_of_the_differences_above_the_threshold() -> None
 
 @pytest.mark.parametrize(("sampling", "least", "most"), [("uniform", 0.3, 0.6), ("proportional", 0.75, 1), ("threshold", 0.9, 1)])
 def test_where_patches_are_cut(sampling: str, least: float, most: float) -> None:
-    sampler, random = data.PatchSampler([half_busy()], 8, sampling), np.random.default_rng(1)  # type: ignore[arg-type]
+    sampler, random = data.PatchSampler([half_busy()], 8, sampling), np.random.default_rng(1)
     draws = [sampler.draw(random) for _ in range(400)]
     assert all(0 <= top <= 32 and 0 <= left <= 52 for _, top, left in draws)
     assert least <= np.mean([left + 4 > 30 for _, _, left in draws]) <= most
@@ -173,7 +173,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_image_is_read_as_upright_rgb(tmp_path: Path, kind: str) -> None:
     save, expected = KINDS[kind]
-    save(tmp_path / "x.png")  # type: ignore[operator]
+    save(tmp_path / "x.png")
     assert np.array_equal(data.read_folder(tmp_path)[0].pixels, expected)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import runpy
 import sys
@@ -75,7 +74,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "DataParallel": lambda: nn.DataParallel(Net()),
     "DistributedDataParallel": parallel,
     "compiled": lambda: torch.compile(Net()),
-    "compiled-parallel": lambda: nn.DataParallel(torch.compile(Net())),  # type: ignore[arg-type]
+    "compiled-parallel": lambda: nn.DataParallel(torch.compile(Net())),
     "compiled-in-place": compiled_in_place,
     "averaged": lambda: torch.optim.swa_utils.AveragedModel(Net()),
     "a-compiled-part": lambda: changed(body=torch.compile),
@@ -411,7 +410,11 @@ def case(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.setitem(sys.modules, "autoq.models", networks)  # as the scripts call the package
     sys.path_importer_cache.pop(".", None)  # the scripts import from there, each from another folder
-    yield lambda name: functools.partial(runpy.run_path, str(shared.parent / "cases" / "networks" / f"{name}.py"))() and None
+
+    def run(name: str) -> None:
+        runpy.run_path(str(shared.parent / "cases" / "networks" / f"{name}.py"))
+
+    yield run
     sys.modules.pop("mynet", None)
 
 

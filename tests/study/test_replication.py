@@ -18,7 +18,7 @@ def policy(bits: int) -> Policy:
 
 def point(bits: int, size: float, latency: float, psnr: float, seconds: float = 10.0, **fields: object) -> Record:
     given = {"number": bits, "source": "trial", "state": "complete", "policy": policy(bits).to_dict(), "label": "", **fields}
-    return Record(values={"size": size, "latency": latency, "psnr": psnr}, steps=100, seconds=seconds, **given)  # type: ignore[arg-type]
+    return Record(values={"size": size, "latency": latency, "psnr": psnr}, steps=100, seconds=seconds, **given)
 
 
 def spec(replications: int, seed: int = 3) -> StudySpec:

@@ -19,7 +19,7 @@ def record(
     return Record(
         number=number, name=name, source="baseline" if name else "trial", state=state, policy={"stages": {}, "output": "float"}, label="",
         values=values, feasible=state == "complete", steps=100, seconds=1.0, reason="others are better" if state == "pruned" else None,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 RECORDS = [

@@ -45,7 +45,7 @@ class Stop(TrainingEvents):
 
 def train(images: tuple[Path, Path], output: Path, **options: object) -> dict[str, object]:
     settings = {"scale": 3, "steps": 6, "threads": 1, "data": images[0], "eval_data": images[1], "device": "cpu"} | options
-    return networks.pretrain("espcn", output=output, **settings)[1]  # type: ignore[arg-type]
+    return networks.pretrain("espcn", output=output, **settings)[1]
 
 
 def test_training_writes_weights_that_load_and_a_record(images: tuple[Path, Path], tmp_path: Path) -> None:
