@@ -254,7 +254,9 @@ def begun(run: Run, folder: Path, stopping: bool) -> Study:
     study.set_initial_trials(
         Sensitivity(probes=(), initial_trials=tuple(policy.to_dict() for policy in seeds), predicted=(0.0,) * len(seeds))
     )
-    study.add_baseline(FLOAT_NAME, all_float(study.space.facts.stages), TrialResult(state="complete", values=run.table.exact), Structure())
+    study.add_baseline(
+        FLOAT_NAME, all_float(study.space.facts.stages), TrialResult(state="complete", values=run.table.exact), Structure()
+    )
     return study
 
 

@@ -224,7 +224,7 @@ def test_stages_by_patterns(tmp_path: Path) -> None:
         "model": give(Net()), "stages": {"front": "head", "back": ["tail"]}, "study": str(tmp_path / "s"), "replications": 0, "initial_trials": 0,
         "objectives": "size,bops,psnr", "data": small_image(tmp_path / "train", 0), "eval_data": small_image(tmp_path / "eval", 1),
     }  # fmt: skip
-    study = _create(SearchOptions.of(**options), Events(), "here")
+    study, _ = _create(SearchOptions.of(**options), Events(), "here")
     study.close()
     assert [*study.space.choices] == ["front", "back"]
     assert study.spec.trial.layers == (("front", ("head",)), ("back", ("tail",)))

@@ -253,7 +253,7 @@ def test_a_search_says_which_stages_it_found(folder: Path) -> None:
         "initial_trials": 0,
         "objectives": "size,bops,psnr",
     }
-    study = _create(SearchOptions.of(study=str(folder / "s"), **options), events, "here")
+    study, _ = _create(SearchOptions.of(study=str(folder / "s"), **options), events, "here")
     study.close()
     assert study.spec.trial.layers == tuple(FOUND.items())
     assert study.spec.trial.scale == 2
@@ -263,7 +263,7 @@ def test_a_search_says_which_stages_it_found(folder: Path) -> None:
     )
     assert study.spec.trial.fingerprint == load("mynet:make", 2).fingerprint
     heard.clear()
-    told = _create(SearchOptions.of(study=str(folder / "t"), space=folder / "my.yaml", **options), events, "here")
+    told, _ = _create(SearchOptions.of(study=str(folder / "t"), space=folder / "my.yaml", **options), events, "here")
     told.close()
     assert not any(text.startswith("stages found") for text in heard)
     assert [*told.space.choices] == ["first", "rest"]
@@ -280,7 +280,7 @@ def test_a_network_that_was_edited_is_refused(folder: Path) -> None:
         "initial_trials": 0,
         "objectives": "size,bops,psnr",
     }
-    study = _create(SearchOptions.of(study=str(folder / "s"), **options), autoq.Events(), "here")
+    study, _ = _create(SearchOptions.of(study=str(folder / "s"), **options), autoq.Events(), "here")
     study.close()
     check_inputs("s", study.spec)
     sys.modules.pop("mynet")
