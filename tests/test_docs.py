@@ -297,7 +297,8 @@ def test_the_quantizer_that_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module.__name__, module)
     for name, info in eval(f"{{{line}}}", {"QuantizerInfo": QuantizerInfo}).items():
         monkeypatch.setitem(QUANTIZERS, name, info)
-    exec(equation, vars(equations), names := {})
+    names: dict[str, Any] = {}
+    exec(equation, vars(equations), names)
     monkeypatch.setitem(equations.EQUATIONS, "power_of_two", names["power_of_two"])
     for bits, granularity, signed in ((4, "channel", True), (8, "tensor", False)):
         quant = TensorQuant(bits, "power_of_two", "minmax", granularity, signed)
