@@ -28,7 +28,7 @@ PHOTOGRAPH = "coffee.png"
 CROP = (236, 60, 400, 224)
 """Left, top, right, bottom, in pixels of the output."""
 
-POINTS = {"float": "float network", "compromise": "compromise", "trial 5": "as small as 4/4/8", "4/4/8": "4/4/8 everywhere"}
+POINTS = {"float": "float network", "compromise": "compromise", "smallest": "smallest", "4/4/8": "4/4/8 everywhere"}
 """What is exported, and its title."""
 
 
