@@ -1,7 +1,7 @@
 """Do short trials rank policies as long ones do? Policies of SRGAN after a few training steps against 100 of twice the patches.
 
 python benchmarks/fidelity.py --measure --steps 100 --batch 4          eight minutes; goes on where it was stopped
-python benchmarks/fidelity.py --measure --steps 0 8 16 32     seven; both write tables/fidelity-srgan-x4.csv
+python benchmarks/fidelity.py --measure --steps 0 3 8 16 24 32     ten; both write tables/fidelity-srgan-x4.csv
 python benchmarks/fidelity.py                rank correlations of fidelity and of PSNR, with 95 % intervals, from the table
 """
 
@@ -28,7 +28,7 @@ from autoq.tuning.options import default_scale, search_space
 from benchmarks.documents import reserve_output
 from benchmarks.runs import context_of, file_quality, float_graph, spearman_interval
 
-STEPS = (0, 8, 16, 32)
+STEPS = (0, 3, 8, 16, 24, 32)
 POLICIES = 12
 TABLE = Path(__file__).parent / "tables" / "fidelity-srgan-x4.csv"
 COLUMNS = ("number", "label", "hash", "steps", "batch", "psnr", "fidelity", "seconds")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 RUNG_FACTOR = 8
-"""Ratio of the steps of two neighbouring rungs: an eighth ranks policies as a quarter does (benchmarks/fidelity.py)."""
+"""Ratio of the steps of two neighbouring rungs. Three steps rank policies about as eight do (benchmarks/fidelity.py)."""
 
 LOWEST_RUNG = 2
 """Least steps of a rung."""
