@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 import pickle
@@ -22,7 +21,6 @@ from autoq.api.studies import _create
 from autoq.config.events import Events
 from autoq.config.options import SearchOptions
 from autoq.errors import InputError, StudyError
-from autoq.graph.loading import load
 from autoq.networks import given, staged_model
 from autoq.networks.given import give
 from autoq.tuning.options import default_scale, model_name
@@ -250,29 +248,3 @@ def test_a_network_that_does_not_travel_is_refused() -> None:
     kept = threading.Lock()  # as anything that belongs to its process
     with pytest.raises(InputError, match="model 'object:lambda': it cannot be sent to worker processes"):
         UserCode.of(give(lambda: (kept, make(2))))
-
-
-def test_the_documented_calls_exist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The example of docs/networks.md, but for the work that the searches above do."""
-    page = (Path(__file__).parents[1] / "docs" / "networks.md").read_text()
-    code = page.partition("```python\n")[2].partition("```")[0]
-    asked: list[Any] = []
-    for name in ("search", "export_point", "evaluate"):
-        signature = inspect.signature(getattr(autoq, name))
-        monkeypatch.setattr(
-            autoq, name, lambda *given, _as=signature, **options: asked.append(_as.bind(*given, **options).arguments)
-        )
-    monkeypatch.setattr(torch, "load", lambda path: make_documented().state_dict())
-    exec(code, {})
-    assert [sorted(arguments) for arguments in asked] == [
-        ["budget", "data", "eval_data", "model", "stages", "study"],
-        ["model", "resume", "study"],
-        ["folder", "model", "pick", "study"],
-        ["data", "model"],
-    ]
-    found = load(give(asked[0]["model"]), 2, layers={stage: (layer,) for stage, layer in asked[0]["stages"].items()})
-    assert found.stages == "front (1 layer), back (1 layer)"
-
-
-def make_documented() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 12, 3, padding=1), nn.PixelShuffle(2))

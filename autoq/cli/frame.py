@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -110,6 +111,9 @@ def _line(text: str) -> str:
 
 def main() -> None:
     """Entry point. Exit codes: 0 done, 1 failed, 2 bad input (one line), 130 interrupted."""
+    warnings = logging.StreamHandler()  # to standard error
+    warnings.setLevel(logging.WARNING)
+    logging.getLogger("autoq").addHandler(warnings)
     try:
         _hear_signals()
         code = app(prog_name="autoq", standalone_mode=False)

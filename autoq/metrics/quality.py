@@ -206,9 +206,15 @@ def require(name: str) -> None:
 
 @functools.cache
 def _pyiqa_metric(name: str, space: Space) -> Callable[..., torch.Tensor]:
-    require("pi" if name == "nrqm" else name)  # pyiqa would try to download
+    require("pi" if name == "nrqm" else name)
+    file = dict(zip(METRICS["pi"].models, METRICS["pi"].files, strict=True))[name]
     metric: Callable[..., torch.Tensor] = import_pyiqa().create_metric(
-        name, device="cpu", test_y_channel=True, color_space=space, crop_border=0
+        name,
+        device="cpu",
+        test_y_channel=True,
+        color_space=space,
+        crop_border=0,
+        pretrained_model_path=str(metrics_folder() / file),  # else pyiqa's folder as of its import, or a download
     )
     return metric
 

@@ -341,4 +341,4 @@ main()
     done = in_process(folder, "report", "first", "--compare", "first", "-o", "both")
     assert done.returncode == 0, done.stderr
     page = (folder / "both" / "first.html").read_text()
-    assert "0% of the points here are dominated by points there, 0% of those there by points here" in page
+    assert "0% of this front&#39;s points are dominated by first; 0% of its points are dominated by this study." in page
