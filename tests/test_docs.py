@@ -50,26 +50,27 @@ README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 DOCS = sorted((ROOT / "docs").glob("**/*.md"))
 PAGES = [README, CONTRIBUTING, *DOCS]
 
-TINY = "--weights generator.pth --frame 16x16"
+IMAGES = "--data train --eval-data Set5"
+TINY = f"--weights generator.pth {IMAGES}"
 SMALLER = {
     "autoq search --model srgan --weights generator.pth --data train/ --eval-data Set5/ --study mine --budget 6 --steps 4": (
         "--budget 3 --replications 1 --workers 1 --frame 16x16"
     ),
-    "autoq sensitivity --model srgan": TINY,
+    "autoq sensitivity --model srgan": f"{TINY} --frame 16x16",
     "autoq pretrain --model espcn --scale 3 --data train/ --eval-data Set5/ --steps 50": "--steps 2",
     "autoq evaluate --model srgan --data Set5/": "--weights generator.pth",
 }
 """Command -> options that make it cheap: the last of equal options wins."""
 
 CREATED = {
-    "autoq search --model srgan --budget 50": "--weights generator.pth",
-    "autoq search --model mypackage.networks:make --scale 2 --space mine.yaml": "",
-    "autoq search --model path/to/net.py:make": "",
-    "autoq search --model RealESRGAN_x4plus.pth": "",
+    "autoq search --model srgan --budget 50": TINY,
+    "autoq search --model mypackage.networks:make --scale 2 --space mine.yaml": IMAGES,
+    "autoq search --model path/to/net.py:make": IMAGES,
+    "autoq search --model RealESRGAN_x4plus.pth": IMAGES,
     "autoq search --model srgan --weights generator.pth --space my_space.yaml --study again"
-    " --latency-table studies/mine/latency.json --budget 4": "--frame 16x16",
-    "autoq search --model srgan --constraint 'size<=1MiB' --constraint 'fidelity>=40' --study constrained": "--weights generator.pth",
-    "autoq search --model srgan --constraint 'latency<=30ms' --frame 96x96 --study fast": "--weights generator.pth",
+    " --latency-table studies/mine/latency.json --budget 4": f"{IMAGES} --frame 16x16",
+    "autoq search --model srgan --constraint 'size<=1MiB' --constraint 'fidelity>=40' --study constrained": TINY,
+    "autoq search --model srgan --constraint 'latency<=30ms' --frame 96x96 --study fast": TINY,
 }
 """Searches that need not run: everything before the first trial does, with these options in addition."""
 
@@ -133,10 +134,10 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text(NETWORK)
     (folder / "mine.yaml").write_text(blocks(ROOT / "docs" / "reference" / "search-spaces.md", "yaml")[1])
-    for name, image in (("train", "astronaut.png"), ("Set5", "chelsea.png")):
+    for name, image, side in (("train", "astronaut.png", 256), ("Set5", "chelsea.png", 128)):
         (folder / name).mkdir()
         with PIL.Image.open(Path(skimage.__file__).parent / "data" / image) as photograph:
-            photograph.convert("RGB").crop((0, 0, 256, 256)).save(folder / name / "photo.png")
+            photograph.convert("RGB").crop((0, 0, side, side)).save(folder / name / "photo.png")
     with PIL.Image.open(folder / "Set5" / "photo.png") as photograph:
         photograph.resize((48, 40)).save(folder / "photo.png")
     with pytest.MonkeyPatch.context() as patch:
