@@ -97,28 +97,34 @@ class MetricInfo:
 
     Attributes:
         function: Maps (output, original, border) to the metric's value.
-        files: Published model files that it needs.
-        models: pyiqa's names of the models in these files.
+        models: pyiqa's names of the published models that it needs, keys of MODEL_FILES.
         least: Minimum side of an image without its border, in pixels.
         border: A fixed border in pixels that replaces the requested one.
     """
 
     function: Metric
-    files: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     least: int = 1
     border: int | None = None
+
+    @property
+    def files(self) -> list[str]:
+        """The files of its models."""
+        return [MODEL_FILES[model] for model in self.models]
 
     def border_of(self, border: int) -> int:
         """The border in pixels that is cropped if `border` is requested."""
         return border if self.border is None else self.border
 
 
+MODEL_FILES = {"niqe": "niqe_modelparameters.mat", "nrqm": "NRQM_model.mat"}
+"""pyiqa's model -> its published file, in `metrics_folder`."""
+
 METRICS: dict[str, MetricInfo] = {
     "psnr": MetricInfo(psnr),
     "ssim": MetricInfo(ssim, least=11),
-    "niqe": MetricInfo(niqe, ("niqe_modelparameters.mat",), ("niqe",), least=96),
-    "pi": MetricInfo(pi, ("niqe_modelparameters.mat", "NRQM_model.mat"), ("niqe", "nrqm"), least=96, border=PI_BORDER),
+    "niqe": MetricInfo(niqe, ("niqe",), least=96),
+    "pi": MetricInfo(pi, ("niqe", "nrqm"), least=96, border=PI_BORDER),
 }
 
 
@@ -207,14 +213,13 @@ def require(name: str) -> None:
 @functools.cache
 def _pyiqa_metric(name: str, space: Space) -> Callable[..., torch.Tensor]:
     require("pi" if name == "nrqm" else name)
-    file = dict(zip(METRICS["pi"].models, METRICS["pi"].files, strict=True))[name]
     metric: Callable[..., torch.Tensor] = import_pyiqa().create_metric(
         name,
         device="cpu",
         test_y_channel=True,
         color_space=space,
         crop_border=0,
-        pretrained_model_path=str(metrics_folder() / file),  # else pyiqa's folder as of its import, or a download
+        pretrained_model_path=str(metrics_folder() / MODEL_FILES[name]),  # else pyiqa's folder as of its import, or a download
     )
     return metric
 
