@@ -219,34 +219,41 @@ def basicsr_msrresnet(state: StateDict) -> Found | None:
     return {"scale": scale, "blocks": blocks, "features": first[0]}, renamed
 
 
+def _edsr_shape(state: StateDict, head: str, blocks: int, upsampling: str) -> dict[str, Any] | None:
+    """The build options of an EDSR whose convolutions before each pixel shuffle are `upsampling`.0 and .2; None if it is none."""
+    first, up = _convolution(state, head), _convolution(state, f"{upsampling}.0.weight")
+    if first is None or up is None or not blocks:
+        return None
+    scale = 4 if f"{upsampling}.2.weight" in state else round((up[0] / first[0]) ** 0.5)
+    return {"scale": scale, "centred": True, **_edsr_scaling({"blocks": blocks, "features": first[0]})}
+
+
 def basicsr_edsr(state: StateDict) -> Found | None:
     """BasicSR's EDSR, with pixel values from 0 to 255 and DIV2K's mean subtracted; see `_unit_range`."""
-    first, blocks = _convolution(state, "conv_first.weight"), _count(state, r"body\.(\d+)\.conv1\.")
-    upsampling = _convolution(state, "upsample.0.weight")
-    if first is None or upsampling is None or not blocks or "conv_after_body.weight" not in state:
+    blocks = _count(state, r"body\.(\d+)\.conv1\.")
+    shape = _edsr_shape(state, "conv_first.weight", blocks, "upsample")
+    if shape is None or "conv_after_body.weight" not in state:
         return None
-    scale = 4 if "upsample.2.weight" in state else round((upsampling[0] / first[0]) ** 0.5)
     renamed = _renamed(
         state,
         [(r"conv_first\.", "head."), (r"conv_after_body\.", "fuse."), (r"upsample\.", "up."), (r"conv_last\.", "tail.")],
     )
-    return {"scale": scale, "centred": True, **_edsr_scaling({"blocks": blocks, "features": first[0]})}, _unit_range(renamed)
+    return shape, _unit_range(renamed)
 
 
 def authors_edsr(state: StateDict) -> Found | None:
     """EDSR of github.com/sanghyun-son/EDSR-PyTorch: as BasicSR's, with the mean as two fixed 1x1 convolutions."""
-    first, blocks = _convolution(state, "head.0.weight"), _count(state, r"body\.(\d+)\.body\.0\.")
-    upsampling = _convolution(state, "tail.0.0.weight")
-    if first is None or upsampling is None or not blocks or "sub_mean.weight" not in state:
+    blocks = _count(state, r"body\.(\d+)\.body\.0\.")
+    shape = _edsr_shape(state, "head.0.weight", blocks, "tail.0")
+    if shape is None or "sub_mean.weight" not in state:
         return None
-    scale = 4 if "tail.0.2.weight" in state else round((upsampling[0] / first[0]) ** 0.5)
     shifts = ("sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias")
     renamed = _renamed(
         {key: value for key, value in state.items() if key not in shifts},
         [(r"head\.0\.", "head."), (r"body\.(\d+)\.body\.0\.", r"body.\1.conv1."), (r"body\.(\d+)\.body\.2\.", r"body.\1.conv2."),
          (rf"body\.{blocks}\.", "fuse."), (r"tail\.0\.", "up."), (r"tail\.1\.", "tail.")],
     )  # fmt: skip
-    return {"scale": scale, "centred": True, **_edsr_scaling({"blocks": blocks, "features": first[0]})}, _unit_range(renamed)
+    return shape, _unit_range(renamed)
 
 
 def _unit_range(state: StateDict) -> StateDict:
