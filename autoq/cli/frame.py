@@ -129,3 +129,5 @@ def main() -> None:
     except KeyboardInterrupt:
         print("autoq: interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        logging.getLogger("autoq").removeHandler(warnings)

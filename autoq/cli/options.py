@@ -17,13 +17,13 @@ PLAIN = (bool, str, Path)
 """Types that the command line reads as they are."""
 
 
-def declared(name: str, model: type[Options] = SearchOptions, **changes: Any) -> Any:
-    """An option as typer takes it: the field of this name. changes: of `typer.Option`'s arguments."""
+def declared(name: str, model: type[Options] = SearchOptions, called: str | None = None, **changes: Any) -> Any:
+    """An option as typer takes it: the field of this name, called otherwise if asked. changes: of `typer.Option`'s arguments."""
     field, shown = model.model_fields[name], option_of(name, model)
     words: dict[str, Any] = {"help": shown.help, "show_default": shown.default or False, "metavar": shown.metavar or None}
     if not _plain(field.annotation) and name != "constraints":
         words["parser"] = parser(name, model)
-    return typer.Option(*([] if field.default is True else [flag(name)]), **{**words, **changes})
+    return typer.Option(*([] if field.default is True else [flag(called or name)]), **{**words, **changes})
 
 
 def parser(name: str, model: type[Options] = SearchOptions) -> Callable[[Any], Any]:
@@ -58,9 +58,7 @@ def _parameter(name: str, field: str, model: type[Options], **changes: Any) -> i
     annotation: Any = model.model_fields[field].annotation
     kind: Any = list[str] | None if field == "constraints" else annotation | None if _plain(annotation) else Any
     owners = (each for each in model.__mro__ if issubclass(each, Options) and field in inspect.get_annotations(each))
-    option = declared(field, model, rich_help_panel=next(owners).title, **changes)
-    if name != field:
-        option.param_decls = (flag(name),)
+    option = declared(field, model, name, rich_help_panel=next(owners).title, **changes)
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
 
 
