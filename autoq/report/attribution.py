@@ -29,16 +29,16 @@ class StageSpeed:
     Attributes:
         stage: Name of the stage.
         skips: Stages with integer skips while this was measured.
-        alone: First-in saving: all other stages are float.
-        last: Last-in saving: all other stages run on integers.
-        part: Contribution: the mean of both, scaled.
+        first_in: First-in saving: all other stages are float.
+        last_in: Last-in saving: all other stages run on integers.
+        contribution: Contribution: the mean of both, scaled.
     """
 
     stage: str
     skips: tuple[str, ...]
-    alone: float
-    last: float
-    part: float
+    first_in: float
+    last_in: float
+    contribution: float
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _point(
     total: float | None = None
     if structure.skips in parts:
         total = fastest[(), structure.skips] - sum(
-            stage.part for stage in parts[structure.skips] if stage.stage in structure.integer
+            stage.contribution for stage in parts[structure.skips] if stage.stage in structure.integer
         )
     elif table.rest is not None:
         total = table.rest.parts(structure)

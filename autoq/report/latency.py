@@ -17,7 +17,7 @@ def latency_section(latency: Speed | None) -> dict[str, Any]:
             {
                 "stage": stage.stage,
                 "skips": ", ".join(stage.skips) or "none",
-                "numbers": [f"{saved:.2f}" for saved in (stage.alone, stage.last, stage.part)],
+                "numbers": [f"{saved:.2f}" for saved in (stage.first_in, stage.last_in, stage.contribution)],
             }
             for stage in latency.stages
         ],

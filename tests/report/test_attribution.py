@@ -72,8 +72,8 @@ def test_a_stage_alone_pays_for_its_changes_and_the_last_one_spares_them() -> No
     assert len(stages) == 6
     for skips in ((), ("body",)):
         body, tail = stages["body", skips], stages["tail", skips]
-        assert (body.alone, body.last, body.part) == pytest.approx((40 - 2 * CHANGE, 40 + 2 * CHANGE, 40))
-        assert (tail.alone, tail.last, tail.part) == pytest.approx((30 - CHANGE, 30 + CHANGE, 30))
+        assert (body.first_in, body.last_in, body.contribution) == pytest.approx((40 - 2 * CHANGE, 40 + 2 * CHANGE, 40))
+        assert (tail.first_in, tail.last_in, tail.contribution) == pytest.approx((30 - CHANGE, 30 + CHANGE, 30))
 
 
 def test_without_the_structures_that_say_so_there_are_no_parts() -> None:
