@@ -38,7 +38,7 @@ def reference() -> str:
 def _section(name: str, command: Any) -> str:
     text, _, example = command.help.partition("Example: ")
     rows = [_row(parameter) for parameter in command.params if not parameter.hidden]
-    table = ["| option | default | meaning |", "| --- | --- | --- |", *rows] if rows else []
+    table = ["| option | meaning |", "| --- | --- |", *rows] if rows else []
     return "\n".join([f"## autoq {name}", "", text.strip(), "", "```sh", example.strip(), "```", "", *table]).strip()
 
 
@@ -47,9 +47,12 @@ def _row(parameter: Any) -> str:
     is_option = names[0].startswith("-")
     value = f" {parameter.metavar}" if is_option and parameter.metavar else ""
     shown = " / ".join(f"`{each}{value if each == names[0] else ''}`" for each in (names if is_option else [names[0].upper()]))
-    default = parameter.show_default if isinstance(parameter.show_default, str) else parameter.default
-    default = "required" if parameter.required else "" if default in (None, False, "") else str(default)
-    return f"| {shown} | {_cell(default)} | {_cell(parameter.help or '')} |"
+    words = parameter.help or ""
+    if parameter.required:
+        words += " Required."
+    elif parameter.show_default and parameter.default not in (None, False, ""):
+        words += f" Default: {parameter.default}."
+    return f"| {shown} | {_cell(words)} |"
 
 
 def _cell(text: str) -> str:

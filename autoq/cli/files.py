@@ -27,8 +27,7 @@ def upscale(
         typer.Option(
             parser=whole("--tile", 16, MOST_SIDE, 256),
             metavar="N",
-            show_default="as large as 1 GiB allows",
-            help="Side of a tile in input pixels; smaller tiles need less memory.",
+            help="Side of a tile in input pixels; smaller tiles need less memory. Default: as large as 1 GiB allows.",
         ),
     ] = None,
     threads: THREADS = None,
@@ -63,15 +62,14 @@ def evaluate(
     metrics: Annotated[
         str, typer.Option(metavar="NAMES", help="Some of psnr, ssim, niqe and pi, separated by commas.")
     ] = "psnr,ssim",
-    scale: Annotated[int | None, declared("scale", show_default="the file's")] = None,
+    scale: Annotated[int | None, declared("scale", default="the file's")] = None,
     target: Annotated[str | None, declared("target")] = None,
     border: Annotated[
         int | None,
         typer.Option(
             parser=whole("--border", 0, MOST_BORDER, 4),
             metavar="N",
-            show_default="the scale",
-            help="Pixels at the edges to ignore.",
+            help="Pixels at the edges to ignore. Default: the scale.",
         ),
     ] = None,
     threads: THREADS = None,

@@ -51,7 +51,7 @@ def targets(json: JSON = False) -> None:
 
 @app.command()
 def cost(
-    model: Annotated[str, declared("model", show_default=True)],
+    model: Annotated[str, declared("model", default="")],
     scale: SCALE = None,
     policy: Annotated[
         str,
@@ -60,10 +60,10 @@ def cost(
     input: Annotated[str, typer.Option(metavar="WxH", help="Size of the low-resolution image.")] = "96x96",
     target: TARGET = "openvino-cpu",
     weights: Annotated[
-        Path | None, declared("weights", help="Checkpoint of a network with another depth or width.", show_default="none")
+        Path | None, declared("weights", help="Checkpoint of a network with another depth or width.", default="")
     ] = None,
     space: Annotated[
-        Path | None, declared("space", help="Search space (YAML) with layers, for your own network.", show_default="none")
+        Path | None, declared("space", help="Search space (YAML) with layers, for your own network.", default="")
     ] = None,
     json: JSON = False,
 ) -> None:
@@ -96,11 +96,11 @@ def sensitivity(
     space: Annotated[Path | None, declared("space")] = None,
     data: Annotated[Path | None, declared("data", help="Folder of calibration images.")] = None,
     eval_data: Annotated[Path | None, declared("eval_data")] = None,
-    by: Annotated[str, declared("by", parser=None, help="Unit that is quantized alone.", show_default=True)] = "stage",
+    by: Annotated[str, declared("by", parser=None, help="Unit that is quantized alone.")] = "stage",
     metric: Annotated[
         str, typer.Option(metavar="NAME", help="Quality that is measured: psnr, ssim, fidelity, niqe or pi.")
     ] = "psnr",
-    steps: Annotated[int, declared("steps", help="Training steps after quantization.", show_default=True)] = 0,
+    steps: Annotated[int, declared("steps", help="Training steps after quantization.", default="0")] = 0,
     pairs: Annotated[bool, typer.Option("--pairs", help="Measure pairs and triples of stages, too.")] = False,
     seed: Annotated[int | None, declared("seed", help="Random seed of calibration.")] = None,
     frame: Annotated[Any, declared("frame")] = None,
@@ -132,10 +132,10 @@ def sensitivity(
 @app.command()
 @takes(PretrainOptions)
 def pretrain(
-    model: Annotated[str, declared("model", help="Network (see `autoq models`).", show_default=True)],
+    model: Annotated[str, declared("model", help="Network (see `autoq models`).", default="")],
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", show_default="pretrained/MODEL-xSCALE", help="Folder of the training."),
+        typer.Option("--output", "-o", metavar="DIR", help="Folder of the training. Default: pretrained/MODEL-xSCALE."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the training in --output.")] = False,
     quiet: QUIET = False,

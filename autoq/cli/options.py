@@ -17,10 +17,31 @@ PLAIN = (bool, str, Path)
 """Types that the command line reads as they are."""
 
 
-def declared(name: str, model: type[Options] = SearchOptions, called: str | None = None, **changes: Any) -> Any:
-    """An option as typer takes it: the field of this name, called otherwise if asked. changes: of `typer.Option`'s arguments."""
+def declared(
+    name: str,
+    model: type[Options] = SearchOptions,
+    called: str | None = None,
+    help: str | None = None,
+    default: str | None = None,
+    **changes: Any,
+) -> Any:
+    """The option of a field as typer takes it, its default in words at the end of its help.
+
+    Args:
+        name: The field.
+        model: The model it belongs to.
+        called: Another name for it.
+        help: Another help than the field's.
+        default: Another default in words; none is shown for an empty text.
+        changes: Further arguments of `typer.Option`.
+    """
     field, shown = model.model_fields[name], option_of(name, model)
-    words: dict[str, Any] = {"help": shown.help, "show_default": shown.default or False, "metavar": shown.metavar or None}
+    default = shown.default if default is None else default
+    words: dict[str, Any] = {
+        "help": (help or shown.help) + (f" Default: {default}." if default else ""),
+        "show_default": False,
+        "metavar": shown.metavar or None,
+    }
     if not _plain(field.annotation) and name != "constraints":
         words["parser"] = parser(name, model)
     return typer.Option(*([] if field.default is True else [flag(called or name)]), **{**words, **changes})
@@ -75,5 +96,5 @@ SCALE = Annotated[int | None, declared("scale")]
 TARGET = Annotated[str, declared("target")]
 THREADS = Annotated[
     int | None,
-    typer.Option(parser=whole("--threads", 1, MOST_PROCESSES, 2), metavar="N", show_default="all cores", help="Threads to run on."),
+    typer.Option(parser=whole("--threads", 1, MOST_PROCESSES, 2), metavar="N", help="Threads to run on. Default: all cores."),
 ]

@@ -173,18 +173,20 @@ class NetworkOptions(Options):
 
     title = "Network and target"
 
-    model: Annotated[str, Option("Network: a name (see `autoq models`), package.module:factory, or a checkpoint file (.pth).")] = ""
+    model: Annotated[
+        str, Option("Network: a name (see `autoq models`), package.module:factory, or a checkpoint file (.pth).", metavar="MODEL")
+    ] = ""
     scale: Annotated[int, whole(1, MOST_SCALE, 4), Option("Upscaling factor.", "4, or the scale of the bundled weights", "N")] = 4
     weights: Annotated[
         Path | None,
-        Option("Checkpoint (.safetensors or .pth), or `published` to download the authors' weights.", "bundled weights"),
+        Option("Checkpoint (.safetensors or .pth), or `published` to download the authors' weights.", "bundled weights", "FILE"),
     ] = None
 
 
 class DeploymentOptions(NetworkOptions):
     """Which network, and where it will run."""
 
-    target: Annotated[str, Option("Deployment target (see `autoq targets`).")] = "openvino-cpu"
+    target: Annotated[str, Option("Deployment target (see `autoq targets`).", metavar="NAME")] = "openvino-cpu"
 
 
 class ImageOptions(Options):
@@ -192,9 +194,11 @@ class ImageOptions(Options):
 
     title = "Images"
 
-    data: Annotated[Folder, Option("Folder of training and calibration images.", "bundled photographs")] = None
-    eval_data: Annotated[Folder, Option("Folder of evaluation images.", "bundled photographs")] = None
-    test_data: Annotated[Folder, Option("Folder of held-out images, used only to check the front.", "bundled photographs")] = None
+    data: Annotated[Folder, Option("Folder of training and calibration images.", "bundled photographs", "DIR")] = None
+    eval_data: Annotated[Folder, Option("Folder of evaluation images.", "bundled photographs", "DIR")] = None
+    test_data: Annotated[
+        Folder, Option("Folder of held-out images, used only to check the front.", "bundled photographs", "DIR")
+    ] = None
     images: Annotated[
         Images,
         Option("Content of the folders: high-resolution originals (hr) or low-resolution inputs (lr)."),
@@ -315,15 +319,15 @@ class SearchOptions(RunOptions, StudyOptions, TrainingOptions, ImageOptions, Dep
     warm_start: Annotated[
         str | None, Option("Start up to half of the initial trials from an earlier study's Pareto front.", metavar="STUDY")
     ] = None
-    stopping: Annotated[bool, Option("Stop trials early that others dominate.", "stopping")] = True
+    stopping: Annotated[bool, Option("Stop trials early that others dominate.", "on")] = True
 
 
 class PretrainOptions(NetworkOptions):
     """Every option of a float training."""
 
-    weights: Annotated[Path | None, Option("Checkpoint to start from.", "none: a new network")] = None
-    data: Annotated[Folder, Option("Folder of training images.", "bundled photographs")] = None
-    eval_data: Annotated[Folder, Option("Folder of evaluation images.", "bundled photographs")] = None
+    weights: Annotated[Path | None, Option("Checkpoint to start from.", "none: a new network", "FILE")] = None
+    data: Annotated[Folder, Option("Folder of training images.", "bundled photographs", "DIR")] = None
+    eval_data: Annotated[Folder, Option("Folder of evaluation images.", "bundled photographs", "DIR")] = None
     steps: Annotated[int, whole(0, MANY, 20000), Option("Training steps on pixels.", "the recipe's", "N")] = 0
     adversarial_steps: Annotated[
         int,
