@@ -1,4 +1,4 @@
-"""Whether points of a study export as promised: each trained again once, written as onnx and as packed, reloaded, run, measured.
+"""Whether points of a study export as expected: each trained again once, written as onnx and as packed, reloaded, run, measured.
 
 python benchmarks/exports.py srgan-x4 --points 10     the front first, then other trials and baselines spread over size
 """
@@ -40,7 +40,7 @@ def chosen(study: Study, count: int) -> list[Record]:
 
 
 def exported(study: Study, context: TrialContext, record: Record) -> dict[str, Any]:
-    """What one point promised, and what its files do."""
+    """What one point should do, and what its files do."""
     point = retrain(study, record, lambda text: print(f"  {text}", file=sys.stderr), context)
     written: dict[str, Exported] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -53,19 +53,19 @@ def exported(study: Study, context: TrialContext, record: Record) -> dict[str, A
     overheads = {"onnx": written["onnx"].bytes - plain["size_runtime"].found, "packed": lines["packed"]["overhead"].found}
     return {
         "point": point_name(record),
-        "psnr": {"promised": record.values["psnr"]} | {format: each["psnr"].found for format, each in lines.items()},
+        "psnr": {"expected": record.values["psnr"]} | {format: each["psnr"].found for format, each in lines.items()},
         "agreement_db": {format: each["agreement"].found for format, each in lines.items()},
-        "payload": {name: {"promised": plain[name].promised, "found": plain[name].found} for name in PAYLOADS},
+        "payload": {name: {"expected": plain[name].expected, "found": plain[name].found} for name in PAYLOADS},
         "overhead_bytes": {format: int(found) for format, found in overheads.items()},
         "latency": _latency(plain.get("latency")),
     }
 
 
 def _latency(line: Line | None) -> dict[str, Any] | None:
-    """Milliseconds with the 95 % interval; holds: None where another machine or runtime promised them."""
+    """Milliseconds with the 95 % interval; holds: None where another machine or runtime measured them."""
     if line is None:
         return None
-    return {"promised": line.promised, "found": line.found, "low": line.low, "high": line.high, "holds": line.holds}
+    return {"expected": line.expected, "found": line.found, "low": line.low, "high": line.high, "holds": line.holds}
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -73,10 +73,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {
         "points": len(rows),
         "worst_psnr_difference": max(
-            abs(row["psnr"][format] - row["psnr"]["promised"]) for row in rows for format in FORMATS
+            abs(row["psnr"][format] - row["psnr"]["expected"]) for row in rows for format in FORMATS
         ),
         "worst_agreement_db": min(min(row["agreement_db"].values()) for row in rows),
-        "payload_mismatches": sum(each["promised"] != each["found"] for row in rows for each in row["payload"].values()),
+        "payload_mismatches": sum(each["expected"] != each["found"] for row in rows for each in row["payload"].values()),
         "largest_overhead_bytes": max(max(row["overhead_bytes"].values()) for row in rows),
         "overheads_too_large": sum(size > OVERHEAD for row in rows for size in row["overhead_bytes"].values()),
         "latency_misses": sum(row["latency"] is not None and row["latency"]["holds"] is False for row in rows),
@@ -87,13 +87,13 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 def in_words(row: dict[str, Any]) -> str:
     """One point in one line."""
     psnr, payload, latency = row["psnr"], row["payload"], row["latency"]
-    sizes = ", ".join(f"{name} {each['promised']:,.0f} -> {each['found']:,.0f}" for name, each in payload.items())
+    sizes = ", ".join(f"{name} {each['expected']:,.0f} -> {each['found']:,.0f}" for name, each in payload.items())
     time = ""
     if latency is not None:
-        time = f"; {latency['promised']:.2f} -> {latency['found']:.2f} ms [{latency['low']:.2f}, {latency['high']:.2f}]"
-        time += {True: "", False: " MISSED", None: " (promised elsewhere)"}[latency["holds"]]
+        time = f"; {latency['expected']:.2f} -> {latency['found']:.2f} ms [{latency['low']:.2f}, {latency['high']:.2f}]"
+        time += {True: "", False: " MISSED", None: " (measured elsewhere)"}[latency["holds"]]
     return (
-        f"{row['point']:>12}  PSNR {psnr['promised']:.3f} -> {psnr['onnx']:.3f} (packed {psnr['packed']:.3f}) dB,"
+        f"{row['point']:>12}  PSNR {psnr['expected']:.3f} -> {psnr['onnx']:.3f} (packed {psnr['packed']:.3f}) dB,"
         f" agreement {min(row['agreement_db'].values()):.1f} dB; {sizes} bytes;"
         f" overhead {row['overhead_bytes']['onnx']:,} and {row['overhead_bytes']['packed']:,}{time}"
     )

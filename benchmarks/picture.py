@@ -38,7 +38,7 @@ def upscaled(study: str, point: str, image: Path, folder: Path) -> tuple[str, np
     exported = autoq.export_point(study, folder / output.stem, pick=point)
     autoq.upscale(exported.file, image, output)
     lines = json.loads((exported.file.parent / "policy.json").read_text())["lines"]
-    values = {line["name"]: line["promised"] for line in lines}
+    values = {line["name"]: line["expected"] for line in lines}
     figures = f"{values['size'] / 1024:.0f} KiB, {values['latency']:.1f} ms"
     if point != "float":
         figures += f", {values['fidelity']:.1f} dB"

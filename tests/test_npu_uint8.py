@@ -138,7 +138,7 @@ def test_a_point_is_exported_and_put_to_use(study: Study, exported: tuple[Path, 
     np.testing.assert_array_equal(*images)
 
 
-def test_a_package_is_exactly_the_promised_size(study: Study, exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_a_package_is_exactly_the_expected_size(study: Study, exported: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     packed = export_point(study, tmp_path / "packed", pick="8/8/8", format="packed")
     values = next(record.values for record in study.records() if record.name == "8/8/8")
     assert packed.document()["payload_bytes"] == values["size"]

@@ -37,7 +37,7 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
         initial = results.initial_alone(sensitivity).hypervolume
         of_initial = f"; initial trials alone {initial:.4f}" if sensitivity else ""
         console.print(f"hypervolume {volume:.4f}{of_initial}; baselines alone {alone:.4f}")
-    if sentence := replication.in_words(study.confirmed, results):
+    if sentence := replication.in_words(study.replicated_points, results):
         console.print(sentence, soft_wrap=True)
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)
@@ -178,7 +178,7 @@ def show_delivered(file: Path, lines: Sequence[Mapping[str, str]], faster: bool 
         table.add_column(column, justify="right")
     table.add_column("tolerance")
     for line in lines:
-        table.add_row(line["name"], line["promised"], line["found"], line["tolerance"])
+        table.add_row(line["name"], line["expected"], line["found"], line["tolerance"])
     console.print(table)
     if faster is False:
         console.print("not faster than the float network here", soft_wrap=True)

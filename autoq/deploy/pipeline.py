@@ -60,7 +60,7 @@ class Exported:
             "file": str(self.file),
             "bytes": self.bytes,
             "payload_bytes": found["size" if self.file.name == FILES["packed"] else "size_runtime"],
-            "promised": {line.name: line.promised for line in self.lines if line.promised is not None},
+            "expected": {line.name: line.expected for line in self.lines if line.expected is not None},
             "found": found,
             "agreement_db": found["agreement"],
             "faster_than_float": verify.faster(self.lines),
@@ -74,7 +74,7 @@ class Exported:
         return list(verify.mismatches(self.lines).values())
 
     def in_words(self) -> list[Mapping[str, str]]:
-        """The verified quantities as text: name, promised, found, tolerance, holds."""
+        """The verified quantities as text: name, expected, found, tolerance, holds."""
         return [_in_words(line) for line in self.lines]
 
 
@@ -199,19 +199,19 @@ class Retrained:
     @functools.cached_property
     def payload(self) -> list[Line]:
         """Bytes of the tensors, checked against the study."""
-        promised, package = self.record.values, self.package
+        expected, package = self.record.values, self.package
         packed = packed_size(self.model) if package is None else packed_payload_bytes(package)
         lines = [
-            verify.equal("size", promised["size"], packed),
-            verify.equal("size_runtime", promised["size_runtime"], payload_bytes(self.model)),
+            verify.equal("size", expected["size"], packed),
+            verify.equal("size_runtime", expected["size_runtime"], payload_bytes(self.model)),
         ]
         return lines if package is None else [*lines, verify.overhead(len(package) - packed, len(self.context.traced.layers))]
 
     @functools.cached_property
     def latency(self) -> list[Line]:
         """Latency, checked against the study; measured once, as all formats contain the same runtime file."""
-        table, promised = read_table(self.study.latency_path), self.record.values["latency"]
-        return verify.latency(self.context, self.graph, self.study.spec, table, self.file, self.policy, promised)
+        table, expected = read_table(self.study.latency_path), self.record.values["latency"]
+        return verify.latency(self.context, self.graph, self.study.spec, table, self.file, self.policy, expected)
 
 
 def retrain(study: Study, record: Record, phase: Callable[[str], None], context: TrialContext | None = None) -> Retrained:
@@ -234,7 +234,7 @@ def retrain(study: Study, record: Record, phase: Callable[[str], None], context:
 def write(point: Retrained, format: str, folder: Path, phase: Callable[[str], None]) -> Exported:
     """Write a point to an empty folder, reload it and measure it. Mismatches are not raised yet."""
     phase("writing and verifying the file")
-    spec, promised = point.study.spec, point.record.values
+    spec, expected = point.study.spec, point.record.values
     path = folder / FILES[format]
     if format == "openvino":
         write_ir(point.file, path)
@@ -245,7 +245,7 @@ def write(point: Retrained, format: str, folder: Path, phase: Callable[[str], No
     reloaded = _runtime_file(unpack(path)) if format == "packed" else path
     run = load_target(spec.trial.target).load(reloaded, spec.latency_threads)
     lines = [
-        *verify.qualities(point.context, run, point.quantized, promised),
+        *verify.qualities(point.context, run, point.quantized, expected),
         *point.payload,
     ]
     if target_info(spec.trial.target).latency:
@@ -321,7 +321,7 @@ def _in_words(line: Line) -> Mapping[str, str]:
         interval = f" ({verify.in_unit(line.name, line.low)} to {verify.in_unit(line.name, line.high)})"
     return {
         "name": line.name.replace("_", " "),
-        "promised": "" if line.promised is None else verify.in_unit(line.name, line.promised),
+        "expected": "" if line.expected is None else verify.in_unit(line.name, line.expected),
         "found": verify.in_unit(line.name, line.found) + interval,
         "tolerance": line.tolerance,
         "holds": {True: "yes", False: "no", None: ""}[line.holds],

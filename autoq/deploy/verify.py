@@ -41,7 +41,7 @@ class Line:
 
     Attributes:
         name: Name of the quantity.
-        promised: The study's value; None if the study has none.
+        expected: The study's value; None if the study has none.
         found: The file's value.
         tolerance: Description of the tolerance.
         holds: Whether the value is within the tolerance; None if it was not checked.
@@ -50,7 +50,7 @@ class Line:
     """
 
     name: str
-    promised: float | None
+    expected: float | None
     found: float
     tolerance: str
     holds: bool | None
@@ -58,7 +58,7 @@ class Line:
     high: float | None = None
 
 
-def qualities(context: TrialContext, run: Runner, quantized: Quantized, promised: Mapping[str, float]) -> list[Line]:
+def qualities(context: TrialContext, run: Runner, quantized: Quantized, expected: Mapping[str, float]) -> list[Line]:
     """Evaluate a file on the study's evaluation images with every metric of its trial that is available here.
 
     The last line is the agreement: PSNR (dB) between the outputs of the file and of the network in training.
@@ -66,14 +66,14 @@ def qualities(context: TrialContext, run: Runner, quantized: Quantized, promised
     outputs = run_all(context, run)
     lines = []
     for name, value in judge(context, outputs).items():
-        if name in promised:
+        if name in expected:
             tolerance = QUALITY_TOLERANCES.get(name, QUALITY_TOLERANCE)
-            lines.append(Line(name, promised[name], value, f"within {tolerance:g}", abs(value - promised[name]) <= tolerance))
+            lines.append(Line(name, expected[name], value, f"within {tolerance:g}", abs(value - expected[name]) <= tolerance))
     return [*lines, Line("agreement", None, agreement(context, quantized, outputs), "", None)]
 
 
 def latency(
-    context: TrialContext, graph: Graph, spec: StudySpec, table: LatencyTable, file: bytes, policy: Policy, promised: float
+    context: TrialContext, graph: Graph, spec: StudySpec, table: LatencyTable, file: bytes, policy: Policy, expected: float
 ) -> list[Line]:
     """Measure a file's latency, in milliseconds per frame, alternating with the float network.
 
@@ -84,7 +84,7 @@ def latency(
     model = target_info(spec.trial.target).model
     if model is not None:
         modelled = milliseconds(context.plan_for(policy), spec.frame, model)
-        return [Line("latency", promised, modelled, "equal", round(modelled, 3) == promised)]
+        return [Line("latency", expected, modelled, "equal", round(modelled, 3) == expected)]
     target = load_target(spec.trial.target)
     float_policy = all_float(dict.fromkeys(layer.stage for layer in context.traced.layers))
     float_ms, samples = latencies.measure(
@@ -94,27 +94,27 @@ def latency(
         (context.traced.fitted(spec.frame[0]), context.traced.fitted(spec.frame[1])),
         ROUNDS,
     )
-    promised_float = table.ms(structure_key(context.plan_for(float_policy)), float_policy)
-    drift = promised_float / statistics.median(float_ms)
+    expected_float = table.ms(structure_key(context.plan_for(float_policy)), float_policy)
+    drift = expected_float / statistics.median(float_ms)
     interval = median_interval([drift * sample for sample in samples["file"]])
     same_machine = (table.machine, table.runtime) == (latencies.machine(), target.version())
     entry = table.entries.get(structure_key(context.plan_for(policy)))
-    expected = median_interval(entry.samples) if entry else Interval(promised, promised, promised)
-    overlaps = interval.low <= expected.high and expected.low <= interval.high
-    holds = overlaps or abs(interval.middle / promised - 1) <= LATENCY_TOLERANCE
+    then = median_interval(entry.samples) if entry else Interval(expected, expected, expected)
+    overlaps = interval.low <= then.high and then.low <= interval.high
+    holds = overlaps or abs(interval.middle / expected - 1) <= LATENCY_TOLERANCE
     tolerance = (
-        f"within {LATENCY_TOLERANCE:.0%} of {expected.low:.3f} to {expected.high:.3f} ms"
+        f"within {LATENCY_TOLERANCE:.0%} of {then.low:.3f} to {then.high:.3f} ms"
         if same_machine
         else "not checked: another machine or runtime"
     )
-    speedup = promised_float / interval.middle
-    line = Line("latency", promised, interval.middle, tolerance, holds if same_machine else None, interval.low, interval.high)
-    return [line] if policy.is_float else [line, Line("speedup", promised_float / promised, speedup, "", None)]
+    speedup = expected_float / interval.middle
+    line = Line("latency", expected, interval.middle, tolerance, holds if same_machine else None, interval.low, interval.high)
+    return [line] if policy.is_float else [line, Line("speedup", expected_float / expected, speedup, "", None)]
 
 
-def equal(name: str, promised: float, found: float) -> Line:
+def equal(name: str, expected: float, found: float) -> Line:
     """A number of bytes that must equal the study's."""
-    return Line(name, promised, found, "equal", found == promised)
+    return Line(name, expected, found, "equal", found == expected)
 
 
 def overhead(found: int, layers: int) -> Line:
@@ -128,8 +128,8 @@ def mismatches(lines: Sequence[Line]) -> dict[str, str]:
     messages = {}
     for line in lines:
         if line.holds is False:
-            expected = line.tolerance if line.promised is None else f"{in_unit(line.name, line.promised)} ({line.tolerance})"
-            messages[line.name] = f"{line.name} is {in_unit(line.name, line.found)}, expected {expected}"
+            wanted = line.tolerance if line.expected is None else f"{in_unit(line.name, line.expected)} ({line.tolerance})"
+            messages[line.name] = f"{line.name} is {in_unit(line.name, line.found)}, expected {wanted}"
     return messages
 
 

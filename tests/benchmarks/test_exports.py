@@ -6,7 +6,7 @@ import pytest
 
 from autoq.study.study import Study
 from benchmarks import exports
-from tests.deploy.test_pipeline import finished, promised
+from tests.deploy.test_pipeline import expected, finished
 
 __all__ = ["finished"]
 
@@ -26,9 +26,9 @@ def test_points_of_a_study_are_exported_in_both_formats(
     assert figures["latencies_judged"] == 2
     study = Study.open(finished)
     for row in rows:
-        values = promised(study, row["point"])
+        values = expected(study, row["point"])
         assert row["payload"]["size"]["found"] == values["size"]
-        assert row["latency"]["promised"] == values["latency"]
+        assert row["latency"]["expected"] == values["latency"]
         assert row["psnr"]["packed"] == row["psnr"]["onnx"], "one runtime file"
 
 
@@ -43,8 +43,8 @@ def test_the_front_comes_first_and_the_others_are_spread_over_size(finished: Pat
 def test_what_does_not_hold_is_counted() -> None:
     def row(psnr: float, found: int, holds: bool | None) -> dict:
         return {
-            "psnr": {"promised": 30.0, "onnx": psnr, "packed": 30.0}, "agreement_db": {"onnx": 51.0, "packed": 60.0},
-            "payload": {"size": {"promised": 10, "found": found}, "size_runtime": {"promised": 20, "found": 20}},
+            "psnr": {"expected": 30.0, "onnx": psnr, "packed": 30.0}, "agreement_db": {"onnx": 51.0, "packed": 60.0},
+            "payload": {"size": {"expected": 10, "found": found}, "size_runtime": {"expected": 20, "found": 20}},
             "overhead_bytes": {"onnx": 70_000, "packed": 5}, "latency": {"holds": holds},
         }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""A point of a study as files: what they hold, that they do what was promised, and that nothing is left where they do not."""
+"""A point of a study as files: what they hold, that they do what the study says, and that nothing is left where they do not."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ def study(finished: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     return Study.open(finished)
 
 
-def promised(study: Study, name: str) -> dict[str, float]:
+def expected(study: Study, name: str) -> dict[str, float]:
     return next(record.values for record in study.records() if record.name == name)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_point_exports_as_promised(study: Study, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_point_exports_as_expected(study: Study, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "export_graph", None)  # the study has it
     found = export_point(study, tmp_path / "out", pick=name)
-    values = promised(study, name)
+    values = expected(study, name)
     lines = {line.name: line for line in found.lines}
     assert lines["size"].found == values["size"]
     assert lines["size_runtime"].found == values["size_runtime"]
@@ -133,7 +133,7 @@ def test_a_study_in_bfloat16_exports_what_runs_in_bfloat16(study: Study, tmp_pat
 def test_a_package_unpacks_to_the_same_runtime_file(study: Study, tmp_path: Path) -> None:
     packed = export_point(study, tmp_path / "packed", pick="4/6/8", format="packed")
     plain = export_point(study, tmp_path / "plain", pick="4/6/8")
-    assert packed.document()["payload_bytes"] == promised(study, "4/6/8")["size"]
+    assert packed.document()["payload_bytes"] == expected(study, "4/6/8")["size"]
     assert packed.bytes == packed.file.stat().st_size
     assert "autoq unpack model.safetensors" in (tmp_path / "packed" / "README.md").read_text()
     path = unpack(packed.file, tmp_path / "unpacked")
@@ -188,7 +188,7 @@ def test_a_latency_that_is_not_found_again_is_a_warning(
     code, out, err = run(capsys, monkeypatch, *command, str(tmp_path / "text"), "--quiet")
     assert (code, err) == (0, "")
     assert re.search(f"^warning: {warning.pattern}$", out, re.MULTILINE)
-    assert out.splitlines()[-1] == str(tmp_path / "text" / "model.onnx"), "it is not said to be as promised"
+    assert out.splitlines()[-1] == str(tmp_path / "text" / "model.onnx"), "it is not said to be as expected"
     card = (tmp_path / "text" / "README.md").read_text()
     assert re.search(rf"\*\*Warning:\*\* {warning.pattern}\. Another process may have used the machine", card)
     assert re.search(r"\| latency \| .* \| no \|", card)
@@ -266,7 +266,7 @@ def test_the_command_prints_what_was_found(
         out = capsys.readouterr().out
         if options:
             found = json.loads(out)
-            assert found["found"]["size"] == found["promised"]["size"]
+            assert found["found"]["size"] == found["expected"]["size"]
             assert found["agreement_db"] >= 50
         else:
             assert ": as expected" in out

@@ -55,16 +55,16 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 @pytest.mark.parametrize("name", ["4/4/8", "12/12/16"])
-def test_a_point_runs_in_the_executor_as_promised(
+def test_a_point_runs_in_the_executor_as_expected(
     finished: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("export", str(finished), "--pick", name, "--format", "qonnx", "-o", str(tmp_path / "out"), "--json")
     assert command(monkeypatch, *words) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["agreement_db"] >= 50
-    assert found["found"]["psnr"] == pytest.approx(found["promised"]["psnr"], abs=0.05)
+    assert found["found"]["psnr"] == pytest.approx(found["expected"]["psnr"], abs=0.05)
     for size in ("size", "size_runtime"):
-        assert found["found"][size] == found["promised"][size]
+        assert found["found"][size] == found["expected"][size]
     assert "latency" not in found["found"]
     assert found["faster_than_float"] is None
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"model.onnx", "policy.json", "README.md"}
