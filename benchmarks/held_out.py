@@ -18,27 +18,29 @@ import json
 from collections.abc import Sequence
 
 from autoq.api.studies import open_study
-from autoq.config.spec import Confirmation
+from autoq.config.spec import Replication
 from autoq.errors import InputError
-from autoq.study.replication import Confirmed, confirmed_qualities, rank_agreement
+from autoq.study.replication import ReplicatedPoint, rank_agreement, replicated_qualities
 from autoq.study.results import FLOAT_NAME, Results
 
 
-def figures_of(results: Results, confirmations: Sequence[Confirmation], confirmed: Sequence[Confirmed]) -> dict[str, float | None]:
+def figures_of(
+    results: Results, replications: Sequence[Replication], replicated: Sequence[ReplicatedPoint]
+) -> dict[str, float | None]:
     """What is printed. A figure is null where there is nothing to compute it from.
 
-    confirmed: the front's points, as `autoq.study.replication.confirmed` gives them.
+    replicated: the front's points, as `autoq.study.replication.replicated_points` gives them.
     """
-    agreement = rank_agreement(results.records, confirmed_qualities(results.objectives)[0])
+    agreement = rank_agreement(results.records, replicated_qualities(results.objectives)[0])
     front = [record for record in results.front if record.name != FLOAT_NAME]
-    judged = [point for point in confirmed if point.record.name != FLOAT_NAME]
+    judged = [point for point in replicated if point.record.name != FLOAT_NAME]
     return {
         "spearman_held_out": None if agreement is None else round(agreement, 3),
         "front_points": len(front),
         "front_kept": round(sum(point.stays for point in judged) / len(judged), 3) if judged else None,
         "front_trials": sum(record.source == "trial" for record in front),
         "search_seconds": round(sum(record.seconds for record in results.records), 1),
-        "replication_seconds": round(sum(each.result.seconds for each in confirmations), 1),
+        "replication_seconds": round(sum(each.result.seconds for each in replications), 1),
     }
 
 
@@ -49,7 +51,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         study = open_study(options.study)
-        figures = figures_of(study.results(), study.confirmations(), study.confirmed)
+        figures = figures_of(study.results(), study.replications(), study.replicated_points)
     except InputError as error:
         parser.exit(2, f"error: {error}\n")
     if options.json:

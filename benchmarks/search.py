@@ -213,7 +213,7 @@ def predicted(run: Run, count: int) -> list[Policy]:
     return [each.policy for each in additive.by_worth(front, additive.lost_psnr(table.float_mse), table.reference[:-1], count)]
 
 
-def seeds_alone(run: Run) -> None:
+def initial_trials_alone(run: Run) -> None:
     """The seeds of a study, fully trained, and nothing else."""
     run.seconds += run.table.preparing
     for policy in predicted(run, schedule.initial_trials(run.budget)):
@@ -263,7 +263,7 @@ def begun(run: Run, folder: Path, stopping: bool) -> Study:
 STRATEGIES: dict[str, Strategy] = {
     "autoq": autoq,
     "autoq, no stopping": functools.partial(autoq, stopping=False),
-    "seeds alone": seeds_alone,
+    "seeds alone": initial_trials_alone,
     **{name: cold(name) for name in COLD if name != RAY},
     RAY: ray_optuna,
     "uniform": uniform_only,

@@ -61,7 +61,7 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
         results = study.results()
         latency = speed(study.latency_table(), [record for record in results.records if record.state == "complete"])
         of_latency = None if latency is None else latency.document()
-        judged = replication.document(study.confirmed, results)
+        judged = replication.document(study.replicated_points, results)
         rules = selection.recommended(results)
         told = document(study.name, study.spec, results, seconds, study.sensitivity(), judged, of_latency, rules)
         typer.echo(to_json(told))
@@ -89,7 +89,7 @@ def space(
     model: Annotated[str | None, typer.Argument(help="Network name, package.module:factory, or checkpoint file (.pth).")] = None,
     target: TARGET = "openvino-cpu",
     scale: SCALE = None,
-    weights: Annotated[Path | None, declared("weights", help="Checkpoint of your own network.", show_default="none")] = None,
+    weights: Annotated[Path | None, declared("weights", help="Checkpoint of your own network.", default="")] = None,
     list_spaces: Annotated[bool, typer.Option("--list", help="List the bundled search spaces by name.")] = False,
     json: JSON = False,
 ) -> None:
@@ -148,8 +148,7 @@ def dashboard(
         typer.Option(
             parser=whole("--port", 0, 65535, 8080),
             metavar="N",
-            show_default="8080, or a free port",
-            help="Port on 127.0.0.1; 0 for any free port.",
+            help="Port on 127.0.0.1; 0 for any free port. Default: 8080, or a free port.",
         ),
     ] = None,
 ) -> None:

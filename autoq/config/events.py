@@ -36,7 +36,7 @@ class Events:
     def finished(self, record: Record) -> None:
         """A baseline or trial ended."""
 
-    def confirmed(self, name: str, done: int, total: int) -> None:
+    def replicated(self, name: str, done: int, total: int) -> None:
         """A replication of a Pareto point has finished: `done` of `total`."""
 
 

@@ -158,8 +158,8 @@ class Rung(BaseModel):
     result: TrialResult
 
 
-class Confirmation(BaseModel):
-    """One line of confirmed.jsonl: a Pareto point trained again with another random seed. policy: a hash."""
+class Replication(BaseModel):
+    """One line of replications.jsonl: a Pareto point trained again with another random seed. policy: a hash."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -19,7 +19,7 @@ from autoq.report.latency import latency_section
 from autoq.report.plots import axis_label, axis_value, front_figure, front_png, sensitivity_figure
 from autoq.report.stages import stage_table
 from autoq.study.intervals import Interval
-from autoq.study.replication import confirmed_qualities, in_words
+from autoq.study.replication import in_words, replicated_qualities
 from autoq.study.results import NOT_FASTER, Results, faster_than_float, point_name, prediction_agreement
 from autoq.study.selection import close_to_float, recommended
 from autoq.study.study import Study
@@ -70,7 +70,7 @@ def render(study: Study, results: Results, other: Study | None = None) -> str:
         sensitivity=Markup(stages),
         prediction=prediction_agreement(results.records, sensitivity),
         **page_data(study, results),
-        **_confirmed(study, results),
+        **_replication(study, results),
         compared=_compared(study, results, other),
     )
 
@@ -129,12 +129,12 @@ def _compared(study: Study, results: Results, other: Study | None) -> str:
     )
 
 
-def _confirmed(study: Study, results: Results) -> dict[str, Any]:
+def _replication(study: Study, results: Results) -> dict[str, Any]:
     """The data of the section on held-out images and replication."""
-    points = study.confirmed
+    points = study.replicated_points
     if not points:
-        return {"confirmed": []}
-    qualities = confirmed_qualities(study.spec.objectives)
+        return {"replication": []}
+    qualities = replicated_qualities(study.spec.objectives)
     heads = [f"{axis_label(name)}, {kind}" for name in qualities for kind in ("search", "held-out", "replicated")]
     rows = []
     for point in points:
@@ -155,9 +155,9 @@ def _confirmed(study: Study, results: Results) -> dict[str, Any]:
             }
         )
     return {
-        "confirmed": rows,
-        "confirmed_heads": [*heads, "latency (ms), search", "latency (ms), replicated"],
-        "confirmed_in_words": in_words(points, results),
+        "replication": rows,
+        "replication_heads": [*heads, "latency (ms), search", "latency (ms), replicated"],
+        "replication_in_words": in_words(points, results),
     }
 
 

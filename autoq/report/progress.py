@@ -118,7 +118,7 @@ class Lines(Events):
         assert self.spec is not None
         self.say(f"{point_name(record):>9}  {record.label:26} {in_words(record, self.spec.objectives)}")
 
-    def confirmed(self, name: str, done: int, total: int) -> None:
+    def replicated(self, name: str, done: int, total: int) -> None:
         self.say(f"{name}: replication {done} of {total}")
 
 
@@ -134,7 +134,7 @@ class View(Events):
         self.phase_text = ""
         self.ends: list[float] = []
         self.started_at = time.monotonic()
-        self.confirming: tuple[int, int] | None = None
+        self.replicating: tuple[int, int] | None = None
 
     def phase(self, text: str) -> None:
         self.phase_text = text
@@ -163,10 +163,10 @@ class View(Events):
         self.ends = [*self.ends, time.monotonic()]
         self._add([*self.results.records, record])
 
-    def confirmed(self, name: str, done: int, total: int) -> None:
+    def replicated(self, name: str, done: int, total: int) -> None:
         self.paused(name)
         self.ends = [*self.ends, time.monotonic()]
-        self.confirming = (done, total)
+        self.replicating = (done, total)
 
     def _add(self, records: Sequence[Record]) -> None:
         assert self.spec is not None
@@ -180,7 +180,7 @@ class View(Events):
         if self.phase_text:
             lines.append(self.phase_text)
         elif self.running:
-            head = "running" if self.confirming is None else "replications, {} of {} done".format(*self.confirming)
+            head = "running" if self.replicating is None else "replications, {} of {} done".format(*self.replicating)
             lines.append(f"{head}: " + ", ".join(f"{name} ({label})" for name, label in self.running.items()))
         text = [Text(line, no_wrap=True, overflow="ellipsis") for line in lines if line]
         return Group(*text, *([self._table(height)] if self.results.front else []))
@@ -193,8 +193,8 @@ class View(Events):
     def _counts(self, now: float) -> str:
         assert self.spec is not None
         states = Counter(record.state for record in self.results.records if record.source == "trial")
-        if self.confirming is not None:
-            left = self.confirming[1] - self.confirming[0]
+        if self.replicating is not None:
+            left = self.replicating[1] - self.replicating[0]
         else:
             left = self.spec.budget - sum(states.values()) + sum(not name.startswith("trial") for name in self.running)
         counts = (

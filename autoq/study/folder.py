@@ -5,7 +5,7 @@ studies/<name>/study.yaml      definition and environment; locked while a search
                rungs.jsonl     results of trials at rungs below full training, one a line
                latency.json    the frozen latency table
                sensitivity.json  the stages quantized one at a time, and the initial trials that follow
-               confirmed.jsonl the front trained again with other seeds, one training a line
+               replications.jsonl  the front trained again with other seeds, one training a line
                latency_again.json  the front's latencies measured once more, alone
                stages.json     analyses of `autoq sensitivity` about the study
                states/         trainings that wait at a rung
@@ -16,13 +16,14 @@ studies/<name>/study.yaml      definition and environment; locked while a search
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from autoq.config.policy import Policy
-from autoq.config.spec import Analysis, Answer, Answers, Confirmation, Question, Record, Remeasured, Rung, Sensitivity
+from autoq.config.spec import Analysis, Answer, Answers, Question, Record, Remeasured, Replication, Rung, Sensitivity
 from autoq.costs.latency.table import LatencyTable
 from autoq.errors import StudyError
 from autoq.system.files import append_line, atomic_write_text, cut_torn_line, read_lines
@@ -41,7 +42,7 @@ class StudyFolder:
         self.rungs_path = folder / "rungs.jsonl"
         self.latency_path = folder / "latency.json"
         self.sensitivity_path = folder / "sensitivity.json"
-        self.confirmed_path = folder / "confirmed.jsonl"
+        self.replications_path = _renamed(folder / "replications.jsonl", "confirmed.jsonl")
         self.latency_again_path = folder / "latency_again.json"
         self.answers_path = folder / "stages.json"
         self.states_path = folder / "states"
@@ -56,7 +57,7 @@ class StudyFolder:
         """Remove an incomplete last line, left by a killed process."""
         cut_torn_line(self.trials_path, Record)
         cut_torn_line(self.rungs_path, Rung)
-        cut_torn_line(self.confirmed_path, Confirmation)
+        cut_torn_line(self.replications_path, Replication)
 
     def add_rung(self, rung: Rung) -> None:
         """Store a trial's result at a rung below full training: a line in rungs.jsonl."""
@@ -66,9 +67,9 @@ class StudyFolder:
         """Results at rungs below full training, in order of time. Raises StudyError for a malformed line."""
         return read_lines(self.rungs_path, Rung)
 
-    def add_confirmation(self, confirmation: Confirmation) -> None:
-        """Store a training of a front point with another seed: a line in confirmed.jsonl."""
-        append_line(self.confirmed_path, confirmation)
+    def add_replication(self, replication: Replication) -> None:
+        """Store a training of a front point with another seed: a line in replications.jsonl."""
+        append_line(self.replications_path, replication)
 
     def set_remeasured(self, found: Remeasured) -> None:
         """Store the front's latencies, measured again."""
@@ -114,3 +115,12 @@ def _read(path: Path, kind: type[M], what: str) -> M | None:
         return kind.model_validate_json(path.read_text())
     except (ValidationError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: not {what}; remove the file, autoq creates it again") from error
+
+
+def _renamed(path: Path, old: str) -> Path:
+    """The path of a file; where only the one by its name in earlier versions is there, that of it, with a notice."""
+    earlier = path.with_name(old)
+    if path.exists() or not earlier.exists():
+        return path
+    logging.getLogger("autoq").warning(f"study of an earlier version: {old} is now {path.name}")
+    return earlier

@@ -1,7 +1,7 @@
 """Replication of the front: its points judged on held-out images, trained with other seeds, and measured again.
 
 A search takes the best of many noisy numbers, so its figures are a little too good. Every fully trained point is judged on
-images that no suggestion depends on, and points of the front train again with other seeds. Intervals are at the 95 % level:
+held-out images, and points of the front train again with other seeds. Intervals are at the 95 % level:
 Student's for means, of order statistics for medians.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from autoq.config.constraints import Constraint
 from autoq.config.objectives import OBJECTIVES
 from autoq.config.policy import Policy
-from autoq.config.spec import Confirmation, Record, Remeasured, StudySpec
+from autoq.config.spec import Record, Remeasured, Replication, StudySpec
 from autoq.study import pareto, selection
 from autoq.study.intervals import Interval, mean_interval, median_interval, spearman
 from autoq.study.results import FLOAT_NAME, Results, point_name
@@ -24,7 +24,7 @@ SHARE = 1 / 8
 """Largest part of the seconds of all trials and baselines that repeated trainings are expected to take."""
 
 
-class Replication(NamedTuple):
+class PlannedReplication(NamedTuple):
     """A training to repeat: a point of the front with another seed."""
 
     record: Record
@@ -37,19 +37,19 @@ def replication_seeds(spec: StudySpec) -> range:
     return range(spec.trial.seed + 1, spec.trial.seed + 1 + spec.replications)
 
 
-def planned(results: Results, seeds: range) -> list[Replication]:
+def planned(results: Results, seeds: range) -> list[PlannedReplication]:
     """The trainings to repeat: with one seed the recommended points, the front's ends, the rest; then with the next seed.
 
     At least one training is repeated, however short the search was. The plan depends on the finished search alone, so an
     interrupted replication continues with the same one.
     """
     left = SHARE * sum(record.seconds for record in results.records)
-    plan: list[Replication] = []
+    plan: list[PlannedReplication] = []
     for seed in seeds:
         for record in _by_interest(results):
             left -= record.seconds
             if left >= 0 or not plan:
-                plan.append(Replication(record, Policy.from_dict(record.policy), seed))
+                plan.append(PlannedReplication(record, Policy.from_dict(record.policy), seed))
     return plan
 
 
@@ -62,7 +62,7 @@ def _by_interest(results: Results) -> list[Record]:
 
 
 @dataclass(frozen=True)
-class Confirmed:
+class ReplicatedPoint:
     """A point of the front after replication.
 
     Attributes:
@@ -91,23 +91,23 @@ class Confirmed:
         return bool(self.held_out) and not self.dominated and not self.breaks
 
 
-def confirmed_qualities(objectives: Sequence[str]) -> tuple[str, ...]:
+def replicated_qualities(objectives: Sequence[str]) -> tuple[str, ...]:
     """The qualities that are judged again: those among the objectives; PSNR where there is none."""
     return tuple(name for name in objectives if OBJECTIVES[name].quality) or ("psnr",)
 
 
-def confirmed(
+def replicated_points(
     results: Results,
-    confirmations: Sequence[Confirmation],
+    replications: Sequence[Replication],
     remeasured: Remeasured,
     constraints: Sequence[Constraint] = (),
-) -> list[Confirmed]:
+) -> list[ReplicatedPoint]:
     """The points of the front, in its order, whose quality on held-out images is known.
 
     They are compared with every fully trained point of the study, not only with each other.
     """
     objectives = results.objectives
-    points = _judged_apart(results.records, confirmations, remeasured, confirmed_qualities(objectives))
+    points = _judged_apart(results.records, replications, remeasured, replicated_qualities(objectives))
     reference = {} if results.float_record is None else results.float_record.values
     on_front = {point_name(record) for record in results.front}
     every = [results.losses(point.values(apart=True)) for point in points.values()]
@@ -117,7 +117,7 @@ def confirmed(
         own = results.losses(point.values(apart=True))
         again = point.values()
         found.append(
-            Confirmed(
+            ReplicatedPoint(
                 point.record,
                 replicated=point.replicated,
                 held_out=point.held_out,
@@ -149,12 +149,12 @@ class _Point:
     """A fully trained point, its trainings with other seeds, and its latency measured again."""
 
     record: Record
-    runs: list[Confirmation]
+    runs: list[Replication]
     samples: tuple[float, ...]
     qualities: tuple[str, ...]
 
     @property
-    def complete(self) -> list[Confirmation]:
+    def complete(self) -> list[Replication]:
         return [run for run in self.runs if run.result.state == "complete"]
 
     @property
@@ -182,25 +182,25 @@ class _Point:
 
 
 def _judged_apart(
-    records: Sequence[Record], confirmations: Sequence[Confirmation], remeasured: Remeasured, qualities: tuple[str, ...]
+    records: Sequence[Record], replications: Sequence[Replication], remeasured: Remeasured, qualities: tuple[str, ...]
 ) -> dict[str, _Point]:
     """The feasible, fully trained points whose qualities on held-out images are known, by name."""
     found = {}
     for record in records:
         if record.state == "complete" and record.feasible and record.held_out.keys() >= {*qualities}:
             key = Policy.from_dict(record.policy).hash
-            runs = [each for each in confirmations if each.policy == key]
+            runs = [each for each in replications if each.policy == key]
             found[point_name(record)] = _Point(record, runs, remeasured.samples.get(key, ()), qualities)
     return found
 
 
-def in_words(points: Sequence[Confirmed], results: Results) -> str:
+def in_words(points: Sequence[ReplicatedPoint], results: Results) -> str:
     """The outcome of replication in a few sentences; empty where no point was judged on held-out images."""
     if not points:
         return ""
-    quality = confirmed_qualities(results.objectives)[0]
+    quality = replicated_qualities(results.objectives)[0]
     stay = f"{sum(point.stays for point in points)} of {len(points)} points stay on the front"
-    words = [f"On images that no suggestion depends on, {stay}"]
+    words = [f"On held-out images, {stay}"]
     if (agreement := rank_agreement(results.records, quality)) is not None:
         words[0] += f" (rank correlation of {quality} over all fully trained points: {agreement:.2f})"
     repeated = [point for point in points if point.replicated]
@@ -208,24 +208,24 @@ def in_words(points: Sequence[Confirmed], results: Results) -> str:
         sign = 1 if OBJECTIVES[quality].direction == "maximize" else -1
         worst = min(repeated, key=lambda point: sign * (point.replicated[quality].middle - point.record.values[quality]))
         change = f"{worst.replicated[quality].middle - worst.record.values[quality]:+.2f} {OBJECTIVES[quality].unit}".strip()
-        count = "All" if len(repeated) == len(points) else f"{len(repeated)} of them"
-        trained = f"{count} were trained again with other seeds"
+        count = "All were" if len(repeated) == len(points) else f"{len(repeated)} of them {'was' if len(repeated) == 1 else 'were'}"
+        trained = f"{count} trained again with other seeds"
         words.append(f"{trained}; the largest loss is {change} ({point_name(worst.record)})")
     if failed := [point for point in points if point.reason]:
         words.append(f"{len(failed)} could not be trained again: {failed[0].reason}")
     return ". ".join(words) + "."
 
 
-def document(points: Sequence[Confirmed], results: Results) -> dict[str, Any]:
+def document(points: Sequence[ReplicatedPoint], results: Results) -> dict[str, Any]:
     """JSON data: the rank correlation between the search's images and held-out ones, and the points of the front."""
     return {
-        "rank_agreement": {name: rank_agreement(results.records, name) for name in confirmed_qualities(results.objectives)},
+        "rank_agreement": {name: rank_agreement(results.records, name) for name in replicated_qualities(results.objectives)},
         "stay": sum(point.stays for point in points),
         "front": entries(points),
     }
 
 
-def entries(points: Sequence[Confirmed]) -> list[dict[str, Any]]:
+def entries(points: Sequence[ReplicatedPoint]) -> list[dict[str, Any]]:
     """The points as JSON data; an infinite bound is null."""
     return [
         {

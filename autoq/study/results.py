@@ -123,7 +123,7 @@ def document(
     results: Results,
     seconds: float,
     sensitivity: Sensitivity | None = None,
-    confirmed: Mapping[str, Any] | None = None,
+    replication: Mapping[str, Any] | None = None,
     latency: Mapping[str, Any] | None = None,
     recommended: Mapping[str, Record] | None = None,
 ) -> dict[str, Any]:
@@ -135,7 +135,7 @@ def document(
         results: Its trials and baselines.
         seconds: Duration of the search.
         sensitivity: Sensitivity of the stages, where the study has initial trials.
-        confirmed: `replication.document`.
+        replication: `replication.document`.
         latency: `attribution.Speed.document`.
         recommended: `selection.recommended`.
     """
@@ -152,11 +152,11 @@ def document(
         "trials": [_entry(record, float_record) for record in trials],
         "front": [_entry(record, float_record) for record in results.front],
         "baselines": {record.name: record.values for record in results.records if record.source == "baseline"},
-        "seeds_alone": {"front": [_entry(record, float_record) for record in initial.front], "hypervolume": initial.hypervolume}
-        if sensitivity is not None
-        else None,
+        "initial_trials_alone": None
+        if sensitivity is None
+        else {"front": [_entry(record, float_record) for record in initial.front], "hypervolume": initial.hypervolume},
         "recommended": {rule: point_name(record) for rule, record in (recommended or {}).items()},
-        "confirmed": confirmed,
+        "replication": replication,
         "latency": latency,
         "hypervolume": results.hypervolume,
         "reference_point": results.reference_point,

@@ -23,13 +23,13 @@ from autoq.config.objectives import FIDELITY, FIDELITY_FLOOR, check_objectives
 from autoq.config.policy import Policy, Role
 from autoq.config.space import SearchSpace, SpaceFacts
 from autoq.config.space_file import parse_space, stored_stages
-from autoq.config.spec import Confirmation, Record, Sensitivity, StudyFile, StudySpec, TrialResult
+from autoq.config.spec import Record, Replication, Sensitivity, StudyFile, StudySpec, TrialResult
 from autoq.config.structure import Structure
 from autoq.errors import InputError, StudyError, suggest
 from autoq.networks import is_custom, model_info
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.study.folder import StudyFolder
-from autoq.study.replication import Confirmed, confirmed, confirmed_qualities
+from autoq.study.replication import ReplicatedPoint, replicated_points, replicated_qualities
 from autoq.study.results import Results, in_words, table
 from autoq.study.storage import Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.system.files import append_line, atomic_write_text, read_lines
@@ -269,15 +269,15 @@ class Study(StudyFolder):
         """Finished trials and baselines, with their front and hypervolume."""
         return Results(self.records(), self.spec.objectives)
 
-    def confirmations(self) -> list[Confirmation]:
+    def replications(self) -> list[Replication]:
         """The front trained again with other seeds. Raises StudyError for a malformed line."""
-        needed = confirmed_qualities(self.spec.objectives)
+        needed = replicated_qualities(self.spec.objectives)
 
-        def check(found: Confirmation) -> None:
+        def check(found: Replication) -> None:
             if found.result.state == "complete" and not {*needed} <= found.result.values.keys() & found.result.held_out.keys():
                 raise ValueError("values are missing")
 
-        return read_lines(self.confirmed_path, Confirmation, check)
+        return read_lines(self.replications_path, Replication, check)
 
     def _check(self, record: Record) -> None:
         """Raise ValueError or PolicyError for a record that this study cannot have written."""
@@ -291,9 +291,9 @@ class Study(StudyFolder):
             raise ValueError("values are missing")
 
     @property
-    def confirmed(self) -> list[Confirmed]:
+    def replicated_points(self) -> list[ReplicatedPoint]:
         """The points of the front after replication: on held-out images, trained and measured again."""
-        return confirmed(self.results(), self.confirmations(), self.remeasured(), self.constraints)
+        return replicated_points(self.results(), self.replications(), self.remeasured(), self.constraints)
 
     @property
     def front(self) -> pd.DataFrame:

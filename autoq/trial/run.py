@@ -16,7 +16,7 @@ import torch
 
 from autoq.config.objectives import FIDELITY
 from autoq.config.policy import Policy
-from autoq.config.spec import Confirmation, TrialResult, TrialSpec
+from autoq.config.spec import Replication, TrialResult, TrialSpec
 from autoq.costs.latency.analytic import milliseconds
 from autoq.costs.latency.structure import structure_key
 from autoq.costs.latency.table import LatencyTable
@@ -120,7 +120,7 @@ def run_trial(
     return TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
 
 
-def replicate(context: TrialContext, policy: Policy, graph: Graph) -> Confirmation:
+def replicate(context: TrialContext, policy: Policy, graph: Graph) -> Replication:
     """Train a policy fully in a context with another seed, and judge it on both sets of images."""
     start = time.perf_counter()
     steps = _steps(context.spec, policy)
@@ -129,7 +129,7 @@ def replicate(context: TrialContext, policy: Policy, graph: Graph) -> Confirmati
         result = TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
     except TrialFailed as failure:
         result = TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
-    return Confirmation(policy=policy.hash, seed=context.spec.seed, result=result)
+    return Replication(policy=policy.hash, seed=context.spec.seed, result=result)
 
 
 def _judged_file(context: TrialContext, quantized: Quantized, graph: Graph, whole: bool) -> tuple[Values, Values]:

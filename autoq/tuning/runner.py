@@ -27,7 +27,7 @@ from ray import cloudpickle, tune
 from autoq.config.events import Events
 from autoq.config.objectives import FIDELITY
 from autoq.config.policy import Policy
-from autoq.config.spec import Confirmation, StudySpec, TrialResult
+from autoq.config.spec import Replication, StudySpec, TrialResult
 from autoq.costs.latency import measure as latencies
 from autoq.costs.latency.structure import structure_of
 from autoq.costs.latency.table import LatencyTable, read_table
@@ -120,7 +120,7 @@ def _is_open(study: Study) -> bool:
     if _jobs(study) or study.storage.running() or study.storage.count < allowed(study):
         return True
     wanted = {(each.policy.hash, each.seed) for each in planned(study.results(), replication_seeds(study.spec))}
-    repeated = {(each.policy, each.seed) for each in study.confirmations()}
+    repeated = {(each.policy, each.seed) for each in study.replications()}
     return not (wanted <= repeated and {policy for policy, _ in wanted} <= study.remeasured().samples.keys())
 
 
@@ -260,7 +260,7 @@ class TrialActor(tune.Trainable):
             return {"broken": self.unready, "began": False}
         try:
             if self.config["seed"] is not None:
-                return {"confirmation": self._confirm(self.config["seed"]).model_dump_json()}
+                return {"replication": self._replicate(self.config["seed"]).model_dump_json()}
             return {"result": self._run().model_dump_json()}
         except Exception as error:  # noqa: BLE001 - a new process shows whether it occurs again
             return {"broken": _in_one_line(error)}
@@ -280,16 +280,16 @@ class TrialActor(tune.Trainable):
 
         return _tried(work)
 
-    def _confirm(self, seed: int) -> Confirmation:
+    def _replicate(self, seed: int) -> Replication:
         policy = Policy.from_dict(self.config["policy"])
 
-        def work() -> Confirmation:
+        def work() -> Replication:
             self.context = self.context.with_seed(seed)  # shared by all points, so it does not count in a point's time limit
             with self._limits():
                 return replicate(self.context, policy, self.graph)
 
         found = _tried(work)
-        return found if isinstance(found, Confirmation) else Confirmation(policy=policy.hash, seed=seed, result=found)
+        return found if isinstance(found, Replication) else Replication(policy=policy.hash, seed=seed, result=found)
 
     def _limits(self) -> contextlib.AbstractContextManager[None]:
         return limits(self.spec.timeout, self.spec.memory, self.config["spent"])

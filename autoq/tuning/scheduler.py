@@ -18,10 +18,10 @@ from ray.tune.search import Searcher
 from autoq.config.events import Events
 from autoq.config.policy import Policy
 from autoq.config.schedule import bracket
-from autoq.config.spec import Confirmation, Rung, TrialResult
+from autoq.config.spec import Replication, Rung, TrialResult
 from autoq.config.structure import Structure
 from autoq.errors import AutoqError
-from autoq.study.replication import Replication, planned, replication_seeds
+from autoq.study.replication import PlannedReplication, planned, replication_seeds
 from autoq.study.results import FLOAT_NAME, point_name
 from autoq.study.storage import Asked
 from autoq.study.study import Study, resume_command
@@ -124,7 +124,7 @@ class StudySearcher(Searcher):
         self.rungs = study.spec.rungs or (study.spec.trial.steps,)
         self.reached: dict[int, dict[int, TrialResult]] = {}
         self.policies: dict[int, str] = {}
-        self.confirming: list[Replication] = []
+        self.replicating: list[PlannedReplication] = []
         self.reports: dict[str, dict[str, Any]] = {}
         self.alike: tuple[str, dict[str, Job]] = ("", {})
         for rung in study.rungs():
@@ -134,7 +134,7 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         if any(job.name == FLOAT_NAME for job in self.running.values()):
             return dict(PAUSE)  # others are judged against the float network
-        while self.waiting or self._plan() or self._plan_baseline() or self._plan_confirmations():
+        while self.waiting or self._plan() or self._plan_baseline() or self._plan_replications():
             job = self._begin()
             if job.attempts > MAX_ATTEMPTS:
                 self._end(job, TrialResult(state="failed", reason=f"interrupted {MAX_ATTEMPTS} times while it ran"))
@@ -185,16 +185,16 @@ class StudySearcher(Searcher):
             self.waiting.append(self.baselines.pop(0))
         return bool(self.waiting)
 
-    def _plan_confirmations(self) -> bool:
+    def _plan_replications(self) -> bool:
         """Fill `waiting` with the trainings that are still to be repeated, seed by seed; False where there are none."""
         spec = self.study.spec
         if self.running or not spec.replications:
             return False
-        done = {(each.policy, each.seed) for each in self.study.confirmations()}
-        self.confirming = planned(self.study.results(), replication_seeds(spec))
+        done = {(each.policy, each.seed) for each in self.study.replications()}
+        self.replicating = planned(self.study.results(), replication_seeds(spec))
         self.waiting = [
             Job(f"{point_name(record)} again", policy, spec.trial.steps, seed=seed)
-            for record, policy, seed in self.confirming
+            for record, policy, seed in self.replicating
             if (policy.hash, seed) not in done
         ]
         return bool(self.waiting)
@@ -250,9 +250,9 @@ class StudySearcher(Searcher):
         report = self.reports.pop(trial_id, {}) if error else result or {}
         if job is None:  # a pause, or a death that Ray reports twice
             return
-        if "confirmation" in report:
+        if "replication" in report:
             self.alike = ("", {})
-            self._confirm(job, Confirmation.model_validate_json(report["confirmation"]))
+            self._replicate(job, Replication.model_validate_json(report["replication"]))
         elif "result" in report:
             self.alike = ("", {})
             self._end(job, TrialResult.model_validate_json(report["result"]))
@@ -305,15 +305,15 @@ class StudySearcher(Searcher):
             if job.number is not None:
                 self.study.storage.set_attempts(job.number, job.attempts - 1)
 
-    def _confirm(self, job: Job, found: Confirmation) -> None:
-        self.study.add_confirmation(found)
-        wanted = {(policy.hash, seed) for _, policy, seed in self.confirming}
-        done = sum((each.policy, each.seed) in wanted for each in self.study.confirmations())
-        self.events.confirmed(job.name, done, len(wanted))
+    def _replicate(self, job: Job, found: Replication) -> None:
+        self.study.add_replication(found)
+        wanted = {(policy.hash, seed) for _, policy, seed in self.replicating}
+        done = sum((each.policy, each.seed) in wanted for each in self.study.replications())
+        self.events.replicated(job.name, done, len(wanted))
 
     def _end(self, job: Job, outcome: TrialResult) -> None:
         if job.seed is not None:
-            self._confirm(job, Confirmation(policy=job.policy.hash, seed=job.seed, result=outcome))
+            self._replicate(job, Replication(policy=job.policy.hash, seed=job.seed, result=outcome))
             return
         if job.number is None:
             structure = self.structure(job.policy)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from autoq.config.policy import Policy, uniform
-from autoq.config.spec import Confirmation, Record, Remeasured, StudySpec, TrialResult, TrialSpec
+from autoq.config.spec import Record, Remeasured, Replication, StudySpec, TrialResult, TrialSpec
 from autoq.config.structure import Structure
-from autoq.study.replication import confirmed
+from autoq.study.replication import replicated_points
 from autoq.study.results import Results
 from autoq.study.study import Study
 from autoq.tuning.options import search_space
@@ -39,7 +39,7 @@ RECORDS = [
     point(4, 20, 30.0, 31.0),
 ]
 REPLICATED = [
-    Confirmation(
+    Replication(
         policy=policy(4).hash,
         seed=1,
         result=TrialResult(state="complete", values={"fidelity": 30.5}, held_out={"fidelity": 30.8}, seconds=7.25),
@@ -49,7 +49,7 @@ REPLICATED = [
 
 def test_figures_of_a_study() -> None:
     results = Results(RECORDS, OBJECTIVES)
-    assert figures_of(results, REPLICATED, confirmed(results, REPLICATED, Remeasured(samples={}))) == {
+    assert figures_of(results, REPLICATED, replicated_points(results, REPLICATED, Remeasured(samples={}))) == {
         "spearman_held_out": 0.8,  # ranks 5 4 3 2 1 and 4 5 2 3 1: 1 - 6 * 4 / (5 * 24)
         "front_points": 4,
         "front_kept": 0.5,  # 7 and 4 of 8, 7, 6, 4
@@ -61,7 +61,9 @@ def test_figures_of_a_study() -> None:
 
 def test_a_study_without_held_out_images_has_no_such_figures() -> None:
     records = [record.model_copy(update={"held_out": {}}) for record in RECORDS]
-    figures = figures_of(Results(records, OBJECTIVES), [], confirmed(Results(records, OBJECTIVES), [], Remeasured(samples={})))
+    figures = figures_of(
+        Results(records, OBJECTIVES), [], replicated_points(Results(records, OBJECTIVES), [], Remeasured(samples={}))
+    )
     assert figures["spearman_held_out"] is None
     assert figures["front_kept"] is None
     assert figures["front_trials"] == 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoq.config.policy import Policy
-from autoq.config.spec import Confirmation, Record, Rung, Sensitivity, StudyFile, TrialResult
+from autoq.config.spec import Record, Replication, Rung, Sensitivity, StudyFile, TrialResult
 from autoq.study.study import Study
 from tests.study.test_study import make
 
@@ -39,16 +39,16 @@ def test_fidelity_was_psnr_to_float() -> None:
     assert Record.model_validate_json(record.model_dump_json()) == record
 
 
-def test_held_out_qualities_were_beside_a_confirmation_s_result() -> None:
+def test_held_out_qualities_were_beside_the_result_of_a_replication() -> None:
     old = {"policy": "0123456789ab", "seed": 1, "result": OLD, "unseen": {"psnr": 27.5, "psnr_to_float": 40.5}}
-    found = Confirmation.model_validate_json(json.dumps(old))
+    found = Replication.model_validate_json(json.dumps(old))
     assert (found.policy, found.seed) == ("0123456789ab", 1)
     assert found.result.held_out == {"psnr": 27.5, "fidelity": 40.5}
     assert found.result.values == TrialResult.model_validate(OLD).values
     assert "unseen" not in found.model_dump_json()
-    assert Confirmation.model_validate_json(found.model_dump_json()) == found
+    assert Replication.model_validate_json(found.model_dump_json()) == found
     failed = {**old, "result": {"state": "failed", "reason": "diverged"}, "unseen": {}}
-    assert Confirmation.model_validate(failed).result == TrialResult(state="failed", reason="diverged")
+    assert Replication.model_validate(failed).result == TrialResult(state="failed", reason="diverged")
 
 
 def test_an_earlier_study_is_read(tmp_path: Path) -> None:
@@ -56,11 +56,11 @@ def test_an_earlier_study_is_read(tmp_path: Path) -> None:
     study = make(tmp_path / "s", objectives=("size", "psnr"), replications=1)
     study.trials_path.write_text(json.dumps(RECORD) + "\n")
     again = {"policy": Policy.from_dict(RECORD["policy"]).hash, "seed": 1, "result": OLD, "unseen": {"psnr": 27.5}}
-    study.confirmed_path.write_text(json.dumps(again) + "\n")
+    study.replications_path.write_text(json.dumps(again) + "\n")
     assert [record.values["fidelity"] for record in study.records()] == [41.5]
     assert study.front["fidelity"].tolist() == [41.5]
-    assert [each.result.held_out for each in study.confirmations()] == [{"psnr": 27.5}]
-    assert study.confirmed == []
+    assert [each.result.held_out for each in study.replications()] == [{"psnr": 27.5}]
+    assert study.replicated_points == []
     study.close()
 
 

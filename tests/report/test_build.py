@@ -6,7 +6,7 @@ import pytest
 from autoq.api.studies import write_report
 from autoq.config.policy import uniform
 from autoq.config.space_file import bundled_space, load_space
-from autoq.config.spec import Confirmation, Question, StudySpec, TrialResult, TrialSpec
+from autoq.config.spec import Question, Replication, StudySpec, TrialResult, TrialSpec
 from autoq.config.structure import Structure
 from autoq.errors import StudyError
 from autoq.report.build import build_report
@@ -101,11 +101,11 @@ def test_the_page_says_what_holds_on_held_out_images(tmp_path: Path) -> None:
     best = uniform("8/8/8", study.space.facts.stages)
     for seed, psnr in enumerate((29.8, 29.7), 1):
         result = TrialResult(state="complete", values={"psnr": psnr}, held_out={"psnr": 27.0 + seed / 10})
-        append_line(study.confirmed_path, Confirmation(policy=best.hash, seed=seed, result=result))
+        append_line(study.replications_path, Replication(policy=best.hash, seed=seed, result=result))
     page = shown(build_report(study, tmp_path)[0])
     section = page.partition("<h2>Held-out validation</h2>")[2].partition("<h2>")[0]
-    assert "On images that no suggestion depends on, 2 of 3 points stay on the front" in section
-    assert "1 of them were trained again with other seeds; the largest loss is -0.20 dB (8/8/8)" in section
+    assert "On held-out images, 2 of 3 points stay on the front" in section
+    assert "1 of them was trained again with other seeds; the largest loss is -0.20 dB (8/8/8)" in section
     rows = {line.partition("</td>")[0].rpartition(">")[2]: line for line in section.splitlines() if line.startswith("<tr class")}
     assert list(rows) == ["6/6/8", "8/8/8", "float"]
     # Student's t of one degree of freedom is 12.706, of two 4.303

@@ -132,7 +132,7 @@ def test_the_logger_gets_progress_where_no_events_are_passed(
         events.started("trial 4", "16 16/16/32 16/16 16/16")
         events.finished(record(4, 1.5e6, 29.3))
         events.note("quality is psnr")
-        events.confirmed("trial 4", 1, 3)
+        events.replicated("trial 4", 1, 3)
     assert {(entry.name, entry.levelname) for entry in caplog.records} == {("autoq", "INFO")}
     assert caplog.messages == [
         "preparing the float network",

@@ -13,9 +13,9 @@ from scipy import stats
 
 from autoq.config.constraints import parse_all
 from autoq.config.policy import Policy, uniform
-from autoq.config.spec import Confirmation, Record, Remeasured, TrialResult
+from autoq.config.spec import Record, Remeasured, Replication, TrialResult
 from autoq.study.intervals import mean_interval, median_interval
-from autoq.study.replication import Confirmed, confirmed, document, in_words, rank_agreement
+from autoq.study.replication import ReplicatedPoint, document, in_words, rank_agreement, replicated_points
 from autoq.study.results import Results, point_name, to_json
 
 STAGES = {"head": ("weight", "activation"), "body": ("weight", "activation")}
@@ -34,9 +34,9 @@ def point(bits: int, size: float, latency: float, psnr: float, apart: float | No
     return Record(policy=policy(bits).to_dict(), values=values, held_out=held_out, **given)
 
 
-def trainings(bits: int, again: Sequence[float], apart: Sequence[float]) -> list[Confirmation]:
+def trainings(bits: int, again: Sequence[float], apart: Sequence[float]) -> list[Replication]:
     return [
-        Confirmation(
+        Replication(
             policy=policy(bits).hash, seed=seed, result=TrialResult(state="complete", values={"psnr": a}, held_out={"psnr": b})
         )
         for seed, (a, b) in enumerate(zip(again, apart, strict=True), 1)
@@ -45,8 +45,8 @@ def trainings(bits: int, again: Sequence[float], apart: Sequence[float]) -> list
 
 FLOAT = point(32, 100, 10, 30.0, 28.0, number=None, name="float", source="baseline")
 FRONT = [FLOAT, point(8, 50, 5, 29.9, 27.0), point(6, 40, 5, 29.8, 27.4), point(4, 30, 5, 29.0, 26.0)]
-FAILED = Confirmation(policy=policy(4).hash, seed=3, result=TrialResult(state="failed", reason="diverged"))
-CONFIRMATIONS = [
+FAILED = Replication(policy=policy(4).hash, seed=3, result=TrialResult(state="failed", reason="diverged"))
+REPLICATIONS = [
     *trainings(8, [29.7, 29.8, 29.6], [27.0, 27.2, 27.1]),
     *trainings(6, [29.9, 29.8, 29.7], [27.5, 27.4, 27.3]),
     *trainings(4, [29.0, 28.9], [26.0, 26.2]),
@@ -55,13 +55,13 @@ CONFIRMATIONS = [
 NONE = Remeasured(samples={})
 
 
-def names(points: Sequence[Confirmed]) -> list[tuple[str, bool]]:
+def names(points: Sequence[ReplicatedPoint]) -> list[tuple[str, bool]]:
     return [(point_name(each.record), each.stays) for each in points]
 
 
 def test_who_leaves_the_front_and_in_which_order() -> None:
     again = Remeasured(samples={policy(4).hash: (5.5,) * 15})
-    found = confirmed(Results(FRONT, OBJECTIVES), CONFIRMATIONS, again)
+    found = replicated_points(Results(FRONT, OBJECTIVES), REPLICATIONS, again)
     # six is smaller than eight, and better on held-out images
     assert names(found) == [("trial 4", True), ("trial 6", True), ("trial 8", False), ("float", True)]
     assert (found[2].dominated, found[2].breaks) == (True, ())
@@ -75,7 +75,7 @@ def test_who_leaves_the_front_and_in_which_order() -> None:
 
 
 def test_replicated_is_of_other_seeds_alone_and_held_out_of_all_trainings() -> None:
-    four, six, eight, exact = confirmed(Results(FRONT, OBJECTIVES), CONFIRMATIONS, NONE)
+    four, six, eight, exact = replicated_points(Results(FRONT, OBJECTIVES), REPLICATIONS, NONE)
     for each, again, apart in (
         (eight, [29.7, 29.8, 29.6], [27.0, 27.0, 27.2, 27.1]),
         (six, [29.9, 29.8, 29.7], [27.4, 27.5, 27.4, 27.3]),
@@ -107,11 +107,13 @@ def test_points_are_held_against_every_fully_trained_one() -> None:
     for size in range(2, 16):
         psnr, apart = (size + random.normal(0, 3, 2)).tolist()
         records.append(point(size, size, random.integers(1, 5), psnr, apart))
-    found = names(confirmed(Results(records, OBJECTIVES), [], NONE))
+    found = names(replicated_points(Results(records, OBJECTIVES), [], NONE))
     assert found == brute_force(records)
     assert {True, False} == {stays for _, stays in found}
     alone = [record for record in records if point_name(record) in dict(found)]
-    assert names(confirmed(Results(alone, OBJECTIVES), [], NONE)) != found, "against each other alone more of them would stay"
+    assert names(replicated_points(Results(alone, OBJECTIVES), [], NONE)) != found, (
+        "against each other alone more of them would stay"
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,12 +122,12 @@ def test_points_are_held_against_every_fully_trained_one() -> None:
 def test_what_did_not_train_fully_or_breaks_a_bound_beats_nobody(fields: dict[str, Any]) -> None:
     """It is smaller, and better on held-out images than all."""
     better = point(5, 1, 1, 40.0, 40.0, **fields)
-    assert names(confirmed(Results([*FRONT, better], OBJECTIVES), [], NONE)) == names(
-        confirmed(Results(FRONT, OBJECTIVES), [], NONE)
+    assert names(replicated_points(Results([*FRONT, better], OBJECTIVES), [], NONE)) == names(
+        replicated_points(Results(FRONT, OBJECTIVES), [], NONE)
     )
     unseen = point(5, 1, 1, 20.0, None)  # of an earlier version
-    assert names(confirmed(Results([*FRONT, unseen], OBJECTIVES), [], NONE)) == names(
-        confirmed(Results(FRONT, OBJECTIVES), [], NONE)
+    assert names(replicated_points(Results([*FRONT, unseen], OBJECTIVES), [], NONE)) == names(
+        replicated_points(Results(FRONT, OBJECTIVES), [], NONE)
     )
 
 
@@ -144,16 +146,16 @@ def test_rank_agreement_is_spearman_s_over_all_fully_trained_points() -> None:
 
 def test_nothing_known_of_held_out_images_is_nothing_said() -> None:
     earlier = [record.model_copy(update={"held_out": {}}) for record in FRONT]
-    assert confirmed(Results(earlier, OBJECTIVES), CONFIRMATIONS, NONE) == []
+    assert replicated_points(Results(earlier, OBJECTIVES), REPLICATIONS, NONE) == []
     assert in_words([], Results(earlier, OBJECTIVES)) == ""
     assert document([], Results(earlier, OBJECTIVES)) == {"rank_agreement": {"psnr": None}, "stay": 0, "front": []}
 
 
 def test_without_other_seeds_the_search_s_own_training_is_judged() -> None:
-    found = confirmed(Results(FRONT, OBJECTIVES), [], NONE)
+    found = replicated_points(Results(FRONT, OBJECTIVES), [], NONE)
     assert names(found) == [("trial 4", True), ("trial 6", True), ("trial 8", False), ("float", True)]
     assert in_words(found, Results(FRONT, OBJECTIVES)) == (
-        "On images that no suggestion depends on, 3 of 4 points stay on the front"
+        "On held-out images, 3 of 4 points stay on the front"
         " (rank correlation of psnr over all fully trained points: 0.50)."
     )
 
@@ -161,29 +163,29 @@ def test_without_other_seeds_the_search_s_own_training_is_judged() -> None:
 def test_equal_points_stay() -> None:
     """On the front of the search's images there is one of them; on held-out images they are no better than each other."""
     records = [FLOAT, point(8, 50, 5, 29.8, 27.0), point(6, 50, 5, 29.7, 27.0)]
-    assert names(confirmed(Results(records, OBJECTIVES), [], NONE)) == [("trial 8", True), ("float", True)]
+    assert names(replicated_points(Results(records, OBJECTIVES), [], NONE)) == [("trial 8", True), ("float", True)]
 
 
 def test_bounds_are_judged_by_what_was_repeated() -> None:
     records = [FLOAT, point(8, 50, 5, 29.8, 27.0)]
     runs, again = trainings(8, [29.7, 29.7], [27.0, 27.0]), Remeasured(samples={policy(8).hash: (5.0,) * 15})
     bounds = parse_all(["latency<=4.9ms", "psnr_drop<=0.25", "size<=60B"])
-    eight, exact = confirmed(Results(records, OBJECTIVES), runs, again, bounds)
+    eight, exact = replicated_points(Results(records, OBJECTIVES), runs, again, bounds)
     assert (eight.breaks, eight.stays) == (("latency<=4.9ms", "psnr_drop<=0.25"), False)
     assert exact.breaks == ("latency<=4.9ms", "size<=60B")
-    eight, _ = confirmed(Results(records, OBJECTIVES), [], NONE, parse_all(["latency<=5ms", "psnr_drop<=0.25"]))
+    eight, _ = replicated_points(Results(records, OBJECTIVES), [], NONE, parse_all(["latency<=5ms", "psnr_drop<=0.25"]))
     assert (eight.breaks, eight.stays) == ((), True)
 
 
 def test_without_a_quality_of_its_own_psnr_is_judged() -> None:
     records = [point(8, 50, 5, 29.8, 27.0), point(6, 40, 6, 29.7, 27.5)]
-    found = confirmed(Results(records, ("size", "latency")), [], NONE)
+    found = replicated_points(Results(records, ("size", "latency")), [], NONE)
     assert [(each.held_out["psnr"].middle, each.dominated) for each in found] == [(27.5, False), (27.0, False)]
 
 
 def test_one_training_has_no_interval_and_json_stays_strict() -> None:
     results = Results([FLOAT, FRONT[1]], OBJECTIVES)
-    found = document(confirmed(results, trainings(8, [29.5], [27.0]), NONE), results)
+    found = document(replicated_points(results, trainings(8, [29.5], [27.0]), NONE), results)
     assert json.loads(to_json(found)) == {
         "rank_agreement": {"psnr": None},
         "stay": 2,

@@ -6,7 +6,7 @@ import pytest
 
 from autoq.config.policy import Policy
 from autoq.config.space_file import bundled_space, load_space
-from autoq.config.spec import Record, StudySpec, TrialResult, TrialSpec
+from autoq.config.spec import Record, Replication, StudySpec, TrialResult, TrialSpec
 from autoq.config.structure import Structure
 from autoq.errors import StudyError
 from autoq.study.results import Results, document, to_json
@@ -81,7 +81,7 @@ def test_what_is_told_is_on_disk_and_read_back(tmp_path: Path) -> None:
     assert [trial["number"] for trial in data["trials"]] == [0, 1, 2, 3]
     assert data["trials"][3]["reason"] == "training diverged"
     assert data["baselines"]["float"]["psnr"] == 30.0
-    assert data["seeds_alone"] is None
+    assert data["initial_trials_alone"] is None
     assert {"name": "psnr", "direction": "maximize", "unit": "dB"} in data["objectives"]
 
 
@@ -123,6 +123,18 @@ def test_quality_guard_keeps_noise_off_the_front(tmp_path: Path) -> None:
     faithful = study.tell(asked.number, asked.policy, result(asked.policy, niqe=4.0, fidelity=31.0), Structure())
     assert (noisy.feasible, faithful.feasible) == (False, True)
     assert study.results().front == [faithful]
+
+
+def test_replications_by_their_earlier_file_name_are_read_and_continued(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    study = make(tmp_path / "study")
+    policy = study.ask().policy
+    first, second = (Replication(policy=policy.hash, seed=seed, result=TrialResult(state="failed", reason="x")) for seed in (1, 2))
+    study.add_replication(first)
+    study.replications_path.rename(study.folder / "confirmed.jsonl")
+    opened = Study.open(study.folder)
+    assert caplog.messages == ["study of an earlier version: confirmed.jsonl is now replications.jsonl"]
+    opened.add_replication(second)
+    assert Study.open(study.folder).replications() == [first, second]
 
 
 def test_an_existing_study_is_not_overwritten(tmp_path: Path) -> None:

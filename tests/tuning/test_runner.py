@@ -48,7 +48,7 @@ def test_budget_baselines_and_front(first: SearchDocument) -> None:
     assert 2 <= states[4:].count("pruned") <= 4, "of a bracket at most half trains on"
     assert {(trial["state"], trial["steps"]) for trial in first["trials"]} <= {("complete", 16), ("pruned", 2)}
     assert set(first["baselines"]) == BASELINES
-    assert 0 < first["seeds_alone"]["hypervolume"] <= first["hypervolume"]
+    assert 0 < first["initial_trials_alone"]["hypervolume"] <= first["hypervolume"]
     assert [objective["name"] for objective in first["objectives"]] == ["size", "latency", "psnr"]
     assert first["hypervolume"] > 0
     assert first["front"]
@@ -58,13 +58,13 @@ def test_budget_baselines_and_front(first: SearchDocument) -> None:
 
 def test_the_front_is_trained_again_on_images_the_search_never_saw(first: SearchDocument) -> None:
     points = {entry.get("name") or f"trial {entry['number']}": entry["values"] for entry in first["front"]}
-    confirmed = {entry["point"]: entry for entry in first["confirmed"]["front"]}
-    assert confirmed.keys() == points.keys()
-    for name, entry in confirmed.items():
+    replicated = {entry["point"]: entry for entry in first["replication"]["front"]}
+    assert replicated.keys() == points.keys()
+    for name, entry in replicated.items():
         assert entry["reason"] is None
         assert entry["held_out"]["psnr"]["middle"] != points[name]["psnr"]
         assert (entry["latency"] is None) == (entry["replicated"] == {})
-    repeated = {name: entry for name, entry in confirmed.items() if entry["replicated"]}
+    repeated = {name: entry for name, entry in replicated.items() if entry["replicated"]}
     assert {entry["seeds"] for entry in repeated.values()} == {1}
     assert set(first["recommended"]) == {"smallest", "fastest", "compromise"}
     assert first["recommended"]["smallest"] in repeated, "what a user would take first trains again first"
@@ -78,7 +78,7 @@ def test_the_front_is_trained_again_on_images_the_search_never_saw(first: Search
 def test_files_left_behind(folder: Path, first: SearchDocument) -> None:
     study = folder / "studies" / "first"
     assert sorted(path.name for path in study.iterdir()) == [
-        "confirmed.jsonl", "graph.onnx", "latency.json", "latency_again.json", "rungs.jsonl", "sensitivity.json", "study.db", "study.yaml", "trials.jsonl",
+        "graph.onnx", "latency.json", "latency_again.json", "replications.jsonl", "rungs.jsonl", "sensitivity.json", "study.db", "study.yaml", "trials.jsonl",
     ]  # fmt: skip
     assert len((study / "trials.jsonl").read_text().splitlines()) == 13
     assert len((study / "rungs.jsonl").read_text().splitlines()) == 8

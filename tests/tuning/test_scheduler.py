@@ -12,7 +12,7 @@ import pytest
 from autoq.config.events import Events
 from autoq.config.policy import Policy, uniform
 from autoq.config.space_file import bundled_space, load_space, parse_space
-from autoq.config.spec import Confirmation, Record, Sensitivity, StudySpec, TrialResult, TrialSpec
+from autoq.config.spec import Record, Replication, Sensitivity, StudySpec, TrialResult, TrialSpec
 from autoq.config.structure import Structure
 from autoq.errors import AutoqError
 from autoq.study.replication import SHARE, planned, replication_seeds
@@ -67,8 +67,8 @@ def reported(config: dict[str, Any]) -> dict[str, str]:
     if config["seed"] is None:
         return {"result": worth(config).model_dump_json()}
     result, policy = worth({**config, "number": 0}), Policy.from_dict(config["policy"])
-    again = Confirmation(policy=policy.hash, seed=config["seed"], result=result.model_copy(update={"held_out": result.values}))
-    return {"confirmation": again.model_dump_json()}
+    again = Replication(policy=policy.hash, seed=config["seed"], result=result.model_copy(update={"held_out": result.values}))
+    return {"replication": again.model_dump_json()}
 
 
 BASELINES = [
@@ -370,13 +370,13 @@ def test_the_front_is_trained_again_with_other_seeds_once_each(tmp_path: Path) -
     search(study)
     points = {Policy.from_dict(record.policy).hash: record.name for record in study.results().front}
     assert "float" in points.values()
-    trained = [(each.policy, each.seed) for each in study.confirmations()]
+    trained = [(each.policy, each.seed) for each in study.replications()]
     assert len(set(trained)) == len(trained)
     expected = {(each.policy.hash, each.seed) for each in planned(study.results(), replication_seeds(study.spec))}
     assert set(trained) == expected
     assert {seed for _, seed in trained} == {1}, "every point with one seed before the next"
     assert {policy for policy, _ in trained} < {policy for policy, name in points.items() if name != "float"}
-    spent, total = (sum(each.seconds for each in part) for part in ([run.result for run in study.confirmations()], study.records()))
+    spent, total = (sum(each.seconds for each in part) for part in ([run.result for run in study.replications()], study.records()))
     assert spent <= total * SHARE
     assert [seed for _, seed in trained] == sorted(seed for _, seed in trained)  # a worker prepares once for each seed
     cut = make(tmp_path / "cut", replications=2)
@@ -394,5 +394,5 @@ def test_the_front_is_trained_again_with_other_seeds_once_each(tmp_path: Path) -
             cut.close()
             cut = Study.resume(tmp_path / "cut")
     assert found(cut) == found(study)
-    assert {(each.policy, each.seed) for each in cut.confirmations()} == expected
-    assert len(cut.confirmations()) == len(expected)
+    assert {(each.policy, each.seed) for each in cut.replications()} == expected
+    assert len(cut.replications()) == len(expected)
