@@ -155,8 +155,7 @@ def test_without_other_seeds_the_search_s_own_training_is_judged() -> None:
     found = replicated_points(Results(FRONT, OBJECTIVES), [], NONE)
     assert names(found) == [("trial 4", True), ("trial 6", True), ("trial 8", False), ("float", True)]
     assert in_words(found, Results(FRONT, OBJECTIVES)) == (
-        "On held-out images, 3 of 4 points stay on the front"
-        " (rank correlation of psnr over all fully trained points: 0.50)."
+        "On held-out images, 3 of 4 points stay on the front (rank correlation of psnr over all fully trained points: 0.50)."
     )
 
 
