@@ -60,13 +60,13 @@ class TrialFailed(AutoqError):
 
 
 def suggest(given: str, names: Iterable[str]) -> str:
-    """` Did you mean 'x'?` with the closest name; empty if none is close."""
+    """` (did you mean 'x'?)` with the closest name; empty if none is close."""
     by_lowercase = {name.lower(): name for name in names}
     matches = difflib.get_close_matches(given.lower(), list(by_lowercase), n=1)
-    return f" Did you mean '{by_lowercase[matches[0]]}'?" if matches else ""
+    return f" (did you mean '{by_lowercase[matches[0]]}'?)" if matches else ""
 
 
 def unknown(kind: str, given: str, names: Iterable[str]) -> str:
-    """A message for an unknown name, with the valid names and a suggestion."""
+    """A message for an unknown name, with a suggestion and the valid names."""
     names = sorted(names)
-    return f"unknown {kind} '{given}' (known: {', '.join(names)}).{suggest(given, names)}"
+    return f"unknown {kind} '{given}'{suggest(given, names)}; type one of {', '.join(names)}"

@@ -55,7 +55,7 @@ def export_point(
     """
     found = open_study(study) if isinstance(study, str) else study
     if (trial is None) == (pick is None):
-        raise InputError("export: expected either --trial or --pick; type --trial N, or --pick RULE, for example --pick compromise")
+        raise InputError("export: expected either --trial or --pick; type --pick compromise or --trial N")
     results = found.results()
     record = picking.by_rule(results, str(pick)) if trial is None else picking.by_number(results.records, trial)
     name = study if isinstance(study, str) else found.name

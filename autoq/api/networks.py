@@ -201,7 +201,7 @@ class _Subject:
 def _described(options: SearchOptions, by: str) -> _Subject:
     """A network as options describe it."""
     if "model" not in options.model_fields_set:
-        raise InputError("no model given; type --model srgan, or --study NAME for a study's network")
+        raise InputError("no model given; type --model with a name from `autoq models`, or --study NAME for a study's network")
     cores = available_cores()
     trial = _trial(options.model, options.given().get("scale"), options.weights, options.target)
     trial = trial.model_copy(update={"data": options.data, "eval_data": options.eval_data, "seed": options.seed, "threads": cores})

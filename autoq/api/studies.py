@@ -190,7 +190,9 @@ def _defined(options: SearchOptions) -> StudySpec:
     """The definition that options describe, defaults of this machine and network filled in. Raises InputError."""
     given = options.model_fields_set
     if "model" not in given:
-        raise InputError("no model given; type --model srgan")
+        raise InputError(
+            "no model given; type --model with a name from `autoq models`, package.module:factory, or the path of a .pth file"
+        )
     cores = available_cores()
     plain = StudySpec(
         trial=TrialSpec(model=options.model, scale=options.scale if "scale" in given else default_scale(options.model)),
@@ -247,7 +249,9 @@ def _known(spec: StudySpec, options: SearchOptions, events: Events) -> StudySpec
 def _check_together(spec: StudySpec) -> None:
     """Raise InputError for options that do not go together."""
     if spec.initial_trials > spec.budget:
-        raise InputError(f"--initial-trials '{spec.initial_trials}': expected at most the budget of {spec.budget}")
+        raise InputError(
+            f"--initial-trials '{spec.initial_trials}': expected at most the --budget of {spec.budget}; type --initial-trials {spec.budget}"
+        )
     if spec.warm_start and spec.initial_trials < 2:
         raise InputError(f"--warm-start: needs at least 2 initial trials, found {spec.initial_trials}; type --initial-trials 8")
     if spec.by != GRANULARITIES[0] and "peak_memory" in spec.objectives:

@@ -44,7 +44,9 @@ def _root(
 
 
 @app.command()
-def doctor(json: Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")] = False) -> None:
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON document on standard output.")] = False,
+) -> None:
     """Check this machine: what is installed, what is missing, and what each gap costs. Exit code 1 if a search cannot run.
 
     Example: autoq doctor
@@ -98,8 +100,9 @@ def _usage(error: Any) -> str:
     name = getattr(error, "option_name", None)
     if name and name.startswith("-") and getattr(error, "possibilities", None) is not None:
         known = [option for parameter in context.command.params for option in parameter.opts] if context else []
-        return f"no option '{name}'.{suggest(name, known)} Type {help_line}"
+        return f"no such option '{name}'{suggest(name, known)}; type {help_line}"
     said = error.format_message().rstrip(".")
+    said = said[:1].lower() + said[1:]
     return f"{said}{' Type' if said.endswith('?') else '; type'} {help_line}"
 
 

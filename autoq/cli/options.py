@@ -88,9 +88,9 @@ def whole(option: str, least: int, most: int, example: int) -> Callable[[str], i
     return lambda text: read_whole(text, option, least, most, example)
 
 
-JSON = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output.")]
+JSON = Annotated[bool, typer.Option("--json", help="Print the results as one JSON document on standard output.")]
 QUIET = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
-STUDY = Annotated[str, typer.Argument(help="Study name under studies/, or an absolute path.")]
+STUDY = Annotated[str, typer.Argument(help="Name of a folder in studies/, or an absolute path.")]
 MODEL = Annotated[str | None, declared("model")]
 SCALE = Annotated[int | None, declared("scale")]
 TARGET = Annotated[str, declared("target")]

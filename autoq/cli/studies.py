@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @app.command()
 @takes(SearchOptions)
 def search(quiet: QUIET = False, json: JSON = False, **options: Any) -> None:
-    """Search for the Pareto-best quantization policies of a network, and write a report.
+    """Search for Pareto-optimal quantization policies for a network, and write a report.
 
-    Ctrl-C stops the search and shows the front so far. --resume continues it, after Ctrl-C or a crash.
+    Ctrl-C stops the search and shows the front so far. `--resume --study NAME` continues it after Ctrl-C or a crash.
 
     Example: autoq search --model srgan --budget 50
     """

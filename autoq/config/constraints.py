@@ -13,7 +13,7 @@ DROP = "_drop"
 """Suffix of a quality's name: how much worse it is than the float network's."""
 
 UNITS = {"bytes": {"": 1.0, "B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "kB": 1e3, "MB": 1e6}, "ms": {"": 1.0, "ms": 1.0, "s": 1e3}}
-EXAMPLE = "for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"
+EXAMPLE = "for example --constraint 'size<=400KiB'"
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ def parse(text: str) -> Constraint:
     """Read a constraint. Raises InputError unless it is a bound on an objective in its unit."""
     match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None:
-        raise InputError(f"constraint '{text}': expected NAME<=NUMBER or NAME>=NUMBER, {EXAMPLE}")
+        raise InputError(f"--constraint '{text}': expected NAME<=NUMBER or NAME>=NUMBER; type {EXAMPLE}")
     name, sign, number, unit = match.groups()
     objective = name.removesuffix(DROP)
     if objective not in OBJECTIVES or (name != objective and not OBJECTIVES[objective].quality):
         drops = [f"{known}{DROP}" for known, info in OBJECTIVES.items() if info.quality]
-        raise InputError(f"constraint '{text}': {unknown('name', name, [*OBJECTIVES, *drops])}")
+        raise InputError(f"--constraint '{text}': {unknown('name', name, [*OBJECTIVES, *drops])}")
     info = OBJECTIVES[objective]
     units = UNITS.get(info.unit, {"": 1.0, info.unit: 1.0})
     if unit not in units:
-        raise InputError(f"constraint '{text}': {name} is measured in {info.unit or 'plain numbers'}; type {name}{sign}{number}")
+        raise InputError(f"--constraint '{text}': {name} is measured in {info.unit or 'plain numbers'}; type {name}{sign}{number}")
     return Constraint(re.sub(r"\s", "", text), name, float(number) * units[unit], sign == ">=")
 
 

@@ -66,9 +66,11 @@ def check_objectives(names: Iterable[str]) -> None:
     names = list(names)
     for name in names:
         if name not in OBJECTIVES:
-            raise InputError(unknown("objective", name, OBJECTIVES))
+            raise InputError(f"--objectives '{','.join(names)}': {unknown('objective', name, OBJECTIVES)}")
     if len(set(names)) != len(names) or len(names) < 2:
-        raise InputError(f"objectives '{','.join(names)}': expected two or more different names, for example size,latency,psnr")
+        raise InputError(
+            f"--objectives '{','.join(names)}': expected two or more different names; type --objectives size,latency,psnr"
+        )
 
 
 def reference_value(name: str, value_of_float: float) -> float:

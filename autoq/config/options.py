@@ -106,7 +106,7 @@ def _crops(value: Any) -> int | str | None:
     if value in ("all", None):
         return value
     if not re.fullmatch("[1-9][0-9]{0,5}", str(value)):
-        raise InputError(f"--eval-crops '{value}': expected a whole number from 1 to 999999, or all; type --eval-crops 32")
+        raise InputError(f"--eval-crops '{value}': expected a whole number from 1 to 999999, or `all`; type --eval-crops 32")
     return int(value)
 
 
@@ -128,7 +128,7 @@ Folder = Annotated[Path | None, AfterValidator(absolute)]
 DeviceOption = Annotated[DeviceChoice, Option("Device to train on.")]
 SamplingOption = Annotated[
     Sampling,
-    Option("How training patches are sampled: uniform, or by complexity (proportional, threshold).", metavar="NAME"),
+    Option("How training patches are sampled: uniform, or by complexity: proportional or threshold.", metavar="NAME"),
 ]
 
 
@@ -157,7 +157,7 @@ class Options(BaseModel):
             problem = error.errors()[0]
             name, found = str(problem["loc"][0]), problem["input"]
             choices = get_args(cls.model_fields[name].annotation)
-            words = f"expected {', '.join(choices)}.{suggest(str(found), choices)}"
+            words = f"expected one of {', '.join(choices)}{suggest(str(found), choices)}"
             raise InputError(
                 f"{flag(name)} '{found}': {words if problem['type'] == 'literal_error' else problem['msg']}"
             ) from error
@@ -174,12 +174,23 @@ class NetworkOptions(Options):
     title = "Network and target"
 
     model: Annotated[
-        str, Option("Network: a name (see `autoq models`), package.module:factory, or a checkpoint file (.pth).", metavar="MODEL")
+        str,
+        Option(
+            "Network: a name (see `autoq models`), package.module:factory (a function that returns the network), or a .pth "
+            "file whose architecture spandrel recognizes.",
+            metavar="MODEL",
+        ),
     ] = ""
-    scale: Annotated[int, whole(1, MOST_SCALE, 4), Option("Upscaling factor.", "4, or the scale of the bundled weights", "N")] = 4
+    scale: Annotated[
+        int, whole(1, MOST_SCALE, 4), Option("Upscaling factor.", "4; without bundled weights for x4, their scale", "N")
+    ] = 4
     weights: Annotated[
         Path | None,
-        Option("Checkpoint (.safetensors or .pth), or `published` to download the authors' weights.", "bundled weights", "FILE"),
+        Option(
+            "Checkpoint (.safetensors or .pth), or `published` to download the weights of the network's authors.",
+            "bundled weights",
+            "FILE",
+        ),
     ] = None
 
 
@@ -194,21 +205,21 @@ class ImageOptions(Options):
 
     title = "Images"
 
-    data: Annotated[Folder, Option("Folder of training and calibration images.", "bundled photographs", "DIR")] = None
-    eval_data: Annotated[Folder, Option("Folder of evaluation images.", "bundled photographs", "DIR")] = None
+    data: Annotated[Folder, Option("Folder of images to train and calibrate on.", "bundled photographs", "DIR")] = None
+    eval_data: Annotated[Folder, Option("Folder of images to evaluate trials on.", "other bundled photographs", "DIR")] = None
     test_data: Annotated[
-        Folder, Option("Folder of held-out images, used only to check the front.", "bundled photographs", "DIR")
+        Folder, Option("Folder of held-out images, on which the front is evaluated again.", "other bundled photographs", "DIR")
     ] = None
     images: Annotated[
         Images,
-        Option("Content of the folders: high-resolution originals (hr) or low-resolution inputs (lr)."),
+        Option("What these folders hold: high-resolution originals (hr), or low-resolution inputs (lr), without psnr and ssim."),
     ] = "hr"
     eval_crops: Annotated[
         int | Literal["all"] | None,
         BeforeValidator(_crops),
         Option(
             "Number of crops to evaluate on, or `all` for whole images.",
-            "whole images if the folder is small, otherwise 32 crops",
+            "whole images up to 1,500,000 pixels in all, otherwise 32 crops",
             "all|N",
         ),
     ] = None
@@ -219,17 +230,17 @@ class TrainingOptions(Options):
 
     title = "Training"
 
-    steps: Annotated[int, whole(0, MANY, 24), Option("Training steps per trial; 0 is post-training quantization.", metavar="N")] = (
-        24
-    )
-    seed: Annotated[int, whole(0, MOST_SEED, 0), Option("Random seed of patches, training and sampler.", metavar="N")] = 0
-    threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads per trial.", "cores / workers", "N")] = 1
+    steps: Annotated[
+        int, whole(0, MANY, 24), Option("Training steps per trial; 0 means post-training quantization.", metavar="N")
+    ] = 24
+    seed: Annotated[int, whole(0, MOST_SEED, 0), Option("Random seed for patches, training and the sampler.", metavar="N")] = 0
+    threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads per trial.", "cores divided by workers", "N")] = 1
     device: DeviceOption = "auto"
     sampling: SamplingOption = "proportional"
     sqcl: Annotated[
         float,
         number("a weight", 0.3, least=0),
-        Option("Weight of FQSR's calibration loss, which also trains the error of every quantizer down.", "0, off", "WEIGHT"),
+        Option("Weight of the calibration loss of FQSR (SQCL), which penalizes the error of every quantizer.", "0 (off)", "WEIGHT"),
     ] = 0.0
 
 
@@ -238,13 +249,13 @@ class StudyOptions(Options):
 
     title = "Search"
 
-    by: Annotated[Granularity, Option("Unit that gets its own number format.")] = "stage"
+    by: Annotated[Granularity, Option("Part of the network that gets its own bit widths, quantizer and range estimator.")] = "stage"
     objectives: Annotated[
         tuple[str, ...],
         BeforeValidator(_objectives),
         Option(
-            f"Two or more of {', '.join(OBJECTIVES)}, separated by commas.",
-            "size, latency, and psnr, or fidelity for networks trained for looks",
+            f"Two or more of {', '.join(OBJECTIVES)}, separated by commas. fidelity: PSNR against the float network's output.",
+            "size,latency,psnr; size,latency,fidelity for GANs and for your own networks",
             "NAMES",
         ),
     ] = ()
@@ -252,7 +263,9 @@ class StudyOptions(Options):
         tuple[str, ...],
         BeforeValidator(_constraints),
         Option(
-            "Constraint that every Pareto point must satisfy: 'size<=400KiB', 'latency<=10ms', 'psnr_drop<=0.1'. Repeatable.",
+            "Bound on an objective that every Pareto point must satisfy, for example 'size<=400KiB', "
+            "'latency<=10ms' or (relative to float)"
+            " 'psnr_drop<=0.1'. Repeatable.",
             metavar="BOUND",
         ),
     ] = ()
@@ -264,15 +277,24 @@ class StudyOptions(Options):
     initial_trials: Annotated[
         int,
         whole(0, MANY, 12),
-        Option("Trials of the budget chosen from the sensitivity of the stages, run first.", "half the budget, at most 12", "N"),
+        Option(
+            "Number of trials, part of the budget, that run first: policies derived from a sensitivity analysis.",
+            "half the budget, at most 12",
+            "N",
+        ),
     ] = 0
     replications: Annotated[
         int,
         whole(0, MANY, 3),
-        Option("Random seeds with which points of the front are trained again at the end; 0 for none.", metavar="N"),
+        Option(
+            "Number of random seeds with which points of the front are trained again at the end, the recommended points first.",
+            metavar="N",
+        ),
     ] = 3
     workers: Annotated[
-        int, whole(1, MOST_PROCESSES, 2), Option("Trials run at once, each in its own process.", "one per core, at most 4", "N")
+        int,
+        whole(1, MOST_PROCESSES, 2),
+        Option("Number of trials that run at once, each in its own process.", "one per core, at most 4", "N"),
     ] = 1
     frame: Annotated[
         tuple[int, int],
@@ -287,7 +309,11 @@ class StudyOptions(Options):
     ] = None
     storage: Annotated[
         str | None,
-        Option("Database URL for Optuna's trials, without a password.", "a file in the study's folder", "URL"),
+        Option(
+            "Database URL for Optuna's trials. A password belongs in PGPASSWORD, not in the URL.",
+            "a file in the study's folder",
+            "URL",
+        ),
     ] = None
 
 
@@ -297,12 +323,13 @@ class RunOptions(Options):
     title = "Study"
 
     latency_table: Annotated[
-        Path | None, Option("Use the latency.json of an earlier study instead of measuring.", metavar="FILE")
+        Path | None, Option("Use the latency.json of an earlier study instead of measuring latency.", metavar="FILE")
     ] = None
-    study: Annotated[str | None, Option("Study name under studies/, or an absolute path.", "the network and the time", "NAME")] = (
-        None
-    )
-    resume: Annotated[bool, Option("Continue --study where it stopped; other options may be omitted.")] = False
+    study: Annotated[
+        str | None,
+        Option("Name of the study's folder in studies/, or an absolute path.", "the network's name and the time", "NAME"),
+    ] = None
+    resume: Annotated[bool, Option("Continue the study that --study names where it stopped; its other options are known.")] = False
 
 
 class SearchOptions(RunOptions, StudyOptions, TrainingOptions, ImageOptions, DeploymentOptions):
@@ -312,14 +339,18 @@ class SearchOptions(RunOptions, StudyOptions, TrainingOptions, ImageOptions, Dep
 
     space: Annotated[
         Path | None,
-        Option("Search space: a YAML file, or a bundled name (see `autoq space --list`).", "the network's bundled space", "FILE"),
+        Option(
+            "Search space: a YAML file, or the name of a bundled one (see `autoq space --list`).",
+            "the network's bundled space",
+            "FILE",
+        ),
     ] = None
     stages: Any = None
     """From Python alone: stage -> patterns of module paths, instead of the space's or the network's own."""
     warm_start: Annotated[
-        str | None, Option("Start up to half of the initial trials from an earlier study's Pareto front.", metavar="STUDY")
+        str | None, Option("Take up to half of the initial trials from the Pareto front of an earlier study.", metavar="STUDY")
     ] = None
-    stopping: Annotated[bool, Option("Stop trials early that others dominate.", "on")] = True
+    stopping: Annotated[bool, Option("Stop dominated trials early.", "on")] = True
 
 
 class PretrainOptions(NetworkOptions):
@@ -335,7 +366,7 @@ class PretrainOptions(NetworkOptions):
         Option("Training steps against a discriminator after that (srgan, esrgan).", "the recipe's", "N"),
     ] = 0
     sampling: SamplingOption = "uniform"
-    seed: Annotated[int, whole(0, MOST_SEED, 0), Option("Random seed of initial weights and patches.", metavar="N")] = 0
+    seed: Annotated[int, whole(0, MOST_SEED, 0), Option("Random seed for initial weights and patches.", metavar="N")] = 0
     threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads of the training.", "all cores", "N")] = 1
     device: DeviceOption = "auto"
 

@@ -137,7 +137,7 @@ class Policy:
         for stage, roles in data["stages"].items():
             for role in roles:
                 if role not in ROLES:
-                    raise PolicyError(f"policy: stages.{stage}.{role}: expected one of {', '.join(ROLES)}.{suggest(role, ROLES)}")
+                    raise PolicyError(f"policy: stages.{stage}.{role}: expected one of {', '.join(ROLES)}{suggest(role, ROLES)}")
             try:
                 stages.append((stage, StageQuant(**{role: TensorQuant(**quant) for role, quant in roles.items()})))
             except TypeError as error:
@@ -204,13 +204,15 @@ def _check_widths(shorthand: str, policy: Policy, stages: Mapping[str, Iterable[
 def _parse_stage(part: str, stages: Mapping[str, Iterable[Role]]) -> tuple[str, tuple[int, int, int]]:
     stage, _, bits = part.strip().partition("=")
     if stage not in stages:
-        raise PolicyError(f"policy: no stage '{stage}' (stages: {', '.join(stages)}).{suggest(stage, stages)}")
+        raise PolicyError(f"policy: no stage '{stage}'{suggest(stage, stages)}; type one of {', '.join(stages)}")
     return stage, _parse_bits(bits)
 
 
 def _parse_bits(text: str) -> tuple[int, int, int]:
     parts = text.strip().split("/")
     if len(parts) not in (2, 3) or not all(part.isascii() and part.isdigit() for part in parts):
-        raise PolicyError(f"policy '{text}': expected weight/activation/skip bits, for example 8/8/8 or 4/8")
+        raise PolicyError(
+            f"policy '{text}': expected two or three widths in bits, weight/activation or weight/activation/skip; type 8/8/8"
+        )
     weight, activation, *skip = (int(part) for part in parts)
     return weight, activation, skip[0] if skip else FLOAT_BITS

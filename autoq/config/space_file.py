@@ -33,7 +33,7 @@ FOLDERS = (Path(__file__).parents[1] / "search_spaces", Path(__file__).parents[2
 DEFAULTS = {"quantizer": "minmax", "clipping": "minmax"}
 """Defaults of a role. Granularity and signedness default to the target's first."""
 
-OR_NAMED = "give --space an existing YAML file, or a name from autoq space --list"
+OR_NAMED = "type --space with the path of a YAML file or a name from `autoq space --list`"
 
 STAGE_NAME = "[A-Za-z][A-Za-z0-9_]*"
 
@@ -42,7 +42,7 @@ def bundled_space(model: str) -> Path:
     """The space file shipped for a model, or the one for all models."""
     if found := _bundled(model) or _bundled("default"):
         return found
-    raise SpaceError(f"no search space is bundled for '{model}'; write one and give --space FILE")
+    raise SpaceError(f"no search space is bundled for '{model}'; write one and type --space FILE")
 
 
 def _bundled(name: str | Path) -> Path | None:
@@ -168,7 +168,7 @@ def _check_keys(data: Any, known: Iterable[str], where: str, path: str, complain
     for key in data:
         if key not in known:
             full = f"{path}.{key}" if path else str(key)
-            raise SpaceError(f"{where}: {full}: {complaint} '{key}' ({', '.join(known)}).{suggest(str(key), known)}")
+            raise SpaceError(f"{where}: {full}: {complaint} '{key}'{suggest(str(key), known)}; known: {', '.join(known)}")
 
 
 def _choices(data: Mapping[str, Any], role: Role, facts: SpaceFacts, where: str) -> Choices:

@@ -65,8 +65,8 @@ def evaluate(
     """
     names = _metrics(metrics)
     folder = absolute(data)
-    images = eval_images(folder) if folder else []
     name, run, factor = _network(file, model, weights, scale, target, threads)
+    images = eval_images(folder) if folder else []
     pairs = [make_pair(image, factor) for image in images] if folder else crops.bundled(factor)
     border = factor if border is None else border
     for pair in pairs:

@@ -81,7 +81,7 @@ class Exported:
 def check_format(name: str, target: str) -> None:
     """Raise InputError for an unknown format, or one that the target cannot read."""
     if name not in FILES:
-        raise InputError(f"--format '{name}': {unknown('format', name, FILES)}; type --format onnx")
+        raise InputError(f"--format '{name}': {unknown('format', name, FILES)}")
     if target_info(target).file == QONNX:
         if name != QONNX:
             raise InputError(

@@ -22,9 +22,8 @@ from autoq.config.options import Sampling
 from autoq.errors import DataError
 from autoq.images.pixels import to_input as pixels_as_input
 from autoq.images.pixels import to_pixels as as_pixels
-from autoq.images.reader import read_picture
+from autoq.images.reader import SUFFIXES, read_picture
 
-SUFFIXES = {".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff", ".webp"}
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 """Files of operating systems, in lower case; these and hidden files are ignored."""
 
@@ -80,10 +79,10 @@ def image_files(folder: Path) -> list[Path]:
     """The image files of a folder, sorted by name. Raises DataError if there are none."""
     if not folder.is_dir():
         reason = "not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"image folder '{folder}': {reason}; give a folder of {', '.join(sorted(SUFFIXES))} files")
+        raise DataError(f"image folder '{folder}': {reason}; give a folder of {', '.join(SUFFIXES)} files")
     paths = sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise DataError(f"image folder '{folder}': no image files; give a folder of {', '.join(sorted(SUFFIXES))} files")
+        raise DataError(f"image folder '{folder}': no image files; give a folder of {', '.join(SUFFIXES)} files")
     return paths
 
 

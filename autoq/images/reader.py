@@ -22,8 +22,9 @@ OPAQUE, CLEAR = ("1", "L", "P", "RGB"), ("LA", "La", "PA", "RGBA", "RGBa")
 DEEP = "I;16"
 """Pillow's modes: without and with transparency, and 16-bit grey in either byte order."""
 
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MODES = "RGB, grey or palette, with or without transparency"
-ASK = "give a PNG or JPEG image"
+ASK = f"give an existing {', '.join(SUFFIXES)} file"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def read_picture(path: Path) -> Picture:
         raise DataError(f"image '{path}': too large, expected at most {limit} pixels; split the image") from error
     except (OSError, SyntaxError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not an image, or damaged"
+        reason = reason[0].lower() + reason[1:]
         raise DataError(f"cannot read image '{path}': {reason}; {ASK}") from error
 
 

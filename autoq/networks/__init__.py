@@ -196,15 +196,15 @@ def model_info(name: str) -> ModelInfo:
     if is_custom(name):
         return ModelInfo(location=name, scales=(), stages={}, patterns={}, perceptual=is_file(name))
     if name not in MODELS:
-        raise InputError(f"{unknown('model', name, MODELS)} Type one of these, package.module:factory, or a {CHECKPOINTS[0]} file")
+        raise InputError(f"{unknown('model', name, MODELS)}, package.module:factory, or the path of a {CHECKPOINTS[0]} file")
     return MODELS[name]
 
 
 def _check_scale(name: str, scale: int) -> None:
     scales = model_info(name).scales
     if scales and scale not in scales:
-        options = ", ".join(map(str, scales))
-        raise InputError(f"--scale {scale}: model '{name}' supports scales {options}; type --scale {scales[-1]}")
+        options = " and ".join(map(str, scales))
+        raise InputError(f"--scale '{scale}': model '{name}' supports {options}; type --scale {scales[-1]}")
 
 
 def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | None:
@@ -223,9 +223,10 @@ def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | N
     if is_custom(name):
         return Path(name) if is_file(name) else None
     if scale not in info.bundled:
-        bundled = ", ".join(f"x{factor}" for factor in info.bundled) or "none"
+        others = " and ".join(f"x{factor}" for factor in info.bundled)
+        bundled = f", only for {others}" if others else ""
         download = f", or --weights {REQUEST} to download {PUBLISHED[name, scale]}" if (name, scale) in PUBLISHED else ""
-        raise WeightsError(f"no bundled weights for {name} x{scale} (bundled: {bundled}); give --weights FILE{download}")
+        raise WeightsError(f"no weights are bundled for {name} x{scale}{bundled}; type --weights FILE{download}")
     return BUNDLED / info.bundled[scale]
 
 

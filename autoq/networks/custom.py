@@ -127,7 +127,7 @@ def _imported(where: str, name: str) -> ModuleType:
         return importlib.import_module(where) if path is None else _from_path(path)
     except ImportError as error:
         raise InputError(
-            f"model '{name}': {error}; type --model package.module:factory with a module that can be imported from here"
+            f"model '{name}': {error}; type --model package.module:factory with a module in this folder or on PYTHONPATH"
         ) from error
     except FileNotFoundError as error:
         if path is None or path.is_file():
@@ -210,7 +210,7 @@ def _from_file(path: Path) -> nn.Module:
             f" --model NAME --weights {path}"
         )
     if not path.is_file():
-        raise InputError(f"model '{path}': no such file; give an existing checkpoint, or --model NAME (see autoq models)")
+        raise InputError(f"model '{path}': no such file; type the path of an existing checkpoint, or a name from `autoq models`")
     state = read_state_dict(path)
     check_finite(state, path)
     allow_torchvision()

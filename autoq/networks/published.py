@@ -37,7 +37,7 @@ def published_file(model: str, scale: int) -> Path:
     address = PUBLISHED.get((model, scale))
     if address is None:
         options = ", ".join(f"{name} x{factor}" for name, factor in PUBLISHED)
-        raise WeightsError(f"--weights {REQUEST}: no download for {model} x{scale} (available: {options}); give --weights FILE")
+        raise WeightsError(f"--weights {REQUEST}: no download for {model} x{scale} (available: {options}); type --weights FILE")
     import torch
 
     path = Path(torch.hub.get_dir()) / "autoq" / address.rpartition("/")[2]

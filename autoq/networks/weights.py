@@ -34,7 +34,7 @@ INDICES = (torch.int64, torch.int32, torch.bool)
 """Types of buffers that are not weights: channel orders, window positions, masks."""
 
 KEYS_SHOWN = 3
-ASK = "give --weights a .safetensors or .pth file"
+ASK = "type --weights with a .safetensors or .pth file of tensors"
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -77,7 +77,7 @@ def _load(path: Path) -> Any:
         return load_file(path)
     with path.open("rb") as file:
         if not file.read(2).startswith(TORCH_STARTS):
-            raise WeightsError(f"weights '{path}': not a checkpoint; {ASK}")
+            raise WeightsError(f"weights '{path}': not a file that torch.save or safetensors wrote; {ASK}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about unusual pickles; their content is checked
         with torch.serialization.safe_globals([*HARMLESS]):

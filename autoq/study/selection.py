@@ -12,18 +12,22 @@ Close to float means within CLOSE of the study's quality; where no point is, the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from autoq.config.constraints import Constraint, parse_all
 from autoq.config.objectives import FIDELITY, OBJECTIVES
 from autoq.config.spec import Record
-from autoq.errors import InputError, unknown
+from autoq.errors import InputError
 from autoq.study import pareto
 from autoq.study.results import FLOAT_NAME, Results, point_name
 
 THEN = " then "
 SMALLEST, FASTEST, COMPROMISE = "smallest", "fastest", "compromise"
+MOST_NAMES = 20
+"""Most names that an error lists."""
+
 EXAMPLE = "type --pick compromise, --pick smallest, --pick 'psnr_drop<=0.1 then size' or --trial 7"
 
 CLOSE = {
@@ -49,7 +53,7 @@ def by_name(records: Sequence[Record], name: str) -> Record:
     for record in records:
         if point_name(record) == name:
             raise InputError(f"'{name}' cannot be exported: {record.state}, {record.reason}; {_those(complete)}")
-    raise InputError(f"the study has no '{name}'; {_those(complete)}")
+    raise InputError(f"the study has no point '{name}'; {_those(complete)}")
 
 
 def by_rule(results: Results, rule: str) -> Record:
@@ -63,7 +67,7 @@ def by_rule(results: Results, rule: str) -> Record:
         return recommended(results)[rule]
     *bounds, goal = rule.rsplit(THEN, 1) if THEN in rule else (rule,)
     if goal.strip() not in OBJECTIVES:
-        raise InputError(f"--pick '{rule}': {unknown('objective', goal.strip(), OBJECTIVES)}; {EXAMPLE}")
+        raise InputError(f"--pick '{rule}': no such rule, objective or point; {EXAMPLE}")
     kept = parse_all(bounds[0].split(",")) if bounds else ()
     within = [record for record in front if _keeps(record, kept, results.float_record.values if results.float_record else {})]
     if not within:
@@ -126,5 +130,11 @@ def _compromise(values: Sequence[Sequence[float]]) -> int:
 
 
 def _those(complete: Mapping[str, Record]) -> str:
-    names = list(complete)
-    return f"type one of: {', '.join(names[:20])}{' ...' if len(names) > 20 else ''}" if names else "no point trained fully"
+    numbers = sorted(record.number for record in complete.values() if record.number is not None)
+    baselines = [name for name, record in complete.items() if record.number is None]
+    options = [f"{option} with one of {_listed(names)}" for option, names in (("--trial", numbers), ("--pick", baselines)) if names]
+    return f"type {', or '.join(options)}" if options else "no point trained fully"
+
+
+def _listed(names: Sequence[Any]) -> str:
+    return ", ".join(map(str, names[:MOST_NAMES])) + (" ..." if len(names) > MOST_NAMES else "")

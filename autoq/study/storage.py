@@ -294,7 +294,7 @@ def make_sampler(name: str, seed: int, number: int, budget: int, attempt: int = 
             return optuna.samplers.NSGAIIISampler(seed=own, population_size=max(4, startup))
     if name == "random":
         return optuna.samplers.RandomSampler(seed=own)
-    raise InputError(f"sampler '{name}': expected auto, tpe, gp, nsga2, nsga3 or random")
+    raise InputError(f"--sampler '{name}': expected one of auto, tpe, gp, nsga2, nsga3, random")
 
 
 # ------------------------------------------------------------ where trials are stored
@@ -316,17 +316,17 @@ def check_url(url: str) -> None:
         parsed = make_url(url)
     except (ArgumentError, ValueError) as error:
         raise StudyError(
-            f"storage '{url}': not a database URL; type --storage sqlite:////absolute/path.db or postgresql://user@host/database"
+            f"--storage '{url}': not a database URL; type --storage sqlite:////absolute/path.db or postgresql://user@host/database"
         ) from error
     if re.search("[{}]", url):
         quoted = url.replace("{", "%7B").replace("}", "%7D")
-        raise StudyError(f"storage '{url}': Optuna replaces text in braces; type --storage {quoted}")
+        raise StudyError(f"--storage '{url}': Optuna replaces text in braces; type --storage {quoted}")
     if parsed.drivername.startswith("sqlite") and not Path(parsed.database or "").is_absolute():
         absolute = file_url(Path.cwd() / (parsed.database or "x.db"))
-        raise StudyError(f"storage '{url}': expected an absolute path; type --storage {absolute}")
+        raise StudyError(f"--storage '{url}': expected an absolute path; type --storage {absolute}")
     if parsed.password is not None or any(key in parsed.query for key in PASSWORDS):
         shown = parsed.difference_update_query(PASSWORDS).render_as_string(hide_password=True)
-        raise StudyError(f"storage '{shown}': contains a password, which the study would store; set PGPASSWORD instead")
+        raise StudyError(f"--storage '{shown}': contains a password, which the study would store; set PGPASSWORD instead")
 
 
 def file_url(path: Path) -> str:
@@ -346,14 +346,14 @@ def explained(url: str) -> Iterator[None]:
     try:
         yield
     except NoSuchModuleError as error:
-        raise StudyError(f"storage '{url}': {unknown('database', make_url(url).drivername, DATABASES)}") from error
+        raise StudyError(f"--storage '{url}': {unknown('database', make_url(url).drivername, DATABASES)}") from error
     except ImportError as error:
         module = str(getattr(error.__cause__, "name", None) or error.name)
         raise StudyError(
-            f"storage '{url}': needs the Python package '{module}'; type pip install {PACKAGES.get(module, module)}"
+            f"--storage '{url}': needs the Python module '{module}'; type pip install {PACKAGES.get(module, module)}"
         ) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-        raise StudyError(f"storage '{url}': {_cause(error)}; {_way_out(url)}") from error
+        raise StudyError(f"--storage '{url}': {_cause(error)}; {_way_out(url)}") from error
 
 
 def _way_out(url: str) -> str:
@@ -372,7 +372,7 @@ def check_free(url: str, name: str) -> None:
     storage = connect(url)
     with explained(url):
         if name in [study.study_name for study in storage.get_all_studies()]:
-            raise StudyError(f"storage '{url}': already has a study '{name}'; give another --study or --storage")
+            raise StudyError(f"--storage '{url}': already has a study '{name}'; give another --study or --storage")
 
 
 def in_memory() -> optuna.storages.BaseStorage:

@@ -154,7 +154,7 @@ class Study(StudyFolder):
             file = StudyFile.model_validate(yaml.safe_load((folder / "study.yaml").read_text()))
             return cls(folder, file.definition, file.environment.model_dump())
         except OSError as error:
-            raise StudyError(f"study '{folder}': no study.yaml there; {_known_studies(folder)}") from error
+            raise StudyError(f"study '{folder}': no study.yaml in that folder{_known_studies(folder)}") from error
         except ValidationError as error:
             problem = f"{'.'.join(map(str, error.errors()[0]['loc'])) or 'file'}: {error.errors()[0]['msg']}"
         except (yaml.YAMLError, UnicodeDecodeError, InputError) as error:
@@ -339,7 +339,7 @@ def _lock(path: Path, study: Path) -> Iterator[None]:
         yield
     except BlockingIOError as error:
         raise StudyError(
-            f"study '{study}' is running in another process; wait for it, or look at it with autoq dashboard {study.name}"
+            f"study '{study}' is running in another process; wait for it, or watch it with `autoq dashboard {study.name}`"
         ) from error
     finally:
         os.close(descriptor)
@@ -348,5 +348,5 @@ def _lock(path: Path, study: Path) -> Iterator[None]:
 def _known_studies(folder: Path) -> str:
     known = sorted(path.parent.name for path in STUDIES.glob("*/study.yaml"))
     if not known:
-        return f"there are no studies in {STUDIES}/ yet; start one with autoq search --model srgan"
-    return f"studies here: {', '.join(known)}.{suggest(folder.name, known)}"
+        return f"; there are no studies in {STUDIES}/ yet; type autoq search --model srgan to start one"
+    return f"{suggest(folder.name, known)}; type one of {', '.join(known)}"

@@ -196,7 +196,7 @@ def why_unusable(name: str) -> str | None:
 def check_usable(name: str) -> None:
     """Raise InputError for a target that does not run on this machine."""
     if (reason := why_unusable(name)) is not None:
-        raise InputError(f"target '{name}': {reason}; autoq targets lists the targets that run here")
+        raise InputError(f"target '{name}': {reason}, or choose a target from `autoq targets`")
 
 
 def load_target(name: str) -> Target:

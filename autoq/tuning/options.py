@@ -54,7 +54,7 @@ def space_by(
 ) -> SearchSpace:
     """`search_space` with these stages, or with blocks or single layers as stages. Raises InputError."""
     if by not in GRANULARITIES:
-        raise InputError(f"--by '{by}': expected {', '.join(GRANULARITIES)}.{suggest(by, GRANULARITIES)}")
+        raise InputError(f"--by '{by}': expected one of {', '.join(GRANULARITIES)}{suggest(by, GRANULARITIES)}")
     found = search_space(trial, path, layers)
     if by == "stage":
         return found
@@ -144,7 +144,7 @@ def check_offered(objectives: Iterable[str], target: str) -> None:
     """Raise InputError for latency on a target that offers none."""
     for name in objectives:
         if name == "latency" and not target_info(target).latency:
-            raise InputError(f"objective '{name}': {target} offers no latency; take bops or ops, for example size,bops,psnr")
+            raise InputError(f"objective '{name}': {target} offers no latency; type --objectives size,bops,psnr")
 
 
 def check_originals(objectives: Iterable[str]) -> None:
@@ -152,7 +152,8 @@ def check_originals(objectives: Iterable[str]) -> None:
     for name in objectives:
         if OBJECTIVES[name].original:
             raise InputError(
-                f"'{name}' needs originals, and --images lr has none; take {FIDELITY}, --objectives size,latency,{FIDELITY}"
+                f"'{name}' needs high-resolution originals, which --images lr does not have; replace it by {FIDELITY}, for example"
+                f" --objectives size,latency,{FIDELITY}"
             )
 
 
@@ -165,7 +166,7 @@ def resolve_device(name: DeviceChoice) -> Device:
     if has_gpu():
         return "cuda"
     if name == "cuda":
-        raise InputError("device 'cuda': torch sees no GPU here; type --device cpu, or autoq doctor to see why")
+        raise InputError("--device 'cuda': torch sees no GPU here; type --device cpu, or run `autoq doctor` to see why")
     return "cpu"
 
 

@@ -34,9 +34,8 @@ from autoq.targets import TARGETS
 from tests.cli.test_cli import run
 
 SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp"
-ASK_WEIGHTS = "give --weights a .safetensors or .pth file"
-MODEL_NAMES = f"known: {', '.join(sorted(MODELS))}"
-OR_OWN = "Type one of these, package.module:factory, or a .pth file"
+ASK_WEIGHTS = "type --weights with a .safetensors or .pth file of tensors"
+MODEL_NAMES = f"type one of {', '.join(sorted(MODELS))}, package.module:factory, or the path of a .pth file"
 FACTS = space_facts("srresnet", "openvino-cpu")
 MODEL = ["search", "--model", "srresnet"]
 RESUME = ["search", "--resume", "--study"]
@@ -79,15 +78,15 @@ def number(option: str, text: str, unit: str, example: float, least: float = 0.0
 # ------------------------------------------------------------ the command line
 
 PARSING = [
-    case("command-near", ["serch"], "No such command 'serch'. Did you mean 'search'? Type autoq --help"),
-    case("command-far", ["zzz"], "No such command 'zzz'; type autoq --help"),
-    case("option-near", [*MODEL, "--budgt", "3"], "no option '--budgt'. Did you mean '--budget'? Type autoq search --help"),
-    case("option-far", [*MODEL, "--zzz"], "no option '--zzz'. Type autoq search --help"),
-    case("option-short", [*MODEL, "-x"], "No such option: -x; type autoq search --help"),
-    case("option-of-a-flag", [*MODEL, "--json=1"], "Option '--json' does not take a value; type autoq search --help"),
-    case("value-missing", [*MODEL, "--budget"], "Option '--budget' requires an argument; type autoq search --help"),
-    case("argument-missing", ["report"], "Missing argument 'study'; type autoq report --help"),
-    case("argument-extra", [*MODEL, "extra"], "Got unexpected extra argument(s) (extra); type autoq search --help"),
+    case("command-near", ["serch"], "no such command 'serch'. Did you mean 'search'? Type autoq --help"),
+    case("command-far", ["zzz"], "no such command 'zzz'; type autoq --help"),
+    case("option-near", [*MODEL, "--budgt", "3"], "no such option '--budgt' (did you mean '--budget'?); type autoq search --help"),
+    case("option-far", [*MODEL, "--zzz"], "no such option '--zzz'; type autoq search --help"),
+    case("option-short", [*MODEL, "-x"], "no such option: -x; type autoq search --help"),
+    case("option-of-a-flag", [*MODEL, "--json=1"], "option '--json' does not take a value; type autoq search --help"),
+    case("value-missing", [*MODEL, "--budget"], "option '--budget' requires an argument; type autoq search --help"),
+    case("argument-missing", ["report"], "missing argument 'study'; type autoq report --help"),
+    case("argument-extra", [*MODEL, "extra"], "got unexpected extra argument(s) (extra); type autoq search --help"),
     case(
         "newline",
         [*MODEL, "--budget", "5\n6"],
@@ -96,10 +95,12 @@ PARSING = [
     case(
         "control-characters",
         [*MODEL, "--sampler", "tpe\x1b[31m\x07"],
-        "--sampler 'tpe\\x1b[31m\\x07': expected auto, tpe, gp, nsga2, nsga3, random.",
+        "--sampler 'tpe\\x1b[31m\\x07': expected one of auto, tpe, gp, nsga2, nsga3, random",
     ),
     case(
-        "newline-in-an-option", [*MODEL, "--bud\nget"], "no option '--bud get'. Did you mean '--budget'? Type autoq search --help"
+        "newline-in-an-option",
+        [*MODEL, "--bud\nget"],
+        "no such option '--bud get' (did you mean '--budget'?); type autoq search --help",
     ),
     *(whole("budget", text, "1 to 1000000", 50) for text in ("x", "0", "-1", "1.5", "", "1000001", "9" * 5000)),
     *(whole("steps", text, "0 to 1000000", 24) for text in ("x", "-1", "1.5", "9" * 30)),
@@ -114,45 +115,45 @@ PARSING = [
 ]
 
 OPTIONS = [
-    case("no-model", ["search"], "no model given; type --model srgan"),
-    case("model-near", ["search", "--model", "sragn"], f"unknown model 'sragn' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}"),
-    case("model-far", ["space", "bicubic"], f"unknown model 'bicubic' ({MODEL_NAMES}). {OR_OWN}"),
-    case("model-empty", ["search", "--model", ""], f"unknown model '' ({MODEL_NAMES}). {OR_OWN}"),
-    case("scale-of-no-network", [*MODEL, "--scale", "3"], "--scale 3: model 'srresnet' supports scales 2, 4; type --scale 4"),
-    case("scale-without-weights", [*MODEL, "--scale", "2"], "no bundled weights for srresnet x2 (bundled: x4); give --weights FILE"),
-    case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': no study.yaml there; there are no studies in studies/ yet; start one with autoq search --model srgan"),
-    case("initial-trials", [*MODEL, "--budget", "4", "--initial-trials", "5"], "--initial-trials '5': expected at most the budget of 4"),
-    case("by", [*MODEL, "--by", "row"], "--by 'row': expected stage, block, layer."),
+    case("no-model", ["search"], "no model given; type --model with a name from `autoq models`, package.module:factory, or the path of a .pth file"),
+    case("model-near", ["search", "--model", "sragn"], f"unknown model 'sragn' (did you mean 'srgan'?); {MODEL_NAMES}"),
+    case("model-far", ["space", "bicubic"], f"unknown model 'bicubic'; {MODEL_NAMES}"),
+    case("model-empty", ["search", "--model", ""], f"unknown model ''; {MODEL_NAMES}"),
+    case("scale-of-no-network", [*MODEL, "--scale", "3"], "--scale '3': model 'srresnet' supports 2 and 4; type --scale 4"),
+    case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights are bundled for srresnet x2, only for x4; type --weights FILE"),
+    case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': no study.yaml in that folder; there are no studies in studies/ yet; type autoq search --model srgan to start one"),
+    case("initial-trials", [*MODEL, "--budget", "4", "--initial-trials", "5"], "--initial-trials '5': expected at most the --budget of 4; type --initial-trials 4"),
+    case("by", [*MODEL, "--by", "row"], "--by 'row': expected one of stage, block, layer"),
     case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory is computed from the network's own stages; omit one of them"),
     case("replications", [*MODEL, "--replications", "-1"], "--replications '-1': expected a whole number from 0 to 1000000; type --replications 3"),
-    case("constraint", [*MODEL, "--constraint", "small"], "constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER, for example size<=400KiB, latency<=10ms or psnr_drop<=0.1"),
-    case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "constraint 'latency<=10KiB': latency is measured in ms; type latency<=10"),
+    case("constraint", [*MODEL, "--constraint", "small"], "--constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER; type for example --constraint 'size<=400KiB'"),
+    case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "--constraint 'latency<=10KiB': latency is measured in ms; type latency<=10"),
     case("latency-of-bits", [*MODEL, "--target", "bits", "--objectives", "size,latency"],
-         "objective 'latency': bits offers no latency; take bops or ops, for example size,bops,psnr"),
+         "objective 'latency': bits offers no latency; type --objectives size,bops,psnr"),
     case("bound-of-bits", [*MODEL, "--target", "bits", "--constraint", "latency<=5ms"],
-         "objective 'latency': bits offers no latency; take bops or ops, for example size,bops,psnr"),
-    case("target", [*MODEL, "--target", "openvino"], f"unknown target 'openvino' (known: {', '.join(sorted(TARGETS))}). Did you mean 'openvino-cpu'?"),
+         "objective 'latency': bits offers no latency; type --objectives size,bops,psnr"),
+    case("target", [*MODEL, "--target", "openvino"], f"unknown target 'openvino' (did you mean 'openvino-cpu'?); type one of {', '.join(sorted(TARGETS))}"),
     case(
         "objective",
         [*MODEL, "--objectives", "size,psn"],
-        "unknown objective 'psn' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, size, size_runtime, ssim). Did you mean 'psnr'?",
+        "--objectives 'size,psn': unknown objective 'psn' (did you mean 'psnr'?); type one of bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, size, size_runtime, ssim",
     ),
     case(
         "objective-empty",
         [*MODEL, "--objectives", ""],
-        "unknown objective '' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, size, size_runtime, ssim).",
+        "--objectives '': unknown objective ''; type one of bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, size, size_runtime, ssim",
     ),
     *(
         case(
             f"objectives-{given}",
             [*MODEL, "--objectives", given],
-            f"objectives '{given}': expected two or more different names, for example size,latency,psnr",
+            f"--objectives '{given}': expected two or more different names; type --objectives size,latency,psnr",
         )
         for given in ("size", "size,size")
     ),
-    case("sampler", [*MODEL, "--sampler", "tp"], "--sampler 'tp': expected auto, tpe, gp, nsga2, nsga3, random. Did you mean 'tpe'?"),
-    case("device", [*MODEL, "--device", "gpu"], "--device 'gpu': expected auto, cpu, cuda. Did you mean 'cpu'?"),
-    case("no-gpu", [*MODEL, "--device", "cuda"], "device 'cuda': torch sees no GPU here; type --device cpu, or autoq doctor to see why"),
+    case("sampler", [*MODEL, "--sampler", "tp"], "--sampler 'tp': expected one of auto, tpe, gp, nsga2, nsga3, random (did you mean 'tpe'?)"),
+    case("device", [*MODEL, "--device", "gpu"], "--device 'gpu': expected one of auto, cpu, cuda (did you mean 'cpu'?)"),
+    case("no-gpu", [*MODEL, "--device", "cuda"], "--device 'cuda': torch sees no GPU here; type --device cpu, or run `autoq doctor` to see why"),
     *(
         case(
             f"frame-{given[:9]}",
@@ -174,26 +175,26 @@ OPTIONS = [
         case(
             f"storage-{given}",
             [*MODEL, "--storage", given],
-            f"storage '{given}': not a database URL; type --storage sqlite:////absolute/path.db or postgresql://user@host/database",
+            f"--storage '{given}': not a database URL; type --storage sqlite:////absolute/path.db or postgresql://user@host/database",
         )
         for given in ("shared.db", "postgresql://user@host:port/database")
     ),
     case(
         "storage-password",
         [*MODEL, "--storage", "postgresql://user:secret@host/d"],
-        "storage 'postgresql://user:***@host/d': contains a password, which the study would store; set PGPASSWORD instead",
+        "--storage 'postgresql://user:***@host/d': contains a password, which the study would store; set PGPASSWORD instead",
     ),
     case(
         "storage-password-in-query",
         [*MODEL, "--storage", "postgresql://user@host/d?password=secret"],
-        "storage 'postgresql://user@host/d': contains a password, which the study would store; set PGPASSWORD instead",
+        "--storage 'postgresql://user@host/d': contains a password, which the study would store; set PGPASSWORD instead",
     ),
-    case("sensitivity-of-what", ["sensitivity"], "no model given; type --model srgan, or --study NAME for a study's network"),
+    case("sensitivity-of-what", ["sensitivity"], "no model given; type --model with a name from `autoq models`, or --study NAME for a study's network"),
     case("resume-what", ["search", "--resume"], "--resume: no study given; type --study NAME, a folder in studies/"),
     case(
         "no-studies",
         [*RESUME, "mine"],
-        "study 'studies/mine': no study.yaml there; there are no studies in studies/ yet; start one with autoq search --model srgan",
+        "study 'studies/mine': no study.yaml in that folder; there are no studies in studies/ yet; type autoq search --model srgan to start one",
     ),
 ]  # fmt: skip
 
@@ -227,20 +228,20 @@ SPACES = [
     case("section-twice", ROLES + ROLES, f"not YAML (line 2: key 'roles' is given twice); {NOT_YAML}"),
     case("no-bool", "roles: !!bool maybe", f"not YAML ('maybe'); {NOT_YAML}"),
     case("no-date", "roles: 2026-13-45", f"not YAML (month must be in 1..12); {NOT_YAML}"),
-    case("key", ROLES + "stage: {}", "stage: unknown key 'stage' (model, layers, roles, stages, output). Did you mean 'stages'?"),
-    case("key-null", ROLES + "null: 1", "None: unknown key 'None' (model, layers, roles, stages, output)."),
+    case("key", ROLES + "stage: {}", "stage: unknown key 'stage' (did you mean 'stages'?); known: model, layers, roles, stages, output"),
+    case("key-null", ROLES + "null: 1", "None: unknown key 'None'; known: model, layers, roles, stages, output"),
     case(
         "stage",
         ROLES + "stages: {bdoy: {}}",
-        "stages.bdoy: srresnet has no stage 'bdoy' (feature_extraction, body, upsampling, reconstruction). Did you mean 'body'?",
+        "stages.bdoy: srresnet has no stage 'bdoy' (did you mean 'body'?); known: feature_extraction, body, upsampling, reconstruction",
     ),
     case(
         "role-of-a-stage",
         ROLES + "stages: {body: {wieght: {}}}",
-        "stages.body.wieght: stage 'body' of srresnet has no role 'wieght' (weight, activation, skip). Did you mean 'weight'?",
+        "stages.body.wieght: stage 'body' of srresnet has no role 'wieght' (did you mean 'weight'?); known: weight, activation, skip",
     ),
-    case("role", "roles: {wieght: {}}", "roles.wieght: unknown key 'wieght' (weight, activation, skip). Did you mean 'weight'?"),
-    case("field", "roles: {skip: {bit: 8}}", f"roles.skip.bit: unknown key 'bit' ({FIELDS}). Did you mean 'bits'?"),
+    case("role", "roles: {wieght: {}}", "roles.wieght: unknown key 'wieght' (did you mean 'weight'?); known: weight, activation, skip"),
+    case("field", "roles: {skip: {bit: 8}}", f"roles.skip.bit: unknown key 'bit' (did you mean 'bits'?); known: {FIELDS}"),
     case("roles-zero", "roles: 0", "roles: found '0', expected a mapping with weight, activation, skip"),
     case("stages-false", ROLES + "stages: false",
          "stages: found 'False', expected a mapping with feature_extraction, body, upsampling, reconstruction"),
@@ -260,13 +261,13 @@ SPACES = [
     case("bits-none", body("{bits: []}"), "body.weight.bits: empty list; give at least one value"),
     case("bits-twice", body("{bits: [4, 4]}"), "body.weight.bits: '4' is listed twice; list it once"),
     case("quantizer", body("{quantizer: lqs}"),
-         "body.weight.quantizer: unknown quantizer 'lqs' (known: binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary). Did you mean 'lsq'?"),
+         "body.weight.quantizer: unknown quantizer 'lqs' (did you mean 'lsq'?); type one of binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary"),
     case("quantizer-mapping", body("{quantizer: {a: 1}}"),
-         "body.weight.quantizer: unknown quantizer '{'a': 1}' (known: binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary)."),
+         "body.weight.quantizer: unknown quantizer '{'a': 1}'; type one of binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary"),
     case("quantizer-none", body("{quantizer: []}"), "body.weight.quantizer: empty list; give at least one value"),
     case("quantizer-twice", body("{quantizer: [lsq, lsq]}"), "body.weight.quantizer: 'lsq' is listed twice; list it once"),
     case("clipping", body("{clipping: msee}"),
-         "body.weight.clipping: unknown clipping 'msee' (known: clipped_relu, entropy, minmax, moving_minmax, mse, percentile). Did you mean 'mse'?"),
+         "body.weight.clipping: unknown clipping 'msee' (did you mean 'mse'?); type one of clipped_relu, entropy, minmax, moving_minmax, mse, percentile"),
     case("granularity", body("{granularity: layer}"),
          "body.weight.granularity: openvino-cpu executes only channel or tensor, found 'layer'; type granularity: channel"),
     case("signed-1", body("{signed: 1}"), "body.weight.signed: openvino-cpu executes only true, found '1'; type signed: true"),
@@ -288,7 +289,10 @@ def test_space(refused: Refused, tmp_path: Path, text: str | bytes, message: str
 )
 def test_space_that_is_no_file(refused: Refused, tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "sub").mkdir()
-    refused([*MODEL, "--space", name], f"{name}: {reason}; give --space an existing YAML file, or a name from autoq space --list")
+    refused(
+        [*MODEL, "--space", name],
+        f"{name}: {reason}; type --space with the path of a YAML file or a name from `autoq space --list`",
+    )
 
 
 def test_a_yaml_file_nested_without_end(tmp_path: Path) -> None:
@@ -369,8 +373,8 @@ WEIGHTS = [
     case("truncated", "w.safetensors", truncated,
          ": cannot read the checkpoint (SafetensorError: Error while deserializing header: incomplete metadata, file not fully covered);"
          f" {ASK_WEIGHTS}"),
-    case("text", "w.pth", holding(b"<html>not found</html>"), f": not a checkpoint; {ASK_WEIGHTS}"),
-    case("empty", "w.pth", holding(b""), f": not a checkpoint; {ASK_WEIGHTS}"),
+    case("text", "w.pth", holding(b"<html>not found</html>"), f": not a file that torch.save or safetensors wrote; {ASK_WEIGHTS}"),
+    case("empty", "w.pth", holding(b""), f": not a file that torch.save or safetensors wrote; {ASK_WEIGHTS}"),
     case("broken-zip", "w.pth", holding(b"PK\x03\x04" + bytes(300)),
          ": cannot read the checkpoint (RuntimeError: PytorchStreamReader failed reading zip archive: failed finding central directory);"
          f" {ASK_WEIGHTS}"),
@@ -438,9 +442,9 @@ def png(image: PIL.Image.Image, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-DAMAGED = "not an image, or damaged; give a PNG or JPEG image"
+DAMAGED = "not an image, or damaged; give an existing .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file"
 MODES = "RGB, grey or palette, with or without transparency"
-ORIGINALS = "needs originals, and --images lr has none; take fidelity, --objectives size,latency,fidelity"
+ORIGINALS = "needs high-resolution originals, which --images lr does not have; replace it by fidelity, for example --objectives size,latency,fidelity"
 IMAGES = [
     case("empty-folder", {}, f"image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
     case("other-files", {"a.gif": b"GIF89a"}, f"image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
@@ -494,11 +498,11 @@ def test_an_evaluation_image_that_is_a_training_image(refused: Refused, tmp_path
     [
         case("psnr", ["--objectives", "size,latency,psnr"], f"'psnr' {ORIGINALS}"),
         case("bound", ["--constraint", "ssim_drop<=0.1"], f"'ssim' {ORIGINALS}"),
-        case("other", ["--images", "rl"], "--images 'rl': expected hr, lr."),
+        case("other", ["--images", "rl"], "--images 'rl': expected one of hr, lr"),
         case(
             "crops",
             ["--eval-crops", "0"],
-            "--eval-crops '0': expected a whole number from 1 to 999999, or all; type --eval-crops 32",
+            "--eval-crops '0': expected a whole number from 1 to 999999, or `all`; type --eval-crops 32",
         ),
     ],
 )
@@ -541,8 +545,8 @@ def test_latency_table_that_is_no_file(refused: Refused, tmp_path: Path, name: s
 
 REACHABLE = "make it reachable, or give another --storage, for example sqlite:////absolute/path.db"
 STORAGES = [
-    case("dialect", "postgres://user@host/d", "unknown database 'postgres' (known: mysql, postgresql, sqlite). Did you mean 'postgresql'?"),
-    case("driver", "postgresql+psycopg2://user@host/d", "needs the Python package 'psycopg2'; type pip install psycopg2-binary"),
+    case("dialect", "postgres://user@host/d", "unknown database 'postgres' (did you mean 'postgresql'?); type one of mysql, postgresql, sqlite"),
+    case("driver", "postgresql+psycopg2://user@host/d", "needs the Python module 'psycopg2'; type pip install psycopg2-binary"),
     case("unreachable", "sqlite:////none/x.db", f"unable to open database file; {REACHABLE}"),
     case("no-database", "sqlite:///{tmp}/text.db", f"file is not a database; {REACHABLE}"),
     case("braces", "sqlite:///{{tmp}}/{{x}}.db", "Optuna replaces text in braces; type --storage sqlite:///%7Btmp%7D/%7Bx%7D.db"),
@@ -561,7 +565,7 @@ def test_storage(
         optuna.create_study(storage=f"sqlite:///{tmp_path}/shared.db", study_name="mine", directions=["minimize"] * 2)
     url = url.format(tmp=tmp_path)
     arguments = [*MODEL, "--scale", "2", "--weights", str(tiny_weights), "--study", "mine", "--storage", url]
-    refused(arguments, f"storage '{url}': {message.format(tmp=tmp_path)}")
+    refused(arguments, f"--storage '{url}': {message.format(tmp=tmp_path)}")
 
 
 # ------------------------------------------------------------ studies
@@ -597,12 +601,12 @@ def contradicted(option: str, was: str, given: str, shown: str | None = None) ->
     return case(f"sensitivity-{option}", ["sensitivity", "--study", "mine", f"--{option}", given], message)
 
 
-KNOWN = "studies here: mine."
+KNOWN = "; type one of mine"
 COMMANDS = [
-    case("resume-near", [*RESUME, "mien"], f"study 'studies/mien': no study.yaml there; {KNOWN} Did you mean 'mine'?"),
-    case("resume-far", [*RESUME, "zzz"], f"study 'studies/zzz': no study.yaml there; {KNOWN}"),
-    case("report-near", ["report", "mein"], f"study 'studies/mein': no study.yaml there; {KNOWN} Did you mean 'mine'?"),
-    case("dashboard-near", ["dashboard", "mne"], f"study 'studies/mne': no study.yaml there; {KNOWN} Did you mean 'mine'?"),
+    case("resume-near", [*RESUME, "mien"], f"study 'studies/mien': no study.yaml in that folder (did you mean 'mine'?){KNOWN}"),
+    case("resume-far", [*RESUME, "zzz"], f"study 'studies/zzz': no study.yaml in that folder{KNOWN}"),
+    case("report-near", ["report", "mein"], f"study 'studies/mein': no study.yaml in that folder (did you mean 'mine'?){KNOWN}"),
+    case("dashboard-near", ["dashboard", "mne"], f"study 'studies/mne': no study.yaml in that folder (did you mean 'mine'?){KNOWN}"),
     changed("budget", "with --budget 30", "31"),
     changed("seed", "with --seed 0", "1"),
     changed("frame", "with --frame 96x96", "32x24"),
@@ -622,7 +626,7 @@ COMMANDS = [
         "study 'mine' has its own latency table; omit --latency-table t.json",
     ),
     case("sensitivity-near", ["sensitivity", "--study", "mien"],
-         f"study 'studies/mien': no study.yaml there; {KNOWN} Did you mean 'mine'?"),
+         f"study 'studies/mien': no study.yaml in that folder (did you mean 'mine'?){KNOWN}"),
     *(contradicted(*each) for each in (
         ("model", "with --model srgan", "espcn"),
         ("scale", "with --scale 4", "2"),
@@ -634,7 +638,7 @@ COMMANDS = [
          "stages.feature_extraction.weight.bits: 8"),
     )),
     case("sensitivity-model", ["sensitivity", "--study", "mine", "--model", "sragn"],
-         f"unknown model 'sragn' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}"),
+         f"unknown model 'sragn' (did you mean 'srgan'?); {MODEL_NAMES}"),
     case("sensitivity-by", ["sensitivity", "--study", "mine", "--by", "block"],
          "--by block: study 'mine' has its own stages (feature_extraction, body, upsampling, reconstruction); omit --by, or type --model srgan instead of --study"),
     case("output-file", ["report", "mine", "-o", "other.yaml"],
@@ -739,7 +743,7 @@ def definition(reason: str) -> str:
 RESUMED, REPORTED, SHOWN = [*RESUME, "mine"], ["report", "mine"], ["dashboard", "mine", "--port", "0"]
 LINE = "studies/mine/trials.jsonl: line 4 is not a valid record of this study; remove the line"
 REMADE = "remove study.db: it is made again from trials.jsonl"
-DATABASE = "storage 'sqlite:///{tmp}/studies/mine/study.db': "
+DATABASE = "--storage 'sqlite:///{tmp}/studies/mine/study.db': "
 DAMAGES = [
     *(
         case(f"no-definition-{command[0]}", written("study.yaml", b"a: ["), command, definition("while parsing a flow node"))
@@ -747,11 +751,11 @@ DAMAGES = [
     ),
     case("other-yaml", written("study.yaml", b"definition: {}"), REPORTED, definition("definition.objectives: Field required")),
     case("unknown-model", edited(lambda data: data["definition"]["trial"].update(model="srgam")), REPORTED,
-         definition(f"unknown model 'srgam' ({MODEL_NAMES}). Did you mean 'srgan'? {OR_OWN}")),
+         definition(f"unknown model 'srgam' (did you mean 'srgan'?); {MODEL_NAMES}")),
     case("unknown-objective", edited(lambda data: data["definition"].update(objectives=["size", "psn"])), REPORTED,
-         definition("unknown objective 'psn' (known: bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, size, size_runtime, ssim). Did you mean 'psnr'?")),
+         definition("--objectives 'size,psn': unknown objective 'psn' (did you mean 'psnr'?); type one of bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, size, size_runtime, ssim")),
     case("no-objectives", edited(lambda data: data["definition"].update(objectives=[])), RESUMED,
-         definition("objectives '': expected two or more different names, for example size,latency,psnr")),
+         definition("--objectives '': expected two or more different names; type --objectives size,latency,psnr")),
     case("no-versions", edited(lambda data: data["environment"].pop("versions")), REPORTED,
          definition("environment.versions: Field required")),
     case("record-of-no-policy", record_with(policy={"stages": {"body": {"wait": {}}}}), RESUMED, LINE),

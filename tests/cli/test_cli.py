@@ -97,8 +97,8 @@ def test_a_target_that_does_not_run_here_is_refused_before_anything_is_written(
     code, _, err = run(capsys, monkeypatch, "search", "--model", "xlsr", "--target", "onnxruntime-cpu")
     assert code == 2
     assert err == (
-        "autoq: target 'onnxruntime-cpu': onnxruntime is not installed; type pip install onnxruntime;"
-        " autoq targets lists the targets that run here\n"
+        "autoq: target 'onnxruntime-cpu': onnxruntime is not installed; type pip install onnxruntime,"
+        " or choose a target from `autoq targets`\n"
     )
     assert not list(tmp_path.iterdir())
 
@@ -216,5 +216,5 @@ def test_an_option_of_an_earlier_version_is_taken_with_one_line_of_notice() -> N
     assert done.stderr.splitlines() == [
         "--seeds is now called --initial-trials",
         "--confirm is now called --replications",
-        "autoq: --initial-trials '60': expected at most the budget of 50",
+        "autoq: --initial-trials '60': expected at most the --budget of 50; type --initial-trials 50",
     ]

@@ -36,7 +36,7 @@ def test_bounds_are_read_in_their_units(text: str, name: str, bound: float, exac
     [
         ("size<400", "expected NAME<=NUMBER"),
         ("size<=-4", "expected NAME<=NUMBER"),
-        ("sise<=4", "unknown name 'sise'.*Did you mean 'size'"),
+        ("sise<=4", "unknown name 'sise' \\(did you mean 'size'\\?\\)"),
         ("size_drop<=4", "unknown name 'size_drop'"),
         ("size<=4ms", "size is measured in bytes; type size<=4"),
         ("ssim<=4dB", "ssim is measured in plain numbers"),

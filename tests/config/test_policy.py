@@ -26,12 +26,12 @@ def test_shorthand_by_stage() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("8", "policy '8': expected weight/activation/skip bits, for example 8/8/8 or 4/8"),
-        ("8/x/8", "policy '8/x/8': expected weight/activation/skip bits, for example 8/8/8 or 4/8"),
+        ("8", "policy '8': expected two or three widths in bits, weight/activation or weight/activation/skip; type 8/8/8"),
+        ("8/x/8", "policy '8/x/8': expected two or three widths in bits, weight/activation or weight/activation/skip; type 8/8/8"),
         ("99/8/8", "bits 99: expected 1 to 16, or 32 for float"),
         (
             "bdoy=8/8",
-            "policy: no stage 'bdoy' (stages: feature_extraction, body, upsampling, reconstruction). Did you mean 'body'?",
+            "policy: no stage 'bdoy' (did you mean 'body'?); type one of feature_extraction, body, upsampling, reconstruction",
         ),
         (
             "body=8/8",
@@ -59,6 +59,6 @@ def test_hash_is_the_same_on_every_machine() -> None:
 
 def test_from_dict_names_an_unknown_role() -> None:
     with pytest.raises(
-        PolicyError, match=r"stages\.body\.wieght: expected one of weight, activation, skip\. Did you mean 'weight'"
+        PolicyError, match=r"stages\.body\.wieght: expected one of weight, activation, skip \(did you mean 'weight'"
     ):
         Policy.from_dict({"stages": {"body": {"wieght": {"bits": 8}}}})

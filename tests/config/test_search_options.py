@@ -14,6 +14,7 @@ from autoq.config.options import PretrainOptions, SearchOptions, flag, option_of
 from autoq.config.schedule import INITIAL
 from autoq.config.spec import StudySpec, TrialSpec
 from autoq.errors import InputError
+from autoq.images import crops
 
 
 def test_options_are_read_from_text_and_from_values_alike() -> None:
@@ -42,8 +43,8 @@ def test_what_is_given_is_known_from_what_is_not() -> None:
         ({"budget": True}, "--budget 'True': expected a whole number from 1 to 1000000; type --budget 50"),
         ({"max_steps": 2.5}, "--max-steps '2.5': expected a whole number from 1 to 1000000; type --max-steps 2000"),
         ({"memory": "4GB"}, "--memory '4GB': expected GiB, from 0.001 to 1000000; type --memory 4"),
-        ({"eval_crops": "none"}, "--eval-crops 'none': expected a whole number from 1 to 999999, or all; type --eval-crops 32"),
-        ({"images": "sr"}, "--images 'sr': expected hr, lr."),
+        ({"eval_crops": "none"}, "--eval-crops 'none': expected a whole number from 1 to 999999, or `all`; type --eval-crops 32"),
+        ({"images": "sr"}, "--images 'sr': expected one of hr, lr"),
         ({"stopping": "perhaps"}, "--stopping 'perhaps': Input should be a valid boolean, unable to interpret input"),
     ],
 )
@@ -54,7 +55,7 @@ def test_a_value_that_cannot_be_used_is_refused(given: dict[str, Any], message: 
 
 
 def test_a_name_that_is_no_option_is_refused_with_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"unknown option 'bugdet' \(known: .*\)\. Did you mean 'budget'\?"):
+    with pytest.raises(InputError, match=r"unknown option 'bugdet' \(did you mean 'budget'\?\); type one of "):
         autoq.search("srgan", bugdet=3)
 
 
@@ -81,5 +82,8 @@ def test_every_option_has_a_help_that_is_a_sentence(model: type[SearchOptions] |
 def test_defaults_in_words_say_what_happens() -> None:
     assert option_of("initial_trials").default == f"half the budget, at most {INITIAL}"
     assert option_of("replications").default == "3"
+    assert (
+        option_of("eval_crops").default == f"whole images up to {crops.WHOLE_PIXELS:,} pixels in all, otherwise {crops.CROPS} crops"
+    )
     assert option_of("steps").default == str(TrialSpec(model="srgan").steps)
     assert option_of("sampling").default == TrialSpec(model="srgan").sampling

@@ -67,15 +67,14 @@ def test_bundled_space_is_valid_and_writes_itself_back(model: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stages: {bdoy: {}}", "stages.bdoy: srgan has no stage 'bdoy' (feature_extraction, body, upsampling, reconstruction)."
-         " Did you mean 'body'?"),
-        ("stages: {upsampling: {skip: {bits: 8}}}", "stages.upsampling.skip: stage 'upsampling' of srgan has no role 'skip' (weight, activation)."),
+        ("stages: {bdoy: {}}", "stages.bdoy: srgan has no stage 'bdoy' (did you mean 'body'?); known: feature_extraction, body, upsampling, reconstruction"),
+        ("stages: {upsampling: {skip: {bits: 8}}}", "stages.upsampling.skip: stage 'upsampling' of srgan has no role 'skip'; known: weight, activation"),
         ("roles: {weight: {bit: 8}}", "roles.weight.bit: unknown key 'bit'"
-         " (bits, quantizer, clipping, granularity, signed). Did you mean 'bits'?"),
+         " (did you mean 'bits'?); known: bits, quantizer, clipping, granularity, signed"),
         ("roles: {weight: {bits: 8}}", "body.activation: no bits; give bits: [4, 8] or bits: 8"),
         ("roles: {weight: {bits: eight}}", "feature_extraction.weight.bits: 'eight': expected whole numbers, 1 to 16, or 32 for float"),
         ("roles: {weight: {bits: 1}}", "feature_extraction.weight.bits: 1: quantizer 'minmax' supports 2 to 16 bits"),
-        ("roles: {weight: {bits: 8, quantizer: lqs}}", "feature_extraction.weight.quantizer: unknown quantizer 'lqs' (known: binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary). Did you mean 'lsq'?"),
+        ("roles: {weight: {bits: 8, quantizer: lqs}}", "feature_extraction.weight.quantizer: unknown quantizer 'lqs' (did you mean 'lsq'?); type one of binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary"),
         ("roles: {weight: {bits: 8, quantizer: [lsq, pact]}}", "feature_extraction.weight.quantizer: 'pact' supports unsigned activations and skips, not weights;"
          " give some of minmax, lsq, lsq+, fqsr, dorefa, binary, ternary, inq"),
         ("roles: {weight: {bits: [4, 8], quantizer: dorefa}}", "feature_extraction.weight.bits: 8: quantizer 'dorefa' supports weights of up to 7 bits on targets with 8-bit integers"),
@@ -110,7 +109,7 @@ def test_a_quantizer_is_checked_against_the_role_s_signedness() -> None:
 
 
 def test_a_missing_or_broken_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match="No such file or directory; give --space an existing YAML file"):
+    with pytest.raises(SpaceError, match="No such file or directory; type --space with the path of a YAML file"):
         load_space(tmp_path / "none.yaml", FACTS)
     (tmp_path / "bad.yaml").write_text("roles: {")
     with pytest.raises(SpaceError, match=r"bad\.yaml: not YAML"):

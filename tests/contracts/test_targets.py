@@ -118,7 +118,7 @@ def test_it_runs_here_or_says_why_not(name: str) -> None:
     assert "\n" not in reason
     with pytest.raises(InputError) as error:
         load_target(name)
-    assert str(error.value) == f"target '{name}': {reason}; autoq targets lists the targets that run here"
+    assert str(error.value) == f"target '{name}': {reason}, or choose a target from `autoq targets`"
 
 
 def test_cuda_is_there_only_where_its_provider_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -257,7 +257,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 
 ASK_FILE = "give an .onnx file exported by autoq"
-ASK_IMAGE = "give a PNG or JPEG image"
+ASK_IMAGE = "give an existing .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file"
 
 
 def gif() -> bytes:
@@ -273,7 +273,7 @@ def gif() -> bytes:
         (["none.onnx", "photo.png", "out.png"], f"cannot read 'none.onnx': No such file or directory; {ASK_FILE}"),
         (["photo.png", "photo.png", "out.png"], f"'photo.png': not an ONNX file, or damaged; {ASK_FILE}"),
         (["folder", "photo.png", "out.png"], f"cannot read 'folder': Is a directory; {ASK_FILE}"),
-        (["doubling.onnx", "none.png", "out.png"], f"cannot read image 'none.png': No such file or directory; {ASK_IMAGE}"),
+        (["doubling.onnx", "none.png", "out.png"], f"cannot read image 'none.png': no such file or directory; {ASK_IMAGE}"),
         (["doubling.onnx", "cut.png", "out.png"], f"cannot read image 'cut.png': not an image, or damaged; {ASK_IMAGE}"),
         (["doubling.onnx", "doubling.onnx", "out.png"], f"cannot read image 'doubling.onnx': not an image, or damaged; {ASK_IMAGE}"),
         (["doubling.onnx", "cmyk.jpg", "out.png"], "image 'cmyk.jpg': mode CMYK, expected RGB, grey or palette, with or without transparency; convert the image"),
@@ -285,7 +285,7 @@ def gif() -> bytes:
         (["doubling.onnx", "photo.png", "out.jpg"], "output 'out.jpg': expected a .png file; type out.png"),
         (["doubling.onnx", "photo.png", "none/out.png"], "output 'none/out.png': no such folder 'none'; create it, or give another path"),
         (["doubling.onnx", "photo.png", "folder.png"], "output 'folder.png' is a folder, expected a .png file; give a file name"),
-        (["doubling.onnx", "photo.png", "out.png", "--target", "openvino"], f"unknown target 'openvino' (known: {', '.join(sorted(TARGETS))}). Did you mean 'openvino-cpu'?"),
+        (["doubling.onnx", "photo.png", "out.png", "--target", "openvino"], f"unknown target 'openvino' (did you mean 'openvino-cpu'?); type one of {', '.join(sorted(TARGETS))}"),
         (["doubling.onnx", "photo.png", "out.png", "--tile", "8"], "--tile '8': expected a whole number from 16 to 8192; type --tile 256"),
         (["doubling.onnx", "photo.png", "out.png", "--threads", "0"], "--threads '0': expected a whole number from 1 to 1024; type --threads 2"),
     ],

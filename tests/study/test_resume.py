@@ -161,7 +161,7 @@ def test_trials_that_end_out_of_order_keep_their_numbers(tmp_path: Path) -> None
 
 def test_only_one_process_runs_a_study(tmp_path: Path) -> None:
     study = make(tmp_path / "s")
-    with pytest.raises(StudyError, match="is running in another process; wait for it, or look at it with autoq dashboard s"):
+    with pytest.raises(StudyError, match="is running in another process; wait for it, or watch it with `autoq dashboard s`"):
         Study.resume(tmp_path / "s")
     study.close()
     Study.resume(tmp_path / "s").close()

@@ -152,10 +152,10 @@ def test_names_and_numbers() -> None:
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("knie", "unknown objective 'knie'"),
-        ("psnr_drop<=0.2 then sise", "unknown objective 'sise'.*Did you mean 'size'"),
+        ("knie", "'knie': no such rule, objective or point"),
+        ("psnr_drop<=0.2 then sise", "no such rule, objective or point; type --pick compromise"),
         ("psnr>=31 then size", "no point of the front keeps psnr>=31"),
-        ("psnr=>3 then size", "constraint 'psnr=>3': expected NAME<=NUMBER"),
+        ("psnr=>3 then size", "--constraint 'psnr=>3': expected NAME<=NUMBER"),
         ("niqe", "niqe was not measured"),
         ("niqe<=3 then size", "niqe was not measured"),
         ("trial 4", "cannot be exported: pruned, others are better"),
@@ -167,7 +167,9 @@ def test_rules_that_mean_nothing(rule: str, message: str) -> None:
 
 
 def test_numbers_that_are_not_there() -> None:
-    with pytest.raises(InputError, match="has no 'trial 9'; type one of: float, 8/8/8, trial 0"):
+    with pytest.raises(
+        InputError, match="has no point 'trial 9'; type --trial with one of 0, .* or --pick with one of float, 8/8/8"
+    ):
         by_number(RECORDS, 9)
     with pytest.raises(InputError, match="the front holds nothing but the float network"):
         by_rule(Results(RECORDS[:1], OBJECTIVES), "compromise")

@@ -212,8 +212,8 @@ def test_agreement_is_the_mean_rank_correlation() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--by", "stages"], "--by 'stages': expected stage, block, layer. Did you mean 'stage'?"),
-        (["--metric", "psnrr"], "unknown metric 'psnrr' (known: fidelity, niqe, pi, psnr, ssim). Did you mean 'psnr'?"),
+        (["--by", "stages"], "--by 'stages': expected one of stage, block, layer (did you mean 'stage'?)"),
+        (["--metric", "psnrr"], "unknown metric 'psnrr' (did you mean 'psnr'?); type one of fidelity, niqe, pi, psnr, ssim"),
         (["--steps", "x"], "--steps 'x': expected a whole number from 0 to 1000000; type --steps 24"),
         (["--frame", "96"], "--frame '96': expected WIDTHxHEIGHT, each from 16 to 8192 pixels; type --frame 96x96"),
     ],
