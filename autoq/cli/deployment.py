@@ -35,7 +35,8 @@ def export(
         ),
     ] = "onnx",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Fail if the latency differs from the study's; by default that is a warning.")
+        bool,
+        typer.Option("--strict", metavar="", help="Fail if the latency differs from the study's; by default that is a warning."),
     ] = False,
     quiet: QUIET = False,
     json: JSON = False,

@@ -36,7 +36,7 @@ def _version(show: bool) -> None:
 def _root(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", metavar="", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:
@@ -45,7 +45,9 @@ def _root(
 
 @app.command()
 def doctor(
-    json: Annotated[bool, typer.Option("--json", help="Print the results as one JSON document on standard output.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", metavar="", help="Print the results as one JSON document on standard output.")
+    ] = False,
 ) -> None:
     """Check this machine: what is installed, what is missing, and what each gap costs. Exit code 1 if a search cannot run.
 

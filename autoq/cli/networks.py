@@ -101,7 +101,7 @@ def sensitivity(
         str, typer.Option(metavar="NAME", help="Quality that is measured: psnr, ssim, fidelity, niqe or pi.")
     ] = "psnr",
     steps: Annotated[int, declared("steps", help="Training steps after quantization.", default="0")] = 0,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Measure pairs and triples of stages, too.")] = False,
+    pairs: Annotated[bool, typer.Option("--pairs", metavar="", help="Measure pairs and triples of stages, too.")] = False,
     seed: Annotated[int | None, declared("seed", help="Random seed of calibration.")] = None,
     frame: Annotated[Any, declared("frame")] = None,
     quiet: QUIET = False,
@@ -137,7 +137,7 @@ def pretrain(
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Folder of the training. Default: pretrained/MODEL-xSCALE."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the training in --output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", metavar="", help="Continue the training in --output.")] = False,
     quiet: QUIET = False,
     json: JSON = False,
     **options: Any,

@@ -40,7 +40,7 @@ def declared(
     words: dict[str, Any] = {
         "help": (help or shown.help) + (f" Default: {default}." if default else ""),
         "show_default": False,
-        "metavar": shown.metavar or None,
+        "metavar": shown.metavar or ("" if field.annotation is bool else None),
     }
     if not _plain(field.annotation) and name != "constraints":
         words["parser"] = parser(name, model)
@@ -88,8 +88,8 @@ def whole(option: str, least: int, most: int, example: int) -> Callable[[str], i
     return lambda text: read_whole(text, option, least, most, example)
 
 
-JSON = Annotated[bool, typer.Option("--json", help="Print the results as one JSON document on standard output.")]
-QUIET = Annotated[bool, typer.Option("--quiet", help="Show no progress.")]
+JSON = Annotated[bool, typer.Option("--json", metavar="", help="Print the results as one JSON document on standard output.")]
+QUIET = Annotated[bool, typer.Option("--quiet", metavar="", help="Show no progress.")]
 STUDY = Annotated[str, typer.Argument(help="Name of a folder in studies/, or an absolute path.")]
 MODEL = Annotated[str | None, declared("model")]
 SCALE = Annotated[int | None, declared("scale")]

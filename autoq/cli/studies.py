@@ -90,7 +90,7 @@ def space(
     target: TARGET = "openvino-cpu",
     scale: SCALE = None,
     weights: Annotated[Path | None, declared("weights", help="Checkpoint of your own network.", default="")] = None,
-    list_spaces: Annotated[bool, typer.Option("--list", help="List the bundled search spaces by name.")] = False,
+    list_spaces: Annotated[bool, typer.Option("--list", metavar="", help="List the bundled search spaces by name.")] = False,
     json: JSON = False,
 ) -> None:
     """Print a network's bundled search space, as a file to start your own from.

@@ -90,18 +90,18 @@ COST_LINES = (
     ("macs", "multiply-accumulates", ""),
     ("ops", "operations, 32 x 32 bits each", ""),
     ("bops", "bit operations", ""),
-    ("peak_memory", "feature maps (three-map rule)", "MB"),
-    ("peak_memory_liveness", "feature maps (by lifetime)", "MB"),
-    ("size", "packed file", "MB"),
-    ("size_runtime", "tensors in the runtime file", "MB"),
+    ("peak_memory", "peak memory of feature maps (FQSR's rule of three maps)", "KiB"),
+    ("peak_memory_liveness", "peak memory of feature maps (by their lifetimes)", "KiB"),
+    ("size", "size: tensors, each at its own width", "KiB"),
+    ("size_runtime", "size_runtime: tensors in the runtime's file", "KiB"),
 )
 
 
 def show_cost(found: Mapping[str, Any]) -> None:
-    """Costs as lines; MB is 10^6 bytes."""
+    """Costs as lines."""
     table = Table(box=None, show_header=False)
     for key, meaning, unit in COST_LINES:
-        table.add_row(meaning, f"{found[key] / 1e6:,.3f} MB" if unit else f"{found[key]:,.0f}", style=None)
+        table.add_row(meaning, f"{found[key] / 1024:,.0f} KiB" if unit else f"{found[key]:,.0f}", style=None)
     if "latency_modelled" in found:
         table.add_row("modelled latency", f"{found['latency_modelled']:,.2f} ms")
     if found["float_layers"]:
