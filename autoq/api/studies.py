@@ -18,7 +18,7 @@ from autoq.config.spec import StudySpec, TrialSpec
 from autoq.errors import InputError, StudyError
 from autoq.networks import bundled_record, is_custom, is_given, model_info
 from autoq.study.storage import check_free
-from autoq.study.study import Study, new_folder, study_folder
+from autoq.study.study import Study, check_unused, new_folder, study_folder
 from autoq.system.processor import available_cores
 from autoq.targets import check_usable
 from autoq.tuning.options import (
@@ -162,6 +162,7 @@ def _create(options: SearchOptions, events: Events, command: str) -> tuple[Study
 
     usual = _usual_name(spec.trial)
     folder = study_folder(usual if options.study is None else options.study)
+    check_unused(folder)
     table = read_table(options.latency_table) if options.latency_table else None
     spec = spec.model_copy(update={"trial": decided(spec.trial)})
     context = prepare(spec.trial, spec.latency_threads)  # bad weights and images end here, before a study exists

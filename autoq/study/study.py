@@ -61,6 +61,14 @@ def new_folder(name: str) -> Path:
     raise AssertionError
 
 
+def check_unused(folder: Path) -> None:
+    """Raise StudyError if a folder holds a study or other files."""
+    if any((folder / name).exists() for name in ("study.yaml", "study.db", "trials.jsonl")):
+        raise StudyError(f"study '{folder}' exists already; add --resume to continue it, or give another --study NAME")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise StudyError(f"study '{folder}': the folder holds other files; give another --study NAME, or an empty folder")
+
+
 def resume_command(folder: Path) -> str:
     """The command that continues a study."""
     return f"autoq search --resume --study {shlex.quote(folder.name if folder.parent == STUDIES else str(folder))}"
@@ -124,12 +132,7 @@ class Study(StudyFolder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with _lock(folder, folder):
-                if any((folder / name).exists() for name in ("study.yaml", "study.db", "trials.jsonl")):
-                    raise StudyError(f"study '{folder}' exists already; add --resume to continue it, or give another --study NAME")
-                if any(folder.iterdir()):
-                    raise StudyError(
-                        f"study '{folder}': the folder holds other files; give another --study NAME, or an empty folder"
-                    )
+                check_unused(folder)
                 if latencies is not None:
                     atomic_write_text(study.latency_path, latencies)
                 atomic_write_text(
