@@ -22,10 +22,11 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 import onnx
 import torch
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
-from autoq.errors import InputError, PolicyError
+from autoq.errors import InputError, PolicyError, StudyError
 from autoq.export.geometry import MULTIPLE
 from autoq.export.nibbles import store_nibbles
 from autoq.export.shuffle import move_before_shuffle
@@ -303,8 +304,11 @@ def save_graph(graph: ModelProto, path: Path) -> None:
 
 
 def load_graph(path: Path) -> ModelProto:
-    """Inverse of `save_graph`."""
-    return onnx.load(path)
+    """Inverse of `save_graph`. Raises StudyError for a damaged file."""
+    try:
+        return onnx.load(path)
+    except DecodeError as error:
+        raise StudyError(f"{path}: damaged; remove the file, autoq creates it again") from error
 
 
 def payload_bytes(model: ModelProto) -> int:

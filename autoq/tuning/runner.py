@@ -129,8 +129,11 @@ def _run(study: Study, events: Events, context: TrialContext | None) -> None:
     spec = study.spec
     events.phase("preparing the float network")
     context = context or prepare(spec.trial)
-    graph = export_graph(context.traced)
-    save_graph(graph, study.graph_path)
+    if study.graph_path.is_file():
+        graph = load_graph(study.graph_path)
+    else:
+        graph = export_graph(context.traced)
+        save_graph(graph, study.graph_path)
     latency = LatencyPass(context, spec, study.space, graph, events)
     if study.latency_path.is_file():
         table = read_table(study.latency_path)

@@ -225,7 +225,7 @@ def test_what_no_worker_can_prepare_ends_the_search_and_nothing_counts_as_failed
     done = in_process(folder, *another, "--study", "unready")
     assert (done.returncode, done.stdout) == (1, "")
     last = done.stderr.splitlines()[-1]
-    assert last.startswith("autoq: study 'unready': failed 3 times in a row with one cause: DecodeError")
+    assert last.startswith("autoq: study 'unready': failed 3 times in a row with one cause: StudyError")
     assert last.endswith("; what has finished is kept, remove the cause and type autoq search --resume --study unready")
     assert "Traceback" not in done.stderr
     assert Study.open(folder / "studies" / "unready").records() == []
