@@ -351,11 +351,12 @@ def test_the_table_of_quantizers_says_what_they_are() -> None:
     rows = {cells[1].strip(" `"): cells for line in lines if len(cells := line.split("|")) == 8}
     for name, info in QUANTIZERS.items():
         first, last = info.bits[0], info.bits[-1]
+    assert rows.keys() >= QUANTIZERS.keys(), "a quantizer has no row"
         assert rows[name][-2].strip() == (f"{first}-{last}" if first < last else f"{first}")
         assert info.source.split(",")[0] in rows[name][2]
-        assert ("nothing" not in rows[name][4]) is info.learned
-        assert ("everything" in rows[name][5]) is (len(info.serves) == 3)
-        assert "everything" in rows[name][5] or ("weights" in rows[name][5]) is ("weight" in info.serves)
+        assert ("nothing" not in rows[name][4]) is info.learned, f"{name}: 'nothing' is learned, or what"
+        assert ("everything" in rows[name][5]) is (len(info.serves) == 3), f"{name}: serves 'everything', or what"
+        assert "everything" in rows[name][5] or ("weights" in rows[name][5]) is ("weight" in info.serves), name
 
 
 def slugs(page: Path) -> set[str]:

@@ -226,7 +226,7 @@ def test_stages_by_patterns(tmp_path: Path) -> None:
     study.close()
     assert [*study.space.choices] == ["front", "back"]
     assert study.spec.trial.layers == (("front", ("head",)), ("back", ("tail",)))
-    with pytest.raises(InputError, match=r"layer 'tail' is in no stage, expected exactly one stage; fix the `layers:` section"):
+    with pytest.raises(InputError, match=r"layer 'tail' is in no stage, expected exactly one stage; change the patterns"):
         autoq.search(model=Net(), stages={"front": "head"})
     with pytest.raises(InputError, match=r"stages: layers: found '\[\]', expected stages with patterns"):
         autoq.search(model=Net(), stages=[])

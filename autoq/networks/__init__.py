@@ -1,8 +1,6 @@
 """The table of built-in networks, and loading of networks with weights.
 
-To add a network: write `autoq/networks/<name>.py` (a plain nn.Module), add one entry to MODELS and a
-`search_spaces/<name>.yaml`, and run `pytest tests/contracts`. This module does not import torch; a network is imported
-when it is built.
+CONTRIBUTING.md says how to add a network. This module does not import torch; a network is imported when it is built.
 """
 
 from __future__ import annotations

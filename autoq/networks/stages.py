@@ -26,7 +26,10 @@ def assign(paths: Iterable[str], patterns: StagePatterns) -> dict[str, str]:
         stages = [stage for stage, globs in patterns.items() if any(fnmatch.fnmatchcase(path, glob) for glob in globs)]
         if len(stages) != 1:
             given = f"stages {', '.join(stages)}" if stages else "no stage"
-            raise InputError(f"layer '{path}' is in {given}, expected exactly one stage; fix the `layers:` section of --space FILE")
+            raise InputError(
+                f"layer '{path}' is in {given}, expected exactly one stage;"
+                " change the patterns of the stages, `layers:` in --space FILE"
+            )
         assigned[path] = stages[0]
     for stage, globs in patterns.items():
         for glob in globs:

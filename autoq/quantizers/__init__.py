@@ -1,7 +1,6 @@
 """The table of quantizers and range estimators.
 
-To add a quantizer: write `autoq/quantizers/<name>.py`, add one entry to QUANTIZERS, and run `pytest tests/contracts`.
-This module does not import torch; an implementation is imported when a quantizer is built.
+CONTRIBUTING.md says how to add one. This module does not import torch; an implementation is imported when a quantizer is built.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The table of deployment targets: runtimes and devices that an exported network runs on.
 
-To add a target: write `autoq/targets/<name>.py` with a class that implements `Target`, add one entry to TARGETS, and run
-`pytest tests/contracts`. This module does not import torch; an implementation is imported when it is used.
+CONTRIBUTING.md says how to add a target. This module does not import torch; an implementation is imported when it is used.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ class TargetInfo:
         integer_bits: The widest integer that the target executes. Wider tensors are stored as float16 or stay float.
         fused_sums: Whether a sum is computed in the accumulators of the layer before it.
         file: The file format that the target loads.
-        latency: How latency is obtained; empty if the target has none.
+        latency: How latency is obtained, with the word "modelled" if by `model`; empty if the target has none.
         integers: Description of the operations that run on integers.
         size_only: Description of the widths that reduce size but not latency; empty if there are none.
         meaning: Description of the target.

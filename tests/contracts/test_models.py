@@ -61,7 +61,8 @@ def test_shape_stages_skips_and_float_equivalence(name: str, scale: int) -> None
         expected = model(image)
         torch.testing.assert_close(traced.module(image), expected, rtol=0, atol=1e-5)
     assert expected.shape == (1, 3, 13 * scale, 19 * scale)
-    assert roles_by_stage(traced.sites) == {stage: tuple(roles) for stage, roles in info.stages.items()}
+    traced_roles = roles_by_stage(traced.sites)
+    assert traced_roles == {stage: tuple(roles) for stage, roles in info.stages.items()}, f"the graph has {traced_roles}"
     assert joins(traced) == {site.node for site in traced.sites if site.role == "skip"}
 
 
