@@ -7,11 +7,15 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tiny networks a second thread waits more than it works; torch reads it once
 
 import copy
+import hashlib
+import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import PIL.Image
 import pytest
 import torch
@@ -43,6 +47,33 @@ They run first, so that no process is left alone with one of them at the end.
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes long; make check leaves it out")
+    torch.onnx.export = exported_once(torch.onnx.export)  # half of the tests' time is the export of equal small networks
+
+
+class Exported(NamedTuple):
+    """What torch.onnx.export returns, as far as it is used."""
+
+    serialized: bytes
+
+    @property
+    def model_proto(self) -> onnx.ModelProto:
+        return onnx.load_from_string(self.serialized)
+
+
+def exported_once(export: Callable[..., Any]) -> Callable[..., Any]:
+    """torch.onnx.export that gives the same again for a module with the same code, settings and tensors."""
+    known: dict[str, Exported] = {}
+
+    def exported(module: torch.nn.Module, images: tuple[torch.Tensor], **options: Any) -> Any:
+        try:
+            key = hashlib.sha256(pickle.dumps(module)).hexdigest() + str((images[0].shape, options))
+        except (pickle.PicklingError, AttributeError, TypeError):
+            return export(module, images, **options)
+        if key not in known:
+            known[key] = Exported(export(module, images, **options).model_proto.SerializeToString())
+        return known[key]
+
+    return exported
 
 
 NEEDS = {

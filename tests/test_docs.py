@@ -44,6 +44,7 @@ from autoq.system.compat import allow_torchvision
 from autoq.targets import TARGETS
 from tests.contracts import equations
 from tests.contracts import test_quantizers as contracts
+from tests.searching import no_ray
 
 ROOT = Path(__file__).parents[1]
 README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
@@ -150,7 +151,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def run(command: str, more: str = "") -> None:
     """Run a command of autoq in this process."""
     words = [*shlex.split(command)[1:], *shlex.split(more)]
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, no_ray():
         patch.setattr(sys, "argv", ["autoq", *words])
         app(words, prog_name="autoq", standalone_mode=False)
 
@@ -207,7 +208,8 @@ def test_commands_of_autoq(desk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_python_examples(desk: Path) -> None:
     (code,) = blocks(README, "python")
     names: dict[str, Any] = {}
-    exec(code, names)
+    with no_ray():
+        exec(code, names)
     assert names["page"].is_file()
     assert names["study"].front["fidelity"].max() == 100
     (more,) = blocks(ROOT / "docs" / "guide" / "quantize.md", "python")
