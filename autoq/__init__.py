@@ -1,4 +1,4 @@
-"""autoq finds the Pareto-best ways to quantize a super-resolution network for a deployment target.
+"""autoq finds the Pareto-optimal ways to quantize a super-resolution network for a deployment target.
 
 study = autoq.search("srgan", budget=50)
 study.front                     # a pandas DataFrame

@@ -149,7 +149,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def run(command: str, more: str = "") -> None:
-    """Run a command of autoq in this process."""
+    """Run a command of autoq in this process, a search without Ray's workers."""
     words = [*shlex.split(command)[1:], *shlex.split(more)]
     with pytest.MonkeyPatch.context() as patch, no_ray():
         patch.setattr(sys, "argv", ["autoq", *words])
@@ -351,9 +351,9 @@ def test_tables_of_the_reference_are_complete() -> None:
 def test_the_table_of_quantizers_says_what_they_are() -> None:
     lines = (ROOT / "docs" / "reference" / "quantizers.md").read_text().splitlines()
     rows = {cells[1].strip(" `"): cells for line in lines if len(cells := line.split("|")) == 8}
+    assert rows.keys() >= QUANTIZERS.keys(), "a quantizer has no row"
     for name, info in QUANTIZERS.items():
         first, last = info.bits[0], info.bits[-1]
-    assert rows.keys() >= QUANTIZERS.keys(), "a quantizer has no row"
         assert rows[name][-2].strip() == (f"{first}-{last}" if first < last else f"{first}")
         assert info.source.split(",")[0] in rows[name][2]
         assert ("nothing" not in rows[name][4]) is info.learned, f"{name}: 'nothing' is learned, or what"
@@ -389,8 +389,9 @@ def test_the_command_line_reference_has_every_command() -> None:
     page = hooks["reference"]()
     names = [each.callback.__name__ for each in app.registered_commands if each.callback]
     assert set(re.findall("^## autoq (.+)$", page, flags=re.MULTILINE)) == set(names)
-    assert "| `--frame WxH` | 96x96 |" in page
-    assert "| `--stopping` / `--no-stopping` | stopping |" in page
+    assert "| `--frame WxH` | Input size that latency is measured at. Default: 96x96. |" in page
+    assert "| `--stopping` / `--no-stopping` | Stop dominated trials early. Default: on. |" in page
+    assert "| `STUDY` | Name of a folder in studies/, or an absolute path. Required. |" in page
 
 
 def test_the_python_reference_has_every_public_name() -> None:

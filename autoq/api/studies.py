@@ -42,7 +42,7 @@ MAX_WORKERS = 4
 
 
 def search(model: str | Own | None = None, *, events: Events | None = None, command: str | None = None, **options: Any) -> Study:
-    """Search for the Pareto-best policies of a network.
+    """Search for the Pareto-optimal policies of a network.
 
     With `resume=True` the study continues where it stopped. Every option but `study` may then be omitted; one that is given
     must be what the study was started with.

@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Find the Pareto-best ways to quantize a super-resolution network for a target.",
+    help="Find the Pareto-optimal ways to quantize a super-resolution network for a target.",
 )
 
 _UsageError: Any = typer.BadParameter.__bases__[0]

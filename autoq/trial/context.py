@@ -174,7 +174,7 @@ def runtime_file(context: TrialContext, graph: Graph, policy: Policy) -> bytes:
 
 
 def shipped(context: TrialContext, quantized: Quantized, model: Graph) -> Runner:
-    """Run the written file in the target's runtime, or the network in torch where no runtime executes it at speed."""
+    """Run the exported file in the target's runtime, or the network in torch where no runtime executes it at speed."""
     if not target_info(context.spec.target).executes:
         return simulated(context, quantized)
     return load_target(context.spec.target).load(model.SerializeToString(), context.spec.threads)

@@ -91,7 +91,7 @@ def run_trial(
     until: int | None = None,
     state: Path | None = None,
 ) -> TrialResult:
-    """PTQ, QAT for `spec.steps`, evaluation of the written file. Deterministic for its arguments on one machine.
+    """PTQ, QAT for `spec.steps`, evaluation of the exported file. Deterministic for its arguments on one machine.
 
     Args:
         context: The context that all trials of the study share.
@@ -133,7 +133,7 @@ def replicate(context: TrialContext, policy: Policy, graph: Graph) -> Replicatio
 
 
 def _judged_file(context: TrialContext, quantized: Quantized, graph: Graph, whole: bool) -> tuple[Values, Values]:
-    """Values of the written file on the evaluation images, and for a `whole` trial also on the held-out images."""
+    """Values of the exported file on the evaluation images, and for a `whole` trial also on the held-out images."""
     model = runtime_model(context.spec.target, graph, quantized)
     run = shipped(context, quantized, model)
     outputs = run_all(context, run)

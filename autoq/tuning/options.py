@@ -120,14 +120,14 @@ def default_objectives(trial: TrialSpec) -> tuple[str, ...]:
 def default_quality(trial: TrialSpec) -> tuple[str, str]:
     """The quality that a search optimizes if none is named, and why, in a few words.
 
-    PSNR to an original rewards blur, so only networks trained for it are judged by it.
+    PSNR against an original rewards blur, so only networks trained for it are judged by it.
     """
     if trial.images == "lr":
         return FIDELITY, "low-resolution images have no originals to compare with"
     if is_custom(trial.model):
         return FIDELITY, "what this network was trained for is unknown; --objectives size,latency,psnr if for pixels"
     if model_info(trial.model).perceptual:
-        return FIDELITY, f"{trial.model} is trained for looks, and PSNR to an original would reward blur"
+        return FIDELITY, f"{trial.model} is trained for perceptual quality, and PSNR against an original would reward blur"
     return "psnr", f"{trial.model} is trained for pixels"
 
 

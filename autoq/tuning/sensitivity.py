@@ -46,7 +46,7 @@ def measure(
     steps: int = 0,
     phase: Callable[[str], None] | None = None,
 ) -> list[Probe]:
-    """Quantize each policy, train it for `steps` (0: post-training quantization), and judge the written file.
+    """Quantize each policy, train it for `steps` (0: post-training quantization), and evaluate the exported file.
 
     Args:
         context: The context of the trials.
