@@ -32,14 +32,29 @@ SHARED = Path(os.environ.get("AUTOQ_SHARED") or Path(__file__).parents[2] / "sha
 
 SLOW = (
     "tests/tuning/test_runner.py",
-    "tests/test_docs.py",
     "tests/contracts/test_models.py",
+    "tests/test_docs.py",
+    "tests/tuning/test_scheduler.py",
+    "tests/contracts/test_user_networks.py",
+    "tests/contracts/test_targets.py",
+    "tests/tuning/",
     "tests/report/test_dashboard.py",
     "tests/test_given.py",
     "tests/test_own_models.py",
-    "tests/benchmarks",
+    "tests/benchmarks/",
+    "tests/export/test_onnx.py",
+    "tests/export/test_qonnx.py",
+    "tests/study/",
+    "tests/deploy/",
+    "tests/trial/",
+    "tests/test_npu_uint8.py",
+    "tests/costs/test_cost.py",
+    "tests/graph/test_full_quantization.py",
+    "tests/training/test_pretrain.py",
+    "tests/system/test_limits.py",
+    "tests/api/test_doctor.py",
 )
-"""Files and folders of whole searches and trainings: marked `slow`, which `make check` leaves out.
+"""Files and folders that take longest: searches, trainings, runtimes. Marked `slow`, which `make check` leaves out.
 
 They run first, so that no process is left alone with one of them at the end.
 """
