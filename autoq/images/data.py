@@ -75,14 +75,15 @@ def read_image(path: Path) -> Image:
     return Image(path.stem, read_picture(path).pixels)
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files of a folder, sorted by name. Raises DataError if there are none."""
+def image_files(folder: Path, part: Part | None = None) -> list[Path]:
+    """The image files of a folder, sorted by name. Raises DataError, which names the part, if there are none."""
+    what = f"{part} image folder" if part else "image folder"
     if not folder.is_dir():
         reason = "not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"image folder '{folder}': {reason}; give a folder of {', '.join(SUFFIXES)} files")
+        raise DataError(f"{what} '{folder}': {reason}; give a folder of {', '.join(SUFFIXES)} files")
     paths = sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise DataError(f"image folder '{folder}': no image files; give a folder of {', '.join(SUFFIXES)} files")
+        raise DataError(f"{what} '{folder}': no image files; give a folder of {', '.join(SUFFIXES)} files")
     return paths
 
 
@@ -105,7 +106,7 @@ def sources(folder: Path | None, part: Part) -> dict[str, Path]:
     if folder is None:
         paths = [_package(place.partition("/")[0]).parent / place for place in PHOTOGRAPHS[part]]
     else:
-        paths = image_files(folder)
+        paths = image_files(folder, part)
     stems = Counter(path.stem for path in paths)
     return {path.stem if stems[path.stem] == 1 else path.name: path for path in paths}
 

@@ -445,10 +445,11 @@ def png(image: PIL.Image.Image, kind: str = "PNG") -> bytes:
 DAMAGED = "not an image, or damaged; give an existing .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file"
 MODES = "RGB, grey or palette, with or without transparency"
 ORIGINALS = "needs high-resolution originals, which --images lr does not have; replace it by fidelity, for example --objectives size,latency,fidelity"
+PARTS = {"--data": "training", "--eval-data": "evaluation"}
 IMAGES = [
-    case("empty-folder", {}, f"image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
-    case("other-files", {"a.gif": b"GIF89a"}, f"image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
-    case("hidden", {"._a.png": png(picture())}, f"image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
+    case("empty-folder", {}, f"{{part}} image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
+    case("other-files", {"a.gif": b"GIF89a"}, f"{{part}} image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
+    case("hidden", {"._a.png": png(picture())}, f"{{part}} image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
     case("no-image", {"a.png": b"text"}, f"cannot read image '{{folder}}/a.png': {DAMAGED}"),
     case("truncated", {"a.png": png(picture())[:2000]}, f"cannot read image '{{folder}}/a.png': {DAMAGED}"),
     case("CMYK", {"a.jpg": png(picture("CMYK"), "JPEG")}, f"image '{{folder}}/a.jpg': mode CMYK, expected {MODES}; convert the image"),
@@ -463,14 +464,17 @@ def test_images(refused: Refused, tmp_path: Path, tiny_weights: Path, option: st
     folder.mkdir()
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    refused([*MODEL, "--scale", "2", "--weights", str(tiny_weights), option, "images"], message.format(folder=folder))
+    refused(
+        [*MODEL, "--scale", "2", "--weights", str(tiny_weights), option, "images"],
+        message.format(folder=folder, part=PARTS[option]),
+    )
 
 
 @pytest.mark.parametrize(("name", "reason"), [case("missing", "none", "no such folder"), case("file", "a.png", "not a folder")])
 @pytest.mark.parametrize("option", ["--data", "--eval-data"])
 def test_image_folder(refused: Refused, tmp_path: Path, tiny_weights: Path, option: str, name: str, reason: str) -> None:
     picture().save(tmp_path / "a.png")
-    message = f"image folder '{tmp_path / name}': {reason}; give a folder of {SUFFIXES} files"
+    message = f"{PARTS[option]} image folder '{tmp_path / name}': {reason}; give a folder of {SUFFIXES} files"
     refused([*MODEL, "--scale", "2", "--weights", str(tiny_weights), option, name], message)
 
 

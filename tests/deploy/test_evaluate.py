@@ -132,7 +132,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         (["NET", "--metrics", ""], "unknown metric ''; type one of niqe, pi, psnr, ssim"),
         (["NET", "--scale", "4"], "--scale 4: 'NET' is a x2 network; type --scale 2"),
         (["NET", "--weights", "w.pth"], "--weights 'w.pth': 'NET' includes its weights; leave out --weights"),
-        (["NET", "--data", "HERE/none"], "image folder 'HERE/none': no such folder; give a folder of .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp files"),
+        (["NET", "--data", "HERE/none"], "evaluation image folder 'HERE/none': no such folder; give a folder of .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp files"),
         (["NET", "--data", "HERE/set", "--border", "43"], "image '5': 96x96 pixels, expected at least 97x97 for ssim with a border of 43; remove the image, or leave ssim out of --metrics"),
         (["w.pth"], "'w.pth' is a checkpoint, expected an .onnx file; type --model NAME --weights w.pth"),
         (["none.onnx"], "cannot read 'none.onnx': No such file or directory; give an .onnx file exported by autoq"),
