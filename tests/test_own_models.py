@@ -348,7 +348,7 @@ FACTORY = "type --model package.module:factory"
 ONE_STAGE = "expected exactly one stage; change the patterns of the stages, `layers:` in --space FILE"
 STAGES = 'expected stages with patterns, as body: ["body.*"]'
 REFUSED = [
-    factory("no-module", "nonet:make", f"No module named 'nonet'; {FACTORY} with a module in this folder or on PYTHONPATH"),
+    factory("no-module", "nonet:make", "No module named 'nonet'; run autoq in the folder that holds the module, or add that folder to PYTHONPATH"),
     factory("no-attribute", "mynet:mkae", "mynet has no function or class 'mkae'; type --model mynet:FACTORY"),
     factory("no-function", "mynet:number", "mynet has no function or class 'number'; type --model mynet:FACTORY"),
     factory("raises", "mynet:raises", "the call raised ValueError: no such file; fix mynet"),

@@ -88,9 +88,9 @@ def _formats(formats: Mapping[str, Any]) -> str:
 COST_LINES = (
     ("parameters", "parameters", ""),
     ("macs", "multiply-accumulates", ""),
-    ("ops", "operations, 32 x 32 bits each", ""),
+    ("ops", "operations of 32 x 32 bits (bit operations / 1024)", ""),
     ("bops", "bit operations", ""),
-    ("peak_memory", "peak memory of feature maps (FQSR's rule of three maps)", "KiB"),
+    ("peak_memory", "peak memory of feature maps (three at once, FQSR paper)", "KiB"),
     ("peak_memory_liveness", "peak memory of feature maps (by their lifetimes)", "KiB"),
     ("size", "size: tensors, each at its own width", "KiB"),
     ("size_runtime", "size_runtime: tensors in the runtime's file", "KiB"),

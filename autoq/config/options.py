@@ -128,7 +128,10 @@ Folder = Annotated[Path | None, AfterValidator(absolute)]
 DeviceOption = Annotated[DeviceChoice, Option("Device to train on.")]
 SamplingOption = Annotated[
     Sampling,
-    Option("How training patches are sampled: uniform, or by complexity: proportional or threshold.", metavar="NAME"),
+    Option(
+        "How training patches are sampled: uniform, proportional or threshold (the last two by the complexity of the patch).",
+        metavar="NAME",
+    ),
 ]
 
 
@@ -182,7 +185,9 @@ class NetworkOptions(Options):
         ),
     ] = ""
     scale: Annotated[
-        int, whole(1, MOST_SCALE, 4), Option("Upscaling factor.", "4; without bundled weights for x4, their scale", "N")
+        int,
+        whole(1, MOST_SCALE, 4),
+        Option("Upscaling factor.", "4, or the scale of the bundled weights if there are none for x4", "N"),
     ] = 4
     weights: Annotated[
         Path | None,
@@ -212,14 +217,17 @@ class ImageOptions(Options):
     ] = None
     images: Annotated[
         Images,
-        Option("What these folders hold: high-resolution originals (hr), or low-resolution inputs (lr), without psnr and ssim."),
+        Option(
+            "What these folders hold: high-resolution originals (hr), or low-resolution inputs (lr), for which psnr and ssim "
+            "are not available."
+        ),
     ] = "hr"
     eval_crops: Annotated[
         int | Literal["all"] | None,
         BeforeValidator(_crops),
         Option(
             "Number of crops to evaluate on, or `all` for whole images.",
-            "whole images up to 1,500,000 pixels in all, otherwise 32 crops",
+            "all if the images have at most 1,500,000 pixels in total, otherwise 32",
             "all|N",
         ),
     ] = None
@@ -240,7 +248,11 @@ class TrainingOptions(Options):
     sqcl: Annotated[
         float,
         number("a weight", 0.3, least=0),
-        Option("Weight of the calibration loss of FQSR (SQCL), which penalizes the error of every quantizer.", "0 (off)", "WEIGHT"),
+        Option(
+            "Weight of the SQCL calibration loss of the FQSR paper, which penalizes the error of every quantizer.",
+            "0 (off)",
+            "WEIGHT",
+        ),
     ] = 0.0
 
 
@@ -263,9 +275,8 @@ class StudyOptions(Options):
         tuple[str, ...],
         BeforeValidator(_constraints),
         Option(
-            "Bound on an objective that every Pareto point must satisfy, for example 'size<=400KiB', "
-            "'latency<=10ms' or (relative to float)"
-            " 'psnr_drop<=0.1'. Repeatable.",
+            "Bound that every Pareto point must satisfy, on any of the names above: 'size<=400KiB', 'latency<=10ms', or "
+            "'psnr_drop<=0.1' (at most 0.1 dB below float). Repeatable.",
             metavar="BOUND",
         ),
     ] = ()
@@ -287,7 +298,8 @@ class StudyOptions(Options):
         int,
         whole(0, MANY, 3),
         Option(
-            "Number of random seeds with which points of the front are trained again at the end, the recommended points first.",
+            "Number of random seeds with which points of the front are trained again at the end, the recommended points first, "
+            "within an eighth of the time of the trials.",
             metavar="N",
         ),
     ] = 3
@@ -310,7 +322,7 @@ class StudyOptions(Options):
     storage: Annotated[
         str | None,
         Option(
-            "Database URL for Optuna's trials. A password belongs in PGPASSWORD, not in the URL.",
+            "Database URL for Optuna's trials, without a password: PostgreSQL reads it from the environment variable PGPASSWORD.",
             "a file in the study's folder",
             "URL",
         ),
@@ -329,7 +341,9 @@ class RunOptions(Options):
         str | None,
         Option("Name of the study's folder in studies/, or an absolute path.", "the network's name and the time", "NAME"),
     ] = None
-    resume: Annotated[bool, Option("Continue the study that --study names where it stopped; its other options are known.")] = False
+    resume: Annotated[
+        bool, Option("Continue the study given by --study from where it stopped. Its other options are read from the study.")
+    ] = False
 
 
 class SearchOptions(RunOptions, StudyOptions, TrainingOptions, ImageOptions, DeploymentOptions):

@@ -22,7 +22,7 @@ from autoq.config.options import Sampling
 from autoq.errors import DataError
 from autoq.images.pixels import to_input as pixels_as_input
 from autoq.images.pixels import to_pixels as as_pixels
-from autoq.images.reader import SUFFIXES, read_picture
+from autoq.images.reader import KINDS, SUFFIXES, read_picture
 
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 """Files of operating systems, in lower case; these and hidden files are ignored."""
@@ -80,10 +80,10 @@ def image_files(folder: Path, part: Part | None = None) -> list[Path]:
     what = f"{part} image folder" if part else "image folder"
     if not folder.is_dir():
         reason = "not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{what} '{folder}': {reason}; give a folder of {', '.join(SUFFIXES)} files")
+        raise DataError(f"{what} '{folder}': {reason}; give a folder of {KINDS} files")
     paths = sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES)
     if not paths:
-        raise DataError(f"{what} '{folder}': no image files; give a folder of {', '.join(SUFFIXES)} files")
+        raise DataError(f"{what} '{folder}': no image files; give a folder of {KINDS} files")
     return paths
 
 

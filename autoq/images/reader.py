@@ -23,8 +23,9 @@ DEEP = "I;16"
 """Pillow's modes: without and with transparency, and 16-bit grey in either byte order."""
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+KINDS = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
 MODES = "RGB, grey or palette, with or without transparency"
-ASK = f"give an existing {', '.join(SUFFIXES)} file"
+ASK = f"give an existing {KINDS} file"
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def _imported(where: str, name: str) -> ModuleType:
         return importlib.import_module(where) if path is None else _from_path(path)
     except ImportError as error:
         raise InputError(
-            f"model '{name}': {error}; type --model package.module:factory with a module in this folder or on PYTHONPATH"
+            f"model '{name}': {error}; run autoq in the folder that holds the module, or add that folder to PYTHONPATH"
         ) from error
     except FileNotFoundError as error:
         if path is None or path.is_file():

@@ -152,8 +152,8 @@ def check_originals(objectives: Iterable[str]) -> None:
     for name in objectives:
         if OBJECTIVES[name].original:
             raise InputError(
-                f"'{name}' needs high-resolution originals, which --images lr does not have; replace it by {FIDELITY}, for example"
-                f" --objectives size,latency,{FIDELITY}"
+                f"'{name}' needs high-resolution originals, which --images lr does not provide; replace it with {FIDELITY},"
+                f" for example --objectives size,latency,{FIDELITY}"
             )
 
 

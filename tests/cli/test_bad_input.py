@@ -33,7 +33,7 @@ from autoq.system.processor import available_cores
 from autoq.targets import TARGETS
 from tests.cli.test_cli import run
 
-SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp"
+SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff or .webp"
 ASK_WEIGHTS = "type --weights with a .safetensors or .pth file of tensors"
 MODEL_NAMES = f"type one of {', '.join(sorted(MODELS))}, package.module:factory, or the path of a .pth file"
 FACTS = space_facts("srresnet", "openvino-cpu")
@@ -126,7 +126,7 @@ OPTIONS = [
     case("by", [*MODEL, "--by", "row"], "--by 'row': expected one of stage, block, layer"),
     case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory is computed from the network's own stages; omit one of them"),
     case("replications", [*MODEL, "--replications", "-1"], "--replications '-1': expected a whole number from 0 to 1000000; type --replications 3"),
-    case("constraint", [*MODEL, "--constraint", "small"], "--constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER; type for example --constraint 'size<=400KiB'"),
+    case("constraint", [*MODEL, "--constraint", "small"], "--constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER, with the name of an objective; type --constraint 'size<=400KiB', for example"),
     case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "--constraint 'latency<=10KiB': latency is measured in ms; type latency<=10"),
     case("latency-of-bits", [*MODEL, "--target", "bits", "--objectives", "size,latency"],
          "objective 'latency': bits offers no latency; type --objectives size,bops,psnr"),
@@ -442,9 +442,9 @@ def png(image: PIL.Image.Image, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-DAMAGED = "not an image, or damaged; give an existing .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file"
+DAMAGED = "not an image, or damaged; give an existing .bmp, .jpeg, .jpg, .png, .tif, .tiff or .webp file"
 MODES = "RGB, grey or palette, with or without transparency"
-ORIGINALS = "needs high-resolution originals, which --images lr does not have; replace it by fidelity, for example --objectives size,latency,fidelity"
+ORIGINALS = "needs high-resolution originals, which --images lr does not provide; replace it with fidelity, for example --objectives size,latency,fidelity"
 PARTS = {"--data": "training", "--eval-data": "evaluation"}
 IMAGES = [
     case("empty-folder", {}, f"{{part}} image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),

@@ -83,7 +83,8 @@ def test_defaults_in_words_say_what_happens() -> None:
     assert option_of("initial_trials").default == f"half the budget, at most {INITIAL}"
     assert option_of("replications").default == "3"
     assert (
-        option_of("eval_crops").default == f"whole images up to {crops.WHOLE_PIXELS:,} pixels in all, otherwise {crops.CROPS} crops"
+        option_of("eval_crops").default
+        == f"all if the images have at most {crops.WHOLE_PIXELS:,} pixels in total, otherwise {crops.CROPS}"
     )
     assert option_of("steps").default == str(TrialSpec(model="srgan").steps)
     assert option_of("sampling").default == TrialSpec(model="srgan").sampling

@@ -257,7 +257,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 
 
 ASK_FILE = "give an .onnx file exported by autoq"
-ASK_IMAGE = "give an existing .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file"
+ASK_IMAGE = "give an existing .bmp, .jpeg, .jpg, .png, .tif, .tiff or .webp file"
 
 
 def gif() -> bytes:

@@ -101,7 +101,8 @@ def test_unusable_images(tmp_path: Path) -> None:
         data.read_folder(tmp_path)
     (tmp_path / "text.png").write_text("not a picture")
     with pytest.raises(
-        DataError, match=r"text\.png': not an image, or damaged; give an existing .bmp, .jpeg, .jpg, .png, .tif, .tiff, .webp file"
+        DataError,
+        match=r"text\.png': not an image, or damaged; give an existing .bmp, .jpeg, .jpg, .png, .tif, .tiff or .webp file",
     ):
         data.read_folder(tmp_path)
     with pytest.raises(DataError, match="image 'small': 20x20 pixels, expected at least 32x32 for x4; remove the image"):
