@@ -252,7 +252,9 @@ def test_there_are_no_other_commands() -> None:
 
 def test_make_searches_by_the_documented_command() -> None:
     for command in all_commands("make "):
-        done = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*command.split(), "--dry-run", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
         if command == "make search":
             assert done.stdout.splitlines()[-1] == ".venv/bin/autoq search --model srgan --budget 50"
             assert "autoq search --model srgan --budget 50" in all_commands("autoq ")
