@@ -78,7 +78,9 @@ def agreement(target: str, bits: str, subject: Subject) -> float:
     expected = simulated(quantized, image).clip(0, 1)
     found = run(image.numpy())
     assert (found.dtype, found.shape) == (np.float32, expected.shape)
-    return decibels(found.clip(0, 1), expected)
+    reached = decibels(found.clip(0, 1), expected)
+    print(f"{target} {model} {bits}: {reached:.1f} dB")  # noqa: T201 - for -rP
+    return reached
 
 
 @pytest.mark.parametrize("name", TARGETS)
