@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from autoq import __version__
+from autoq.cli.options import JSON
 from autoq.errors import AutoqError, InputError, suggest
 
 app = typer.Typer(
@@ -44,11 +45,7 @@ def _root(
 
 
 @app.command()
-def doctor(
-    json: Annotated[
-        bool, typer.Option("--json", metavar="", help="Print the results as one JSON document on standard output.")
-    ] = False,
-) -> None:
+def doctor(json: JSON = False) -> None:
     """Check this machine: what is installed, what is missing, and what each gap costs. Exit code 1 if a search cannot run.
 
     Example: autoq doctor

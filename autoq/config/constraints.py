@@ -13,7 +13,6 @@ DROP = "_drop"
 """Suffix of a quality's name: how much worse it is than the float network's."""
 
 UNITS = {"bytes": {"": 1.0, "B": 1.0, "KiB": 2.0**10, "MiB": 2.0**20, "kB": 1e3, "MB": 1e6}, "ms": {"": 1.0, "ms": 1.0, "s": 1e3}}
-EXAMPLE = "type --constraint 'size<=400KiB', for example"
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,10 @@ def parse(text: str) -> Constraint:
     """Read a constraint. Raises InputError unless it is a bound on an objective in its unit."""
     match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None:
-        raise InputError(f"--constraint '{text}': expected NAME<=NUMBER or NAME>=NUMBER, with the name of an objective; {EXAMPLE}")
+        raise InputError(
+            f"--constraint '{text}': expected NAME<=NUMBER or NAME>=NUMBER, with the name of an objective;"
+            " type --constraint 'size<=400KiB', for example"
+        )
     name, sign, number, unit = match.groups()
     objective = name.removesuffix(DROP)
     if objective not in OBJECTIVES or (name != objective and not OBJECTIVES[objective].quality):

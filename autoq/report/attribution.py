@@ -29,9 +29,9 @@ class StageSpeed:
     Attributes:
         stage: Name of the stage.
         skips: Stages with integer skips while this was measured.
-        first_in: First-in saving: all other stages are float.
-        last_in: Last-in saving: all other stages run on integers.
-        contribution: Contribution: the mean of both, scaled.
+        first_in: Saving while all other stages are float.
+        last_in: Saving while all other stages run on integers.
+        contribution: The mean of both, scaled.
     """
 
     stage: str
