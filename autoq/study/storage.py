@@ -124,10 +124,10 @@ class TrialStorage:
     def _suggest(self, number: int) -> tuple[Policy, dict[str, Any]]:
         """An untried policy from the sampler, and its form in Optuna. At least one policy must be untried.
 
-        The trials of a bracket are asked for before any of them has ended, so a sampler never sees results of its bracket.
+        A bracket is asked for when the last one is compared at its first rung. So a sampler sees no results of its own bracket,
+        and of the one before only the trials that stopped there, whenever it is asked.
         """
-        together = bracket(number, len(self.initial), self._spec.rungs)
-        trials = [trial if trial.number not in together else _not_ended(trial) for trial in self._trials()]
+        trials = [trial if self._is_known(trial, number) else _not_ended(trial) for trial in self._trials()]
         taken = {self._policy(trial) for trial in trials}
         for attempt in range(MOST_REPEATS):
             copy = optuna.create_study(directions=self._directions, sampler=self._sampler(number, attempt))
@@ -138,6 +138,14 @@ class TrialStorage:
                 return policy, {"params": asked.params, "distributions": asked.distributions, "system_attrs": asked.system_attrs}
         policy = next(policy for policy in self._space.enumerate() if policy not in taken)
         return policy, self._parameters(policy)
+
+    def _is_known(self, trial: optuna.trial.FrozenTrial, number: int) -> bool:
+        """Whether a trial has ended, as far as the suggestion of trial `number` is concerned."""
+        together = bracket(number, len(self.initial), self._spec.rungs)
+        before = bracket(together.start - 1, len(self.initial), self._spec.rungs)
+        if trial.number in before and len(before) > 1:
+            return trial.state == TrialState.PRUNED and trial.user_attrs["steps"] == self._spec.rungs[0]
+        return trial.number not in together
 
     def _parameters(self, policy: Policy) -> dict[str, Any]:
         """A policy in the form that Optuna stores."""

@@ -326,6 +326,7 @@ def run_jobs(searcher: StudySearcher, context: TrialContext, table: LatencyTable
         TUNE_PRINT_ALL_TRIAL_ERRORS="0",
         RAY_AIR_NEW_OUTPUT="0",
         RAY_CHDIR_TO_TRIAL_DIR="0",
+        TUNE_GLOBAL_CHECKPOINT_S="1e9",  # Ray's own state is never read: the study holds everything
     )
     with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
         _start_ray(spec.workers, on_gpu, spec.trial.threads)

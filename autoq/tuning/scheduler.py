@@ -79,8 +79,10 @@ def allowed(study: Study) -> int:
         budget = min(budget, storage.count + storage.untried)
     if spec.max_steps is None:
         return budget
-    steps = {rung.number: rung.until for rung in study.rungs()}
-    steps |= {record.number: record.steps for record in study.records() if record.number is not None}
+    steps = {rung.number: spec.trial.steps for rung in study.rungs()}  # a trial that goes on trains fully, ended or not
+    for record in study.records():
+        if record.number is not None and (record.state == "pruned" or record.number not in steps):
+            steps[record.number] = record.steps
     return min(storage.count, budget) if sum(steps.values()) >= spec.max_steps else budget
 
 
@@ -166,18 +168,49 @@ class StudySearcher(Searcher):
 
     def _plan(self) -> bool:
         """Fill `waiting` with the next jobs; False where there are none, or running ones must end first."""
-        storage, budget = self.study.storage, allowed(self.study)
+        storage = self.study.storage
         while not self.waiting:
-            at_work = {job.number for job in self.running.values()}
-            open_trials = [asked for asked in storage.running() if asked.number not in at_work]
-            number = open_trials[0].number if open_trials else storage.count
-            together = bracket(number, len(self.study.storage.initial), self.rungs)
-            if number >= budget or (len(together) > 1 and at_work - {None}):
+            count = storage.count
+            if count > self._bracket(count).start:
+                self._ask()  # the rest of a bracket: a search was killed while it asked for it
+            unended = storage.running()
+            ready = self._ready(unended)
+            if ready is not None:
+                self.waiting = self._to_rung([asked for asked in unended if asked.number in ready], ready)
+            elif not self._may_begin(self._bracket(count), unended) or not self._ask():
                 return False
-            while storage.count < min(together.stop, budget):
-                open_trials.append(self.study.ask())
-            self.waiting = self._to_rung([asked for asked in open_trials if asked.number in together], together)
         return True
+
+    def _bracket(self, number: int) -> range:
+        return bracket(number, len(self.study.storage.initial), self.rungs)
+
+    def _ask(self) -> int:
+        """Ask for the trials of the next bracket, or for those of it that are missing, within the budget. Returns their number."""
+        count = self.study.storage.count
+        missing = range(count, min(self._bracket(count).stop, allowed(self.study)))
+        for _ in missing:
+            self.study.ask()
+        return len(missing)
+
+    def _ready(self, unended: Sequence[Asked]) -> range | None:
+        """The first bracket that can go on: none of its trials is at work, and what a decision follows from is complete."""
+        at_work = {job.number for job in self.running.values()}
+        for together in dict.fromkeys(self._bracket(asked.number) for asked in unended):
+            members = [asked for asked in unended if asked.number in together]
+            decides = len(together) > 1 and all(self._has(asked, self.rungs[0]) for asked in members)
+            if at_work.isdisjoint(together) and not (decides and unended[0].number < together.start):
+                return together
+        return None
+
+    def _may_begin(self, together: range, unended: Sequence[Asked]) -> bool:
+        """Whether a bracket may be asked for: of all earlier ones, only trials of the last may still train, promoted ones.
+
+        Else a worker would wait while they train. The sampler does not see how they end (`TrialStorage.ask`).
+        """
+        before = self._bracket(together.start - 1)
+        return len(together) == 1 or all(
+            len(before) > 1 and asked.number in before and self._has(asked, self.rungs[0]) for asked in unended
+        )
 
     def _plan_baseline(self) -> bool:
         """Fill `waiting` with a baseline, to run while a bracket's last trials run; False where none is left."""

@@ -166,7 +166,7 @@ def test_cut_off_at_any_moment_it_ends_the_same(whole: list[Any], tmp_path: Path
 
     while True:
         try:
-            search(study, moment=moment)
+            search(study, 1 + seed % 2, draw, moment)
             break
         except Killed:
             cuts += 1
@@ -176,6 +176,32 @@ def test_cut_off_at_any_moment_it_ends_the_same(whole: list[Any], tmp_path: Path
             study = Study.resume(tmp_path / "s")
     assert cuts
     assert [entry[:5] for entry in found(study)] == [entry[:5] for entry in whole]
+
+
+def test_the_next_bracket_begins_while_a_promoted_trial_trains(tmp_path: Path) -> None:
+    study = make(tmp_path / "s", budget=SEEDS + 24)
+    end_baselines(study)
+    searcher = StudySearcher(study, BASELINES[:1], Events(), no_structure)
+    together: list[tuple[int, int]] = []
+    running: dict[str, dict[str, Any]] = {}
+    for count in range(1000):
+        config = searcher.suggest(f"t{count}")
+        if config == StudySearcher.FINISHED:
+            break
+        if isinstance(config, dict) and config != PAUSE:
+            running[f"t{count}"] = config
+            numbers = [each["number"] for each in running.values()]
+            if len(running) == 2 and None not in numbers and max(numbers) >= SEEDS:
+                together.append((min(numbers), max(numbers)))
+        if len(running) == 2 or config == PAUSE:
+            promoted = [name for name, each in running.items() if each["until"] == STEPS]
+            name = next((name for name in running if name not in promoted), next(iter(running)))  # full training takes longest
+            searcher.on_trial_complete(name, reported(running.pop(name)))
+    study.close()
+    brackets = [[(number - SEEDS) // 8 for number in pair] for pair in together]
+    overlapping = {tuple(pair) for pair in brackets if pair[0] < pair[1]}
+    assert overlapping <= {(-1, 0), (0, 1), (1, 2)}
+    assert {(0, 1), (1, 2)} <= overlapping
 
 
 def test_a_kill_between_a_decision_and_the_word_about_it(whole: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
