@@ -88,6 +88,8 @@ class TrialStorage:
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._stored.set_metric_names([_with_unit(objective) for objective in spec.objectives])
         self._directions = directions
+        self._read: list[optuna.trial.FrozenTrial] | None = None
+        self._policies: dict[int, Policy] = {}
 
     @property
     @_at_work
@@ -102,7 +104,14 @@ class TrialStorage:
         return self._space.size() - len({self._policy(trial) for trial in self._trials()})
 
     def _trials(self) -> list[optuna.trial.FrozenTrial]:
-        return self._stored.get_trials(deepcopy=False)
+        """All trials, read again only after this process, the only one that writes, has written."""
+        if self._read is None:
+            self._read = self._stored.get_trials(deepcopy=False)
+        return self._read
+
+    def _add(self, trial: optuna.trial.FrozenTrial) -> None:
+        self._read = None
+        self._stored.add_trial(trial)
 
     @_at_work
     def describe(self, attributes: Mapping[str, str]) -> None:
@@ -118,7 +127,7 @@ class TrialStorage:
             policy, how = self.initial[number], self._parameters(self.initial[number])
         else:
             policy, how = self._suggest(number)
-        self._stored.add_trial(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=self._readable(policy), **how))
+        self._add(optuna.trial.create_trial(state=TrialState.RUNNING, user_attrs=self._readable(policy), **how))
         return Asked(number, policy, 0)
 
     def _suggest(self, number: int) -> tuple[Policy, dict[str, Any]]:
@@ -128,7 +137,7 @@ class TrialStorage:
         and of the one before only the trials that stopped there, whenever it is asked.
         """
         trials = [trial if self._is_known(trial, number) else _not_ended(trial) for trial in self._trials()]
-        taken = {self._policy(trial) for trial in trials}
+        taken = {self._policy(trial) for trial in self._trials()}
         for attempt in range(MOST_REPEATS):
             copy = optuna.create_study(directions=self._directions, sampler=self._sampler(number, attempt))
             copy.add_trials(trials)
@@ -166,13 +175,13 @@ class TrialStorage:
     @_at_work
     def set_attempts(self, number: int, attempts: int) -> None:
         """Store the number of starts of a running trial."""
-        self._trial(number).set_user_attr(ATTEMPTS, attempts)
+        self._running(number).set_user_attr(ATTEMPTS, attempts)
 
     @_at_work
     def tell(self, record: Record) -> None:
         """Store the end of a trial."""
         assert record.number is not None
-        trial = self._trial(record.number)
+        trial = self._running(record.number)
         for key, value in self._outcome(record).items():
             trial.set_user_attr(key, value)
         for key, value in self._violations(record).items():
@@ -196,7 +205,7 @@ class TrialStorage:
                 self.tell(ended[trial.number])
         for number in range(len(stored), 1 + max(ended, default=-1)):
             if number in ended:
-                self._stored.add_trial(self._from_record(ended[number]))
+                self._add(self._from_record(ended[number]))
             else:
                 self.ask()
 
@@ -212,9 +221,11 @@ class TrialStorage:
                 f" {self._remove()}: it is made again from trials.jsonl"
             )
 
-    def _trial(self, number: int) -> optuna.Trial:
-        """A handle on a running trial."""
-        return optuna.Trial(self._stored, self._trials()[number]._trial_id)
+    def _running(self, number: int) -> optuna.Trial:
+        """A running trial, to be written to."""
+        trial_id = self._trials()[number]._trial_id
+        self._read = None
+        return optuna.Trial(self._stored, trial_id)
 
     def _remove(self) -> str:
         """The advice that removes this study from the storage."""
@@ -224,7 +235,9 @@ class TrialStorage:
         return f"type optuna delete-study --study-name {self._stored.study_name} --storage {url}"
 
     def _policy(self, trial: optuna.trial.FrozenTrial) -> Policy:
-        return self._space.suggest(optuna.trial.FixedTrial(trial.params))
+        if trial.number not in self._policies:
+            self._policies[trial.number] = self._space.suggest(optuna.trial.FixedTrial(trial.params))
+        return self._policies[trial.number]
 
     def _readable(self, policy: Policy) -> dict[str, str]:
         """A policy in words: bits of all stages, then each stage with quantizers and range estimators."""
