@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tiny networks a second thread waits more than it works; torch reads it once
 
 import copy
+import functools
 import hashlib
 import pickle
 import shutil
@@ -19,8 +20,10 @@ import onnx
 import PIL.Image
 import pytest
 import torch
+import typer.main
 from safetensors.torch import save_file
 
+import autoq.tuning  # noqa: F401 - before Ray is imported it says how Ray is to listen
 from autoq.config.spec import Analysis, Question
 from autoq.graph.quantize import Quantized
 from autoq.graph.trace import Traced, trace
@@ -63,6 +66,7 @@ They run first, so that no process is left alone with one of them at the end.
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: takes long; make check leaves it out")
     torch.onnx.export = exported_once(torch.onnx.export)  # half of the tests' time is the export of equal small networks
+    typer.main.get_command = functools.cache(typer.main.get_command)  # a parser holds no state
 
 
 class Exported(NamedTuple):

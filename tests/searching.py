@@ -88,8 +88,6 @@ def no_ray() -> Iterator[None]:
     import ray
     from ray import tune
 
-    import autoq.tuning.runner  # noqa: F401 - says how Ray is to listen before it is imported
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
         patch.setattr(ray, "init", lambda **options: None)

@@ -24,7 +24,7 @@ from autoq.errors import InputError, StudyError
 from autoq.networks import given, staged_model
 from autoq.networks.given import give
 from autoq.tuning.options import default_scale, model_name
-from autoq.tuning.runner import UserCode
+from autoq.tuning.workers import UserCode
 from tests.conftest import small_image
 
 SCRIPT = """

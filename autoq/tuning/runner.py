@@ -5,52 +5,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import os
-import re
 import shutil
 import sys
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import metadata
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import ray
 import torch
-from ray import cloudpickle, tune
 
 from autoq.config.events import Events
 from autoq.config.objectives import FIDELITY
 from autoq.config.policy import Policy
-from autoq.config.spec import Replication, StudySpec, TrialResult
 from autoq.costs.latency import measure as latencies
 from autoq.costs.latency.structure import structure_of
 from autoq.costs.latency.table import LatencyTable, read_table
-from autoq.errors import AutoqError, InputError, TrialFailed
+from autoq.errors import AutoqError
 from autoq.export.onnx import export_graph, load_graph, save_graph
-from autoq.networks import is_given
-from autoq.networks.given import given, keep
 from autoq.study.replication import planned, replication_seeds
 from autoq.study.results import point_name
 from autoq.study.study import Study
 from autoq.system.files import atomic_write_text
-from autoq.system.limits import limits, private_memory
-from autoq.trial.context import TrialContext, adopt, portable, prepare
-from autoq.trial.run import replicate, run_trial
-from autoq.tuning import LOOPBACK_ONLY
+from autoq.trial.context import TrialContext, prepare
 from autoq.tuning.baselines import baselines
 from autoq.tuning.initial_trials import probe, propose_initial_trials
 from autoq.tuning.latency_pass import LatencyPass, check_table
-from autoq.tuning.scheduler import Abort, Job, StudySearcher, allowed
-
-R = TypeVar("R")
-
-HOST = "127.0.0.1"
+from autoq.tuning.scheduler import Job, StudySearcher, allowed
+from autoq.tuning.workers import run_jobs
 
 CHOICES = 4
 """Times that initial trials are proposed, at most, where latency is predicted: each time their latencies are then measured."""
@@ -174,215 +154,3 @@ def _propose(study: Study, latency: LatencyPass, table: LatencyTable) -> Latency
         atomic_write_text(study.latency_path, table.model_dump_json(indent=1))
     study.set_initial_trials(proposed)
     return table
-
-
-# ------------------------------------------------------------ Ray
-
-
-class RayOutput(io.TextIOBase):
-    """Standard output while Ray runs, where only results belong: the first sentence of each line becomes a note."""
-
-    def __init__(self, events: Events) -> None:
-        self.events = events
-
-    def write(self, text: str) -> int:
-        for line in re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines():
-            sentence = line.split(". ")[0].strip()
-            if sentence:
-                self.events.note(f"Ray: {sentence}")
-        return len(text)
-
-
-@dataclass(frozen=True)
-class UserCode:
-    """The working folder and module paths of a user's own code, and a network given from Python, pickled in memory."""
-
-    folder: Path
-    paths: tuple[str, ...]
-    model: str
-    network: bytes | None = None
-
-    @classmethod
-    def of(cls, model: str) -> UserCode:
-        """Raises InputError where the network cannot be sent to a worker process."""
-        where = Path.cwd(), tuple(str(Path(path).resolve()) for path in sys.path)
-        if not is_given(model):
-            return cls(*where, model)
-        try:
-            return cls(*where, model, cloudpickle.dumps(given(model)))  # type: ignore[no-untyped-call]
-        except Exception as error:
-            raise InputError(
-                f"model '{model}': it cannot be sent to worker processes ({_in_one_line(error)}); give a network that pickles"
-            ) from error
-
-    def enter(self) -> None:
-        """Make this the working folder and module path of the process."""
-        os.chdir(self.folder)
-        sys.path[:0] = [path for path in self.paths if path not in sys.path]
-        if self.network is not None:
-            keep(self.model, cloudpickle.loads(self.network))
-
-
-class TrialActor(tune.Trainable):
-    """A worker process: one `step` brings a trial to one rung. Reused from trial to trial, it keeps only the context.
-
-    A failure that is not the trial's own (TrialFailed) leaves an unreliable process: out of memory, without its GPU, or
-    never ready. The process reports the failure, and its next `step` raises, so that Ray replaces it.
-    """
-
-    def setup(  # type: ignore[override]
-        self, config: dict[str, Any], spec: StudySpec, table: LatencyTable, folder: Path, user_code: UserCode, context: TrialContext
-    ) -> None:
-        self.spec, self.table, self.leaving = spec, table, False
-        self.unready: str | None = None
-        try:
-            user_code.enter()
-            self.study = Study.open(folder)
-            self.graph = load_graph(self.study.graph_path)
-            self.context = adopt(context)
-        except Exception as error:  # noqa: BLE001 - raised here it would be lost
-            self.unready = _in_one_line(error)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.config = new_config
-        return True
-
-    def step(self) -> dict[str, Any]:
-        if self.leaving:
-            raise RuntimeError("this process makes way for a new one")
-        if "pause" in self.config:
-            time.sleep(self.config["pause"])
-            return {"done": True}
-        report = self._report()
-        self.leaving = "broken" in report or self._is_swollen()
-        return {**report, "done": not self.leaving}
-
-    def _report(self) -> dict[str, Any]:
-        """The result of a trial as text, since Ray flattens nested results; or the failure that broke the process."""
-        if self.unready is not None:
-            return {"broken": self.unready, "began": False}
-        try:
-            if self.config["seed"] is not None:
-                return {"replication": self._replicate(self.config["seed"]).model_dump_json()}
-            return {"result": self._run().model_dump_json()}
-        except Exception as error:  # noqa: BLE001 - a new process shows whether it occurs again
-            return {"broken": _in_one_line(error)}
-
-    def _is_swollen(self) -> bool:
-        """Whether the process still holds more memory than its bound, so that the next trial would fail."""
-        return self.spec.memory is not None and private_memory() > self.spec.memory
-
-    def _run(self) -> TrialResult:
-        policy, until, number = Policy.from_dict(self.config["policy"]), self.config["until"], self.config["number"]
-        self.context = self.context.with_seed(self.spec.trial.seed)
-        state = None if number is None else self.study.state_path(number, policy)
-
-        def work() -> TrialResult:
-            with self._limits():
-                return run_trial(self.context, policy, self.table, self.graph, until, state)
-
-        return _tried(work)
-
-    def _replicate(self, seed: int) -> Replication:
-        policy = Policy.from_dict(self.config["policy"])
-
-        def work() -> Replication:
-            self.context = self.context.with_seed(seed)  # shared by all points, so it does not count in a point's time limit
-            with self._limits():
-                return replicate(self.context, policy, self.graph)
-
-        found = _tried(work)
-        return found if isinstance(found, Replication) else Replication(policy=policy.hash, seed=seed, result=found)
-
-    def _limits(self) -> contextlib.AbstractContextManager[None]:
-        return limits(self.spec.timeout, self.spec.memory, self.config["spent"])
-
-
-def _tried(work: Callable[[], R]) -> R | TrialResult:
-    """The result of the work; where the trial fails, a result with the cause."""
-    try:
-        return work()
-    except TrialFailed as error:
-        return TrialResult(state="failed", reason=str(error))
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join([f"{type(error).__name__}:", *str(error).split()]).rstrip(":")
-
-
-def run_jobs(searcher: StudySearcher, context: TrialContext, table: LatencyTable) -> None:
-    """Run the searcher's jobs on `workers` processes of this machine; Ray listens on 127.0.0.1 only.
-
-    A job whose process dies runs again, MAX_ATTEMPTS times in all. Raises AutoqError where Ray cannot start.
-    """
-    study, spec = searcher.study, searcher.study.spec
-    on_gpu, user_code = spec.trial.device == "cuda", UserCode.of(spec.trial.model)
-    scratch = (study.folder / "ray").resolve()
-    shutil.rmtree(scratch, ignore_errors=True)  # of a search that was killed
-    os.environ.update(
-        RAY_USAGE_STATS_ENABLED="0",
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-        TUNE_DISABLE_SIGINT_HANDLER="1",
-        TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-        RAY_AIR_NEW_OUTPUT="0",
-        RAY_CHDIR_TO_TRIAL_DIR="0",
-        TUNE_GLOBAL_CHECKPOINT_S="1e9",  # Ray's own state is never read: the study holds everything
-    )
-    with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
-        _start_ray(spec.workers, on_gpu, spec.trial.threads)
-        try:
-            trainable = tune.with_parameters(
-                TrialActor, spec=spec, table=table, folder=study.folder.resolve(), user_code=user_code, context=portable(context)
-            )
-            tune.Tuner(
-                tune.with_resources(trainable, {"cpu": 1, "gpu": 1 / spec.workers if on_gpu else 0}),
-                tune_config=tune.TuneConfig(
-                    search_alg=searcher, num_samples=-1, max_concurrent_trials=spec.workers, reuse_actors=True
-                ),
-                run_config=tune.RunConfig(
-                    name="trials",
-                    storage_path=str(scratch),
-                    verbose=0,
-                    progress_reporter=tune.CLIReporter(),  # silent; Ray's reporter for notebooks clears the cell
-                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # saving could fail after the trial
-                ),
-            ).fit()
-        except KeyboardInterrupt:
-            searcher.interrupted()
-            raise
-        except Abort as abort:
-            with contextlib.suppress(OSError):  # the disk may be full
-                searcher.interrupted()
-            raise abort.__cause__ or abort from None
-        finally:
-            ray.shutdown()
-            shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
-    if ray.util.get_node_ip_address() != HOST:  # type: ignore[no-untyped-call]
-        raise AutoqError(
-            "Ray was imported before the search and would listen on the network; start Python anew, or set"
-            f" {LOOPBACK_ONLY}=0 before ray is imported"
-        )
-    try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            num_gpus=1 if on_gpu else 0,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address=HOST,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
-        )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise AutoqError(f"Ray did not start: {' '.join(str(error).split())}; autoq doctor says what is missing") from error
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hide warnings of torch's exporter and of Ray; errors still come through."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield

@@ -1,0 +1,73 @@
+"""Ray Tune's processes, without trials."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.search import Searcher
+
+from autoq.tuning import workers
+from autoq.tuning.workers import quiet, tuner
+
+JOBS = 24
+
+
+def worker() -> type[tune.Trainable]:
+    """Of this function, so that Ray sends its code: other processes cannot import this file."""
+
+    class Worker(tune.Trainable):
+        """The first process is ready at once, the next one after many jobs."""
+
+        def setup(self, config: dict[str, Any], folder: Path) -> None:  # type: ignore[override]
+            try:
+                (folder / "first").touch(exist_ok=False)
+            except FileExistsError:
+                time.sleep(2)
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            return True
+
+        def step(self) -> dict[str, Any]:
+            time.sleep(0.2)
+            return {"process": os.getpid(), "done": True}
+
+    return Worker
+
+
+class Jobs(Searcher):
+    """Jobs without content; notes which process ended each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.suggested, self.processes = 0, list[int]()
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
+        self.suggested += 1
+        return {} if self.suggested <= JOBS else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        assert result is not None
+        self.processes.append(result["process"])
+
+    def save(self, checkpoint_path: str) -> None: ...
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def test_a_process_that_starts_slowly_is_not_ended_while_others_work(tmp_path: Path) -> None:
+    jobs = Jobs()
+    with quiet():
+        workers._start_ray(2, on_gpu=False, threads=1)
+        try:
+            trainable = tune.with_parameters(worker(), folder=tmp_path)
+            tuner(tune.with_resources(trainable, {"cpu": 1}), jobs, 2, tmp_path / "ray").fit()
+        finally:
+            ray.shutdown()
+    assert len(jobs.processes) == JOBS
+    assert len(set(jobs.processes)) == 2
