@@ -25,7 +25,7 @@ docs: install
 static: install-test
 	$(BIN)/ruff check autoq benchmarks tests
 	$(BIN)/ruff format --check autoq benchmarks tests
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
 	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml

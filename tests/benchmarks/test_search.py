@@ -17,7 +17,7 @@ from tests.conftest import small_image
 
 def test_the_default_beats_random_search_on_the_table(run_benchmark: RunBenchmark, tmp_path: Path) -> None:
     strategies = ["autoq", "autoq, no stopping", "seeds alone", "random", "tpe", "uniform"]
-    options = ["--seeds", "4", "--budget", "40", "--plot", str(tmp_path / "curves.png")]
+    options = ["--seeds", "2", "--budget", "40", "--plot", str(tmp_path / "curves.png")]
     found, _ = run_benchmark(search, *options, "--strategies", *strategies)
     figures, by_name = found["figures"], found["curves"]
     assert figures["seconds_ratio_random_95"] < 0.3
