@@ -58,6 +58,8 @@ SMALLER = {
         "--budget 3 --replications 1 --workers 1 --frame 16x16"
     ),
     "autoq sensitivity --model srgan": f"{TINY} --frame 16x16",
+    "autoq finetune mine --trial 0 --steps 400": "--steps 2",
+    "autoq finetune mine --pick compromise --steps 2000": "--steps 2",
     "autoq pretrain --model espcn --scale 3 --data train/ --eval-data Set5/ --steps 50": "--steps 2",
     "autoq evaluate --model srgan --data Set5/": "--weights generator.pth",
 }

@@ -13,11 +13,12 @@ import autoq
 
 NAMES = [name for name in autoq.__all__ if name != "__version__"]
 FUNCTIONS = {
-    "cost", "evaluate", "export_point", "models", "open_study", "pretrain", "search", "sensitivity", "unpack", "upscale", "write_report",
+    "cost", "evaluate", "export_point", "finetune", "models", "open_study", "pretrain", "search", "sensitivity", "unpack", "upscale",
+    "write_report",
 }  # fmt: skip
 AFTER_ITS_MODULES = """
 import autoq.api.networks, autoq.deploy.evaluate, autoq.deploy.upscale, autoq.networks, autoq.training.pretrain
-import autoq.tuning.sensitivity, inspect
+import autoq.trial.finetune, autoq.tuning.sensitivity, inspect
 print(*sorted(name for name in autoq.__all__ if inspect.isfunction(getattr(autoq, name))))
 """
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from autoq.api.studies import check_inputs, check_options, open_study
 from autoq.config.events import Events
 from autoq.config.options import SearchOptions
+from autoq.config.spec import Record
 from autoq.errors import InputError
 from autoq.report.progress import listening
 from autoq.study import selection as picking
+from autoq.study.results import Results
 from autoq.study.study import Study
 from autoq.tuning.options import model_name
 
@@ -54,10 +56,7 @@ def export_point(
         AutoqError: Bytes or quality differ from the study's. No folder is left then.
     """
     found = open_study(study) if isinstance(study, str) else study
-    if (trial is None) == (pick is None):
-        raise InputError("export: expected either --trial or --pick; type --pick compromise or --trial N")
-    results = found.results()
-    record = picking.by_rule(results, str(pick)) if trial is None else picking.by_number(results.records, trial)
+    record = picked("export", found.points(), trial, pick)
     name = study if isinstance(study, str) else found.name
     if model is not None:
         check_options(name, found.spec, SearchOptions.of(model=model_name(model)), "to export it")
@@ -66,6 +65,13 @@ def export_point(
 
     with listening(events) as heard:
         return export_record(found, record, format, Path(folder), heard.phase, strict)
+
+
+def picked(command: str, results: Results, trial: int | None, pick: str | None) -> Record:
+    """The point that a command is to take. Raises InputError where there is none, or not one is asked for."""
+    if (trial is None) == (pick is None):
+        raise InputError(f"{command}: expected either --trial or --pick; type --pick compromise or --trial N")
+    return picking.by_rule(results, str(pick)) if trial is None else picking.by_number(results.records, trial)
 
 
 def unpack(file: str | Path, folder: str | Path) -> Path:

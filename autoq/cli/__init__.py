@@ -6,7 +6,7 @@ from autoq.cli.frame import app, main
 __all__ = ["app", "deployment", "files", "main", "networks", "studies"]
 
 ORDER = (
-    "search", "report", "dashboard", "export", "unpack", "evaluate", "upscale", "sensitivity", "cost", "space", "models", "targets",
+    "search", "report", "dashboard", "finetune", "export", "unpack", "evaluate", "upscale", "sensitivity", "cost", "space", "models", "targets",
     "pretrain", "doctor",
 )  # fmt: skip
 """The commands as the help lists them."""

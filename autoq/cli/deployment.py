@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from autoq.cli.frame import app
-from autoq.cli.options import JSON, QUIET, STUDY, whole
-from autoq.config.options import MANY
+from autoq.cli.options import JSON, PICK, QUIET, STUDY, TRIAL
 from autoq.system.output import only_results
 
 OUTPUT = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New folder to write to.")]
@@ -19,14 +18,8 @@ OUTPUT = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="New
 def export(
     study: STUDY,
     output: OUTPUT,
-    trial: Annotated[int | None, typer.Option(parser=whole("--trial", 0, MANY, 7), metavar="N", help="Number of a trial.")] = None,
-    pick: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RULE",
-            help="How to choose a point: smallest, fastest or compromise (recommended), an objective (best value), 'psnr_drop<=0.1 then size' (best within bounds), or the name of a baseline (8/8/8).",
-        ),
-    ] = None,
+    trial: TRIAL = None,
+    pick: PICK = None,
     format: Annotated[
         str,
         typer.Option(

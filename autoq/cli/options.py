@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 
-from autoq.config.options import MOST_PROCESSES, RENAMED, Option, Options, SearchOptions, flag, option_of, read_whole
+from autoq.config.options import MANY, MOST_PROCESSES, RENAMED, Option, Options, SearchOptions, flag, option_of, read_whole
 
 C = TypeVar("C", bound=Callable[..., None])
 
@@ -91,6 +91,14 @@ def whole(option: str, least: int, most: int, example: int) -> Callable[[str], i
 JSON = Annotated[bool, typer.Option("--json", metavar="", help="Print the results as one JSON document on standard output.")]
 QUIET = Annotated[bool, typer.Option("--quiet", metavar="", help="Show no progress.")]
 STUDY = Annotated[str, typer.Argument(help="Name of a folder in studies/, or an absolute path.")]
+TRIAL = Annotated[int | None, typer.Option(parser=whole("--trial", 0, MANY, 7), metavar="N", help="Number of a trial.")]
+PICK = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RULE",
+        help="How to choose a point: smallest, fastest or compromise (recommended), an objective (best value), 'psnr_drop<=0.1 then size' (best within bounds), or the name of a point (8/8/8; 'trial 7, finetuned').",
+    ),
+]
 MODEL = Annotated[str | None, declared("model")]
 SCALE = Annotated[int | None, declared("scale")]
 TARGET = Annotated[str, declared("target")]

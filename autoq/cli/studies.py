@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoq.cli.frame import app
-from autoq.cli.options import JSON, QUIET, SCALE, STUDY, TARGET, declared, takes, whole
-from autoq.config.options import SearchOptions
+from autoq.cli.options import JSON, PICK, QUIET, SCALE, STUDY, TARGET, TRIAL, declared, takes, whole
+from autoq.config.options import FinetuneOptions, SearchOptions
 from autoq.errors import AutoqError, InputError
 from autoq.system.output import only_results
 
@@ -50,6 +50,39 @@ def search(quiet: QUIET = False, json: JSON = False, **options: Any) -> None:
         _stopped(events.folder, started, json, ended)
 
 
+@app.command()
+@takes(FinetuneOptions)
+def finetune(
+    study: STUDY, trial: TRIAL = None, pick: PICK = None, quiet: QUIET = False, json: JSON = False, **options: Any
+) -> None:
+    """Train a point of a study for long, and add the result to the study as a point of its own.
+
+    The best weights on the evaluation images are kept. Ctrl-C keeps the training so far; the same command continues it.
+
+    Example: autoq finetune srgan-x4 --pick compromise --steps 2000
+    """
+    from autoq.api.finetuning import finetune as run
+    from autoq.api.studies import open_study
+    from autoq.cli import tables
+    from autoq.report.progress import training
+    from autoq.study.results import to_json
+
+    with only_results(), training(quiet) as events:
+        try:
+            found = run(study, trial, pick, **options, events=events)
+        except KeyboardInterrupt:
+            print("autoq: interrupted; to continue, repeat the command", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except OSError as error:
+            raise AutoqError(
+                f"cannot write '{error.filename}': {error.strerror}; free some space, then repeat the command"
+            ) from error
+    if json:
+        typer.echo(to_json(found.model_dump(mode="json")))
+    else:
+        tables.show_finetuned(open_study(study), found)
+
+
 def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
     from autoq.cli import tables
     from autoq.report.attribution import speed
@@ -58,7 +91,7 @@ def _show(study: Study, page: Path | None, started: float, json: bool) -> None:
 
     seconds = time.perf_counter() - started
     if json:
-        results = study.results()
+        results = study.points()
         latency = speed(study.latency_table(), [record for record in results.records if record.state == "complete"])
         of_latency = None if latency is None else latency.document()
         judged = replication.document(study.replicated_points, results)

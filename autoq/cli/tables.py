@@ -13,6 +13,7 @@ from rich.text import Text
 
 from autoq.config.objectives import OBJECTIVES
 from autoq.config.policy import FLOAT_BITS
+from autoq.config.spec import Record
 from autoq.report.progress import front_table
 from autoq.study import replication, selection
 from autoq.study.results import point_name
@@ -23,7 +24,7 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
     """The front as a table, how it compares, and where the files are."""
     console = Console(highlight=False)
     objectives = study.spec.objectives
-    results = study.results()
+    results = study.points()
     if results.front:
         console.print(f"front of {study.name}")
         console.print(front_table(results.front, objectives, results.float_record))
@@ -41,6 +42,18 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
         console.print(sentence, soft_wrap=True)
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)
+
+
+def show_finetuned(study: Study, found: Record) -> None:
+    """A finetuned point beside the point it was and the float network."""
+    console = Console(highlight=False)
+    results = study.results()
+    float_record = results.float_record
+    before = next(record for record in results.records if f"{point_name(record)}, finetuned" == found.name)
+    rows = [*([float_record] if float_record else []), before, found]
+    console.print(front_table(rows, study.spec.objectives, float_record))
+    export = f"autoq export {study.name} --pick '{found.name}' -o finetuned"
+    console.print(f"best after {found.steps} steps, {found.seconds:.0f} s; to export it, type {export}", soft_wrap=True)
 
 
 def show_models(found: Sequence[Mapping[str, Any]]) -> None:

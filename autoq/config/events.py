@@ -42,17 +42,18 @@ class Events:
 
 @dataclass(frozen=True)
 class Progress:
-    """State of a float training after `step` of `steps`: mean loss since the last one, PSNR (dB), seconds in total."""
+    """State of a training after `step` of `steps`: mean loss since the last one, value of a quality, seconds in total."""
 
     step: int
     steps: int
     loss: float
-    psnr: float
+    value: float
     seconds: float
+    quality: str = "psnr"
 
 
 class TrainingEvents:
-    """Callbacks of a float training. begun: whether there is a training to continue."""
+    """Callbacks of a float training or a finetuning. begun: whether there is a training to continue."""
 
     begun = False
 

@@ -385,6 +385,14 @@ class PretrainOptions(NetworkOptions):
     device: DeviceOption = "auto"
 
 
+class FinetuneOptions(Options):
+    """Every option of a finetuning."""
+
+    steps: Annotated[int, whole(1, MANY, 2000), Option("Training steps.", metavar="N")] = 2000
+    threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads of the training.", "all cores", "N")] = 1
+    device: DeviceOption = "auto"
+
+
 def option_of(name: str, model: type[Options] = SearchOptions) -> Option:
     """How a field is shown, its default in words filled in."""
     field = model.model_fields[name]

@@ -331,18 +331,18 @@ class Answers(BaseModel):
 
 
 class Record(BaseModel):
-    """One line of trials.jsonl: a trial or a baseline, finished. number: the trial's, None for a baseline.
+    """One line of trials.jsonl: a trial or a baseline that ended; or of finetuned.jsonl: one of them, finetuned.
 
-    name: the baseline's (`float`, `8/8/8`), None for a trial. structure: how each stage runs.
-    feasible: whether it may be on the front. violations: for every constraint, how far it is beyond the bound, as a fraction
-    of it; negative if the constraint holds.
+    number: the trial's, None for others. name: the baseline's (`float`, `8/8/8`), or `trial 7, finetuned`; None for a trial.
+    structure: how each stage runs. feasible: whether it may be on the front. violations: for every constraint, how far it is
+    beyond the bound, as a fraction of it; negative if the constraint holds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int | None
     name: Annotated[str | None, BeforeValidator(lambda name: RENAMED_BASELINES.get(name, name))] = None
-    source: Literal["trial", "baseline"]
+    source: Literal["trial", "baseline", "finetuned"]
     state: State
     policy: dict[str, Any]
     label: str

@@ -1,6 +1,7 @@
 """The export pipeline: train a point of a study again, write its files, reload them, and verify them against the study.
 
-A trial is deterministic, so studies do not store weights. Training the policy again reproduces them.
+A trial is deterministic, so studies do not store its weights. Training the policy again reproduces them. Those of finetuned
+points are stored.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from autoq.system.processor import available_cores, exact_weight_bits
 from autoq.targets import TargetInfo, load_target, target_info
 from autoq.targets.bits import check_executor
 from autoq.trial.context import TrialContext, prepare
+from autoq.trial.finetune import finetuned
 from autoq.trial.run import trained
 
 FILES = {"onnx": "model.onnx", "openvino": "model.xml", "packed": "model.safetensors", "qonnx": "model.onnx"}
@@ -215,20 +217,30 @@ class Retrained:
 
 
 def retrain(study: Study, record: Record, phase: Callable[[str], None], context: TrialContext | None = None) -> Retrained:
-    """Train a point again as its trial did, with the same resulting weights. `context`: the study's, if it is prepared."""
+    """Train a point again as its trial did, to the same weights; those of a finetuned point are read. `context`: the study's."""
     spec, policy = study.spec, Policy.from_dict(record.policy)
     if context is None:
         phase("preparing the float network")
         context = prepare(spec.trial, available_cores())
     graph = load_graph(study.graph_path) if study.graph_path.is_file() else export_graph(context.traced)
-    phase(f"retraining {point_name(record)}: {record.steps} steps")
-    quantized = trained(context, policy, record.steps)
+    if record.source == "finetuned":
+        quantized = finetuned(context, policy, _weights(study, record))
+    else:
+        phase(f"retraining {point_name(record)}: {record.steps} steps")
+        quantized = trained(context, policy, record.steps)
     file = target_info(spec.trial.target).file
     if file == QONNX:
         return Retrained(study, record, policy, context, graph, quantized, write_qonnx(graph, quantized), None)
     widths, plain = weight_widths(quantized), PLAIN[file](graph, quantized)
     package = pack(plain, widths, policy)
     return Retrained(study, record, policy, context, graph, quantized, for_runtime(plain, widths), package)
+
+
+def _weights(study: Study, record: Record) -> Path:
+    path = study.weights_path(Policy.from_dict(record.policy), record.steps)
+    if not path.is_file():
+        raise InputError(f"{point_name(record)}: its weights are missing ({path}); finetune it again")
+    return path
 
 
 def write(point: Retrained, format: str, folder: Path, phase: Callable[[str], None]) -> Exported:

@@ -43,7 +43,7 @@ def build_report(study: Study, folder: Path = REPORTS, other: Study | None = Non
     Raises:
         StudyError: A record of the study is damaged. Nothing is written.
     """
-    results = study.results()
+    results = study.points()
     text = render(study, results, other)  # raises before anything is written
     folder.mkdir(parents=True, exist_ok=True)
     page, picture = folder / f"{study.name}.html", folder / f"{study.name}.png"
@@ -58,7 +58,7 @@ def render(study: Study, results: Results, other: Study | None = None) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("autoq.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    shown = front_figure(results, other.name if other else "", other.results().front if other else [])
+    shown = front_figure(results, other.name if other else "", other.points().front if other else [])
     figure = plotly.io.to_html(shown, {"displaylogo": False}, include_plotlyjs=True, full_html=False)
     sensitivity = study.sensitivity()
     stages = ""
@@ -92,7 +92,7 @@ def page_data(study: Study, results: Results) -> dict[str, Any]:
         "trials": len(trials),
         "complete": sum(record.state == "complete" for record in trials),
         "stopped": sum(record.state == "pruned" for record in trials),
-        "verdict": _verdict(results, study.sensitivity()),
+        "verdict": _verdict(study.results(), study.sensitivity()),
         "tiles": _tiles(results, measured),
         "recommended": _recommended(study.name, results),
         "close": close_to_float(objectives),

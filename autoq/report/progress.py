@@ -270,7 +270,7 @@ def _against(name: str, record: Record, exact: Record | None, ratio: bool) -> st
 
 @contextlib.contextmanager
 def training(quiet: bool) -> Iterator[TrainingEvents]:
-    """Events of a float training that print their progress to standard error, unless `quiet`."""
+    """Events of a training that print their progress to standard error, unless `quiet`."""
     if quiet:
         yield TrainingEvents()
     else:
@@ -281,7 +281,7 @@ def training(quiet: bool) -> Iterator[TrainingEvents]:
 
 @contextlib.contextmanager
 def listening_to_training(events: TrainingEvents | None) -> Iterator[TrainingEvents]:
-    """`listening` for a float training."""
+    """`listening` for a training."""
     if events is not None:
         yield events
     else:
@@ -312,7 +312,7 @@ class TrainingBar(TrainingEvents):
 
     def validated(self, progress: Progress) -> None:
         done = f"step {progress.step:,} of {progress.steps:,}, {clock(progress.seconds)}"
-        self.say(f"{done}: {progress.psnr:.2f} dB, loss {progress.loss:.5f}")
+        self.say(f"{done}: {progress.quality} {shown(progress.quality, progress.value)}, loss {progress.loss:.5f}")
 
 
 @contextlib.contextmanager

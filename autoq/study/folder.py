@@ -9,6 +9,8 @@ studies/<name>/study.yaml      definition and environment; locked while a search
                latency_again.json  the front's latencies measured once more, alone
                stages.json     analyses of `autoq sensitivity` about the study
                states/         trainings that wait at a rung
+               finetuned.jsonl  finetuned points, one a line; a later line of a point replaces an earlier one
+               finetuned/      their weights, and the states of finetunings that have not ended
                study.db        Optuna's storage (SQLite), unless the study has another
                graph.onnx      the float network with its sites marked
 
@@ -46,6 +48,7 @@ class StudyFolder:
         self.latency_again_path = folder / "latency_again.json"
         self.answers_path = folder / "stages.json"
         self.states_path = folder / "states"
+        self.finetuned_path = folder / "finetuned.jsonl"
         self.database_path = folder / "study.db"
         self.graph_path = folder / "graph.onnx"
 
@@ -53,11 +56,20 @@ class StudyFolder:
         """The file of a training that waits at a rung."""
         return self.states_path / f"{number}-{policy.hash}.pt"
 
+    def weights_path(self, policy: Policy, steps: int) -> Path:
+        """The file of the weights of a policy that was finetuned for so many steps."""
+        return self.folder / "finetuned" / f"{policy.hash}-{steps}.pt"
+
+    def finetuning_path(self, policy: Policy, steps: int) -> Path:
+        """The file of a finetuning that has not ended."""
+        return self.folder / "finetuned" / f"{policy.hash}-{steps}-state.pt"
+
     def cut_torn_lines(self) -> None:
         """Remove an incomplete last line, left by a killed process."""
         cut_torn_line(self.trials_path, Record)
         cut_torn_line(self.rungs_path, Rung)
         cut_torn_line(self.replications_path, Replication)
+        cut_torn_line(self.finetuned_path, Record)
 
     def add_rung(self, rung: Rung) -> None:
         """Store a trial's result at a rung below full training: a line in rungs.jsonl."""

@@ -25,7 +25,7 @@ class Results:
     """Finished trials and baselines of a study, compared by its objectives.
 
     Attributes:
-        records: The trials and baselines, in the order they ended.
+        records: The trials, baselines and finetuned points, in the order they ended.
         objectives: Names of the objectives.
     """
 
@@ -34,7 +34,7 @@ class Results:
 
     @functools.cached_property
     def front(self) -> list[Record]:
-        """Non-dominated feasible trials and baselines, by the first objective."""
+        """Non-dominated feasible points, by the first objective."""
         candidates = [record for record in self.records if record.state == "complete" and record.feasible]
         return [candidates[index] for index in pareto.front(self._values(candidates), self._directions)]
 
@@ -71,7 +71,8 @@ class Results:
     def initial_alone(self, sensitivity: Sensitivity | None) -> Results:
         """The baselines and the initial trials, which the sensitivity of the stages proposed."""
         count = len(sensitivity.initial_trials) if sensitivity else 0
-        return Results([record for record in self.records if record.number is None or record.number < count], self.objectives)
+        initial = [each for each in self.records if each.source == "baseline" or (each.number is not None and each.number < count)]
+        return Results(initial, self.objectives)
 
     def comparison(self, other: Results) -> dict[str, float] | None:
         """This front compared with another one of the same network.
@@ -164,7 +165,7 @@ def document(
 
 
 def point_name(record: Record) -> str:
-    """`trial 7`, or the baseline's name."""
+    """`trial 7`, or the name of another point."""
     return record.name or f"trial {record.number}"
 
 

@@ -30,9 +30,9 @@ from autoq.networks import is_custom, model_info
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.study.folder import StudyFolder
 from autoq.study.replication import ReplicatedPoint, replicated_points, replicated_qualities
-from autoq.study.results import Results, in_words, table
+from autoq.study.results import Results, in_words, point_name, table
 from autoq.study.storage import Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
-from autoq.system.files import append_line, atomic_write_text, read_lines
+from autoq.system.files import append_line, atomic_write_text, cut_torn_line, read_lines
 from autoq.targets import target_info
 
 if TYPE_CHECKING:
@@ -182,6 +182,10 @@ class Study(StudyFolder):
             self.close()
             raise
 
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which no other process searches or finetunes. Raises StudyError if one does."""
+        return _lock(self.definition_path, self.folder)
+
     def close(self) -> None:
         """Release the lock: another process may resume the study."""
         self._open.close()
@@ -210,6 +214,14 @@ class Study(StudyFolder):
         record = self._record(result, policy, structure, number=None, name=name, source="baseline")
         append_line(self.trials_path, record)
         self.storage.describe({f"baseline {name}": in_words(record, self.spec.objectives)})
+        return record
+
+    def add_finetuned(self, point: Record, result: TrialResult) -> Record:
+        """Store a finetuned point: a line in finetuned.jsonl. The search does not see it."""
+        name = f"{point_name(point)}, finetuned"
+        record = self._record(result, Policy.from_dict(point.policy), point.structure, number=None, name=name, source="finetuned")
+        cut_torn_line(self.finetuned_path, Record)
+        append_line(self.finetuned_path, record)
         return record
 
     def _record(self, result: TrialResult, policy: Policy, structure: Structure, **where: Any) -> Record:
@@ -269,8 +281,16 @@ class Study(StudyFolder):
         return read_lines(self.trials_path, Record, self._check)
 
     def results(self) -> Results:
-        """Finished trials and baselines, with their front and hypervolume."""
+        """Finished trials and baselines, with their front and hypervolume: what the search sees."""
         return Results(self.records(), self.spec.objectives)
+
+    def points(self) -> Results:
+        """The results, and the finetuned points."""
+        return Results([*self.records(), *self.finetuned()], self.spec.objectives)
+
+    def finetuned(self) -> list[Record]:
+        """The finetuned points, the latest of each. Raises StudyError for a malformed line."""
+        return list({record.name: record for record in read_lines(self.finetuned_path, Record, self._check)}.values())
 
     def replications(self) -> list[Replication]:
         """The front trained again with other seeds. Raises StudyError for a malformed line."""
@@ -296,16 +316,16 @@ class Study(StudyFolder):
     @property
     def replicated_points(self) -> list[ReplicatedPoint]:
         """The points of the front after replication: on held-out images, trained and measured again."""
-        return replicated_points(self.results(), self.replications(), self.remeasured(), self.constraints)
+        return replicated_points(self.points(), self.replications(), self.remeasured(), self.constraints)
 
     @property
     def front(self) -> pd.DataFrame:
-        """The non-dominated trials and baselines, one per row, by the first objective.
+        """The non-dominated points, one per row, by the first objective.
 
-        Columns: point (`trial 7`, `8/8/8`), state, one for every value measured (bytes, ms, dB), bits, steps, seconds,
-        reason, policy.
+        Columns: point (`trial 7`, `8/8/8`, `trial 7, finetuned`), state, one for every value measured (bytes, ms, dB), bits,
+        steps, seconds, reason, policy.
         """
-        return table(self.results().front)
+        return table(self.points().front)
 
     @property
     def trials(self) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,11 +56,12 @@ class Training:
 
     The loss is L1 to the float network's output on the study's patches. Adam uses a cosine schedule over all steps, so a
     paused training has the same first steps as a complete one. Learning rates are reduced if the initial loss is small.
-    `data.spec.sqcl` is the weight of the calibration loss of all quantizers (FQSR, equation 9).
+    `data.spec.sqcl` is the weight of the calibration loss of all quantizers (FQSR, equation 9). warm_up: steps in which the
+    learning rates rise to their full values first.
     """
 
-    def __init__(self, data: TrainingData, quantized: Quantized) -> None:
-        self.data, self.quantized, self.steps = data, quantized, data.spec.steps
+    def __init__(self, data: TrainingData, quantized: Quantized, warm_up: int = 0) -> None:
+        self.data, self.quantized, self.steps, self.warm_up = data, quantized, data.spec.steps, warm_up
         self.module = channels_last(quantized.module)
         self.network = self._network()
         parameters: dict[float, list[nn.Parameter]] = {}
@@ -72,15 +74,17 @@ class Training:
         self.calibration = CalibrationLoss(self.quantizers if data.spec.sqcl else ())
         self.step, self.damping = 0, 1.0
 
-    def advance(self, until: int) -> None:
-        """Train up to step `until`. Raises TrialFailed if the loss is not finite."""
+    def advance(self, until: int, stepped: Callable[[float], None] | None = None) -> None:
+        """Train up to step `until`; `stepped` gets the loss of each step. Raises TrialFailed if the loss is not finite."""
         self.module.train()
         with self.calibration:
             for indices in itertools.islice(batches(self.data.plan, until), self.step, None):
-                self._train(torch.from_numpy(indices).to(self.data.spec.device))
+                loss = self._train(torch.from_numpy(indices).to(self.data.spec.device))
+                if stepped is not None:
+                    stepped(loss.item())
 
-    def _train(self, chosen: Tensor) -> None:
-        """Train one step on the patches with these indices."""
+    def _train(self, chosen: Tensor) -> Tensor:
+        """Train one step on the patches with these indices. Returns the loss."""
         for quantizer in self.quantizers:
             quantizer.progress = self.step / self.steps
         loss = self._loss(chosen)
@@ -90,13 +94,14 @@ class Training:
             self.damping = min(1.0, loss.item() / FULL_RATE_LOSS)
         if self.calibration.quantizers:
             loss = loss + self.data.spec.sqcl * self.calibration.taken()
-        decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps))
+        decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps)) * min(1.0, (self.step + 1) / max(1, self.warm_up))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.damping * decay
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         self.step += 1
+        return loss.detach()
 
     def _network(self) -> nn.Module:
         """The module that computes the training outputs, with the same parameters."""

@@ -109,15 +109,23 @@ def run_trial(
     steps = _steps(spec, policy, until)
     try:
         quantized = trained(context, policy, steps, state)
-        values, apart = _judged_file(context, quantized, graph, whole=steps == _steps(spec, policy))
+        values, apart = judged_file(context, quantized, graph, whole=steps == _steps(spec, policy))
     except TrialFailed as failure:
         return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
-    values["size"] = packed_bytes(quantized.plan)
-    cost = costs(quantized.plan, latency.frame)
-    values |= {"ops": cost.ops, "bops": float(cost.bops), "peak_memory": float(cost.peak_memory)}
-    if latency.entries:
-        values["latency"] = latency.ms(structure_key(quantized.plan), policy)
+    values |= costs_of(quantized, policy, latency)
     return TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
+
+
+def costs_of(quantized: Quantized, policy: Policy, latency: LatencyTable) -> Values:
+    """The values that training does not change: bytes, operations, memory and the table's latency."""
+    cost = costs(quantized.plan, latency.frame)
+    values = {
+        "size": packed_bytes(quantized.plan),
+        "ops": cost.ops,
+        "bops": float(cost.bops),
+        "peak_memory": float(cost.peak_memory),
+    }
+    return {**values, "latency": latency.ms(structure_key(quantized.plan), policy)} if latency.entries else values
 
 
 def replicate(context: TrialContext, policy: Policy, graph: Graph) -> Replication:
@@ -125,14 +133,14 @@ def replicate(context: TrialContext, policy: Policy, graph: Graph) -> Replicatio
     start = time.perf_counter()
     steps = _steps(context.spec, policy)
     try:
-        values, apart = _judged_file(context, trained(context, policy, steps), graph, whole=True)
+        values, apart = judged_file(context, trained(context, policy, steps), graph, whole=True)
         result = TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
     except TrialFailed as failure:
         result = TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
     return Replication(policy=policy.hash, seed=context.spec.seed, result=result)
 
 
-def _judged_file(context: TrialContext, quantized: Quantized, graph: Graph, whole: bool) -> tuple[Values, Values]:
+def judged_file(context: TrialContext, quantized: Quantized, graph: Graph, whole: bool) -> tuple[Values, Values]:
     """Values of the exported file on the evaluation images, and for a `whole` trial also on the held-out images."""
     model = runtime_model(context.spec.target, graph, quantized)
     run = shipped(context, quantized, model)

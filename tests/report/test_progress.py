@@ -148,8 +148,8 @@ def test_the_logger_gets_the_validations_of_a_float_training(caplog: pytest.LogC
     with caplog.at_level(logging.INFO, "autoq"), progress.listening_to_training(None) as events:
         events.begin(0, 2000)
         events.stepped(1)
-        events.validated(Progress(step=1000, steps=2000, loss=0.0123456, psnr=29.876, seconds=187.9))
-    assert caplog.messages == ["step 1,000 of 2,000, 3:07: 29.88 dB, loss 0.01235"]
+        events.validated(Progress(step=1000, steps=2000, loss=0.0123456, value=29.876, seconds=187.9))
+    assert caplog.messages == ["step 1,000 of 2,000, 3:07: psnr 29.88 dB, loss 0.01235"]
 
 
 def test_events_of_the_caller_are_used_as_they_are(caplog: pytest.LogCaptureFixture) -> None:
@@ -175,8 +175,8 @@ def test_a_notebook_without_widgets_shows_lines(notebook: list[str], monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with progress.listening(None) as events, progress.listening_to_training(None) as training:
         events.phase("preparing the float network")
-        training.validated(Progress(step=1, steps=2, loss=0.5, psnr=30.0, seconds=1.0))
-    assert [text.strip() for text in notebook] == ["preparing the float network", "step 1 of 2, 0:01: 30.00 dB, loss 0.50000"]
+        training.validated(Progress(step=1, steps=2, loss=0.5, value=30.0, seconds=1.0))
+    assert [text.strip() for text in notebook] == ["preparing the float network", "step 1 of 2, 0:01: psnr 30.00 dB, loss 0.50000"]
 
 
 def test_a_notebook_with_widgets_redraws(notebook: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

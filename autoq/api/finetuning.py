@@ -1,0 +1,83 @@
+"""Finetuning a point of a study: `finetune`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from autoq.api.deployment import picked
+from autoq.api.studies import check_inputs, check_options, open_study
+from autoq.config.events import TrainingEvents
+from autoq.config.options import FinetuneOptions, SearchOptions
+from autoq.config.policy import Policy
+from autoq.config.spec import Record
+from autoq.errors import InputError
+from autoq.report.progress import listening_to_training
+from autoq.study.replication import replicated_qualities
+from autoq.study.study import Study
+from autoq.system.processor import available_cores
+from autoq.tuning.options import model_name, resolve_device
+
+if TYPE_CHECKING:
+    from autoq.networks import Own
+
+
+def finetune(
+    study: str | Study,
+    trial: int | None = None,
+    pick: str | None = None,
+    *,
+    events: TrainingEvents | None = None,
+    model: Own | None = None,
+    **options: Any,
+) -> Record:
+    """Train a point of a study for long, and add the result to the study as a point of its own, `trial 7, finetuned`.
+
+    The training starts from the float network's weights. It is validated on the study's evaluation images at intervals, and
+    the best weights are kept. The same call continues a training that was interrupted. The search's own records stay as they
+    are.
+
+    Args:
+        study: A name under studies/, an absolute path, or the study itself.
+        trial: Number of a trial; or give `pick`.
+        pick: How to choose one of the search's points, as in `autoq.export_point`.
+        events: Called while it trains.
+        model: The study's network, if it was given from Python.
+        options: The fields of `autoq.FinetuneOptions`, as `steps=2000`; None means not given.
+
+    Returns:
+        The record of the finetuned point: values on the evaluation images and on the held-out ones.
+
+    Raises:
+        InputError: The point or an option cannot be used.
+        AutoqError: The training diverged.
+        KeyboardInterrupt: It was interrupted; the same call continues it.
+    """
+    asked = FinetuneOptions.of(**options)
+    found = open_study(study) if isinstance(study, str) else study
+    record = picked("finetune", found.results(), trial, pick)
+    name = study if isinstance(study, str) else found.name
+    policy = Policy.from_dict(record.policy)
+    if policy.is_float:
+        raise InputError("finetune: the float network has nothing to train; type --pick compromise or --trial N")
+    if model is not None:
+        check_options(name, found.spec, SearchOptions.of(model=model_name(model)), "to finetune it")
+    check_inputs(name, found.spec)
+    from autoq.costs.latency.table import read_table
+    from autoq.export.onnx import export_graph, load_graph
+    from autoq.trial.context import prepare
+    from autoq.trial.finetune import Finetuning, training_of
+
+    threads = asked.threads if "threads" in asked.model_fields_set else available_cores()
+    spec = found.spec.trial.model_copy(update={"threads": threads, "device": resolve_device(asked.device)})
+    state = found.finetuning_path(policy, asked.steps)
+    with listening_to_training(events) as heard, found.locked():
+        context = prepare(spec).with_training(**training_of(asked.steps))
+        graph = load_graph(found.graph_path) if found.graph_path.is_file() else export_graph(context.traced)
+        training = Finetuning(context, policy, graph, replicated_qualities(found.spec.objectives)[0])
+        state.parent.mkdir(exist_ok=True)
+        training.run(state, heard)
+        result = training.result(read_table(found.latency_path))
+        training.save(found.weights_path(policy, result.steps))
+        added = found.add_finetuned(record, result)
+        state.unlink()
+    return added

@@ -1,0 +1,176 @@
+"""Finetuning: one policy trained for long, validated at intervals; the best weights are kept.
+
+The weights that are validated are a moving average of the trained ones. The state is saved with every validation, so a
+training that is killed continues from the last one, to the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from autoq.config.events import Progress, TrainingEvents
+from autoq.config.objectives import OBJECTIVES
+from autoq.config.policy import Policy
+from autoq.config.spec import TrialResult
+from autoq.costs.latency.table import LatencyTable
+from autoq.export.onnx import Graph
+from autoq.graph.quantize import Quantized
+from autoq.system.files import atomic_write
+from autoq.training.qat import Training
+from autoq.trial.context import TrialContext
+from autoq.trial.run import costs_of, judged_file
+
+BATCH = 8
+"""Patches in a step."""
+
+PATCHES = 2048
+"""Distinct patches. The float network's outputs for them are kept in memory: 110 KB each at 24 pixels and x4."""
+
+WARM_UP = 1 / 20
+"""Share of the steps in which the learning rates rise."""
+
+VALIDATIONS = 20
+"""Validations during a training."""
+
+PATIENCE = 8
+"""Validations in a row without a better one, after which the training ends."""
+
+AVERAGED, MOST_AVERAGED = 1 / 20, 100
+"""Steps that the moving average of weights and scales spans: a share of all, and the most."""
+
+
+def training_of(steps: int) -> dict[str, int]:
+    """How a finetuning of so many steps trains, as fields of a trial's definition."""
+    return {"steps": steps, "batch": BATCH, "patches": PATCHES}
+
+
+class Finetuning:
+    """The finetuning of a policy, with what has to be saved for it to go on.
+
+    Args:
+        context: The context of the study's trials, with the training of `training_of`.
+        policy: The policy.
+        graph: The marked float graph of `export_graph`.
+        quality: Name of the quality that decides which weights are the best.
+    """
+
+    def __init__(self, context: TrialContext, policy: Policy, graph: Graph, quality: str) -> None:
+        torch.set_num_threads(context.spec.threads)
+        torch.manual_seed(context.spec.seed)
+        self.context, self.policy, self.graph, self.quality = context, policy, graph, quality
+        self.quantized = context.quantized(policy)
+        self.quantized.module.to(context.spec.device)
+        self.steps = context.spec.steps
+        self.training = Training(context, self.quantized, round(WARM_UP * self.steps))
+        decay = 1 - 1 / max(1.0, min(AVERAGED * self.steps, MOST_AVERAGED))
+        self.average = AveragedModel(self.training.module, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.best: dict[str, Any] | None = None
+        self.seconds = 0.0
+
+    def run(self, state: Path, events: TrainingEvents) -> None:
+        """Train to the end, or until validations no longer improve. Continues from the file `state`, if it is there.
+
+        Raises:
+            TrialFailed: The training diverged.
+            OSError: The state cannot be written.
+        """
+        self._restore(state)
+        every = max(1, self.steps // VALIDATIONS)
+        start = time.perf_counter() - self.seconds
+        events.begin(self.training.step, self.steps)
+        if self.best is None:
+            self._validate()  # a training that only does harm ends with the weights that it began with
+        while not self._is_over(every):
+            losses: list[float] = []
+
+            def stepped(loss: float, losses: list[float] = losses) -> None:
+                self.average.update_parameters(self.training.module)
+                losses.append(loss)
+                events.stepped(self.training.step)
+
+            self.training.advance(min(self.steps, self.training.step + every), stepped)
+            value = self._validate()
+            self.seconds = time.perf_counter() - start
+            with atomic_write(state) as partial:
+                torch.save(self._state(), partial)
+            loss = sum(losses) / len(losses)
+            events.validated(Progress(self.training.step, self.steps, loss, value, self.seconds, self.quality))
+
+    def _is_over(self, every: int) -> bool:
+        waited = 0 if self.best is None else (self.training.step - self.best["step"]) // every
+        return self.training.step >= self.steps or waited >= PATIENCE
+
+    def _validate(self) -> float:
+        """The quality of the averaged weights; the best ones so far are kept."""
+        averaged = self._averaged()
+        values, _ = judged_file(self.context, averaged, self.graph, whole=False)
+        value = values[self.quality]
+        sign = 1 if OBJECTIVES[self.quality].direction == "maximize" else -1
+        if self.best is None or sign * value > sign * self.best["value"]:
+            self.best = {"value": value, "step": self.training.step, "weights": averaged.module.cpu().state_dict()}
+        return value
+
+    def _averaged(self) -> Quantized:
+        """The trained network with the averages of its parameters."""
+        module = copy.deepcopy(self.quantized.module)
+        with torch.no_grad():
+            for parameter, average in zip(module.parameters(), self.average.parameters(), strict=True):
+                parameter.copy_(average)
+        return dataclasses.replace(self.quantized, module=module)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "training": self.training.state(),
+            "average": self.average.state_dict(),
+            "best": self.best,
+            "seconds": self.seconds,
+        }
+
+    def _restore(self, state: Path) -> None:
+        if not state.is_file():
+            return
+        try:
+            found = torch.load(state, weights_only=True, map_location=self.context.spec.device)
+        except (RuntimeError, EOFError, pickle.UnpicklingError):  # torn: it starts anew, to the same weights
+            return
+        self.training.restore(found["training"])
+        self.average.load_state_dict(found["average"])
+        self.best, self.seconds = found["best"], found["seconds"]
+
+    def save(self, weights: Path) -> None:
+        """Write the best weights."""
+        assert self.best is not None
+        with atomic_write(weights) as partial:
+            torch.save(self.best["weights"], partial)
+
+    def result(self, table: LatencyTable) -> TrialResult:
+        """The best weights, judged as a trial's: their file on both sets of images."""
+        assert self.best is not None
+        best = with_weights(self.context, self.policy, self.best["weights"])
+        values, held_out = judged_file(self.context, best, self.graph, whole=True)
+        values |= costs_of(best, self.policy, table)
+        return TrialResult(
+            state="complete", values=values, held_out=held_out, steps=self.best["step"], seconds=round(self.seconds, 3)
+        )
+
+
+def finetuned(context: TrialContext, policy: Policy, weights: Path) -> Quantized:
+    """The network of a finetuned policy from its file of weights."""
+    return with_weights(context, policy, torch.load(weights, weights_only=True))
+
+
+def with_weights(context: TrialContext, policy: Policy, weights: Mapping[str, Any]) -> Quantized:
+    """A policy's network with the weights and scales of a training."""
+    quantized = context.quantized(policy)
+    quantized.module.load_state_dict(weights)
+    quantized.module.to(context.spec.device)
+    return quantized

@@ -1,0 +1,173 @@
+"""Finetuning of a small study's points: killed at any moment, added to the study, exported."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoq.api.finetuning import finetune
+from autoq.config.events import Progress, TrainingEvents
+from autoq.config.policy import Policy
+from autoq.errors import InputError
+from autoq.export.onnx import load_graph
+from autoq.study.study import Study
+from autoq.system.files import append_line
+from autoq.trial.context import TrialContext, prepare
+from autoq.trial.finetune import Finetuning
+from tests.searching import OPTIONS, furnished, in_process
+
+STEPS = 10
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Heard(TrainingEvents):
+    """Ends the training at a step."""
+
+    def __init__(self, last: int | None = None, end: type[BaseException] = Killed) -> None:
+        self.last, self.end, self.values = last, end, list[float]()
+
+    def stepped(self, step: int) -> None:
+        if step == self.last:
+            raise self.end
+
+    def validated(self, progress: Progress) -> None:
+        self.values.append(progress.value)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path:
+    """A folder with the study `draft`."""
+    folder = furnished(tmp_path_factory.mktemp("finetune"))
+    arguments = [
+        *OPTIONS,
+        "--weights",
+        str(tiny_weights),
+        "--budget",
+        "2",
+        "--steps",
+        "2",
+        "--replications",
+        "0",
+        "--objectives",
+        "size,latency,fidelity",
+    ]
+    done = in_process(folder, "search", *arguments, "--study", "draft")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(folder: Path) -> Study:
+    return Study.open(folder / "studies" / "draft")
+
+
+@pytest.fixture(scope="module")
+def context(study: Study) -> TrialContext:
+    return prepare(study.spec.trial).with_training(steps=STEPS, batch=2, patches=8)
+
+
+def weights_of(study: Study, context: TrialContext, state: Path, kills: random.Random | None = None) -> dict[str, Any]:
+    """The best weights of trial 0 after a finetuning that is killed at random steps."""
+    trial = next(record for record in study.records() if record.number == 0)
+    policy, graph = Policy.from_dict(trial.policy), load_graph(study.graph_path)
+    while True:
+        training = Finetuning(context, policy, graph, "fidelity")
+        try:
+            training.run(state, Heard(kills.randint(1, STEPS + 5) if kills else None))
+        except Killed:
+            continue
+        assert training.best is not None
+        return training.best
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_weights(study: Study, context: TrialContext, tmp_path: Path) -> None:
+    expected = weights_of(study, context, tmp_path / "whole.pt")
+    for number in range(3):
+        found = weights_of(study, context, tmp_path / f"cut{number}.pt", random.Random(number))
+        assert (found["step"], found["value"]) == (expected["step"], expected["value"])
+        assert found["weights"].keys() == expected["weights"].keys()
+        for name, tensor in expected["weights"].items():
+            assert torch.equal(found["weights"][name], tensor), name
+
+
+def test_a_finetuned_point_is_one_of_the_study_and_is_exported(folder: Path, study: Study) -> None:
+    before = (study.folder / "trials.jsonl").read_bytes()
+    done = in_process(folder, "finetune", "draft", "--pick", "4/4/8", "--steps", "40", "--threads", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    record = json.loads(done.stdout)
+    assert (record["name"], record["source"], record["number"]) == ("4/4/8, finetuned", "finetuned", None)
+    (draft,) = (each for each in study.records() if each.name == "4/4/8")
+    assert record["policy"] == draft.policy
+    for cost in ("size", "size_runtime", "latency", "bops"):
+        assert record["values"][cost] == draft.values[cost]
+    assert record["held_out"]["fidelity"] != record["values"]["fidelity"]
+    assert 0 < record["steps"] <= 40
+    assert (study.folder / "trials.jsonl").read_bytes() == before
+    assert "4/4/8, finetuned" in set(study.front["point"])
+    assert [each.name for each in study.results().records if each.source == "finetuned"] == []
+    assert not list((study.folder / "finetuned").glob("*state*")), "the training has ended"
+
+    done = in_process(folder, "export", "draft", "--pick", "4/4/8, finetuned", "-o", "shipped", "--json")
+    assert done.returncode == 0, done.stderr
+    exported = json.loads(done.stdout)
+    assert exported["found"]["fidelity"] == pytest.approx(record["values"]["fidelity"], abs=1e-3)
+    assert exported["found"]["size"] == record["values"]["size"]
+
+    done = in_process(folder, "report", "draft")
+    assert done.returncode == 0, done.stderr
+    assert "4/4/8, finetuned" in (folder / "reports" / "draft.html").read_text()
+
+
+def test_a_longer_finetuning_takes_the_place_of_a_shorter_one(study: Study) -> None:
+    shorter = finetune(study, pick="8/8/8", steps=2, threads=1)
+    heard = Heard()
+    longer = finetune(study, pick="8/8/8", steps=4, threads=1, events=heard)
+    assert longer.values["fidelity"] >= max(heard.values), "the best weights are kept"
+    assert len(heard.values) == 4
+    assert [each for each in study.finetuned() if each.name == "8/8/8, finetuned"] == [longer]
+    assert shorter.name == longer.name
+
+
+def test_an_interrupted_command_continues(folder: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Finetuning.run
+    monkeypatch.setattr(Finetuning, "run", lambda self, state, events: run(self, state, Heard(3, KeyboardInterrupt)))
+    arguments = ["finetune", "draft", "--trial", "1", "--steps", "4", "--threads", "1"]
+    done = in_process(folder, *arguments)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.endswith("autoq: interrupted; to continue, repeat the command\n")
+    assert len(list((study.folder / "finetuned").glob("*-4-state.pt"))) == 1
+    monkeypatch.setattr(Finetuning, "run", run)
+    done = in_process(folder, *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "type autoq export draft --pick 'trial 1, finetuned' -o finetuned" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("pick", "message"),
+    [
+        ({"pick": "float"}, "finetune: the float network has nothing to train; type --pick compromise or --trial N"),
+        ({"pick": "4/4/8, finetuned"}, "--pick '4/4/8, finetuned': no such rule, objective or point; type"),
+        ({}, "finetune: expected either --trial or --pick; type --pick compromise or --trial N"),
+    ],
+)
+def test_what_cannot_be_finetuned(study: Study, pick: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError) as refused:
+        finetune(study, **pick)
+    assert str(refused.value).startswith(message)
+
+
+def test_lost_weights_are_named(folder: Path, study: Study) -> None:
+    record = finetune(study, pick="6/6/8", steps=1, threads=1)
+    append_line(study.finetuned_path, record.model_copy(update={"name": "lost, finetuned", "steps": 7}))
+    done = in_process(folder, "export", "draft", "--pick", "lost, finetuned", "-o", "lost")
+    assert done.returncode == 2
+    assert "autoq: lost, finetuned: its weights are missing (" in done.stderr
+    assert done.stderr.endswith("); finetune it again\n")
