@@ -28,6 +28,9 @@ from autoq.targets import TargetInfo, target_info
 
 REPORTS = Path("reports")
 
+LEAST_GAIN = 0.0005
+"""Share of the hypervolume below which a search counts as no better than its initial trials: it would show as 0.0 %."""
+
 
 def build_report(study: Study, folder: Path = REPORTS, other: Study | None = None) -> tuple[Path, Path]:
     """Write the report of a study.
@@ -211,7 +214,7 @@ def _verdict(results: Results, sensitivity: Sensitivity | None) -> str:
     if sensitivity is None or initial_volume is None or volume is None:
         return ""
     initial = f"The {len(sensitivity.initial_trials)} initial trials reach a hypervolume of {initial_volume:.4f}"
-    if volume <= initial_volume:
+    if volume / max(initial_volume, 1e-9) - 1 < LEAST_GAIN:
         return f"{initial}; the search did not improve on it."
     gain = f"raised it by {volume / initial_volume - 1:.1%}" if initial_volume else f"raised it to {volume:.4f}"
     return f"{initial}; the search {gain}."

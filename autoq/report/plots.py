@@ -44,7 +44,7 @@ def split_axes(objectives: Sequence[str]) -> tuple[str, str, str | None]:
 
 
 def front_figure(results: Results, other: str = "", others: Sequence[Record] = ()) -> go.Figure:
-    """Plot trials, baselines and the Pareto front over the axes of `split_axes`.
+    """Plot trials, baselines, finetuned points and the Pareto front over the axes of `split_axes`.
 
     Args:
         results: The study's results.
@@ -58,18 +58,20 @@ def front_figure(results: Results, other: str = "", others: Sequence[Record] = (
         ("trials", [r for r in records if r.source == "trial" and id(r) not in on_front], "circle", 8, 0.45),
         ("Pareto front", [r for r in front if r.source == "trial"], "circle", 13, 1.0),
         ("baselines", [r for r in records if r.source == "baseline"], "diamond", 13, 1.0),
+        ("finetuned points", [r for r in records if r.source == "finetuned"], "star", 15, 1.0),
         (f"Pareto front of {html.escape(other)}", others, "cross", 11, 0.9),
     )
     figure = go.Figure()
     for name, group, symbol, size, opacity in groups:
         done = [record for record in group if record.state == "complete"]
+        named = name in ("baselines", "finetuned points")
         if not done:
             continue
         figure.add_scatter(
             x=[axis_value(x, record.values[x]) for record in done],
             y=[axis_value(y, record.values[y]) for record in done],
-            mode="markers+text" if name == "baselines" else "markers",
-            text=[html.escape(record.name or "") for record in done] if name == "baselines" else None,
+            mode="markers+text" if named else "markers",
+            text=[html.escape(record.name or "") for record in done] if named else None,
             textposition=[f"{('bottom', 'top')[number % 2]} center" for number in range(len(done))],  # avoid overlaps
             name=name,
             hovertext=[_hover(record, objectives) for record in done],
@@ -162,7 +164,7 @@ def front_png(results: Results, path: Path, title: str) -> None:
     shades = [axis_value(colour, record.values[colour]) for record in done] if colour else None
     limits: dict[str, Any] = {"vmin": min(shades), "vmax": max(shades), "cmap": "viridis"} if shades else {}
     on_front = {id(record) for record in results.front}
-    for source, marker in (("trial", "o"), ("baseline", "D")):
+    for source, marker in (("trial", "o"), ("baseline", "D"), ("finetuned", "*")):
         for member, size, alpha in ((False, 28, 0.45), (True, 75, 1.0)):
             group = [record for record in done if record.source == source and (id(record) in on_front) is member]
             if group:
@@ -178,7 +180,7 @@ def front_png(results: Results, path: Path, title: str) -> None:
                     label=f"{source}{' on the Pareto front' if member else ''}",
                     **limits,
                 )
-    for number, record in enumerate(record for record in done if record.source == "baseline"):
+    for number, record in enumerate(record for record in done if record.source != "trial"):
         at = (axis_value(x, record.values[x]), axis_value(y, record.values[y]))
         axes.annotate(record.name or "", at, textcoords="offset points", xytext=(7, (-12, 8)[number % 2]), fontsize=8)
     if colour and done:
