@@ -63,16 +63,16 @@ def finetune(
         check_options(name, found.spec, SearchOptions.of(model=model_name(model)), "to finetune it")
     check_inputs(name, found.spec)
     from autoq.costs.latency.table import read_table
-    from autoq.export.onnx import export_graph, load_graph
+    from autoq.export.onnx import stored_graph
     from autoq.trial.context import prepare
     from autoq.trial.finetune import Finetuning, training_of
 
     threads = asked.threads if "threads" in asked.model_fields_set else available_cores()
-    spec = found.spec.trial.model_copy(update={"threads": threads, "device": resolve_device(asked.device)})
+    changes = {**training_of(asked.steps), "threads": threads, "device": resolve_device(asked.device)}
     state = found.finetuning_path(policy, asked.steps)
     with listening_to_training(events) as heard, found.locked():
-        context = prepare(spec).with_training(**training_of(asked.steps))
-        graph = load_graph(found.graph_path) if found.graph_path.is_file() else export_graph(context.traced)
+        context = prepare(found.spec.trial.model_copy(update=changes))
+        graph = stored_graph(found.graph_path, context.traced)
         training = Finetuning(context, policy, graph, replicated_qualities(found.spec.objectives)[0])
         state.parent.mkdir(exist_ok=True)
         training.run(state, heard)

@@ -25,7 +25,7 @@ from autoq.deploy.verify import Line
 from autoq.errors import AutoqError, InputError, unknown
 from autoq.export.formats import PLAIN
 from autoq.export.ir import write_ir
-from autoq.export.onnx import Graph, export_graph, for_runtime, load_graph, payload_bytes, weight_widths
+from autoq.export.onnx import Graph, for_runtime, payload_bytes, stored_graph, weight_widths
 from autoq.export.packed import Packed, pack, unpack
 from autoq.export.packed import payload_bytes as packed_payload_bytes
 from autoq.export.qonnx import packed_size, write_qonnx
@@ -222,7 +222,7 @@ def retrain(study: Study, record: Record, phase: Callable[[str], None], context:
     if context is None:
         phase("preparing the float network")
         context = prepare(spec.trial, available_cores())
-    graph = load_graph(study.graph_path) if study.graph_path.is_file() else export_graph(context.traced)
+    graph = stored_graph(study.graph_path, context.traced)
     if record.source == "finetuned":
         quantized = finetuned(context, policy, _weights(study, record))
     else:

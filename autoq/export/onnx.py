@@ -311,6 +311,11 @@ def load_graph(path: Path) -> ModelProto:
         raise StudyError(f"{path}: damaged; remove the file, autoq creates it again") from error
 
 
+def stored_graph(path: Path, traced: Traced) -> ModelProto:
+    """A study's graph from its file; exported where the study came without it. Raises StudyError for a damaged file."""
+    return load_graph(path) if path.is_file() else export_graph(traced)
+
+
 def payload_bytes(model: ModelProto) -> int:
     """Bytes of all tensors in the file: initializers and Constant nodes. Two 4-bit integers share a byte."""
     constants = [node.attribute[0] for node in model.graph.node if node.op_type == "Constant"]

@@ -71,11 +71,9 @@ class TrialContext(TrainingData):
 
     def with_seed(self, seed: int) -> TrialContext:
         """The context of the same trials with another seed: other patches and calibration. Itself for its own seed."""
-        return self if seed == self.spec.seed else self.with_training(seed=seed)
-
-    def with_training(self, **changes: Any) -> TrialContext:
-        """The context of trials that train otherwise: with other steps, patches, batches or another seed."""
-        spec = self.spec.model_copy(update=changes)
+        if seed == self.spec.seed:
+            return self
+        spec = self.spec.model_copy(update={"seed": seed})
         return dataclasses.replace(self, spec=spec, **_drawn(spec, self.traced, self.train_pairs))
 
     def quantized(self, policy: Policy) -> Quantized:

@@ -57,7 +57,7 @@ class Finetuning:
     """The finetuning of a policy, with what has to be saved for it to go on.
 
     Args:
-        context: The context of the study's trials, with the training of `training_of`.
+        context: A context of the study's trials, prepared with the training of `training_of`.
         policy: The policy.
         graph: The marked float graph of `export_graph`.
         quality: Name of the quality that decides which weights are the best.

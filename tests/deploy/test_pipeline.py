@@ -77,7 +77,7 @@ def expected(study: Study, name: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_point_exports_as_expected(study: Study, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "export_graph", None)  # the study has it
+    monkeypatch.setattr("autoq.export.onnx.export_graph", None)  # the study has it
     found = export_point(study, tmp_path / "out", pick=name)
     values = expected(study, name)
     lines = {line.name: line for line in found.lines}

@@ -71,7 +71,7 @@ def study(folder: Path) -> Study:
 
 @pytest.fixture(scope="module")
 def context(study: Study) -> TrialContext:
-    return prepare(study.spec.trial).with_training(steps=STEPS, batch=2, patches=8)
+    return prepare(study.spec.trial.model_copy(update={"steps": STEPS, "batch": 2, "patches": 8}))
 
 
 def weights_of(study: Study, context: TrialContext, state: Path, kills: random.Random | None = None) -> dict[str, Any]:
