@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -28,18 +29,25 @@ from autoq.tuning.workers import UserCode
 from tests.conftest import small_image
 
 SCRIPT = """
-import json, sys
+import json, os, sys
+from pathlib import Path
 import torch
 from torch import nn
 import autoq
 from tests.searching import no_ray
 
 SHARED = 8
+SICK = Path("sick").absolute()
 
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.head, self.tail, self.shuffle = nn.Conv2d(3, SHARED, 3, padding=1), nn.Conv2d(SHARED, 12, 3, padding=1), nn.PixelShuffle(2)
+    def __setstate__(self, state):
+        if Path(sys.argv[0]).name == "default_worker.py" and SICK.is_file():
+            SICK.rename("process").write_text(str(os.getpid()))
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes")
+        super().__setstate__(state)
     def forward(self, x):
         print("forward")
         return self.shuffle(self.tail(torch.relu(self.head(x))))
@@ -66,6 +74,7 @@ if __name__ == "__main__":
     net = Net()
     net.load_state_dict(weights)
     notes.stop = False
+    SICK.touch()
     found = autoq.search(model=net, study=study, resume=True, events=notes)
     exported = autoq.export_point(study, "out", trial=0, model=net)
     judged = autoq.evaluate(model=net, data="eval", metrics="psnr")["metrics"]["psnr"]
@@ -115,6 +124,16 @@ def test_a_search_is_interrupted_and_continued(searched: tuple[Path, dict[str, A
     assert found["command"].startswith("autoq.search(net, data='")
     assert "objectives=('size', 'latency', 'psnr'), budget=2, initial_trials=0, replications=0" in found["command"]
     assert Path(folder / found["file"]).is_file()
+
+
+def test_a_worker_that_cannot_work_is_replaced(searched: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = searched
+    (note,) = [text for text in found["notes"] if "DefaultCPUAllocator" in text]
+    assert note == (
+        "trial 1: RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes; it runs again in a"
+        " new process"
+    )
+    assert not psutil.pid_exists(int((folder / "process").read_text()))
 
 
 def test_no_pickle_of_the_network_is_left(searched: tuple[Path, dict[str, Any]]) -> None:

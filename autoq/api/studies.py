@@ -206,6 +206,8 @@ def _defined(options: SearchOptions) -> StudySpec:
     )
     spec = applied(options, plain)
     check_usable(spec.trial.target)
+    if spec.by != GRANULARITIES[0] and "peak_memory" in spec.objectives:
+        raise InputError(f"--by {spec.by}: peak_memory is computed from the network's own stages; omit one of them")
     trial = spec.trial
     if "threads" not in given:
         trial = trial.model_copy(update={"threads": max(1, cores // spec.workers)})
@@ -255,8 +257,6 @@ def _check_together(spec: StudySpec) -> None:
         )
     if spec.warm_start and spec.initial_trials < 2:
         raise InputError(f"--warm-start: needs at least 2 initial trials, found {spec.initial_trials}; type --initial-trials 8")
-    if spec.by != GRANULARITIES[0] and "peak_memory" in spec.objectives:
-        raise InputError(f"--by {spec.by}: peak_memory is computed from the network's own stages; omit one of them")
     if spec.trial.images == "lr":
         check_originals([*spec.objectives, *(each.objective for each in parse_all(spec.constraints))])
     known = {stage for policy in spec.warm_start for stage in policy["stages"]}

@@ -16,7 +16,7 @@ import pytest
 from autoq.study.study import Study
 from autoq.system.files import append_line
 from autoq.tuning import runner
-from tests.searching import BASELINES, OPTIONS, SPACE, furnished, in_process, run_python
+from tests.searching import BASELINES, OPTIONS, furnished, in_process, run_python
 
 SearchDocument = dict[str, Any]
 
@@ -231,69 +231,7 @@ def test_what_no_worker_can_prepare_ends_the_search_and_nothing_counts_as_failed
     assert Study.open(folder / "studies" / "unready").records() == []
 
 
-SICK = """
-import os, sys
-from pathlib import Path
-
-from autoq.networks.srresnet import SRResNet
-
-SICK = Path(__file__).with_name("sick")
-
-
-def network():
-    if Path(sys.argv[0]).name == "default_worker.py" and SICK.is_file():
-        SICK.unlink()
-        Path(__file__).with_name("process").write_text(str(os.getpid()))
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes")
-    import torch
-
-    torch.manual_seed(0)
-    return SRResNet(scale=2, blocks=1, features=8)
-"""
-
-SICK_SPACE = (
-    SPACE
-    + """
-layers:
-  all: ["*"]
-"""
-)
-
-
 NO_SPACE_LEFT = "cannot write '{}': No space left on device; finished trials are kept; free some space, then type autoq search --resume --study {}"
-
-FULL_DISK = """
-def disturb(count):
-    if count == 3:
-        raise OSError(28, "No space left on device", "trials.jsonl")
-"""
-
-
-def test_a_worker_that_cannot_work_is_replaced_and_a_full_disk_loses_nothing(folder: Path) -> None:
-    (folder / "ailing.py").write_text(SICK)
-    (folder / "sick").touch()
-    (folder / "ailing.yaml").write_text(SICK_SPACE)
-    arguments = [
-        "search", "--model", "ailing:network", "--scale", "2", "--space", "ailing.yaml", "--budget", "1", "--steps", "4",
-        "--workers", "1", "--threads", "1", "--frame", "32x24", "--replications", "0", "--study", "ailing", "--objectives", "size,psnr",
-        "--data", "train", "--eval-data", "eval", "--test-data", "test",
-    ]  # fmt: skip
-    done = run_python(folder, DISTURBED, FULL_DISK, *arguments)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.splitlines()[-1] == f"autoq: {NO_SPACE_LEFT.format('trials.jsonl', 'ailing')}"
-    (note,) = [line for line in done.stderr.splitlines() if line.startswith("float: ")]
-    assert "RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes" in note
-    assert note.endswith("; it runs again in a new process")
-    assert "Traceback" not in done.stderr
-    assert not psutil.pid_exists(int((folder / "process").read_text()))
-    kept = Study.open(folder / "studies" / "ailing").records()
-    assert len(kept) == 3
-    done = in_process(folder, "search", "--resume", "--study", "ailing", "--json")
-    assert done.returncode == 0, done.stderr
-    assert Study.open(folder / "studies" / "ailing").records()[:3] == kept
-    found = json.loads(done.stdout)
-    assert [trial["state"] for trial in found["trials"]] == ["complete"]
-    assert set(found["baselines"]) == BASELINES
 
 
 def test_a_full_disk_ends_the_search_with_one_line(folder: Path, another: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

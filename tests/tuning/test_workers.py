@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import ray
 from ray import tune
 from ray.tune.search import Searcher
 
 from autoq.tuning import workers
+from autoq.tuning.scheduler import Abort
 from autoq.tuning.workers import quiet, tuner
 
 JOBS = 24
@@ -42,9 +44,9 @@ def worker() -> type[tune.Trainable]:
 class Jobs(Searcher):
     """Jobs without content; notes which process ended each."""
 
-    def __init__(self) -> None:
+    def __init__(self, last: int | None = None) -> None:
         super().__init__()
-        self.suggested, self.processes = 0, list[int]()
+        self.suggested, self.processes, self.last = 0, list[int](), last
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         self.suggested += 1
@@ -53,6 +55,8 @@ class Jobs(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         assert result is not None
         self.processes.append(result["process"])
+        if len(self.processes) == self.last:
+            raise Abort
 
     def save(self, checkpoint_path: str) -> None: ...
 
@@ -60,14 +64,19 @@ class Jobs(Searcher):
         return {}
 
 
-def test_a_process_that_starts_slowly_is_not_ended_while_others_work(tmp_path: Path) -> None:
+def test_a_process_that_starts_slowly_is_not_ended_and_an_error_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     jobs = Jobs()
     with quiet():
         workers._start_ray(2, on_gpu=False, threads=1)
         try:
             trainable = tune.with_parameters(worker(), folder=tmp_path)
             tuner(tune.with_resources(trainable, {"cpu": 1}), jobs, 2, tmp_path / "ray").fit()
+            ended = Jobs(last=2)
+            with pytest.raises(Abort):
+                tuner(tune.with_resources(trainable, {"cpu": 1}), ended, 2, tmp_path / "ray").fit()
         finally:
             ray.shutdown()
     assert len(jobs.processes) == JOBS
     assert len(set(jobs.processes)) == 2
+    assert len(ended.processes) == 2
