@@ -12,7 +12,6 @@ from autoq.config.policy import Policy
 from autoq.config.spec import Record
 from autoq.errors import InputError
 from autoq.report.progress import listening_to_training
-from autoq.study.replication import replicated_qualities
 from autoq.study.study import Study
 from autoq.system.processor import available_cores
 from autoq.tuning.options import model_name, resolve_device
@@ -53,31 +52,20 @@ def finetune(
         KeyboardInterrupt: It was interrupted; the same call continues it.
     """
     asked = FinetuneOptions.of(**options)
+    if {"steps", "hours"} <= asked.model_fields_set:
+        raise InputError("finetune: expected either --steps or --hours; omit one of them")
     found = open_study(study) if isinstance(study, str) else study
     record = picked("finetune", found.results(), trial, pick)
     name = study if isinstance(study, str) else found.name
-    policy = Policy.from_dict(record.policy)
-    if policy.is_float:
+    if Policy.from_dict(record.policy).is_float:
         raise InputError("finetune: the float network has nothing to train; type --pick compromise or --trial N")
     if model is not None:
         check_options(name, found.spec, SearchOptions.of(model=model_name(model)), "to finetune it")
     check_inputs(name, found.spec)
-    from autoq.costs.latency.table import read_table
-    from autoq.export.onnx import stored_graph
-    from autoq.trial.context import prepare
-    from autoq.trial.finetune import Finetuning, training_of
+    from autoq.tuning.finetuning import Length, context_of, finetune_record
 
     threads = asked.threads if "threads" in asked.model_fields_set else available_cores()
-    changes = {**training_of(asked.steps), "threads": threads, "device": resolve_device(asked.device)}
-    state = found.finetuning_path(policy, asked.steps)
+    length = Length(asked.steps) if asked.hours is None else Length(seconds=3600 * asked.hours)
     with listening_to_training(events) as heard, found.locked():
-        context = prepare(found.spec.trial.model_copy(update=changes))
-        graph = stored_graph(found.graph_path, context.traced)
-        training = Finetuning(context, policy, graph, replicated_qualities(found.spec.objectives)[0])
-        state.parent.mkdir(exist_ok=True)
-        training.run(state, heard)
-        result = training.result(read_table(found.latency_path))
-        training.save(found.weights_path(policy, result.steps))
-        added = found.add_finetuned(record, result)
-        state.unlink()
-    return added
+        context = context_of(found.spec.trial, length, threads, resolve_device(asked.device))
+        return finetune_record(found, record, context, length, heard)

@@ -16,7 +16,7 @@ from autoq.config.policy import FLOAT_BITS
 from autoq.config.spec import Record
 from autoq.report.progress import front_table
 from autoq.study import replication, selection
-from autoq.study.results import point_name
+from autoq.study.results import finetuned_name, point_name
 from autoq.study.study import Study
 
 
@@ -49,7 +49,7 @@ def show_finetuned(study: Study, found: Record) -> None:
     console = Console(highlight=False)
     results = study.results()
     float_record = results.float_record
-    before = next(record for record in results.records if f"{point_name(record)}, finetuned" == found.name)
+    before = next(record for record in results.records if finetuned_name(record) == found.name)
     rows = [*([float_record] if float_record else []), before, found]
     console.print(front_table(rows, study.spec.objectives, float_record))
     export = f"autoq export {study.name} --pick '{found.name}' -o finetuned"

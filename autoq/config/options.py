@@ -303,6 +303,15 @@ class StudyOptions(Options):
             metavar="N",
         ),
     ] = 3
+    finetune: Annotated[
+        int,
+        whole(0, MANY, 3),
+        Option(
+            "Number of points to finetune at the end, the recommended ones first, for as long as the trials took in all.",
+            "0 (off)",
+            "N",
+        ),
+    ] = 0
     workers: Annotated[
         int,
         whole(1, MOST_PROCESSES, 2),
@@ -388,7 +397,8 @@ class PretrainOptions(NetworkOptions):
 class FinetuneOptions(Options):
     """Every option of a finetuning."""
 
-    steps: Annotated[int, whole(1, MANY, 2000), Option("Training steps.", metavar="N")] = 2000
+    steps: Annotated[int, whole(1, MANY, 2000), Option("Training steps.", "2000, or what fits in --hours", "N")] = 2000
+    hours: Annotated[float | None, number("hours", 2), Option("Time of the training, instead of steps.", metavar="H")] = None
     threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads of the training.", "all cores", "N")] = 1
     device: DeviceOption = "auto"
 

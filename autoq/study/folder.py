@@ -49,6 +49,7 @@ class StudyFolder:
         self.answers_path = folder / "stages.json"
         self.states_path = folder / "states"
         self.finetuned_path = folder / "finetuned.jsonl"
+        self.finetuned_folder = folder / "finetuned"
         self.database_path = folder / "study.db"
         self.graph_path = folder / "graph.onnx"
 
@@ -58,11 +59,11 @@ class StudyFolder:
 
     def weights_path(self, policy: Policy, steps: int) -> Path:
         """The file of the weights of a policy that was finetuned for so many steps."""
-        return self.folder / "finetuned" / f"{policy.hash}-{steps}.pt"
+        return self.finetuned_folder / f"{policy.hash}-{steps}.pt"
 
-    def finetuning_path(self, policy: Policy, steps: int) -> Path:
-        """The file of a finetuning that has not ended."""
-        return self.folder / "finetuned" / f"{policy.hash}-{steps}-state.pt"
+    def finetuning_path(self, policy: Policy, length: str) -> Path:
+        """The file of a finetuning that has not ended. length: in steps or time."""
+        return self.finetuned_folder / f"{policy.hash}-{length}-state.pt"
 
     def cut_torn_lines(self) -> None:
         """Remove an incomplete last line, left by a killed process."""

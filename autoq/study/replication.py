@@ -46,14 +46,14 @@ def planned(results: Results, seeds: range) -> list[PlannedReplication]:
     left = SHARE * sum(record.seconds for record in results.records)
     plan: list[PlannedReplication] = []
     for seed in seeds:
-        for record in _by_interest(results):
+        for record in by_interest(results):
             left -= record.seconds
             if left >= 0 or not plan:
                 plan.append(PlannedReplication(record, Policy.from_dict(record.policy), seed))
     return plan
 
 
-def _by_interest(results: Results) -> list[Record]:
+def by_interest(results: Results) -> list[Record]:
     """The front without the float network, which no seed changes: first the points that a user is most likely to take."""
     points = [record for record in results.front if record.name != FLOAT_NAME]
     ends = [selection.best(points, name) for name in results.objectives] if points else []

@@ -169,6 +169,11 @@ def point_name(record: Record) -> str:
     return record.name or f"trial {record.number}"
 
 
+def finetuned_name(record: Record) -> str:
+    """The name of a point after its finetuning: `trial 7, finetuned`."""
+    return f"{point_name(record)}, finetuned"
+
+
 def shown(name: str, value: float) -> str:
     """A value with its unit; sizes in KiB."""
     unit = OBJECTIVES[name].unit

@@ -30,7 +30,7 @@ from autoq.networks import is_custom, model_info
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.study.folder import StudyFolder
 from autoq.study.replication import ReplicatedPoint, replicated_points, replicated_qualities
-from autoq.study.results import Results, in_words, point_name, table
+from autoq.study.results import Results, finetuned_name, in_words, table
 from autoq.study.storage import Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
 from autoq.system.files import append_line, atomic_write_text, cut_torn_line, read_lines
 from autoq.targets import target_info
@@ -218,7 +218,7 @@ class Study(StudyFolder):
 
     def add_finetuned(self, point: Record, result: TrialResult) -> Record:
         """Store a finetuned point: a line in finetuned.jsonl. The search does not see it."""
-        name = f"{point_name(point)}, finetuned"
+        name = finetuned_name(point)
         record = self._record(result, Policy.from_dict(point.policy), point.structure, number=None, name=name, source="finetuned")
         cut_torn_line(self.finetuned_path, Record)
         append_line(self.finetuned_path, record)

@@ -48,16 +48,48 @@ AVERAGED, MOST_AVERAGED = 1 / 20, 100
 """Steps that the moving average of weights and scales spans: a share of all, and the most."""
 
 
-def training_of(steps: int) -> dict[str, int]:
-    """How a finetuning of so many steps trains, as fields of a trial's definition."""
-    return {"steps": steps, "batch": BATCH, "patches": PATCHES}
+MEASURED = 3
+"""Steps that a training's speed is measured by."""
+
+
+def with_steps(context: TrialContext, steps: int) -> TrialContext:
+    """A context for another number of steps."""
+    return dataclasses.replace(context, spec=context.spec.model_copy(update={"steps": steps}))
+
+
+def steps_within(context: TrialContext, policy: Policy, graph: Graph, quality: str, seconds: float) -> int:
+    """Steps of a finetuning that fit in a time with all validations, at least one: some are trained and measured."""
+    tried = Finetuning(with_steps(context, 2 * MEASURED), policy, graph, quality)
+    times = [time.perf_counter()]
+    for work in (lambda: tried.training.advance(MEASURED), lambda: tried.training.advance(2 * MEASURED), tried.validate):
+        work()
+        times.append(time.perf_counter())
+    _, started, trained, validated = times
+    return max(1, int((seconds - (VALIDATIONS + 1) * (validated - trained)) / (trained - started) * MEASURED))
+
+
+def begun_steps(state: Path) -> int | None:
+    """The steps of the finetuning that a file holds the state of; None where it holds none."""
+    found = _read(state, "cpu")
+    return None if found is None else int(found["steps"])
+
+
+def _read(state: Path, device: str) -> dict[str, Any] | None:
+    """The content of a state; None where the file is missing, or torn."""
+    if not state.is_file():
+        return None
+    try:
+        found: dict[str, Any] = torch.load(state, weights_only=True, map_location=device)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        return None
+    return found
 
 
 class Finetuning:
     """The finetuning of a policy, with what has to be saved for it to go on.
 
     Args:
-        context: A context of the study's trials, prepared with the training of `training_of`.
+        context: A context of the study's trials, prepared with the data and steps of the finetuning.
         policy: The policy.
         graph: The marked float graph of `export_graph`.
         quality: Name of the quality that decides which weights are the best.
@@ -88,7 +120,7 @@ class Finetuning:
         start = time.perf_counter() - self.seconds
         events.begin(self.training.step, self.steps)
         if self.best is None:
-            self._validate()  # a training that only does harm ends with the weights that it began with
+            self.validate()  # a training that only does harm ends with the weights that it began with
         while not self._is_over(every):
             losses: list[float] = []
 
@@ -98,7 +130,7 @@ class Finetuning:
                 events.stepped(self.training.step)
 
             self.training.advance(min(self.steps, self.training.step + every), stepped)
-            value = self._validate()
+            value = self.validate()
             self.seconds = time.perf_counter() - start
             with atomic_write(state) as partial:
                 torch.save(self._state(), partial)
@@ -109,7 +141,7 @@ class Finetuning:
         waited = 0 if self.best is None else (self.training.step - self.best["step"]) // every
         return self.training.step >= self.steps or waited >= PATIENCE
 
-    def _validate(self) -> float:
+    def validate(self) -> float:
         """The quality of the averaged weights; the best ones so far are kept."""
         averaged = self._averaged()
         values, _ = judged_file(self.context, averaged, self.graph, whole=False)
@@ -133,14 +165,12 @@ class Finetuning:
             "average": self.average.state_dict(),
             "best": self.best,
             "seconds": self.seconds,
+            "steps": self.steps,
         }
 
     def _restore(self, state: Path) -> None:
-        if not state.is_file():
-            return
-        try:
-            found = torch.load(state, weights_only=True, map_location=self.context.spec.device)
-        except (RuntimeError, EOFError, pickle.UnpicklingError):  # torn: it starts anew, to the same weights
+        found = _read(state, self.context.spec.device)
+        if found is None:  # it starts anew, to the same weights
             return
         self.training.restore(found["training"])
         self.average.load_state_dict(found["average"])

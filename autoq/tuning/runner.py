@@ -27,6 +27,7 @@ from autoq.study.study import Study
 from autoq.system.files import atomic_write_text
 from autoq.trial.context import TrialContext, prepare
 from autoq.tuning.baselines import baselines
+from autoq.tuning.finetuning import finetune_front, left_to_finetune
 from autoq.tuning.initial_trials import probe, propose_initial_trials
 from autoq.tuning.latency_pass import LatencyPass, check_table
 from autoq.tuning.scheduler import Job, StudySearcher, allowed
@@ -97,7 +98,7 @@ def _jobs(study: Study) -> list[Job]:
 
 def _is_open(study: Study) -> bool:
     """Whether anything is left to run or to measure."""
-    if _jobs(study) or study.storage.running() or study.storage.count < allowed(study):
+    if left_to_finetune(study) or _jobs(study) or study.storage.running() or study.storage.count < allowed(study):
         return True
     wanted = {(each.policy.hash, each.seed) for each in planned(study.results(), replication_seeds(study.spec))}
     repeated = {(each.policy, each.seed) for each in study.replications()}
@@ -130,6 +131,7 @@ def _run(study: Study, events: Events, context: TrialContext | None) -> None:
     points = list(dict.fromkeys(each.policy for each in planned(study.results(), replication_seeds(spec))))
     if not study.remeasured().samples.keys() >= {policy.hash for policy in points}:
         study.set_remeasured(latency.remeasure(points))
+    finetune_front(study, events)
 
 
 def _propose(study: Study, latency: LatencyPass, table: LatencyTable) -> LatencyTable:

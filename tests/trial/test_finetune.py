@@ -15,10 +15,13 @@ from autoq.config.events import Progress, TrainingEvents
 from autoq.config.policy import Policy
 from autoq.errors import InputError
 from autoq.export.onnx import load_graph
+from autoq.study.results import finetuned_name
+from autoq.study.selection import recommended
 from autoq.study.study import Study
 from autoq.system.files import append_line
 from autoq.trial.context import TrialContext, prepare
-from autoq.trial.finetune import Finetuning
+from autoq.trial.finetune import Finetuning, begun_steps
+from autoq.tuning import finetuning
 from tests.searching import OPTIONS, furnished, in_process
 
 STEPS = 10
@@ -33,6 +36,9 @@ class Heard(TrainingEvents):
 
     def __init__(self, last: int | None = None, end: type[BaseException] = Killed) -> None:
         self.last, self.end, self.values = last, end, list[float]()
+
+    def begin(self, step: int, steps: int) -> None:
+        self.steps = steps
 
     def stepped(self, step: int) -> None:
         if step == self.last:
@@ -58,10 +64,28 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path
         "0",
         "--objectives",
         "size,latency,fidelity",
+        "--finetune",
+        "1",
     ]
     done = in_process(folder, "search", *arguments, "--study", "draft")
     assert done.returncode == 0, done.stderr
     return folder
+
+
+def test_a_search_finetunes_the_first_recommended_point_once(folder: Path, study: Study) -> None:
+    (record,) = study.finetuned()
+    point = recommended(study.results())["smallest"]
+    assert record.name == finetuned_name(point)
+    assert record.policy == point.policy
+    before = study.finetuned_path.read_bytes()
+    done = in_process(folder, "search", "--resume", "--study", "draft")
+    assert done.returncode == 0, done.stderr
+    assert study.finetuned_path.read_bytes() == before
+    study.finetuned_path.write_bytes(b"")
+    done = in_process(folder, "search", "--resume", "--study", "draft")
+    assert done.returncode == 0, done.stderr
+    assert f"finetuning {finetuned_name(point).partition(',')[0]}: step " in done.stderr
+    assert record.name in {each.name for each in study.finetuned()}
 
 
 @pytest.fixture(scope="module")
@@ -152,15 +176,30 @@ def test_an_interrupted_command_continues(folder: Path, study: Study, monkeypatc
     assert "type autoq export draft --pick 'trial 1, finetuned' -o finetuned" in done.stdout
 
 
+def test_as_many_steps_as_fit_in_a_time(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        finetune(study, pick="6/6/8", hours=0.001, threads=1, events=Heard(5, KeyboardInterrupt))
+    (state,) = (study.folder / "finetuned").glob("*-4s-state.pt")
+    steps = begun_steps(state)
+    assert steps is not None
+    assert steps > 5
+    monkeypatch.setattr(finetuning, "steps_within", None)
+    heard = Heard()
+    record = finetune(study, pick="6/6/8", hours=0.001, threads=1, events=heard)
+    assert record.seconds < 20
+    assert heard.steps == steps, "a training that was interrupted keeps its length"
+
+
 @pytest.mark.parametrize(
     ("pick", "message"),
     [
+        ({"pick": "8/8/8", "steps": 2, "hours": 1}, "finetune: expected either --steps or --hours; omit one of them"),
         ({"pick": "float"}, "finetune: the float network has nothing to train; type --pick compromise or --trial N"),
         ({"pick": "4/4/8, finetuned"}, "--pick '4/4/8, finetuned': no such rule, objective or point; type"),
         ({}, "finetune: expected either --trial or --pick; type --pick compromise or --trial N"),
     ],
 )
-def test_what_cannot_be_finetuned(study: Study, pick: dict[str, str], message: str) -> None:
+def test_what_cannot_be_finetuned(study: Study, pick: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as refused:
         finetune(study, **pick)
     assert str(refused.value).startswith(message)

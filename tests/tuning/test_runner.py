@@ -10,7 +10,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from autoq.study.study import Study

@@ -1,0 +1,116 @@
+"""Finetuned points of a study: one that was asked for, and those at the end of a search."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autoq.config.events import Events, Progress, TrainingEvents
+from autoq.config.policy import Policy
+from autoq.config.spec import Record, TrialSpec
+from autoq.costs.latency.table import read_table
+from autoq.errors import TrialFailed
+from autoq.export.onnx import stored_graph
+from autoq.study.replication import by_interest, replicated_qualities
+from autoq.study.results import finetuned_name, point_name, shown
+from autoq.study.study import Study
+from autoq.trial.context import TrialContext, prepare
+from autoq.trial.finetune import BATCH, PATCHES, Finetuning, begun_steps, steps_within, with_steps
+
+PATCHES_PER_SECOND = 10
+"""Distinct patches of a finetuning whose time is given, at most PATCHES: preparing them is part of the time."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a finetuning trains: so many steps, or what fits in so many seconds."""
+
+    steps: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """It, as part of a file's name."""
+        return str(self.steps) if self.steps is not None else f"{self.seconds:.0f}s"
+
+    @property
+    def patches(self) -> int:
+        """Distinct patches."""
+        return PATCHES if self.steps is not None else max(BATCH, min(PATCHES, round(PATCHES_PER_SECOND * self.seconds)))
+
+
+def context_of(trial: TrialSpec, length: Length, threads: int, device: str) -> TrialContext:
+    """The context of a study's trials with the data of a finetuning."""
+    steps = PATCHES if length.steps is None else length.steps
+    changes = {"steps": steps, "batch": BATCH, "patches": length.patches, "threads": threads, "device": device}
+    return prepare(trial.model_copy(update=changes))
+
+
+def finetune_record(study: Study, record: Record, context: TrialContext, length: Length, events: TrainingEvents) -> Record:
+    """Finetune a point and add the result to the study. Continues a finetuning of the same length that was interrupted.
+
+    Args:
+        study: The study, locked by this process.
+        record: The point.
+        context: Of `context_of`.
+        length: How long it trains.
+        events: Called while it trains.
+
+    Returns:
+        The finetuned point.
+
+    Raises:
+        TrialFailed: The training diverged.
+        OSError: A file cannot be written.
+    """
+    policy, quality = Policy.from_dict(record.policy), replicated_qualities(study.spec.objectives)[0]
+    graph = stored_graph(study.graph_path, context.traced)
+    state = study.finetuning_path(policy, length.name)
+    state.parent.mkdir(exist_ok=True)
+    steps = length.steps or begun_steps(state) or steps_within(context, policy, graph, quality, length.seconds)
+    training = Finetuning(with_steps(context, steps), policy, graph, quality)
+    training.run(state, events)
+    result = training.result(read_table(study.latency_path))
+    training.save(study.weights_path(policy, result.steps))
+    added = study.add_finetuned(record, result)
+    state.unlink()
+    return added
+
+
+# ------------------------------------------------------------ at the end of a search
+
+
+def left_to_finetune(study: Study) -> list[Record]:
+    """Points that a finished search still has to finetune, the most interesting first."""
+    known = {record.name for record in study.finetuned()}
+    chosen = by_interest(study.results())[: study.spec.finetune]
+    return [record for record in chosen if finetuned_name(record) not in known]
+
+
+def finetune_front(study: Study, events: Events) -> None:
+    """Finetune the points of `left_to_finetune`, all together for about as long as the study's trials took.
+
+    One whose training diverges is noted and left out.
+    """
+    left = left_to_finetune(study)
+    if not left:
+        return
+    spec = study.spec
+    length = Length(seconds=max(1.0, sum(record.seconds for record in study.records()) / spec.workers / spec.finetune))
+    events.phase("preparing the finetuning")
+    context = context_of(spec.trial, length, spec.latency_threads, spec.trial.device)
+    for record in left:
+        try:
+            finetune_record(study, record, context, length, _Validations(events, point_name(record)))
+        except TrialFailed as failure:
+            events.note(f"{point_name(record)}: its finetuning failed: {failure}")
+
+
+class _Validations(TrainingEvents):
+    """Shows the validations of a finetuning as phases of a search."""
+
+    def __init__(self, events: Events, name: str) -> None:
+        self.events, self.name = events, name
+
+    def validated(self, progress: Progress) -> None:
+        value = f"{progress.quality} {shown(progress.quality, progress.value)}"
+        self.events.phase(f"finetuning {self.name}: step {progress.step:,} of {progress.steps:,}, {value}")
