@@ -31,12 +31,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from autoq.config.policy import Granularity, Policy, uniform
 from autoq.config.spec import TrialSpec
 from autoq.export.onnx import export_graph
+from autoq.graph.bias_correction import correct_biases
 from autoq.graph.loading import load
 from autoq.graph.operations import is_activation
 from autoq.graph.quantize import Quantized, collect
 from autoq.graph.trace import Traced, nodes_by_name
 from autoq.images.data import calibration_patches, make_pair, train_images
-from autoq.quantizers.base import BiasQuantizer, Quantizer
+from autoq.quantizers.base import Quantizer
 from autoq.training.qat import Training
 from autoq.trial.run import evaluate
 from autoq.tuning.options import default_scale
@@ -76,7 +77,7 @@ class PTQ(Run):
             graph = export_graph(traced)
         quantized = context.quantized(self.policy)
         if "correct" in self.steps:
-            correct(context.traced, quantized, torch.cat(images))
+            correct_biases(quantized, context.traced, torch.cat(images))
         Training(context, quantized).advance(self.spec.steps)
         context = dataclasses.replace(context, metrics=METRICS)
         values = (
@@ -123,57 +124,6 @@ def parameter(traced: Traced, convolution: fx.Node, argument: int) -> nn.Paramet
     node = convolution.args[argument]
     assert isinstance(node, fx.Node)
     return traced.module.get_parameter(str(node.target))
-
-
-# ---------------------------------------------------------------- bias correction
-
-
-class _Means(fx.Interpreter):
-    """Runs a network and keeps the mean of every channel of each layer's output."""
-
-    def __init__(self, module: fx.GraphModule, layers: set[str]) -> None:
-        super().__init__(module)
-        self.layers = layers
-        self.found: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Tensor:
-        result: Tensor = super().run_node(n)
-        if n.name in self.layers:
-            result = self.met(n, result)
-        return result
-
-    def met(self, node: fx.Node, output: Tensor) -> Tensor:
-        self.found[node.name] = output.mean((0, 2, 3))
-        return output
-
-
-class _Corrector(_Means):
-    """Runs a quantized network and shifts every layer's bias until the layer's mean is what it should be."""
-
-    def __init__(self, module: fx.GraphModule, layers: set[str], means: dict[str, Tensor]) -> None:
-        super().__init__(module, layers)
-        self.means = means
-
-    def met(self, node: fx.Node, output: Tensor) -> Tensor:
-        shift = self.means[node.name] - output.mean((0, 2, 3))
-        bias = node.args[2]
-        if bias is None:
-            return output
-        assert isinstance(bias, fx.Node)
-        is_quantized = bias.op == "call_module" and isinstance(self.module.get_submodule(str(bias.target)), BiasQuantizer)
-        source = bias.args[0] if is_quantized else bias
-        assert isinstance(source, fx.Node)
-        self.module.get_parameter(str(source.target)).add_(shift)
-        return output + shift[:, None, None]
-
-
-@torch.no_grad()
-def correct(traced: Traced, quantized: Quantized, images: Tensor) -> None:
-    """Bias correction in place, over calibration images [n, 3, h, w]."""
-    layers = {layer.node for layer in traced.layers}
-    exact = _Means(traced.module, layers)
-    exact.run(images)
-    _Corrector(quantized.module.eval(), layers, exact.found).run(images)
 
 
 # ---------------------------------------------------------------- dynamic ranges

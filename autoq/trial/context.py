@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoq.config.objectives import OBJECTIVES
 from autoq.config.policy import Policy
@@ -32,6 +32,9 @@ from autoq.system.device import channels_last, make_cuda_repeatable
 from autoq.targets import Runner, load_target, target_info
 from autoq.training.qat import TrainingData
 
+CORRECTION_BATCHES = 2
+"""Batches of calibration that biases are corrected with, where nothing is trained."""
+
 TEACHER_BATCH = 16
 """Batch size of the float network when its outputs are stored."""
 
@@ -43,7 +46,9 @@ class TrialContext(TrainingData):
     Attributes:
         execution: How the target runs a quantized network.
         traced: The float network. It stays on the CPU, where networks are quantized.
-        statistics: Of calibration, by node, on the CPU. Patches and teacher outputs are on the spec's device.
+        statistics: Of calibration, by node, on the CPU.
+        calibration: Some of the images of calibration [n, 3, side, side], on the CPU. Patches and teacher outputs are on the
+            spec's device.
         train_pairs: Images that patches are cut from.
         pairs: Images that trials are judged on.
         float_outputs: The float network's outputs for these, uint8.
@@ -54,6 +59,7 @@ class TrialContext(TrainingData):
     execution: Execution
     traced: Traced
     statistics: dict[str, Statistics]
+    calibration: Tensor
     train_pairs: tuple[Pair, ...]
     pairs: tuple[Pair, ...]
     float_outputs: tuple[np.ndarray, ...]
@@ -152,8 +158,10 @@ def _drawn(spec: TrialSpec, traced: Traced, train_pairs: Sequence[Pair]) -> dict
     with torch.no_grad():
         parts = torch.split(patches, TEACHER_BATCH)
         teacher = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts])
-    statistics = collect(traced, calibration_patches(train_pairs, spec.seed, traced.fitted(24)))
-    return {"plan": plan, "patches": patches, "teacher": teacher, "statistics": statistics}
+    calibration = calibration_patches(train_pairs, spec.seed, traced.fitted(24))
+    statistics = collect(traced, calibration)
+    some = torch.cat(calibration[:CORRECTION_BATCHES])
+    return {"plan": plan, "patches": patches, "teacher": teacher, "statistics": statistics, "calibration": some}
 
 
 def execution_on(target: str, exact_weight_bits: int | None = None) -> Execution:

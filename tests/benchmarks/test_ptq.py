@@ -5,12 +5,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from autoq.config.policy import uniform
-from autoq.graph.quantize import Execution, collect, quantize
 from autoq.graph.trace import trace
 from autoq.networks import build_model, model_info
 from benchmarks import ptq
-from benchmarks.ptq import correct, equalized_network, pairs
+from benchmarks.ptq import equalized_network, pairs
 from tests.benchmarks.conftest import RunBenchmark
 from tests.conftest import small_image
 
@@ -35,15 +33,6 @@ def test_only_what_nobody_else_reads_is_paired() -> None:
     traced = trace(build_model("srgan", 4), model_info("srgan").patterns)
     found = [(first.name, second.name) for first, second in pairs(traced)]
     assert found == [(f"body_{block}_conv1", f"body_{block}_conv2") for block in range(16)]
-
-
-def test_correction_takes_the_error_out_of_every_mean() -> None:
-    traced = trace(build_model("espcn", 3), model_info("espcn").patterns)
-    network = quantize(traced, uniform("3/8/8", model_info("espcn").stages), collect(traced, [IMAGES]), Execution(8, True))
-    before = (network.module.eval()(IMAGES) - traced.module(IMAGES)).mean((0, 2, 3)).abs().max()
-    correct(traced, network, IMAGES)
-    after = (network.module(IMAGES) - traced.module(IMAGES)).mean((0, 2, 3)).abs().max()
-    assert after < 0.1 * before
 
 
 def test_a_table_of_what_the_steps_bring(run_benchmark: RunBenchmark, tmp_path: Path) -> None:
