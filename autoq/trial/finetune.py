@@ -102,7 +102,7 @@ class Finetuning:
         self.quantized = context.quantized(policy)
         self.quantized.module.to(context.spec.device)
         self.steps = context.spec.steps
-        self.training = Training(context, self.quantized, round(WARM_UP * self.steps))
+        self.training = Training(context, self.quantized, round(WARM_UP * self.steps), exact=True)
         decay = 1 - 1 / max(1.0, min(AVERAGED * self.steps, MOST_AVERAGED))
         self.average = AveragedModel(self.training.module, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.best: dict[str, Any] | None = None

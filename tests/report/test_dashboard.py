@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -52,7 +53,7 @@ def get(url: str, **headers: str) -> dict:
 
 def shown(chromium: str, url: str, profile: Path) -> str:
     """The text of a page after its scripts ran."""
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=30000"]
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--virtual-time-budget=8000"]
     done = subprocess.run(
         [chromium, *options, f"--user-data-dir={profile}", "--dump-dom", url],
         capture_output=True,
@@ -80,6 +81,7 @@ def running(folder: Path) -> Iterator[Study]:
     try:
         while len(study.records()) < 10:
             assert search.is_alive()
+            time.sleep(0.1)
         yield study
         assert search.is_alive(), "the study was running all the while"
     finally:

@@ -16,7 +16,7 @@ from autoq.tuning import workers
 from autoq.tuning.scheduler import Abort
 from autoq.tuning.workers import quiet, tuner
 
-JOBS = 24
+JOBS = 16
 
 
 def worker() -> type[tune.Trainable]:
