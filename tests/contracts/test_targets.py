@@ -19,7 +19,7 @@ from autoq.config.spec import TrialSpec
 from autoq.costs.latency.table import LatencyTable
 from autoq.errors import InputError, SpaceError
 from autoq.export.onnx import Graph, export_graph
-from autoq.graph.quantize import collect, quantize
+from autoq.graph.quantize import Quantized, collect, quantize
 from autoq.graph.trace import Traced, trace
 from autoq.images import crops, data
 from autoq.networks import build_model, model_info, staged_model
@@ -28,7 +28,7 @@ from autoq.study.study import space_facts
 from autoq.targets import TARGETS, load_target, why_unusable
 from autoq.targets.onnxruntime_cuda import PROVIDER, _starts
 from autoq.trial.context import execution_on, prepare, runtime_model
-from autoq.trial.run import run_trial
+from autoq.trial.run import run_trial, trained
 from tests.conftest import decibels, simulated, small_image
 
 HERE = [name for name in TARGETS if why_unusable(name) is None]
@@ -72,15 +72,18 @@ def agreement(target: str, bits: str, subject: Subject) -> float:
     model, traced, graph, statistics, image = subject
     info = TARGETS[target]
     policy = uniform(bits, model_info(model).stages, formats=info.formats, output=info.output)
-    quantized = quantize(traced, policy, statistics, execution_on(target))
-    file = runtime_model(target, graph, quantized).SerializeToString()
-    run = load_target(target).load(file, threads=1)
+    reached = of_network(target, quantize(traced, policy, statistics, execution_on(target)), graph, image)
+    print(f"{target} {model} {bits}: {reached:.1f} dB")  # noqa: T201 - for -rP
+    return reached
+
+
+def of_network(target: str, quantized: Quantized, graph: Graph, image: torch.Tensor) -> float:
+    """`agreement` of a quantized network."""
+    run = load_target(target).load(runtime_model(target, graph, quantized).SerializeToString(), threads=1)
     expected = simulated(quantized, image).clip(0, 1)
     found = run(image.numpy())
     assert (found.dtype, found.shape) == (np.float32, expected.shape)
-    reached = decibels(found.clip(0, 1), expected)
-    print(f"{target} {model} {bits}: {reached:.1f} dB")  # noqa: T201 - for -rP
-    return reached
+    return decibels(found.clip(0, 1), expected)
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -218,9 +221,9 @@ def test_a_trial_records_how_near_its_file_is_to_training(name: str, tiny_weight
     table = LatencyTable(model="srresnet", target=name, runtime="", frame=(16, 16), threads=1, machine="", entries={})
     policy = uniform("8/8/8", model_info("srresnet").stages, formats=info.formats, output=info.output)
     found = run_trial(context, policy, table, graph).values["simulation_agreement_db"]
-    own = ("srresnet", context.traced, graph, context.statistics, data.to_tensor(context.pairs[0].low))
     assert found >= 40
     if info.executes:
-        assert found == pytest.approx(min(agreement(name, "8/8/8", own), 100), abs=0.1)
+        own = of_network(name, trained(context, policy, 0), graph, data.to_tensor(context.pairs[0].low))
+        assert found == pytest.approx(min(own, 100), abs=0.1)
     else:
         assert found == 100, "the network in torch is judged there"
