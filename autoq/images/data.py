@@ -324,33 +324,15 @@ def turned(patch: np.ndarray, turns: int, flip: bool) -> np.ndarray:
 
 def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
     """Sample low-resolution patches [pool, 3, side, side] with random flips and rotations; uniform sampling balances images."""
-    return torch.cat(
-        [to_tensor(turned(_square(pair.low, *place, plan.side), *turns)) for pair, place, turns in _drawn(pairs, plan)]
-    )
-
-
-def training_originals(pairs: Sequence[Pair], plan: PatchPlan, scale: int) -> Tensor:
-    """The originals of `training_patches`, uint8 [pool, 3, scale side, scale side]."""
-    found = []
-    for pair, (top, left), turns in _drawn(pairs, plan):
-        assert pair.high is not None
-        patch = turned(_square(pair.high, scale * top, scale * left, scale * plan.side), *turns)
-        found.append(torch.from_numpy(np.ascontiguousarray(patch.transpose(2, 0, 1))))
-    return torch.stack(found)
-
-
-def _square(pixels: np.ndarray, top: int, left: int, side: int) -> np.ndarray:
-    return pixels[top : top + side, left : left + side]
-
-
-def _drawn(pairs: Sequence[Pair], plan: PatchPlan) -> Iterator[tuple[Pair, tuple[int, int], tuple[int, bool]]]:
-    """Image, (top, left) and (quarter turns, flip) of every patch of a plan."""
     random = np.random.default_rng([plan.seed, 1])
     sampler = PatchSampler(pairs, plan.side, plan.sampling)
     order = np.arange(plan.pool) % len(sampler.pairs)
+    patches = []
     for image in random.permutation(order) if sampler.uniform else order:
         pair, top, left = sampler.draw(random, int(image))
-        yield pair, (top, left), (int(random.integers(4)), bool(random.integers(2)))
+        patch = pair.low[top : top + plan.side, left : left + plan.side]
+        patches.append(to_tensor(turned(patch, int(random.integers(4)), bool(random.integers(2)))))
+    return torch.cat(patches)
 
 
 def calibration_patches(pairs: Sequence[Pair], seed: int, side: int = 24) -> list[Tensor]:
