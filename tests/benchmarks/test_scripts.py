@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = [path for path in sorted(FOLDER.glob("*.py")) if "__main__" in path.read_text()]
@@ -26,3 +28,10 @@ def test_a_script_explains_itself(
     assert "usage: " in capsys.readouterr().out
     siblings = any(line.startswith("from benchmarks") for line in script.read_text().splitlines())
     assert (str(FOLDER.parent) in sys.path) is siblings
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it would check for minutes")
+def test_the_checks_of_a_gpu_say_where_none_is() -> None:
+    done = subprocess.run([str(FOLDER / "gpu.sh"), sys.executable], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "gpu.sh: torch sees no GPU here; nothing was checked\n"

@@ -122,6 +122,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(study: Study, co
             assert torch.equal(found["weights"][name], tensor), name
 
 
+def test_on_a_gpu_it_ends_with_the_same_weights_too(gpu: str, study: Study, context: TrialContext, tmp_path: Path) -> None:
+    there = prepare(context.spec.model_copy(update={"device": gpu}))
+    expected = weights_of(study, there, tmp_path / "whole.pt")
+    found = weights_of(study, there, tmp_path / "cut.pt", random.Random(0))
+    assert found["step"] == expected["step"]
+    for name, tensor in expected["weights"].items():
+        assert torch.equal(found["weights"][name].cpu(), tensor.cpu()), name
+
+
 def test_a_finetuned_point_is_one_of_the_study_and_is_exported(folder: Path, study: Study) -> None:
     before = (study.folder / "trials.jsonl").read_bytes()
     done = in_process(folder, "finetune", "draft", "--pick", "4/4/8", "--steps", "40", "--threads", "1", "--json")
