@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,23 +56,35 @@ def export_point(
         InputError: The point or the folder cannot be used.
         AutoqError: Bytes or quality differ from the study's. No folder is left then.
     """
-    found = open_study(study) if isinstance(study, str) else study
-    record = picked("export", found.points(), trial, pick)
-    name = study if isinstance(study, str) else found.name
-    if model is not None:
-        check_options(name, found.spec, SearchOptions.of(model=model_name(model)), "to export it")
-    check_inputs(name, found.spec)
+    found, record = picked("export", Study.points, study, trial, pick, model)
     from autoq.deploy.pipeline import export_record
 
     with listening(events) as heard:
         return export_record(found, record, format, Path(folder), heard.phase, strict)
 
 
-def picked(command: str, results: Results, trial: int | None, pick: str | None) -> Record:
-    """The point that a command is to take. Raises InputError where there is none, or not one is asked for."""
+def picked(
+    command: str,
+    points: Callable[[Study], Results],
+    study: str | Study,
+    trial: int | None,
+    pick: str | None,
+    model: Own | None,
+) -> tuple[Study, Record]:
+    """The study and the point of it that a command is to take, once the study's network and files are as they were.
+
+    Raises InputError where there is no such point, not one is asked for, or something has changed since the study began.
+    """
+    found = open_study(study) if isinstance(study, str) else study
     if (trial is None) == (pick is None):
         raise InputError(f"{command}: expected either --trial or --pick; type --pick compromise or --trial N")
-    return picking.by_rule(results, str(pick)) if trial is None else picking.by_number(results.records, trial)
+    results = points(found)
+    record = picking.by_rule(results, str(pick)) if trial is None else picking.by_number(results.records, trial)
+    name = study if isinstance(study, str) else found.name
+    if model is not None:
+        check_options(name, found.spec, SearchOptions.of(model=model_name(model)), f"to {command} it")
+    check_inputs(name, found.spec)
+    return found, record
 
 
 def unpack(file: str | Path, folder: str | Path) -> Path:

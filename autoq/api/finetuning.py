@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from autoq.api.deployment import picked
-from autoq.api.studies import check_inputs, check_options, open_study
 from autoq.config.events import TrainingEvents
-from autoq.config.options import FinetuneOptions, SearchOptions
+from autoq.config.options import FinetuneOptions
 from autoq.config.policy import Policy
 from autoq.config.spec import Record
 from autoq.errors import InputError
 from autoq.report.progress import listening_to_training
 from autoq.study.study import Study
 from autoq.system.processor import available_cores
-from autoq.tuning.options import model_name, resolve_device
+from autoq.tuning.options import resolve_device
 
 if TYPE_CHECKING:
     from autoq.networks import Own
@@ -54,14 +53,9 @@ def finetune(
     asked = FinetuneOptions.of(**options)
     if {"steps", "hours"} <= asked.model_fields_set:
         raise InputError("finetune: expected either --steps or --hours; omit one of them")
-    found = open_study(study) if isinstance(study, str) else study
-    record = picked("finetune", found.results(), trial, pick)
-    name = study if isinstance(study, str) else found.name
+    found, record = picked("finetune", Study.results, study, trial, pick, model)
     if Policy.from_dict(record.policy).is_float:
         raise InputError("finetune: the float network has nothing to train; type --pick compromise or --trial N")
-    if model is not None:
-        check_options(name, found.spec, SearchOptions.of(model=model_name(model)), "to finetune it")
-    check_inputs(name, found.spec)
     from autoq.tuning.finetuning import Length, context_of, finetune_record
 
     threads = asked.threads if "threads" in asked.model_fields_set else available_cores()
