@@ -55,8 +55,12 @@ class TrialFailed(AutoqError):
     """A trial failed; the study records the reason and continues. steps: training steps completed before."""
 
     def __init__(self, message: str, steps: int) -> None:
-        super().__init__(message)
-        self.steps = steps
+        super().__init__(message, steps)
+        self.message, self.steps = message, steps
+
+    def __str__(self) -> str:
+        """The message alone: torch.fx appends to the arguments of an exception that passes through a graph."""
+        return self.message
 
 
 def suggest(given: str, names: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ import sys
 import time
 
 import pytest
+from torch import fx, nn
 
 from autoq.errors import TrialFailed
 from autoq.system.limits import limits, private_memory
@@ -14,6 +15,16 @@ def test_a_trial_that_takes_too_long_is_interrupted() -> None:
     with pytest.raises(TrialFailed, match=r"exceeded the time limit of 0\.2 s per trial \(--timeout\)"), limits(0.2, None):
         time.sleep(30)
     assert time.monotonic() - started < 20
+
+
+def test_the_reason_is_the_limit_alone_where_a_graph_is_interrupted() -> None:
+    class Sleeper(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> None:
+            time.sleep(30)
+
+    with pytest.raises(TrialFailed) as caught, limits(0.1, None):
+        Sleeper(fx.symbolic_trace(nn.Identity())).run(0)
+    assert str(caught.value) == "exceeded the time limit of 0.1 s per trial (--timeout)"
 
 
 def test_a_trial_that_needs_too_much_memory_is_interrupted() -> None:
