@@ -147,10 +147,11 @@ class _Recorder(fx.Interpreter):
         if n.name in self.wanted:
             assert isinstance(result, Tensor)
             flat = result.flatten().float()
-            _check_finite(flat, f"tensor '{n.name}'")
+            low, high = torch.aminmax(flat)
+            _check_finite(torch.stack([low, high]), f"tensor '{n.name}'")  # a NaN or infinity is one of them
             # a random sample, as a fixed stride could be a multiple of the width and select a single column
             sample = flat[torch.randint(flat.numel(), (self.values,), generator=self.random)]
-            self.statistics.setdefault(n.name, []).append(Statistics(flat.amin()[None], flat.amax()[None], sample[None]))
+            self.statistics.setdefault(n.name, []).append(Statistics(low[None], high[None], sample[None]))
         return result
 
 

@@ -9,6 +9,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,7 +62,9 @@ def measure(
     keys = list(files)
     for start in range(0, max(1, len(keys)), GROUP):  # without a file, too, the float network is measured
         group = keys[start : start + GROUP]
-        runners = {key: load(files[key]()) for key in group}
+        with ThreadPoolExecutor(1) as loading:  # a file loads while the next one is built
+            loaded = {key: loading.submit(load, files[key]()) for key in group}
+        runners = {key: each.result() for key, each in loaded.items()}
         for number in range(WARM_UP + rounds):
             base = _milliseconds(reference, image)
             times = {key: _milliseconds(run, image) for key, run in runners.items()}
