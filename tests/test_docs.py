@@ -57,6 +57,7 @@ SMALLER = {
     "autoq search --model srgan --weights generator.pth --data train/ --eval-data Set5/ --study mine --budget 6 --steps 4": (
         "--budget 3 --replications 1 --workers 1 --frame 16x16"
     ),
+    "autoq cost --model srresnet --scale 2 --policy 8/8/8 --input 1020x678": "--weights x2.pth",
     "autoq sensitivity --model srgan": f"{TINY} --frame 16x16",
     "autoq finetune mine --trial 0 --steps 400": "--steps 2",
     "autoq finetune mine --pick compromise --steps 2000": "--steps 2",
@@ -131,6 +132,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("desk")
     torch.manual_seed(0)
     torch.save(SRResNet(scale=4, blocks=1, features=8).state_dict(), folder / "generator.pth")
+    torch.save(SRResNet(scale=2, blocks=1, features=8).state_dict(), folder / "x2.pth")
     torch.save(own_network().state_dict(), folder / "net.pth")
     torch.save(Compact(num_conv=1, num_feat=8, upscale=4).state_dict(), folder / "RealESRGAN_x4plus.pth")
     for name in ("mypackage/networks.py", "path/to/net.py"):
@@ -291,14 +293,19 @@ def test_arguments_of_benchmarks(command: str, monkeypatch: pytest.MonkeyPatch) 
         main()
 
 
-def test_documented_tests_exist() -> None:
+def test_documented_tests_exist(request: pytest.FixtureRequest) -> None:
+    """What `-k` chooses is looked up among the tests of this run."""
     wanted = all_commands("python -m pytest ")
     wanted += re.findall("`(python -m pytest [^`]+)`", CONTRIBUTING.read_text())
     assert len(wanted) == 5
-    every = [shlex.split(command.replace("NAME", "xlsr or bits").replace("three_sigma", "mse"))[3:] for command in wanted]
-    code = f"import pytest, sys; sys.exit(max(pytest.main([*each, '--collect-only', '-qq']) for each in {every!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
+    collected = [item.nodeid for item in request.session.items]
+    for command in wanted:
+        words = shlex.split(command.replace("NAME", "xlsr or bits").replace("three_sigma", "mse"))[3:]
+        chosen = words[words.index("-k") + 1].split(" or ") if "-k" in words else [""]
+        paths = [word for word in words if word.startswith("tests/")]
+        assert all((ROOT / path).exists() for path in paths)
+        found = [name for name in collected if name.startswith(tuple(paths)) and any(word in name for word in chosen)]
+        assert found or not any(name.startswith(paths[0]) for name in collected), command
 
 
 def test_the_quantizer_that_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
