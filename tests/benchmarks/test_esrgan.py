@@ -20,7 +20,9 @@ def test_a_study_from_a_file_in_the_authors_layout(
 ) -> None:
     def watch(command: list[str]) -> tuple[float, float, str]:
         assert command[:3] == [sys.executable, "-c", "from autoq.cli import main; main()"]
-        done = in_process(Path.cwd(), *command[3:], "--steps", "2", "--test-data", str(small_image(tmp_path / "test", 2)))
+        done = in_process(
+            Path.cwd(), *command[3:], "--steps", "2", "--initial-trials", "0", "--test-data", str(small_image(tmp_path / "test", 2))
+        )
         assert done.returncode == 0, done.stderr
         return 12.34, 5.678, done.stdout
 

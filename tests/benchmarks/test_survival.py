@@ -76,7 +76,9 @@ class Trouble(survival.Trouble):
 def test_its_searches_are_the_product_s(tmp_path: Path) -> None:
     survival.prepare(furnished(tmp_path))
     trouble = survival.Trouble(tmp_path, "s", budget=1, steps=0, workers=1)
-    done = in_process(tmp_path, *trouble.command(), "--data", "train", "--eval-data", "eval", "--test-data", "test")
+    done = in_process(
+        tmp_path, *trouble.command(), "--initial-trials", "0", "--data", "train", "--eval-data", "eval", "--test-data", "test"
+    )
     assert done.returncode == 0, done.stderr
     trouble.look()
     assert set(trouble.seen) == {"float", "8/8/8", "6/6/8", "4/4/8", "first-last-16", "0"}

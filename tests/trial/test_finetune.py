@@ -64,6 +64,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_weights: Path) -> Path
         "0",
         "--objectives",
         "size,latency,fidelity",
+        "--initial-trials",
+        "0",
         "--finetune",
         "1",
     ]

@@ -191,7 +191,9 @@ def test_a_complete_study_resumed_runs_nothing(folder: Path, first: SearchDocume
 
 
 def test_a_trial_that_takes_too_long_fails_and_the_study_says_so(folder: Path, another: list[str]) -> None:
-    done = in_process(folder, *another, "--study", "slow", "--budget", "1", "--steps", "100000", "--timeout", "0.5")
+    done = in_process(
+        folder, *another, "--study", "slow", "--budget", "1", "--initial-trials", "0", "--steps", "100000", "--timeout", "0.5"
+    )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last == "autoq: study 'slow': all 1 trials failed; the last: exceeded the time limit of 0.5 s per trial (--timeout)"
@@ -201,7 +203,7 @@ def test_bounds_hold_on_the_front_and_what_nothing_keeps_ends_with_the_closest(
     folder: Path, first: SearchDocument, another: list[str]
 ) -> None:
     largest = first["baselines"]["8/8/8"]["size"]
-    bounded = [*another, "--budget", "2", "--steps", "4"]
+    bounded = [*another, "--budget", "2", "--steps", "4", "--initial-trials", "0"]
     done = in_process(folder, *bounded, "--study", "bound", "--constraint", f"size<={largest - 1:.0f}B", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
