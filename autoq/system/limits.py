@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -22,6 +24,9 @@ STATUS = Path("/proc/self/status")
 
 GRACE = 10.0
 """Seconds after the time limit until the process is killed if a trial hangs in compiled code."""
+
+AGAIN = 1.0
+"""Seconds until an exception without effect is raised again: Python drops it in destructors and callbacks of weak references."""
 
 MEMORY_PERIOD = 0.1
 """Seconds between checks of the memory in use."""
@@ -50,7 +55,7 @@ def time_limit(seconds: float, spent: float = 0.0) -> Iterator[None]:
 
     with Path(os.devnull).open("w") as silence, _raising(signal.SIGALRM, message, cancel):
         faulthandler.dump_traceback_later(left + GRACE, exit=True, file=silence)
-        signal.setitimer(signal.ITIMER_REAL, left)
+        signal.setitimer(signal.ITIMER_REAL, left, AGAIN)
         yield
 
 
@@ -90,19 +95,19 @@ def private_memory() -> float:
 
 @contextlib.contextmanager
 def _raising(number: signal.Signals, message: str, last: Callable[[], object]) -> Iterator[None]:
-    """Context in which the first signal raises TrialFailed in the main thread; later ones are ignored.
+    """Context in which a signal raises TrialFailed in the main thread; others within AGAIN, and after its end, are ignored.
 
     Args:
         number: The signal.
         message: Message of the exception.
         last: Called at the end to stop further signals; the handler stays installed until it returns.
     """
-    handled = False
+    raised = -math.inf
 
     def handle(number: int, frame: FrameType | None) -> None:
-        nonlocal handled
-        if not handled:
-            handled = True
+        nonlocal raised
+        if time.monotonic() - raised >= AGAIN:
+            raised = time.monotonic()
             raise TrialFailed(message, 0)
 
     before = signal.signal(number, handle)
@@ -110,7 +115,7 @@ def _raising(number: signal.Signals, message: str, last: Callable[[], object]) -
         try:
             yield
         finally:
-            handled = True
+            raised = math.inf
     finally:
         try:
             last()

@@ -27,6 +27,20 @@ def test_the_reason_is_the_limit_alone_where_a_graph_is_interrupted() -> None:
     assert str(caught.value) == "exceeded the time limit of 0.1 s per trial (--timeout)"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interruption_that_python_drops_is_repeated() -> None:
+    class Slow:
+        def __del__(self) -> None:
+            time.sleep(0.4)
+
+    def work() -> None:
+        Slow()
+        time.sleep(30)
+
+    with pytest.raises(TrialFailed, match="exceeded the time limit"), limits(0.1, None):
+        work()
+
+
 def test_a_trial_that_needs_too_much_memory_is_interrupted() -> None:
     bound = private_memory() + 0.1
     hoard: list[bytearray] = []

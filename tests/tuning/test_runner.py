@@ -190,6 +190,7 @@ def test_a_complete_study_resumed_runs_nothing(folder: Path, first: SearchDocume
     assert (folder / "studies" / "first" / "trials.jsonl").read_bytes() == before
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # dropped where it came, and raised again
 def test_a_trial_that_takes_too_long_fails_and_the_study_says_so(folder: Path, another: list[str]) -> None:
     done = in_process(
         folder, *another, "--study", "slow", "--budget", "1", "--initial-trials", "0", "--steps", "100000", "--timeout", "0.5"
