@@ -252,7 +252,7 @@ def tuner(trainable: Any, searcher: Searcher, workers: int, scratch: Path) -> tu
 
 
 def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
-    if ray.util.get_node_ip_address() != HOST:  # type: ignore[no-untyped-call]
+    if ray.util.get_node_ip_address() != HOST:
         raise AutoqError(
             "Ray was imported before the search and would listen on the network; start Python anew, or set"
             f" {LOOPBACK_ONLY}=0 before ray is imported"
