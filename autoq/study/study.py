@@ -42,10 +42,12 @@ STUDIES = Path("studies")
 
 
 def study_folder(name: str) -> Path:
-    """`studies/<name>` for a plain name, or an absolute path as it is. Raises StudyError for anything else."""
+    """`studies/<name>` for a plain name or this very path, an absolute path as it is. Raises StudyError for anything else."""
     path = Path(name)
     if path.is_absolute():
         return path
+    if path.parent == STUDIES:  # as printed, or completed by a shell
+        name = path.name
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise StudyError(f"study '{name}': expected a name of up to 100 letters, digits, '.', '_' and '-', or an absolute path")
     return STUDIES / name

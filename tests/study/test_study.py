@@ -164,5 +164,6 @@ def test_study_names_stay_below_their_folder(name: str) -> None:
         study_folder(name)
 
 
-def test_an_absolute_study_path_is_taken(tmp_path: Path) -> None:
+def test_a_study_s_path_is_taken(tmp_path: Path) -> None:
+    assert study_folder("studies/x/") == study_folder("./studies/x") == study_folder("x") == Path("studies/x")
     assert study_folder(str(tmp_path / "x")) == tmp_path / "x"
