@@ -108,6 +108,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         [sys.executable, "script.py", str(folder / "study")], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert "ERROR" not in done.stderr, "Ray says nothing of its own"
     return folder, json.loads(done.stdout)
 
 

@@ -191,6 +191,7 @@ def run_jobs(searcher: StudySearcher, context: TrialContext, table: LatencyTable
         RAY_CHDIR_TO_TRIAL_DIR="0",
         TUNE_GLOBAL_CHECKPOINT_S="1e9",  # Ray's own state is never read: the study holds everything
     )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a process that was replaced is an error to Ray
     with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
         _start_ray(spec.workers, on_gpu, spec.trial.threads)
         try:
