@@ -30,7 +30,6 @@ from autoq.trial.run import evaluate, trained
 
 METRICS = ("psnr", "ssim")
 KEYS = ("name", "policy", "seed", "steps", "batch", "sqcl", "exact_weight_bits", "data", "eval_data")
-COLUMNS = (*KEYS, *METRICS, "seconds")
 BUNDLED = "bundled"
 RESAMPLES = 2000
 
@@ -143,11 +142,11 @@ class Run:
         return {name: values[name] for name in METRICS}
 
 
-def measured(table: Path, runs: Sequence[Run]) -> list[dict[str, float]]:
-    """PSNR (dB) and SSIM of every run, in order; those that the table lacks are run and added to it, one line each."""
-    known = read(table)
+def measured(table: Path, runs: Sequence[Run], metrics: Sequence[str] = METRICS) -> list[dict[str, float]]:
+    """Metrics and seconds of every run, in order; those that the table lacks are run and added to it, one line each."""
+    known = read(table, metrics)
     with table.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, (*KEYS, *metrics, "seconds"))
         if file.tell() == 0:
             writer.writeheader()
         for run in runs:
@@ -159,17 +158,17 @@ def measured(table: Path, runs: Sequence[Run]) -> list[dict[str, float]]:
             writer.writerow({**run.key, **{name: round(value, 4) for name, value in values.items()}, "seconds": seconds})
             file.flush()
             print(f"{run.name}, seed {run.spec.seed}: {values['psnr']:.3f} dB, {seconds} s", file=sys.stderr)
-    known = read(table)
+    known = read(table, metrics)
     return [known[tuple(run.key.values())] for run in runs]
 
 
-def read(table: Path) -> dict[tuple[str, ...], dict[str, float]]:
-    """Key -> metrics, of all whole lines of a table; empty where there is none."""
+def read(table: Path, metrics: Sequence[str] = METRICS) -> dict[tuple[str, ...], dict[str, float]]:
+    """Key -> metrics and seconds, of all whole lines of a table; empty where there is none."""
     if not table.is_file():
         return {}
     with table.open(newline="") as file:
         lines = [line for line in csv.DictReader(file) if line["seconds"]]
-    return {tuple(line[key] for key in KEYS): {name: float(line[name]) for name in METRICS} for line in lines}
+    return {tuple(line[key] for key in KEYS): {name: float(line[name]) for name in (*metrics, "seconds")} for line in lines}
 
 
 def add_options(parser: argparse.ArgumentParser, table: Path, steps: int, seeds: int) -> None:

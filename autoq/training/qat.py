@@ -22,7 +22,7 @@ from autoq.training.sqcl import CalibrationLoss
 
 LEARNING_RATE = 1e-4
 LEARNING_RATES = {"log_gain": 5e-3, "offset": 5e-3, "bias": 1e-3}
-"""Learning rates by the last part of a parameter's name; LEARNING_RATE for all others.
+"""Learning rates by the last part of a parameter's name; that of the weights for all others.
 
 log_gain (learned scales): a step changes a scale by about 0.5 %.
 offset (LSQ+): a step moves the range by about 0.5 % of itself.
@@ -59,19 +59,26 @@ class Training:
 
     The loss is L1 to the float network's output on the study's patches. Adam uses a cosine schedule over all steps, so a
     paused training has the same first steps as a complete one. Learning rates are reduced if the initial loss is small.
-    `data.spec.sqcl` is the weight of the calibration loss of all quantizers (FQSR, equation 9). warm_up: steps in which the
-    learning rates rise to their full values first. exact: whether a network whose initial loss is below EXACT_LOSS trains in
-    float32 on processors with bfloat16 too: it is slower, but bfloat16's own error is as large there.
+    `data.spec.sqcl` is the weight of the calibration loss of all quantizers (FQSR, equation 9). learning_rate: of the weights.
+    warm_up: steps in which the learning rates rise to their full values first. exact: whether a network whose initial loss is
+    below EXACT_LOSS trains in float32 on processors with bfloat16 too: it is slower, but bfloat16's own error is as large there.
     """
 
-    def __init__(self, data: TrainingData, quantized: Quantized, warm_up: int = 0, exact: bool = False) -> None:
+    def __init__(
+        self,
+        data: TrainingData,
+        quantized: Quantized,
+        learning_rate: float = LEARNING_RATE,
+        warm_up: int = 0,
+        exact: bool = False,
+    ) -> None:
         self.data, self.quantized, self.steps, self.warm_up = data, quantized, data.spec.steps, warm_up
         self.exact = exact
         self.module = channels_last(quantized.module)
         self.network = self._network()
         parameters: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.module.named_parameters():
-            rate = LEARNING_RATES.get(name.rpartition(".")[2], LEARNING_RATE)
+            rate = LEARNING_RATES.get(name.rpartition(".")[2], learning_rate)
             parameters.setdefault(rate, []).append(parameter)
         self.rates = list(parameters)
         self.optimizer = torch.optim.Adam([{"params": group} for group in parameters.values()], fused=True)
@@ -97,16 +104,20 @@ class Training:
             raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {self.step} of {self.steps}", self.step)
         if self.step == 0:
             self.damping = min(1.0, loss.item() / FULL_RATE_LOSS)
-        if self.calibration.quantizers:
-            loss = loss + self.data.spec.sqcl * self.calibration.taken()
         decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps)) * min(1.0, (self.step + 1) / max(1, self.warm_up))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.damping * decay
         self.optimizer.zero_grad()
-        loss.backward()
+        self.differentiate(loss)
         self.optimizer.step()
         self.step += 1
         return loss.detach()
+
+    def differentiate(self, loss: Tensor) -> None:
+        """Set the gradients of a step's loss and, where it is asked for, of the calibration loss."""
+        if self.calibration.quantizers:
+            loss = loss + self.data.spec.sqcl * self.calibration.taken()
+        loss.backward()
 
     def _network(self) -> nn.Module:
         """The module that computes the training outputs, with the same parameters."""

@@ -35,6 +35,9 @@ BATCH = 8
 PATCHES = 2048
 """Distinct patches. The float network's outputs for them are kept in memory: 110 KB each at 24 pixels and x4."""
 
+LEARNING_RATE = 4e-4
+"""Of the weights: four times that of a trial. After 400 steps at 4/4/8 SRResNet x4 has 0.2 dB more (and at 1e-3 less)."""
+
 WARM_UP = 1 / 20
 """Share of the steps in which the learning rates rise."""
 
@@ -102,7 +105,7 @@ class Finetuning:
         self.quantized = context.quantized(policy)
         self.quantized.module.to(context.spec.device)
         self.steps = context.spec.steps
-        self.training = Training(context, self.quantized, round(WARM_UP * self.steps), exact=True)
+        self.training = Training(context, self.quantized, LEARNING_RATE, round(WARM_UP * self.steps), exact=True)
         decay = 1 - 1 / max(1.0, min(AVERAGED * self.steps, MOST_AVERAGED))
         self.average = AveragedModel(self.training.module, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.best: dict[str, Any] | None = None

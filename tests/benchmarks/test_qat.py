@@ -1,11 +1,15 @@
-"""The benchmarks that train, ablation.py and qat_gain.py, in miniature."""
+"""The benchmarks that train, in miniature."""
 
 import csv
 from pathlib import Path
 
 import pytest
+import torch
 
-from benchmarks import ablation, qat_gain
+from autoq.config.policy import TensorQuant
+from autoq.quantizers import QUANTIZERS
+from autoq.quantizers.range_estimators import CLIPPINGS, Statistics
+from benchmarks import ablation, finetuned, low_bit, qat_gain
 from tests.benchmarks.conftest import RunBenchmark
 from tests.conftest import small_image
 
@@ -42,3 +46,82 @@ def test_what_qat_gains(run_benchmark: RunBenchmark, options: list[str]) -> None
     rules = [figures[f"psnr_ptq_{rule}_4/4/8"] for rule in ("minmax", "mse")]
     assert figures["psnr_ptq_4/4/8"] == max(rules)
     assert figures["qat_gain"] == pytest.approx(figures["psnr_qat_4/4/8"] - max(rules), abs=2e-3)
+
+
+def test_techniques_for_low_bits(run_benchmark: RunBenchmark, options: list[str], tmp_path: Path) -> None:
+    before = {*QUANTIZERS}, {*CLIPPINGS}
+    document, said = run_benchmark(low_bit, *options, "--seeds", "2", "--bits", "4/4/8")
+    assert ({*QUANTIZERS}, {*CLIPPINGS}) == before
+    figures = document["figures"]
+    assert said.count("dB") == 2 * len(low_bit.TECHNIQUES)
+    lines = list(csv.DictReader((tmp_path / "t.csv").read_text().splitlines()))
+    assert len({line["fidelity"] for line in lines if line["seed"] == "0"}) == len(low_bit.TECHNIQUES), "each does something else"
+    for name in low_bit.TECHNIQUES:
+        gains = figures[f"4/4/8_{name}_psnr"] - figures["4/4/8_lsq_psnr"]
+        assert figures[f"4/4/8_{name}_psnr_gain"] == pytest.approx(gains, abs=2e-3)
+
+
+def test_weight_clipping_follows_the_percentile_of_the_weights() -> None:
+    weights = torch.linspace(-1, 1, 201).reshape(1, -1)
+    quantizer = low_bit.WeightClipping(TensorQuant(4, "lsq", "minmax", "tensor", True), torch.tensor([-1.0]), torch.tensor([1.0]))
+    quantizer(weights)
+    assert quantizer.scale.item() == pytest.approx(1 / 7, rel=1e-3), "it begins with the estimator's range"
+    quantizer(weights / 2)
+    assert quantizer.scale.item() == pytest.approx(0.5 / 7, rel=1e-3)
+    quantizer(torch.cat([weights, torch.tensor([[9.0]])], 1))
+    assert quantizer.scale.item() == pytest.approx(1 / 7, rel=2e-2), "one large weight does not count"
+    with torch.no_grad():
+        quantizer.log_gain.fill_(1.0)
+    assert quantizer.scale.item() == pytest.approx(torch.e / 7, rel=2e-2)
+
+
+def test_two_bounds_are_moved_by_what_they_clip() -> None:
+    quantizer = low_bit.TwoBounds(TensorQuant(4, "lsq", "minmax"), torch.tensor([-1.0]), torch.tensor([2.0])).train()
+    quantizer(torch.tensor([-5.0, -4.0, 0.3, 1.0, 7.0])).sum().backward()
+    grid = [bound.offset.grad / (quantizer.scale * 15) for bound in (quantizer.lower, quantizer.upper)]
+    assert [gradient.item() for gradient in grid] == pytest.approx([2.0, 1.0], rel=1e-3)
+    x = torch.linspace(-1, 2, 50)
+    assert torch.allclose(quantizer(x), quantizer.eval()(x), atol=1e-6)
+
+
+def test_the_one_sided_range_is_the_best_of_64() -> None:
+    sample = torch.randn(2, 500, generator=torch.Generator().manual_seed(0)).abs() ** 2 - 0.2
+    low, high = low_bit.one_sided(Statistics.of_tensor(sample, per_channel=True), 3, False)
+    assert torch.equal(low, sample.amin(1))
+    for row, start, found in zip(sample, low, high, strict=True):
+        errors = {}
+        for step in range(1, 65):
+            end = start + (row.max() - start) * step / 64
+            levels = start + torch.arange(8) * (end - start) / 7
+            errors[end.item()] = (row[:, None] - levels).abs().amin(1).square().mean().item()
+        assert errors[found.item()] == pytest.approx(min(errors.values()), rel=1e-5)
+
+
+def test_finetuned_policies_are_judged_on_test_images(run_benchmark: RunBenchmark, tmp_path: Path) -> None:
+    images = [f"--{name}={small_image(tmp_path / name, seed)}" for seed, name in enumerate(("data", "eval-data", "test-data"))]
+    options = [
+        *images,
+        "--states",
+        str(tmp_path / "states"),
+        "--table",
+        str(tmp_path / "t.csv"),
+        "--patches",
+        "8",
+        "--steps",
+        "2",
+        "--bits",
+        "4/4/8",
+        "--model",
+        "espcn",
+        "--scale",
+        "3",
+    ]
+    document, said = run_benchmark(finetuned, *options)
+    figures = document["figures"]
+    assert said.count("dB") == 2
+    assert figures["4/4/8_test-data_loss"] == pytest.approx(
+        figures["4/4/8_test-data_psnr"] - figures["32/32/32_test-data_psnr"], abs=2e-3
+    )
+    assert figures["32/32/32_test-data_fidelity"] == 100
+    again, said = run_benchmark(finetuned, *options)
+    assert (again, said) == (document, "")
