@@ -20,7 +20,7 @@ import contextlib
 import dataclasses
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
@@ -35,20 +35,20 @@ from autoq import quantizers
 from autoq.config.policy import Granularity, Policy, TensorQuant, uniform
 from autoq.config.spec import TrialSpec
 from autoq.graph.loading import load
+from autoq.graph.quantize import Quantized
 from autoq.quantizers import QuantizerInfo
-from autoq.quantizers.base import LearnedScale, Quantizer
-from autoq.quantizers.functional import affine_parameters, fake_quantize_learned, positive, round_ste, shorten, straight_through
+from autoq.quantizers.base import Quantizer
+from autoq.quantizers.functional import affine_parameters, positive, straight_through
+from autoq.quantizers.lsq import LSQ
 from autoq.quantizers.range_estimators import CANDIDATES, CLIPPINGS, Statistics
-from autoq.training.qat import Training
-from benchmarks.ablation import interval
+from autoq.training.qat import Training, TrainingData
+from benchmarks.ablation import SQCL, interval
 from benchmarks.documents import reserve_output
 from benchmarks.runs import Run, add_options, context_of, file_quality, float_graph, measured, spec_of
 
 TABLE = Path(__file__).parent / "tables" / "low-bit-srresnet-x4.csv"
 METRICS = ("psnr", "fidelity")
 BITS = ("4/4/8", "2/2/8")
-REFERENCE = "lsq"
-SQCL = 0.3
 
 PERCENTILE = 0.99
 """Share of a layer's |w| below the bound of weight clipping before its factor."""
@@ -57,7 +57,7 @@ PERCENTILE = 0.99
 # ---------------------------------------------------------------- quantizers and range estimators
 
 
-class WeightClipping(LearnedScale):
+class WeightClipping(LSQ):
     """u = gamma * percentile(|w|), gamma one learned factor of a layer, of the current weights; the grid is symmetric."""
 
     share: Tensor
@@ -73,15 +73,6 @@ class WeightClipping(LearnedScale):
         if not self.share.numel():  # the range estimator's range is where gamma begins
             self.share = (self.initial_scale.mean() / positive(bound).mean()).reshape(1)
         self.initial_scale = positive(bound * self.share)
-
-    @property
-    def scale(self) -> Tensor:
-        return self.at_least(shorten(self.initial_scale * self.log_gain.exp()))
-
-    def simulate(self, x: Tensor) -> Tensor:
-        scale = self.scale
-        factor = 1.0 / math.sqrt(x.numel() / scale.numel() * self.qmax)
-        return fake_quantize_learned(x, scale, self.zero_point, self.qmin, self.qmax, factor)
 
 
 class Bound(nn.Module):
@@ -119,8 +110,7 @@ class TwoBounds(Quantizer):
     def simulate(self, x: Tensor) -> Tensor:
         low, high = self._bounds()
         clipped = torch.minimum(torch.maximum(x, low), high)
-        levels = (round_ste(clipped / self.scale) + self.zero_point).clamp(self.qmin, self.qmax) - self.zero_point
-        return straight_through(levels.detach() * self.scale, clipped)
+        return straight_through(self._quantized(clipped), clipped)
 
 
 def one_sided(statistics: Statistics, bits: int, signed: bool) -> tuple[Tensor, Tensor]:
@@ -156,8 +146,8 @@ def registered() -> Iterator[None]:
 class RangesOnly(Training):
     """Only learned ranges are trained."""
 
-    def __init__(self, *arguments: object, **options: object) -> None:
-        super().__init__(*arguments, **options)  # type: ignore[arg-type]
+    def __init__(self, data: TrainingData, quantized: Quantized) -> None:
+        super().__init__(data, quantized)
         ranges = {id(parameter) for quantizer in self.quantizers for parameter in quantizer.parameters()}
         for parameter in self.module.parameters():
             parameter.requires_grad_(id(parameter) in ranges)
@@ -185,13 +175,13 @@ class Technique:
         granularity: Of weights.
         training: The training.
         sqcl: Weight of the calibration loss.
-        steps: Share of the steps that fit in the reference's seconds.
+        steps: Share of the steps that fit in the seconds of LSQ's.
     """
 
     weight: tuple[str, str] = ("lsq", "mse")
     activation: tuple[str, str] = ("lsq", "mse")
     granularity: Granularity = "channel"
-    training: Callable[..., Training] = Training
+    training: type[Training] = Training
     sqcl: float = 0.0
     steps: float = 1.0
 
@@ -208,7 +198,7 @@ class Technique:
 
 
 TECHNIQUES = {
-    REFERENCE: Technique(),
+    "lsq": Technique(),
     "lsq, minmax": Technique(("lsq", "minmax"), ("lsq", "minmax")),
     "lsq, minmax and percentile": Technique(("lsq", "minmax"), ("lsq", "percentile")),
     "lsq+": Technique(activation=("lsq+", "mse")),
