@@ -38,8 +38,6 @@ FLOAT = "32/32/32"
 PLANS = {"8/8/8": (200, "minmax"), "6/6/8": (1500, "minmax"), "4/4/8": (2500, "mse")}
 """Policies, and for each the steps of eight patches and the range estimator that it starts from."""
 
-MOST_STEPS = max(steps for steps, _ in PLANS.values())
-
 PUBLISHED = {
     ("8/8/8", "Set5"): 0.338, ("8/8/8", "Set14"): 0.264, ("8/8/8", "BSD100"): 0.146,
     ("6/6/8", "Set5"): 0.163, ("6/6/8", "Set14"): 0.154, ("6/6/8", "BSD100"): 0.072,
@@ -68,10 +66,15 @@ class Printed(TrainingEvents):
         print(f"step {progress.step} of {progress.steps}: {progress.value:.3f} dB, {progress.seconds:.0f} s", file=sys.stderr)
 
 
+def steps_of(bits: str, options: argparse.Namespace) -> int:
+    """Steps of a policy's finetuning; the float network needs none."""
+    return 0 if bits == FLOAT else options.steps or PLANS[bits][0]
+
+
 def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> Iterator[Line]:
     """A policy after its finetuning, on every set of test images."""
-    planned, clipping = PLANS.get(bits, (0, "minmax"))
-    steps = 0 if bits == FLOAT else options.steps or planned
+    steps = steps_of(bits, options)
+    _, clipping = PLANS.get(bits, (0, "minmax"))
     policy = uniform(bits, model_info(options.model).stages, BASELINE_QUANTIZER, clipping)
     finetuning = Finetuning(with_steps(context, max(1, steps)), policy, export_graph(context.traced), "psnr")
     if steps:
@@ -113,7 +116,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--weights", type=absolute, help="a checkpoint; bundled ones if absent")
     parser.add_argument("--bits", nargs="+", default=[*PLANS], choices=PLANS, help="policies")
-    parser.add_argument("--steps", type=int, help="of every policy, if not those that the documentation states")
+    parser.add_argument("--steps", type=int, help="of every policy, if not its own")
     for name, what in (("data", "training"), ("eval-data", "validation")):
         parser.add_argument(f"--{name}", type=absolute, help=f"folder of {what} images; bundled photographs if absent")
     parser.add_argument("--test-data", type=absolute, nargs="+", required=True, help="folders of test images")
@@ -123,12 +126,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     tell = reserve_output(options.json)
-    done = {(line.model, line.bits) for line in read(options.table)}
-    wanted = [bits for bits in (FLOAT, *options.bits) if (options.model, bits) not in done]
+    chosen = {(options.model, bits, steps_of(bits, options)): bits for bits in (FLOAT, *options.bits)}
+    done = {line[:3] for line in read(options.table)}
+    wanted = [bits for key, bits in chosen.items() if key not in done]
     if wanted:
         spec = TrialSpec(
             model=options.model, scale=options.scale, weights=options.weights, data=options.data, eval_data=options.eval_data,
-            test_data=options.test_data[0], batch=BATCH, steps=options.steps or MOST_STEPS, patches=options.patches,
+            test_data=options.test_data[0], batch=BATCH, patches=options.patches,
+            steps=max(steps_of(bits, options) for bits in options.bits),
         )  # fmt: skip
         context = prepare(decided(spec))
         for bits in wanted:
@@ -138,7 +143,7 @@ def main() -> None:
                 if file.tell() == 0:
                     writer.writerow(Line._fields)
                 writer.writerows(lines)
-    found = [line for line in read(options.table) if line.model == options.model and line.bits in (FLOAT, *options.bits)]
+    found = [line for line in read(options.table) if line[:3] in chosen]
     exact = {line.images: line.psnr for line in found if line.bits == FLOAT}
     figures: dict[str, float] = {}
     for line in found:

@@ -100,22 +100,9 @@ def test_the_one_sided_range_is_the_best_of_64() -> None:
 def test_finetuned_policies_are_judged_on_test_images(run_benchmark: RunBenchmark, tmp_path: Path) -> None:
     images = [f"--{name}={small_image(tmp_path / name, seed)}" for seed, name in enumerate(("data", "eval-data", "test-data"))]
     options = [
-        *images,
-        "--states",
-        str(tmp_path / "states"),
-        "--table",
-        str(tmp_path / "t.csv"),
-        "--patches",
-        "8",
-        "--steps",
-        "2",
-        "--bits",
-        "4/4/8",
-        "--model",
-        "espcn",
-        "--scale",
-        "3",
-    ]
+        *images, "--states", str(tmp_path / "states"), "--table", str(tmp_path / "t.csv"),
+        "--patches", "8", "--steps", "2", "--bits", "4/4/8", "--model", "espcn", "--scale", "3",
+    ]  # fmt: skip
     document, said = run_benchmark(finetuned, *options)
     figures = document["figures"]
     assert said.count("dB") == 2
@@ -125,3 +112,6 @@ def test_finetuned_policies_are_judged_on_test_images(run_benchmark: RunBenchmar
     assert figures["32/32/32_test-data_fidelity"] == 100
     again, said = run_benchmark(finetuned, *options)
     assert (again, said) == (document, "")
+    *others, _ = options
+    document, said = run_benchmark(finetuned, *others, "3", "--steps", "1")
+    assert said.count("dB") == 1, "other steps are another line"
