@@ -27,7 +27,7 @@ from autoq.config.events import Progress, TrainingEvents
 from autoq.config.spec import PretrainSpec
 from autoq.errors import InputError, TrialFailed
 from autoq.graph.inference import upscale
-from autoq.images.data import PatchSampler, check_disjoint, eval_images, make_pair, to_pixels, to_tensor, train_images, turned
+from autoq.images.data import PatchSampler, check_disjoint, eval_images, make_pair, to_pixels, train_images, turned
 from autoq.metrics.quality import psnr
 from autoq.networks import build_model, fresh_model, model_info
 from autoq.networks.recipes import Recipe
@@ -157,18 +157,18 @@ class Training:
         """Patches of the current step, seeded by its number: low [n, 3, p, p] and high [n, 3, scale p, scale p]."""
         random = np.random.default_rng([self.spec.seed, 3, self.step])
         side, scale = self.recipe.patch, self.spec.scale
-        lows: list[Tensor] = []
-        highs: list[Tensor] = []
+        lows, highs, factors = [], [], []
         for _ in range(self.recipe.batch):
             pair, top, left = self.sampler.draw(random)
             turns, flip = int(random.integers(4)), bool(random.integers(2))
-            factor = INTENSITIES[random.integers(len(INTENSITIES))] if self.recipe.intensity else 1.0
+            factors.append(INTENSITIES[random.integers(len(INTENSITIES))] if self.recipe.intensity else 1.0)
             assert pair.high is not None
             for patches, pixels, unit in ((lows, pair.low, 1), (highs, pair.high, scale)):
                 patch = pixels[top * unit : (top + side) * unit, left * unit : (left + side) * unit]
-                patches.append(to_tensor(turned(patch, turns, flip)) * factor)
-        low, high = (torch.cat(patches).to(self.spec.device) for patches in (lows, highs))
-        return low.contiguous(memory_format=torch.channels_last), high.contiguous(memory_format=torch.channels_last)
+                patches.append(turned(patch, turns, flip))
+        factor = torch.tensor(factors, device=self.spec.device).view(-1, 1, 1, 1)
+        low, high = (torch.from_numpy(np.stack(patches)).to(self.spec.device) for patches in (lows, highs))
+        return low.permute(0, 3, 1, 2).float() / 255 * factor, high.permute(0, 3, 1, 2).float() / 255 * factor  # both channels_last
 
     def _autocast(self) -> torch.autocast:
         device = self.spec.device
