@@ -86,7 +86,9 @@ _EDSR = ModelInfo(
     scales=(2, 3, 4),
     stages={FE: W, BODY: WAS, UP: WA, REC: WA},
     patterns={FE: ("head",), BODY: ("body.*", "fuse"), UP: ("up.*",), REC: ("tail",)},
+    recipe=recipes.EDSR,
     layouts=("basicsr_edsr", "authors_edsr", "own_edsr"),
+    bundled={2: "edsr_x2_float16.safetensors"},
 )
 _ESPCN = ModelInfo(
     location="espcn:ESPCN",

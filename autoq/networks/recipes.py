@@ -40,6 +40,9 @@ class Recipe:
 PIXELS = Recipe()
 """L1 and Adam, as in EDSR (Lim et al. 2017) and later networks, with a learning rate for short training."""
 
+EDSR = Recipe(patch=48)
+"""Lim et al. 2017, section 4.1: larger patches."""
+
 SMALL = Recipe(loss="mse", rates=(1e-4, 2e-3, 1e-5), steps=50_000, patch=32)
 """Networks with about 10 000 parameters: a higher learning rate, more steps, and the squared error of their papers."""
 
