@@ -124,7 +124,7 @@ MODELS: dict[str, ModelInfo] = {
     "esrgan": _ESRGAN,
     "esrgan-6": replace(_ESRGAN, arguments={"blocks": 6}, recipe=recipes.SHALLOW_ESRGAN),
     "edsr": _EDSR,
-    "edsr-full": replace(_EDSR, arguments={"blocks": 32, "features": 256, "scaling": 0.1}),
+    "edsr-full": replace(_EDSR, arguments={"blocks": 32, "features": 256, "scaling": 0.1}, bundled={}),
     "xlsr": ModelInfo(
         location="xlsr:XLSR",
         scales=(2, 3, 4),
