@@ -157,7 +157,9 @@ class Training:
         """Patches of the current step, seeded by its number: low [n, 3, p, p] and high [n, 3, scale p, scale p]."""
         random = np.random.default_rng([self.spec.seed, 3, self.step])
         side, scale = self.recipe.patch, self.spec.scale
-        lows, highs, factors = [], [], []
+        lows: list[np.ndarray] = []
+        highs: list[np.ndarray] = []
+        factors: list[float] = []
         for _ in range(self.recipe.batch):
             pair, top, left = self.sampler.draw(random)
             turns, flip = int(random.integers(4)), bool(random.integers(2))
