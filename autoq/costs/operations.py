@@ -7,12 +7,10 @@ is 1. A layer that the target runs in float counts as one, whatever its weights 
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import fx
 
@@ -59,29 +57,13 @@ def costs(plan: QuantizationPlan, frame: tuple[int, int]) -> Costs:
     return Costs(sum(macs.values()), bops / FLOAT_OPERATION, bops, graph.three_maps(), graph.liveness())
 
 
-class _Shapes(fx.Interpreter):
-    """Runs a network without data and keeps the shape of every tensor."""
-
-    def __init__(self, module: fx.GraphModule) -> None:
-        super().__init__(module)
-        self.found: dict[str, torch.Size] = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        result = super().run_node(n)
-        if isinstance(result, torch.Tensor):
-            self.found[n.name] = result.shape
-        return result
-
-
 class Sized:
     """A plan at one frame size."""
 
     def __init__(self, plan: QuantizationPlan, frame: tuple[int, int]) -> None:
         traced = plan.traced
-        width, height = map(traced.fitted, frame)
-        shapes = _Shapes(copy.deepcopy(traced.module).to("meta"))
-        shapes.run(torch.empty(1, 3, height, width, device="meta"))
-        self.traced, self.shapes, self.output = traced, shapes.found, plan.policy.output
+        self.traced, self.output = traced, plan.policy.output
+        self.shapes = traced.shapes(*map(traced.fitted, frame))
         self.nodes = nodes_by_name(traced.module)
         self.order = {node: number for number, node in enumerate(traced.module.graph.nodes)}
         self.bits = {site: self._executed_bits(site, plan) for site in traced.sites}

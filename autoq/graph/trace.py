@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -51,6 +52,20 @@ class Layer:
     stage: str
 
 
+class _Shapes(fx.Interpreter):
+    """Runs a network without data and keeps the shape of every tensor."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[str, torch.Size] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        result = super().run_node(n)
+        if isinstance(result, torch.Tensor):
+            self.found[n.name] = result.shape
+        return result
+
+
 @dataclass
 class Traced:
     """A float network ready for quantization.
@@ -68,6 +83,15 @@ class Traced:
     sites: list[Site]
     multiple: int = 1
     float_layers: tuple[str, ...] = ()
+    _shapes: dict[tuple[int, int], dict[str, torch.Size]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def shapes(self, width: int, height: int) -> Mapping[str, torch.Size]:
+        """The shape of every tensor by the name of its node, for one low-resolution image; computed once for each size."""
+        if (width, height) not in self._shapes:
+            shapes = _Shapes(copy.deepcopy(self.module).to("meta"))
+            shapes.run(torch.empty(1, 3, height, width, device="meta"))
+            self._shapes[width, height] = shapes.found
+        return self._shapes[width, height]
 
     def fitted(self, side: int) -> int:
         """Round up a side of an image to the network's multiple."""
