@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from dataclasses import replace
 from importlib import metadata
 from typing import Any
-
-import torch
 
 from autoq.config.events import Events
 from autoq.config.objectives import FIDELITY
@@ -142,8 +139,7 @@ def _propose(study: Study, latency: LatencyPass, table: LatencyTable) -> Latency
     """
     spec, events = study.spec, latency.events
     events.phase("quantizing the stages one at a time")
-    torch.set_num_threads(spec.latency_threads)  # nothing else runs yet
-    context = replace(latency.context, spec=spec.trial.model_copy(update={"threads": spec.latency_threads}))
+    context = latency.context
     probes = probe(context, latency.graph, study.space, events.phase)
     for _ in range(CHOICES):
         proposed = propose_initial_trials(

@@ -12,7 +12,9 @@ import itertools
 import math
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -27,12 +29,16 @@ from autoq.costs.latency.analytic import milliseconds
 from autoq.costs.size import packed_bytes
 from autoq.export.onnx import Graph, export_graph
 from autoq.graph.inference import upscale
+from autoq.graph.quantize import Quantized
 from autoq.images.pixels import to_input
 from autoq.targets import load_target, target_info
 from autoq.training.qat import Training
 from autoq.trial.context import TrialContext, prepare, runtime_file, runtime_model, shipped
 from autoq.trial.run import judge
 from autoq.tuning import additive
+
+FILES_AT_ONCE = 2
+"""Exported files that are loaded and run while the next policy is quantized; more would wait for Python alone."""
 
 NEWS_EVERY = 100
 """Formats between two reports of progress."""
@@ -59,30 +65,39 @@ def measure(
     policies = list(policies)
     context = dataclasses.replace(context, metrics=tuple(name for name in metrics if name != FIDELITY))  # always judged
     expected = [upscale(context.traced.module, pair.low, "cpu").clamp(0, 1).numpy() for pair in context.pairs]
-    found = []
-    for number, policy in enumerate(policies):
-        if phase is not None and number and number % NEWS_EVERY == 0:
-            phase(f"quantized {number} of {len(policies)} formats of single stages")
+
+    def judged(policy: Policy, quantized: Quantized, model: Graph, begun: float) -> Probe:
         start = time.perf_counter()
-        torch.manual_seed(context.spec.seed)
-        quantized = context.quantized(policy)
-        quantized.module.to(context.spec.device)
-        if steps:
-            Training(context, quantized).advance(steps)
-        run = shipped(context, quantized, runtime_model(context.spec.target, graph, quantized))
+        run = shipped(context, quantized, model)
         outputs = [np.clip(np.nan_to_num(run(to_input(pair.low))), 0, 1) for pair in context.pairs]
-        found.append(
-            Probe(
-                policy=policy.to_dict(),
-                stages=tuple(stage for stage, quant in policy.stages if quant != StageQuant()),
-                label=", ".join(f"{stage} {quant.label}" for stage, quant in policy.stages if quant != StageQuant()),
-                mse=tuple(float(np.mean((a - b) ** 2)) for a, b in zip(outputs, expected, strict=True)),
-                values=judge(context, outputs) if metrics else {},
-                size=packed_bytes(quantized.plan),
-                seconds=round(time.perf_counter() - start, 3),
-            )
+        return Probe(
+            policy=policy.to_dict(),
+            stages=tuple(stage for stage, quant in policy.stages if quant != StageQuant()),
+            label=", ".join(f"{stage} {quant.label}" for stage, quant in policy.stages if quant != StageQuant()),
+            mse=tuple(float(np.mean((a - b) ** 2)) for a, b in zip(outputs, expected, strict=True)),
+            values=judge(context, outputs) if metrics else {},
+            size=packed_bytes(quantized.plan),
+            seconds=round(begun + time.perf_counter() - start, 3),
         )
-    return found
+
+    found: list[Probe] = []
+    running: deque[Future[Probe]] = deque()
+    with ThreadPoolExecutor(FILES_AT_ONCE) as judging:
+        for number, policy in enumerate(policies):
+            if phase is not None and number and number % NEWS_EVERY == 0:
+                phase(f"quantized {number} of {len(policies)} formats of single stages")
+            start = time.perf_counter()
+            torch.manual_seed(context.spec.seed)
+            quantized = context.quantized(policy)
+            quantized.module.to(context.spec.device)
+            if steps:
+                Training(context, quantized).advance(steps)
+            model = runtime_model(context.spec.target, graph, quantized)
+            begun = time.perf_counter() - start
+            if len(running) == FILES_AT_ONCE:
+                found.append(running.popleft().result())
+            running.append(judging.submit(judged, policy, quantized, model, begun))
+        return [*found, *(each.result() for each in running)]
 
 
 def alone(space_stages: Iterable[str], stage: str, quant: StageQuant) -> Policy:
