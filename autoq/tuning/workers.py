@@ -258,6 +258,8 @@ def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
             "Ray was imported before the search and would listen on the network; start Python anew, or set"
             f" {LOOPBACK_ONLY}=0 before ray is imported"
         )
+    kept = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes; with a runtime_env they would start seconds later
     try:
         ray.init(
             address="local",
@@ -267,10 +269,13 @@ def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
             _node_ip_address=HOST,
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": str(threads)}},
         )
     except (RuntimeError, OSError, ValueError) as error:
         raise AutoqError(f"Ray did not start: {' '.join(str(error).split())}; autoq doctor says what is missing") from error
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        if kept is not None:
+            os.environ["OMP_NUM_THREADS"] = kept
 
 
 @contextlib.contextmanager
