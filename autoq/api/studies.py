@@ -266,7 +266,7 @@ def _check_together(spec: StudySpec) -> None:
 
 def _resume(options: SearchOptions) -> Study:
     if options.study is None:
-        raise InputError("--resume: no study given; type --study NAME, a folder in studies/")
+        raise InputError("--resume: no study given; type --study NAME, where NAME is a folder in studies/")
     study = Study.open(study_folder(options.study))
     spec = study.spec
     if options.latency_table is not None:

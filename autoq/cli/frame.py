@@ -98,7 +98,10 @@ def _usage(error: Any) -> str:
     help_line = f"{command} --help"
     name = getattr(error, "option_name", None)
     if name and name.startswith("-") and getattr(error, "possibilities", None) is not None:
-        known = [option for parameter in context.command.params for option in parameter.opts] if context else []
+        parameters = context.command.params if context else []
+        if any(each.param_type_name == "argument" and each.name == name.lstrip("-") for each in parameters):
+            return f"'{name}': {command} takes this value without an option name; type {help_line}"
+        known = [option for each in parameters if each.param_type_name == "option" for option in each.opts]
         return f"no such option '{name}'{suggest(name, known)}; type {help_line}"
     said = error.format_message().rstrip(".")
     said = said[:1].lower() + said[1:]

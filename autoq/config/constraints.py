@@ -51,7 +51,7 @@ def parse(text: str) -> Constraint:
     match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None:
         raise InputError(
-            f"--constraint '{text}': expected NAME<=NUMBER or NAME>=NUMBER, with the name of an objective;"
+            f"--constraint '{text}': expected NAME<=VALUE or NAME>=VALUE, where NAME is an objective;"
             " type --constraint 'size<=400KiB', for example"
         )
     name, sign, number, unit = match.groups()

@@ -129,7 +129,7 @@ DeviceOption = Annotated[DeviceChoice, Option("Device to train on.")]
 SamplingOption = Annotated[
     Sampling,
     Option(
-        "How training patches are sampled: uniform, proportional or threshold (the last two by the complexity of the patch).",
+        "How training patches are sampled: uniform, proportional or threshold (the last two prefer complex patches).",
         metavar="NAME",
     ),
 ]
@@ -187,12 +187,12 @@ class NetworkOptions(Options):
     scale: Annotated[
         int,
         whole(1, MOST_SCALE, 4),
-        Option("Upscaling factor.", "4, or the scale of the bundled weights if there are none for x4", "N"),
+        Option("Upscaling factor.", "4; if no x4 weights are bundled, the scale of those that are", "N"),
     ] = 4
     weights: Annotated[
         Path | None,
         Option(
-            "Checkpoint (.safetensors or .pth), or `published` to download the weights of the network's authors.",
+            "Checkpoint (.safetensors or .pth), or `published` to download the weights that the network's authors released.",
             "bundled weights",
             "FILE",
         ),
@@ -249,7 +249,7 @@ class TrainingOptions(Options):
         float,
         number("a weight", 0.3, least=0),
         Option(
-            "Weight of the SQCL calibration loss of the FQSR paper, which penalizes the error of every quantizer.",
+            "Weight of FQSR's calibration loss SQCL, which penalizes the error of every quantizer.",
             "0 (off)",
             "WEIGHT",
         ),
@@ -261,7 +261,9 @@ class StudyOptions(Options):
 
     title = "Search"
 
-    by: Annotated[Granularity, Option("Part of the network that gets its own bit widths, quantizer and range estimator.")] = "stage"
+    by: Annotated[
+        Granularity, Option("Parts of the network that each get their own bit widths, quantizer and range estimator.")
+    ] = "stage"
     objectives: Annotated[
         tuple[str, ...],
         BeforeValidator(_objectives),
@@ -275,8 +277,8 @@ class StudyOptions(Options):
         tuple[str, ...],
         BeforeValidator(_constraints),
         Option(
-            "Bound that every Pareto point must satisfy, on any of the names above: 'size<=400KiB', 'latency<=10ms', or "
-            "'psnr_drop<=0.1' (at most 0.1 dB below float). Repeatable.",
+            "Bound that every Pareto point must satisfy, on one of the objectives above or on a drop in quality: 'size<=400KiB', "
+            "'latency<=10ms', 'psnr_drop<=0.1' (at most 0.1 dB below float). Repeatable.",
             metavar="BOUND",
         ),
     ] = ()
@@ -289,7 +291,7 @@ class StudyOptions(Options):
         int,
         whole(0, MANY, 12),
         Option(
-            "Number of trials, part of the budget, that run first: policies derived from a sensitivity analysis.",
+            "Number of trials that run first, with policies derived from a sensitivity analysis; they count toward the budget.",
             "half the budget, at most 12",
             "N",
         ),
@@ -298,8 +300,8 @@ class StudyOptions(Options):
         int,
         whole(0, MANY, 3),
         Option(
-            "Number of random seeds with which points of the front are trained again at the end, the recommended points first, "
-            "within an eighth of the time of the trials.",
+            "Number of random seeds for training points of the front again at the end, recommended points first; this takes at "
+            "most an eighth of the time that the trials took.",
             metavar="N",
         ),
     ] = 3
@@ -307,7 +309,7 @@ class StudyOptions(Options):
         int,
         whole(0, MANY, 3),
         Option(
-            "Number of points to finetune at the end, the recommended ones first, for as long as the trials took in all.",
+            "Number of points to finetune at the end, recommended points first; together they get as much time as the trials took.",
             "0 (off)",
             "N",
         ),
@@ -331,7 +333,7 @@ class StudyOptions(Options):
     storage: Annotated[
         str | None,
         Option(
-            "Database URL for Optuna's trials, without a password: PostgreSQL reads it from the environment variable PGPASSWORD.",
+            "Database URL for Optuna's trials. Leave out the password; for PostgreSQL, set PGPASSWORD in the environment.",
             "a file in the study's folder",
             "URL",
         ),
@@ -351,7 +353,7 @@ class RunOptions(Options):
         Option("Name of the study's folder in studies/, or an absolute path.", "the network's name and the time", "NAME"),
     ] = None
     resume: Annotated[
-        bool, Option("Continue the study given by --study from where it stopped. Its other options are read from the study.")
+        bool, Option("Continue the study given by --study from where it stopped. All other options are read from the study.")
     ] = False
 
 

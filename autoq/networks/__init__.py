@@ -224,7 +224,7 @@ def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | N
         return Path(name) if is_file(name) else None
     if scale not in info.bundled:
         others = " and ".join(f"x{factor}" for factor in info.bundled)
-        bundled = f", only for {others}" if others else " or another scale"
+        bundled = f", only for {others}" if others else " or any other scale"
         download = f", or --weights {REQUEST} to download {PUBLISHED[name, scale]}" if (name, scale) in PUBLISHED else ""
         raise WeightsError(f"no weights are bundled for {name} x{scale}{bundled}; type --weights FILE{download}")
     return BUNDLED / info.bundled[scale]

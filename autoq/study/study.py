@@ -159,7 +159,7 @@ class Study(StudyFolder):
             file = StudyFile.model_validate(yaml.safe_load((folder / "study.yaml").read_text()))
             return cls(folder, file.definition, file.environment.model_dump())
         except OSError as error:
-            raise StudyError(f"study '{folder}': no study.yaml in that folder{_known_studies(folder)}") from error
+            raise StudyError(f"study '{folder}': there is no such study{_known_studies(folder)}") from error
         except ValidationError as error:
             problem = f"{'.'.join(map(str, error.errors()[0]['loc'])) or 'file'}: {error.errors()[0]['msg']}"
         except (yaml.YAMLError, UnicodeDecodeError, InputError) as error:
@@ -373,5 +373,5 @@ def _lock(path: Path, study: Path) -> Iterator[None]:
 def _known_studies(folder: Path) -> str:
     known = sorted(path.parent.name for path in STUDIES.glob("*/study.yaml"))
     if not known:
-        return f"; there are no studies in {STUDIES}/ yet; type autoq search --model srgan to start one"
+        return f", and {STUDIES}/ holds none yet; type autoq search --model srgan to start one"
     return f"{suggest(folder.name, known)}; type one of {', '.join(known)}"

@@ -152,7 +152,7 @@ def check_originals(objectives: Iterable[str]) -> None:
     for name in objectives:
         if OBJECTIVES[name].original:
             raise InputError(
-                f"'{name}' needs high-resolution originals, which --images lr does not provide; replace it with {FIDELITY},"
+                f"'{name}' needs high-resolution originals, and --images lr has none; replace '{name}' with {FIDELITY},"
                 f" for example --objectives size,latency,{FIDELITY}"
             )
 

@@ -108,7 +108,7 @@ def test_a_study_that_is_not_there_is_one_line(monkeypatch: pytest.MonkeyPatch, 
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, "nothing-of-that-name")
     assert ended.value.code == 2
-    assert capsys.readouterr().err.startswith("error: study 'studies/nothing-of-that-name': no study.yaml in that folder")
+    assert capsys.readouterr().err.startswith("error: study 'studies/nothing-of-that-name': there is no such study")
 
 
 def test_without_nncf_it_says_what_to_install() -> None:

@@ -82,6 +82,11 @@ PARSING = [
     case("command-far", ["zzz"], "no such command 'zzz'; type autoq --help"),
     case("option-near", [*MODEL, "--budgt", "3"], "no such option '--budgt' (did you mean '--budget'?); type autoq search --help"),
     case("option-far", [*MODEL, "--zzz"], "no such option '--zzz'; type autoq search --help"),
+    case(
+        "option-of-an-argument",
+        ["space", "--model", "srgan"],
+        "'--model': autoq space takes this value without an option name; type autoq space --help",
+    ),
     case("option-short", [*MODEL, "-x"], "no such option: -x; type autoq search --help"),
     case("option-of-a-flag", [*MODEL, "--json=1"], "option '--json' does not take a value; type autoq search --help"),
     case("value-missing", [*MODEL, "--budget"], "option '--budget' requires an argument; type autoq search --help"),
@@ -121,12 +126,12 @@ OPTIONS = [
     case("model-empty", ["search", "--model", ""], f"unknown model ''; {MODEL_NAMES}"),
     case("scale-of-no-network", [*MODEL, "--scale", "3"], "--scale '3': model 'srresnet' supports 2 and 4; type --scale 4"),
     case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights are bundled for srresnet x2, only for x4; type --weights FILE"),
-    case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': no study.yaml in that folder; there are no studies in studies/ yet; type autoq search --model srgan to start one"),
+    case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': there is no such study, and studies/ holds none yet; type autoq search --model srgan to start one"),
     case("initial-trials", [*MODEL, "--budget", "4", "--initial-trials", "5"], "--initial-trials '5': expected at most the --budget of 4; type --initial-trials 4"),
     case("by", [*MODEL, "--by", "row"], "--by 'row': expected one of stage, block, layer"),
     case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory is computed from the network's own stages; omit one of them"),
     case("replications", [*MODEL, "--replications", "-1"], "--replications '-1': expected a whole number from 0 to 1000000; type --replications 3"),
-    case("constraint", [*MODEL, "--constraint", "small"], "--constraint 'small': expected NAME<=NUMBER or NAME>=NUMBER, with the name of an objective; type --constraint 'size<=400KiB', for example"),
+    case("constraint", [*MODEL, "--constraint", "small"], "--constraint 'small': expected NAME<=VALUE or NAME>=VALUE, where NAME is an objective; type --constraint 'size<=400KiB', for example"),
     case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "--constraint 'latency<=10KiB': latency is measured in ms; type latency<=10"),
     case("latency-of-bits", [*MODEL, "--target", "bits", "--objectives", "size,latency"],
          "objective 'latency': bits offers no latency; type --objectives size,bops,psnr"),
@@ -190,11 +195,11 @@ OPTIONS = [
         "--storage 'postgresql://user@host/d': contains a password, which the study would store; set PGPASSWORD instead",
     ),
     case("sensitivity-of-what", ["sensitivity"], "no model given; type --model with a name from `autoq models`, or --study NAME for a study's network"),
-    case("resume-what", ["search", "--resume"], "--resume: no study given; type --study NAME, a folder in studies/"),
+    case("resume-what", ["search", "--resume"], "--resume: no study given; type --study NAME, where NAME is a folder in studies/"),
     case(
         "no-studies",
         [*RESUME, "mine"],
-        "study 'studies/mine': no study.yaml in that folder; there are no studies in studies/ yet; type autoq search --model srgan to start one",
+        "study 'studies/mine': there is no such study, and studies/ holds none yet; type autoq search --model srgan to start one",
     ),
 ]  # fmt: skip
 
@@ -444,7 +449,7 @@ def png(image: PIL.Image.Image, kind: str = "PNG") -> bytes:
 
 DAMAGED = "not an image, or damaged; give an existing .bmp, .jpeg, .jpg, .png, .tif, .tiff or .webp file"
 MODES = "RGB, grey or palette, with or without transparency"
-ORIGINALS = "needs high-resolution originals, which --images lr does not provide; replace it with fidelity, for example --objectives size,latency,fidelity"
+ORIGINALS = "'{0}' needs high-resolution originals, and --images lr has none; replace '{0}' with fidelity, for example --objectives size,latency,fidelity"
 PARTS = {"--data": "training", "--eval-data": "evaluation"}
 IMAGES = [
     case("empty-folder", {}, f"{{part}} image folder '{{folder}}': no image files; give a folder of {SUFFIXES} files"),
@@ -500,8 +505,8 @@ def test_an_evaluation_image_that_is_a_training_image(refused: Refused, tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        case("psnr", ["--objectives", "size,latency,psnr"], f"'psnr' {ORIGINALS}"),
-        case("bound", ["--constraint", "ssim_drop<=0.1"], f"'ssim' {ORIGINALS}"),
+        case("psnr", ["--objectives", "size,latency,psnr"], ORIGINALS.format("psnr")),
+        case("bound", ["--constraint", "ssim_drop<=0.1"], ORIGINALS.format("ssim")),
         case("other", ["--images", "rl"], "--images 'rl': expected one of hr, lr"),
         case(
             "crops",
@@ -607,10 +612,10 @@ def contradicted(option: str, was: str, given: str, shown: str | None = None) ->
 
 KNOWN = "; type one of mine"
 COMMANDS = [
-    case("resume-near", [*RESUME, "mien"], f"study 'studies/mien': no study.yaml in that folder (did you mean 'mine'?){KNOWN}"),
-    case("resume-far", [*RESUME, "zzz"], f"study 'studies/zzz': no study.yaml in that folder{KNOWN}"),
-    case("report-near", ["report", "mein"], f"study 'studies/mein': no study.yaml in that folder (did you mean 'mine'?){KNOWN}"),
-    case("dashboard-near", ["dashboard", "mne"], f"study 'studies/mne': no study.yaml in that folder (did you mean 'mine'?){KNOWN}"),
+    case("resume-near", [*RESUME, "mien"], f"study 'studies/mien': there is no such study (did you mean 'mine'?){KNOWN}"),
+    case("resume-far", [*RESUME, "zzz"], f"study 'studies/zzz': there is no such study{KNOWN}"),
+    case("report-near", ["report", "mein"], f"study 'studies/mein': there is no such study (did you mean 'mine'?){KNOWN}"),
+    case("dashboard-near", ["dashboard", "mne"], f"study 'studies/mne': there is no such study (did you mean 'mine'?){KNOWN}"),
     changed("budget", "with --budget 30", "31"),
     changed("seed", "with --seed 0", "1"),
     changed("frame", "with --frame 96x96", "32x24"),
@@ -630,7 +635,7 @@ COMMANDS = [
         "study 'mine' has its own latency table; omit --latency-table t.json",
     ),
     case("sensitivity-near", ["sensitivity", "--study", "mien"],
-         f"study 'studies/mien': no study.yaml in that folder (did you mean 'mine'?){KNOWN}"),
+         f"study 'studies/mien': there is no such study (did you mean 'mine'?){KNOWN}"),
     *(contradicted(*each) for each in (
         ("model", "with --model srgan", "espcn"),
         ("scale", "with --scale 4", "2"),

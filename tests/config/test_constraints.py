@@ -34,8 +34,8 @@ def test_bounds_are_read_in_their_units(text: str, name: str, bound: float, exac
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("size<400", "expected NAME<=NUMBER"),
-        ("size<=-4", "expected NAME<=NUMBER"),
+        ("size<400", "expected NAME<=VALUE"),
+        ("size<=-4", "expected NAME<=VALUE"),
         ("sise<=4", "unknown name 'sise' \\(did you mean 'size'\\?\\)"),
         ("size_drop<=4", "unknown name 'size_drop'"),
         ("size<=4ms", "size is measured in bytes; type size<=4"),

@@ -155,7 +155,7 @@ def test_names_and_numbers() -> None:
         ("knie", "'knie': no such rule, objective or point"),
         ("psnr_drop<=0.2 then sise", "no such rule, objective or point; type --pick compromise"),
         ("psnr>=31 then size", "no point of the front keeps psnr>=31"),
-        ("psnr=>3 then size", "--constraint 'psnr=>3': expected NAME<=NUMBER"),
+        ("psnr=>3 then size", "--constraint 'psnr=>3': expected NAME<=VALUE"),
         ("niqe", "niqe was not measured"),
         ("niqe<=3 then size", "niqe was not measured"),
         ("trial 4", "cannot be exported: pruned, others are better"),
