@@ -28,6 +28,8 @@ from autoq.config.structure import Structure
 from autoq.errors import SpaceError
 from autoq.networks import MODELS
 from autoq.networks.srresnet import SRResNet
+from autoq.quantizers import QUANTIZERS
+from autoq.quantizers.range_estimators import CLIPPINGS
 from autoq.study.study import Study, space_facts
 from autoq.system.processor import available_cores
 from autoq.targets import TARGETS
@@ -266,13 +268,13 @@ SPACES = [
     case("bits-none", body("{bits: []}"), "body.weight.bits: empty list; give at least one value"),
     case("bits-twice", body("{bits: [4, 4]}"), "body.weight.bits: '4' is listed twice; list it once"),
     case("quantizer", body("{quantizer: lqs}"),
-         "body.weight.quantizer: unknown quantizer 'lqs' (did you mean 'lsq'?); type one of binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary"),
+         f"body.weight.quantizer: unknown quantizer 'lqs' (did you mean 'lsq'?); type one of {', '.join(sorted(QUANTIZERS))}"),
     case("quantizer-mapping", body("{quantizer: {a: 1}}"),
-         "body.weight.quantizer: unknown quantizer '{'a': 1}'; type one of binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary"),
+         f"body.weight.quantizer: unknown quantizer '{{'a': 1}}'; type one of {', '.join(sorted(QUANTIZERS))}"),
     case("quantizer-none", body("{quantizer: []}"), "body.weight.quantizer: empty list; give at least one value"),
     case("quantizer-twice", body("{quantizer: [lsq, lsq]}"), "body.weight.quantizer: 'lsq' is listed twice; list it once"),
     case("clipping", body("{clipping: msee}"),
-         "body.weight.clipping: unknown clipping 'msee' (did you mean 'mse'?); type one of clipped_relu, entropy, minmax, moving_minmax, mse, percentile"),
+         f"body.weight.clipping: unknown clipping 'msee' (did you mean 'mse'?); type one of {', '.join(sorted(CLIPPINGS))}"),
     case("granularity", body("{granularity: layer}"),
          "body.weight.granularity: openvino-cpu executes only channel or tensor, found 'layer'; type granularity: channel"),
     case("signed-1", body("{signed: 1}"), "body.weight.signed: openvino-cpu executes only true, found '1'; type signed: true"),

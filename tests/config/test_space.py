@@ -7,6 +7,7 @@ import yaml
 from autoq.config.space_file import bundled_space, load_space, named_spaces, parse_space
 from autoq.errors import SpaceError
 from autoq.networks import MODELS
+from autoq.quantizers import QUANTIZERS
 from autoq.study.study import space_facts
 
 FACTS = space_facts("srgan", "openvino-cpu")
@@ -74,9 +75,9 @@ def test_bundled_space_is_valid_and_writes_itself_back(model: str) -> None:
         ("roles: {weight: {bits: 8}}", "body.activation: no bits; give bits: [4, 8] or bits: 8"),
         ("roles: {weight: {bits: eight}}", "feature_extraction.weight.bits: 'eight': expected whole numbers, 1 to 16, or 32 for float"),
         ("roles: {weight: {bits: 1}}", "feature_extraction.weight.bits: 1: quantizer 'minmax' supports 2 to 16 bits"),
-        ("roles: {weight: {bits: 8, quantizer: lqs}}", "feature_extraction.weight.quantizer: unknown quantizer 'lqs' (did you mean 'lsq'?); type one of binary, dorefa, fqsr, inq, lsq, lsq+, minmax, pact, pams, ternary"),
+        ("roles: {weight: {bits: 8, quantizer: lqs}}", f"feature_extraction.weight.quantizer: unknown quantizer 'lqs' (did you mean 'lsq'?); type one of {', '.join(sorted(QUANTIZERS))}"),
         ("roles: {weight: {bits: 8, quantizer: [lsq, pact]}}", "feature_extraction.weight.quantizer: 'pact' supports unsigned activations and skips, not weights;"
-         " give some of minmax, lsq, lsq+, fqsr, dorefa, binary, ternary, inq"),
+         f" give some of {', '.join(name for name, info in QUANTIZERS.items() if 'weight' in info.serves)}"),
         ("roles: {weight: {bits: [4, 8], quantizer: dorefa}}", "feature_extraction.weight.bits: 8: quantizer 'dorefa' supports weights of up to 7 bits on targets with 8-bit integers"),
         ("roles: {weight: {bits: [2, 4], quantizer: ternary}}", "feature_extraction.weight.bits: 4: quantizer 'ternary' supports 2 bits only"),
         ("roles: {weight: {bits: []}}", "feature_extraction.weight.bits: empty list; give at least one value"),
