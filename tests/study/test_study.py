@@ -144,7 +144,7 @@ def test_an_existing_study_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_unusable_folders_and_lines(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"no study\.yaml in that folder"):
+    with pytest.raises(StudyError, match=r"there is no such study"):
         Study.open(tmp_path / "none")
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "study.yaml").write_text("definition: {}\nenvironment: {}")
