@@ -206,7 +206,7 @@ def line(found: Found) -> Iterator[str]:
     """All integers, and float ends, beside float32."""
     exact, whole, mixed = statistics.median(found.float_ms), found.point(INT8), found.point(MIXED)
     yield f"float32: {exact:.2f} ms"
-    for words, point in (("8 bits everywhere", whole), ("16 bits, so float, at both ends, 8 between", mixed)):
+    for words, point in (("8 bits everywhere", whole), ("16 bits, so float, at both ends, 8 in between", mixed)):
         yield f"{words}: {point.ms:.2f} ms, {_times(found.speed(point))}"
     between = min(exact, whole.ms) < mixed.ms < max(exact, whole.ms)
     yield f"the last is {'' if between else 'not '}between the others"

@@ -380,7 +380,7 @@ def test_a_factory_or_its_layers(refused: Refused, folder: Path, model: str, lay
 def test_a_pickled_module(refused: Refused, shared: Path) -> None:
     path = (shared / "weights" / "vdsr_pickled_module_twtygqyy.pth").resolve()
     found = "a pickled Python object, which can run arbitrary code when loaded, expected a state dict"
-    trusting = "if you trust it, load it yourself, type torch.save(model.state_dict(), FILE) and give FILE"
+    trusting = "if you trust it, load it yourself, type `torch.save(model.state_dict(), FILE)` and give FILE"
     refused(["search", "--model", str(path)], f"weights '{path}': {found}; {trusting}")
 
 
@@ -396,5 +396,5 @@ def test_a_checkpoint_that_cannot_be_used(refused: Refused, folder: Path, monkey
         refused([*command, "--scale", "2", "--weights", "own.pth"], f"--weights '{path}': {already}")
     find, module = importlib.util.find_spec, "autoq.networks.custom.importlib.util"
     monkeypatch.setattr(f"{module}.find_spec", lambda name, *rest: None if name == "spandrel" else find(name, *rest))
-    install = "type pip install 'autoq[spandrel]', or --model NAME --weights"
-    refused(search, f"model '{path}': recognizing the architecture of a checkpoint needs spandrel; {install} {path}")
+    install = "type `pip install 'autoq[spandrel]'`, or `--model NAME --weights"
+    refused(search, f"model '{path}': recognizing the architecture of a checkpoint needs spandrel; {install} {path}`")

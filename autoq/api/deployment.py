@@ -77,7 +77,7 @@ def picked(
     """
     found = open_study(study) if isinstance(study, str) else study
     if (trial is None) == (pick is None):
-        raise InputError(f"{command}: expected either --trial or --pick; type --pick compromise or --trial N")
+        raise InputError(f"{command}: expected either --trial or --pick; type `--pick compromise` or `--trial N`")
     results = points(found)
     record = picking.by_rule(results, str(pick)) if trial is None else picking.by_number(results.records, trial)
     name = study if isinstance(study, str) else found.name

@@ -55,7 +55,7 @@ def finetune(
         raise InputError("finetune: expected either --steps or --hours; omit one of them")
     found, record = picked("finetune", Study.results, study, trial, pick, model)
     if Policy.from_dict(record.policy).is_float:
-        raise InputError("finetune: the float network has nothing to train; type --pick compromise or --trial N")
+        raise InputError("finetune: the float network has nothing to train; type `--pick compromise` or `--trial N`")
     from autoq.tuning.finetuning import Length, context_of, finetune_record
 
     threads = asked.threads if "threads" in asked.model_fields_set else available_cores()

@@ -201,7 +201,9 @@ class _Subject:
 def _described(options: SearchOptions, by: str) -> _Subject:
     """A network as options describe it."""
     if "model" not in options.model_fields_set:
-        raise InputError("no model given; type --model with a name from `autoq models`, or --study NAME for a study's network")
+        raise InputError(
+            "no model given; type `--model NAME` with a name from `autoq models`, or `--study NAME` for a study's network"
+        )
     cores = available_cores()
     trial = _trial(options.model, options.given().get("scale"), options.weights, options.target)
     trial = trial.model_copy(update={"data": options.data, "eval_data": options.eval_data, "seed": options.seed, "threads": cores})
@@ -324,7 +326,7 @@ def pretrain(
         }
     )
     if spec.steps + spec.adversarial_steps == 0:
-        raise InputError("--steps 0: nothing to train; type --steps N")
+        raise InputError("--steps 0: nothing to train, expected 1 or more, for example --steps 24")
     folder = Path(output) if output else Path("pretrained") / f"{model}-x{spec.scale}"
     from autoq.training.pretrain import pretrain as run
 

@@ -192,7 +192,7 @@ def _defined(options: SearchOptions) -> StudySpec:
     given = options.model_fields_set
     if "model" not in given:
         raise InputError(
-            "no model given; type --model with a name from `autoq models`, package.module:factory, or the path of a .pth file"
+            "no model given; type `--model NAME` with a name from `autoq models`; your own network is package.module:factory, or the path of a .pth file"
         )
     cores = available_cores()
     plain = StudySpec(
@@ -256,7 +256,9 @@ def _check_together(spec: StudySpec) -> None:
             f"--initial-trials '{spec.initial_trials}': expected at most the --budget of {spec.budget}; type --initial-trials {spec.budget}"
         )
     if spec.warm_start and spec.initial_trials < 2:
-        raise InputError(f"--warm-start: needs at least 2 initial trials, found {spec.initial_trials}; type --initial-trials 8")
+        raise InputError(
+            f"--warm-start: needs at least 2 initial trials, found {spec.initial_trials}, for example --initial-trials 8"
+        )
     if spec.trial.images == "lr":
         check_originals([*spec.objectives, *(each.objective for each in parse_all(spec.constraints))])
     known = {stage for policy in spec.warm_start for stage in policy["stages"]}
@@ -266,7 +268,7 @@ def _check_together(spec: StudySpec) -> None:
 
 def _resume(options: SearchOptions) -> Study:
     if options.study is None:
-        raise InputError("--resume: no study given; type --study NAME, where NAME is a folder in studies/")
+        raise InputError("--resume: no study given; type `--study NAME`, where NAME is a folder in studies/")
     study = Study.open(study_folder(options.study))
     spec = study.spec
     if options.latency_table is not None:

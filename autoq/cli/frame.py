@@ -16,7 +16,27 @@ from autoq import __version__
 from autoq.cli.options import JSON
 from autoq.errors import AutoqError, InputError, suggest
 
+
+class _Group(typer.core.TyperGroup):
+    """Commands whose --help is shown without a value, as it takes none."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        return _without_value(super().get_help_option(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _without_value(command.get_help_option(typer.Context(command, parent=ctx)))
+        return command
+
+
+def _without_value(option: Any) -> Any:
+    option.metavar = ""
+    return option
+
+
 app = typer.Typer(
+    cls=_Group,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -92,20 +112,25 @@ def _hear_signals() -> None:
 
 
 def _usage(error: Any) -> str:
-    """Click's complaint in one line that ends with what to type."""
+    """Click's complaint in one line that says what to type."""
     context = error.ctx
     command = context.command_path if context else " ".join(["autoq", *(word for word in sys.argv[1:2] if word[:1] != "-")])
-    help_line = f"{command} --help"
-    name = getattr(error, "option_name", None)
+    help_line = f"`{command} --help`"
+    name, missing = getattr(error, "option_name", None), getattr(error, "param", None)
+    if missing is not None and missing.required:
+        value = (missing.metavar or missing.name).upper()
+        needed = value if missing.param_type_name == "argument" else f"{missing.opts[0]} {value}"
+        return f"{context.info_name}: {needed} is missing; type {help_line} for what it means"
     if name and name.startswith("-") and getattr(error, "possibilities", None) is not None:
         parameters = context.command.params if context else []
         if any(each.param_type_name == "argument" and each.name == name.lstrip("-") for each in parameters):
-            return f"'{name}': {command} takes this value without an option name; type {help_line}"
+            return f"'{name}': {command} takes this value without an option name; type {help_line} for an example"
         known = [option for each in parameters if each.param_type_name == "option" for option in each.opts]
-        return f"no such option '{name}'{suggest(name, known)}; type {help_line}"
+        return f"no such option '{name}'{suggest(name, known)}; type {help_line} for the options"
     said = error.format_message().rstrip(".")
     said = said[:1].lower() + said[1:]
-    return f"{said}{' Type' if said.endswith('?') else '; type'} {help_line}"
+    listed = "options" if " " in command else "commands"
+    return f"{said}{' Type' if said.endswith('?') else '; type'} {help_line} for the {listed}"
 
 
 def _line(text: str) -> str:

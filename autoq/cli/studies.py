@@ -139,7 +139,7 @@ def space(
         typer.echo(to_json(found) if json else "\n\n".join(f"{name}\n    {purpose}" for name, purpose in found.items()))
         return
     if model is None:
-        raise InputError("space: no network given; type autoq space srgan, or autoq space --list")
+        raise InputError("space: no network given; type `autoq space srgan`, or `autoq space --list` for the names")
     with only_results():
         text, loaded = space_file(model, target=target, scale=scale, weights=weights)
     if json:

@@ -51,8 +51,8 @@ def parse(text: str) -> Constraint:
     match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None:
         raise InputError(
-            f"--constraint '{text}': expected NAME<=VALUE or NAME>=VALUE, where NAME is an objective;"
-            " type --constraint 'size<=400KiB', for example"
+            f"--constraint '{text}': expected NAME<=VALUE or NAME>=VALUE, where NAME is an objective,"
+            " for example --constraint 'size<=400KiB'"
         )
     name, sign, number, unit = match.groups()
     objective = name.removesuffix(DROP)

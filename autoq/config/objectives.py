@@ -69,7 +69,7 @@ def check_objectives(names: Iterable[str]) -> None:
             raise InputError(f"--objectives '{','.join(names)}': {unknown('objective', name, OBJECTIVES)}")
     if len(set(names)) != len(names) or len(names) < 2:
         raise InputError(
-            f"--objectives '{','.join(names)}': expected two or more different names; type --objectives size,latency,psnr"
+            f"--objectives '{','.join(names)}': expected two or more different names, for example --objectives size,latency,psnr"
         )
 
 

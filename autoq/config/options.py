@@ -62,7 +62,7 @@ def read_whole(value: Any, option: str, least: int, most: int, example: int) -> 
     """A whole number. Raises InputError that names the option and what to type."""
     text = str(value)
     if isinstance(value, bool) or not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
-        raise InputError(f"{option} '{text}': expected a whole number from {least} to {most}; type {option} {example}")
+        raise InputError(f"{option} '{text}': expected a whole number from {least} to {most}, for example {option} {example}")
     return int(text)
 
 
@@ -87,7 +87,7 @@ def number(unit: str, example: float, least: float = 0.001) -> BeforeValidator:
             found = math.nan
         if not least <= found <= MANY:
             option = flag(str(info.field_name))
-            raise InputError(f"{option} '{value}': expected {unit}, from {least:g} to {MANY}; type {option} {example:g}")
+            raise InputError(f"{option} '{value}': expected {unit}, from {least:g} to {MANY}, for example {option} {example:g}")
         return found
 
     return BeforeValidator(check)
@@ -98,7 +98,7 @@ def frame_size(value: Any, option: str = "--frame") -> tuple[int, int]:
     text = value if isinstance(value, str) else "x".join(map(str, value))
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(re.fullmatch("[0-9]{2,4}", part) and 16 <= int(part) <= 8192 for part in parts):
-        raise InputError(f"{option} '{text}': expected WIDTHxHEIGHT, each from 16 to 8192 pixels; type {option} 96x96")
+        raise InputError(f"{option} '{text}': expected WIDTHxHEIGHT, each from 16 to 8192 pixels, for example {option} 96x96")
     return int(parts[0]), int(parts[1])
 
 
@@ -106,7 +106,7 @@ def _crops(value: Any) -> int | str | None:
     if value in ("all", None):
         return value
     if not re.fullmatch("[1-9][0-9]{0,5}", str(value)):
-        raise InputError(f"--eval-crops '{value}': expected a whole number from 1 to 999999, or `all`; type --eval-crops 32")
+        raise InputError(f"--eval-crops '{value}': expected a whole number from 1 to 999999, or `all`, for example --eval-crops 32")
     return int(value)
 
 
@@ -268,7 +268,8 @@ class StudyOptions(Options):
         tuple[str, ...],
         BeforeValidator(_objectives),
         Option(
-            f"Two or more of {', '.join(OBJECTIVES)}, separated by commas. fidelity: PSNR against the float network's output.",
+            f"Two or more of {', '.join(OBJECTIVES)}, separated by commas. size: weights at their own bit"
+            " widths. size_runtime: weights as the runtime stores them. fidelity: PSNR against the float network's output.",
             "size,latency,psnr; size,latency,fidelity for GANs and for your own networks",
             "NAMES",
         ),

@@ -212,7 +212,7 @@ def _parse_bits(text: str) -> tuple[int, int, int]:
     parts = text.strip().split("/")
     if len(parts) not in (2, 3) or not all(part.isascii() and part.isdigit() for part in parts):
         raise PolicyError(
-            f"policy '{text}': expected two or three widths in bits, weight/activation or weight/activation/skip; type 8/8/8"
+            f"policy '{text}': expected two or three widths in bits, weight/activation or weight/activation/skip, for example 8/8/8"
         )
     weight, activation, *skip = (int(part) for part in parts)
     return weight, activation, skip[0] if skip else FLOAT_BITS

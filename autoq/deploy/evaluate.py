@@ -98,7 +98,7 @@ def evaluate(
 def _metrics(given: str | Iterable[str]) -> tuple[str, ...]:
     names = tuple(dict.fromkeys(name.strip() for name in (given.split(",") if isinstance(given, str) else given)))
     if not names:
-        raise InputError("--metrics is empty; type --metrics psnr,ssim")
+        raise InputError("--metrics is empty, expected names of metrics, for example --metrics psnr,ssim")
     for name in names:
         if name not in METRICS:
             raise InputError(unknown("metric", name, METRICS))
@@ -116,7 +116,9 @@ def _network(
 ) -> tuple[str, Runner, int]:
     """(name, runner, scale) of a file on a target, or of a float network in torch."""
     if (file is None) == (model is None):
-        raise InputError("expected either an .onnx file or --model NAME; type autoq evaluate FILE or autoq evaluate --model srgan")
+        raise InputError(
+            "expected either an .onnx file or --model NAME; type `autoq evaluate FILE` or `autoq evaluate --model NAME`"
+        )
     if model is not None:
         if target is not None:
             raise InputError(f"--target {target}: a float network runs in torch; leave out --target, or give an .onnx file")

@@ -196,7 +196,9 @@ def model_info(name: str) -> ModelInfo:
     if is_custom(name):
         return ModelInfo(location=name, scales=(), stages={}, patterns={}, perceptual=is_file(name))
     if name not in MODELS:
-        raise InputError(f"{unknown('model', name, MODELS)}, package.module:factory, or the path of a {CHECKPOINTS[0]} file")
+        raise InputError(
+            f"{unknown('model', name, MODELS)}; your own network is package.module:factory, or the path of a {CHECKPOINTS[0]} file"
+        )
     return MODELS[name]
 
 
@@ -204,7 +206,7 @@ def _check_scale(name: str, scale: int) -> None:
     scales = model_info(name).scales
     if scales and scale not in scales:
         options = " and ".join(map(str, scales))
-        raise InputError(f"--scale '{scale}': model '{name}' supports {options}; type --scale {scales[-1]}")
+        raise InputError(f"--scale '{scale}': model '{name}' supports {options}, for example --scale {scales[-1]}")
 
 
 def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | None:
@@ -224,9 +226,9 @@ def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | N
         return Path(name) if is_file(name) else None
     if scale not in info.bundled:
         others = " and ".join(f"x{factor}" for factor in info.bundled)
-        bundled = f", only for {others}" if others else " or any other scale"
+        bundled = f"{name} x{scale}, only for {others}" if others else name
         download = f", or --weights {REQUEST} to download {PUBLISHED[name, scale]}" if (name, scale) in PUBLISHED else ""
-        raise WeightsError(f"no weights are bundled for {name} x{scale}{bundled}; type --weights FILE{download}")
+        raise WeightsError(f"no weights are bundled for {bundled}; type --weights FILE{download}")
     return BUNDLED / info.bundled[scale]
 
 

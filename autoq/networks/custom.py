@@ -105,7 +105,7 @@ def _factory(name: str) -> Any:
     if is_given(name):
         return given(name)
     if not re.fullmatch(r"([A-Za-z_][\w.]*|.*\.py):[A-Za-z_][\w.]*", name):
-        raise InputError(f"model '{name}': expected the form package.module:factory; type --model mynet:make")
+        raise InputError(f"model '{name}': expected the form package.module:factory, for example --model mynet:make")
     where, _, attribute = name.rpartition(":")
     module = _imported(where, name)
     try:
@@ -206,8 +206,8 @@ def _check_repeats(network: nn.Module, again: nn.Module, name: str) -> None:
 def _from_file(path: Path) -> nn.Module:
     if importlib.util.find_spec("spandrel") is None:
         raise InputError(
-            f"model '{path}': recognizing the architecture of a checkpoint needs spandrel; type pip install 'autoq[spandrel]', or"
-            f" --model NAME --weights {path}"
+            f"model '{path}': recognizing the architecture of a checkpoint needs spandrel; type `pip install 'autoq[spandrel]'`, or"
+            f" `--model NAME --weights {path}`"
         )
     if not path.is_file():
         raise InputError(f"model '{path}': no such file; type the path of an existing checkpoint, or a name from `autoq models`")

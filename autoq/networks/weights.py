@@ -52,13 +52,13 @@ def read_state_dict(path: Path) -> StateDict:
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"weights '{path}': a pickled Python object, which can run arbitrary code when loaded, expected a state dict;"
-            " if you trust it, load it yourself, type torch.save(model.state_dict(), FILE) and give FILE"
+            " if you trust it, load it yourself, type `torch.save(model.state_dict(), FILE)` and give FILE"
         ) from error
     except Exception as error:  # torch raises many types of exceptions for damaged files
         if "TorchScript" in str(error):
             raise WeightsError(
                 f"weights '{path}': a TorchScript archive, expected a state dict; type"
-                " torch.save(torch.jit.load(FILE).state_dict(), NEW) and give NEW"
+                " `torch.save(torch.jit.load(FILE).state_dict(), NEW)` and give NEW"
             ) from error
         reason = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
         raise WeightsError(f"weights '{path}': cannot read the checkpoint ({reason}); {ASK}") from error

@@ -58,7 +58,7 @@ def _listen(application: Application, port: int | None) -> WSGIServer:
     except OSError as error:
         if port is None:
             return _listen(application, 0)
-        raise InputError(f"--port {port}: {error.strerror}; type --port 0 for a free port") from error
+        raise InputError(f"--port {port}: {error.strerror}; type `--port 0` for a free port") from error
 
 
 def _storage(study: Study) -> Any:

@@ -187,7 +187,7 @@ def why_unusable(name: str) -> str | None:
     """Why a target does not run on this machine, in one line; None if it runs."""
     info = target_info(name)
     if importlib.util.find_spec(info.package) is None:
-        return f"{info.package} is not installed; type pip install {info.wheel or info.package}"
+        return f"{info.package} is not installed; type `pip install {info.wheel or info.package}`"
     reason: str | None = _implementation(name).missing()
     return reason
 

@@ -54,7 +54,7 @@ class Bits:
 def check_executor() -> None:
     """Raise InputError if the qonnx package is not installed."""
     if importlib.util.find_spec("qonnx") is None:
-        raise InputError("QONNX files need the package qonnx, which is not installed; type pip install 'autoq[qonnx]'")
+        raise InputError("QONNX files need the package qonnx, which is not installed; type `pip install 'autoq[qonnx]'`")
 
 
 @contextlib.contextmanager

@@ -331,7 +331,9 @@ def _read_state(path: Path, spec: PretrainSpec, resume: bool) -> dict[str, Any] 
             raise InputError(f"--resume: no training in '{path.parent}'; leave out --resume to start one")
         return None
     if not resume:
-        raise InputError(f"--output '{path.parent}' already has a training; type --resume to continue it, or give another --output")
+        raise InputError(
+            f"--output '{path.parent}' already has a training; type `--resume` to continue it, or give another --output"
+        )
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         before = json.loads(state["spec"])

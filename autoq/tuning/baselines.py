@@ -27,7 +27,7 @@ def baselines(facts: SpaceFacts, first_last_16: bool) -> dict[str, Policy]:
     """The policies that every study measures besides its trials: float first, then uniform ones.
 
     `first_last_16` adds the rule of Liu et al. 2021 (Super-Resolution Model Quantized in Multi-Precision): 16 bits for the first
-    and the last stage, 8 between. Policies with widths that the target lacks are left out.
+    and the last stage, 8 in between. Policies with widths that the target lacks are left out.
     """
     names = list(facts.stages)
     by_hand = ",".join(f"{stage}={'16/16/16' if stage in (names[0], names[-1]) else '8/8/8'}" for stage in names)

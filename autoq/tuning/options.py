@@ -166,7 +166,7 @@ def resolve_device(name: DeviceChoice) -> Device:
     if has_gpu():
         return "cuda"
     if name == "cuda":
-        raise InputError("--device 'cuda': torch sees no GPU here; type --device cpu, or run `autoq doctor` to see why")
+        raise InputError("--device 'cuda': torch sees no GPU here; type `--device cpu`, or `autoq doctor` to see why")
     return "cpu"
 
 

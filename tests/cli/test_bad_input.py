@@ -37,7 +37,7 @@ from tests.cli.test_cli import run
 
 SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff or .webp"
 ASK_WEIGHTS = "type --weights with a .safetensors or .pth file of tensors"
-MODEL_NAMES = f"type one of {', '.join(sorted(MODELS))}, package.module:factory, or the path of a .pth file"
+MODEL_NAMES = f"type one of {', '.join(sorted(MODELS))}; your own network is package.module:factory, or the path of a .pth file"
 FACTS = space_facts("srresnet", "openvino-cpu")
 MODEL = ["search", "--model", "srresnet"]
 RESUME = ["search", "--resume", "--study"]
@@ -66,38 +66,50 @@ def case(name: str, *values: Any) -> Any:
 
 def whole(option: str, text: str, span: str, example: int) -> Any:
     """A case: --option text is no whole number of its span."""
-    message = f"--{option} '{text}': expected a whole number from {span}; type --{option} {example}"
+    message = f"--{option} '{text}': expected a whole number from {span}, for example --{option} {example}"
     arguments = ["dashboard", "s"] if option == "port" else MODEL
     return case(f"{option}-{text[:8] or 'empty'}", [*arguments, f"--{option}", text], message)
 
 
 def number(option: str, text: str, unit: str, example: float, least: float = 0.001) -> Any:
     """A case: --option text is no number that can be waited for, held or weighed with."""
-    message = f"--{option} '{text}': expected {unit}, from {least} to 1000000; type --{option} {example}"
+    message = f"--{option} '{text}': expected {unit}, from {least} to 1000000, for example --{option} {example}"
     return case(f"{option}-{text or 'empty'}", [*MODEL, f"--{option}", text], message)
 
 
 # ------------------------------------------------------------ the command line
 
 PARSING = [
-    case("command-near", ["serch"], "no such command 'serch'. Did you mean 'search'? Type autoq --help"),
-    case("command-far", ["zzz"], "no such command 'zzz'; type autoq --help"),
-    case("option-near", [*MODEL, "--budgt", "3"], "no such option '--budgt' (did you mean '--budget'?); type autoq search --help"),
-    case("option-far", [*MODEL, "--zzz"], "no such option '--zzz'; type autoq search --help"),
+    case("command-near", ["serch"], "no such command 'serch'. Did you mean 'search'? Type `autoq --help` for the commands"),
+    case("command-far", ["zzz"], "no such command 'zzz'; type `autoq --help` for the commands"),
+    case(
+        "option-near",
+        [*MODEL, "--budgt", "3"],
+        "no such option '--budgt' (did you mean '--budget'?); type `autoq search --help` for the options",
+    ),
+    case("option-far", [*MODEL, "--zzz"], "no such option '--zzz'; type `autoq search --help` for the options"),
     case(
         "option-of-an-argument",
         ["space", "--model", "srgan"],
-        "'--model': autoq space takes this value without an option name; type autoq space --help",
+        "'--model': autoq space takes this value without an option name; type `autoq space --help` for an example",
     ),
-    case("option-short", [*MODEL, "-x"], "no such option: -x; type autoq search --help"),
-    case("option-of-a-flag", [*MODEL, "--json=1"], "option '--json' does not take a value; type autoq search --help"),
-    case("value-missing", [*MODEL, "--budget"], "option '--budget' requires an argument; type autoq search --help"),
-    case("argument-missing", ["report"], "missing argument 'study'; type autoq report --help"),
-    case("argument-extra", [*MODEL, "extra"], "got unexpected extra argument(s) (extra); type autoq search --help"),
+    case("option-short", [*MODEL, "-x"], "no such option: -x; type `autoq search --help` for the options"),
+    case(
+        "option-of-a-flag",
+        [*MODEL, "--json=1"],
+        "option '--json' does not take a value; type `autoq search --help` for the options",
+    ),
+    case(
+        "value-missing", [*MODEL, "--budget"], "option '--budget' requires an argument; type `autoq search --help` for the options"
+    ),
+    case("argument-missing", ["report"], "report: STUDY is missing; type `autoq report --help` for what it means"),
+    case(
+        "argument-extra", [*MODEL, "extra"], "got unexpected extra argument(s) (extra); type `autoq search --help` for the options"
+    ),
     case(
         "newline",
         [*MODEL, "--budget", "5\n6"],
-        "--budget '5 6': expected a whole number from 1 to 1000000; type --budget 50",
+        "--budget '5 6': expected a whole number from 1 to 1000000, for example --budget 50",
     ),
     case(
         "control-characters",
@@ -107,7 +119,7 @@ PARSING = [
     case(
         "newline-in-an-option",
         [*MODEL, "--bud\nget"],
-        "no such option '--bud get' (did you mean '--budget'?); type autoq search --help",
+        "no such option '--bud get' (did you mean '--budget'?); type `autoq search --help` for the options",
     ),
     *(whole("budget", text, "1 to 1000000", 50) for text in ("x", "0", "-1", "1.5", "", "1000001", "9" * 5000)),
     *(whole("steps", text, "0 to 1000000", 24) for text in ("x", "-1", "1.5", "9" * 30)),
@@ -122,18 +134,18 @@ PARSING = [
 ]
 
 OPTIONS = [
-    case("no-model", ["search"], "no model given; type --model with a name from `autoq models`, package.module:factory, or the path of a .pth file"),
+    case("no-model", ["search"], "no model given; type `--model NAME` with a name from `autoq models`; your own network is package.module:factory, or the path of a .pth file"),
     case("model-near", ["search", "--model", "sragn"], f"unknown model 'sragn' (did you mean 'srgan'?); {MODEL_NAMES}"),
     case("model-far", ["space", "bicubic"], f"unknown model 'bicubic'; {MODEL_NAMES}"),
     case("model-empty", ["search", "--model", ""], f"unknown model ''; {MODEL_NAMES}"),
-    case("scale-of-no-network", [*MODEL, "--scale", "3"], "--scale '3': model 'srresnet' supports 2 and 4; type --scale 4"),
+    case("scale-of-no-network", [*MODEL, "--scale", "3"], "--scale '3': model 'srresnet' supports 2 and 4, for example --scale 4"),
     case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights are bundled for srresnet x2, only for x4; type --weights FILE"),
-    case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': there is no such study, and studies/ holds none yet; type autoq search --model srgan to start one"),
+    case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': there is no such study, and studies/ holds none yet; type `autoq search --model srgan` to start one"),
     case("initial-trials", [*MODEL, "--budget", "4", "--initial-trials", "5"], "--initial-trials '5': expected at most the --budget of 4; type --initial-trials 4"),
     case("by", [*MODEL, "--by", "row"], "--by 'row': expected one of stage, block, layer"),
     case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory is computed from the network's own stages; omit one of them"),
-    case("replications", [*MODEL, "--replications", "-1"], "--replications '-1': expected a whole number from 0 to 1000000; type --replications 3"),
-    case("constraint", [*MODEL, "--constraint", "small"], "--constraint 'small': expected NAME<=VALUE or NAME>=VALUE, where NAME is an objective; type --constraint 'size<=400KiB', for example"),
+    case("replications", [*MODEL, "--replications", "-1"], "--replications '-1': expected a whole number from 0 to 1000000, for example --replications 3"),
+    case("constraint", [*MODEL, "--constraint", "small"], "--constraint 'small': expected NAME<=VALUE or NAME>=VALUE, where NAME is an objective, for example --constraint 'size<=400KiB'"),
     case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "--constraint 'latency<=10KiB': latency is measured in ms; type latency<=10"),
     case("latency-of-bits", [*MODEL, "--target", "bits", "--objectives", "size,latency"],
          "objective 'latency': bits offers no latency; type --objectives size,bops,psnr"),
@@ -154,18 +166,18 @@ OPTIONS = [
         case(
             f"objectives-{given}",
             [*MODEL, "--objectives", given],
-            f"--objectives '{given}': expected two or more different names; type --objectives size,latency,psnr",
+            f"--objectives '{given}': expected two or more different names, for example --objectives size,latency,psnr",
         )
         for given in ("size", "size,size")
     ),
     case("sampler", [*MODEL, "--sampler", "tp"], "--sampler 'tp': expected one of auto, tpe, gp, nsga2, nsga3, random (did you mean 'tpe'?)"),
     case("device", [*MODEL, "--device", "gpu"], "--device 'gpu': expected one of auto, cpu, cuda (did you mean 'cpu'?)"),
-    case("no-gpu", [*MODEL, "--device", "cuda"], "--device 'cuda': torch sees no GPU here; type --device cpu, or run `autoq doctor` to see why"),
+    case("no-gpu", [*MODEL, "--device", "cuda"], "--device 'cuda': torch sees no GPU here; type `--device cpu`, or `autoq doctor` to see why"),
     *(
         case(
             f"frame-{given[:9]}",
             [*MODEL, "--frame", given],
-            f"--frame '{given}': expected WIDTHxHEIGHT, each from 16 to 8192 pixels; type --frame 96x96",
+            f"--frame '{given}': expected WIDTHxHEIGHT, each from 16 to 8192 pixels, for example --frame 96x96",
         )
         for given in ("96", "8x96", "9000x96", "96*96", "9" * 5000 + "x96")
     ),
@@ -196,12 +208,12 @@ OPTIONS = [
         [*MODEL, "--storage", "postgresql://user@host/d?password=secret"],
         "--storage 'postgresql://user@host/d': contains a password, which the study would store; set PGPASSWORD instead",
     ),
-    case("sensitivity-of-what", ["sensitivity"], "no model given; type --model with a name from `autoq models`, or --study NAME for a study's network"),
-    case("resume-what", ["search", "--resume"], "--resume: no study given; type --study NAME, where NAME is a folder in studies/"),
+    case("sensitivity-of-what", ["sensitivity"], "no model given; type `--model NAME` with a name from `autoq models`, or `--study NAME` for a study's network"),
+    case("resume-what", ["search", "--resume"], "--resume: no study given; type `--study NAME`, where NAME is a folder in studies/"),
     case(
         "no-studies",
         [*RESUME, "mine"],
-        "study 'studies/mine': there is no such study, and studies/ holds none yet; type autoq search --model srgan to start one",
+        "study 'studies/mine': there is no such study, and studies/ holds none yet; type `autoq search --model srgan` to start one",
     ),
 ]  # fmt: skip
 
@@ -215,7 +227,7 @@ def test_command_line(refused: Refused, arguments: list[str], message: str) -> N
 
 ROLES = "roles: {weight: {bits: 8}, activation: {bits: 8}, skip: {bits: 8}}\n"
 BITS = "expected whole numbers, 1 to 16, or 32 for float"
-NOT_YAML = "type autoq space srresnet for a file to start from"
+NOT_YAML = "type `autoq space srresnet` for a file to start from"
 FIELDS = "bits, quantizer, clipping, granularity, signed"
 
 
@@ -426,7 +438,7 @@ def test_a_pickled_module_is_refused_and_not_run(refused: Refused, shared: Path)
     refused(
         [*MODEL, "--weights", str(path)],
         f"weights '{path.resolve()}': a pickled Python object, which can run arbitrary code when loaded, expected a state dict;"
-        " if you trust it, load it yourself, type torch.save(model.state_dict(), FILE) and give FILE",
+        " if you trust it, load it yourself, type `torch.save(model.state_dict(), FILE)` and give FILE",
     )
 
 
@@ -513,7 +525,7 @@ def test_an_evaluation_image_that_is_a_training_image(refused: Refused, tmp_path
         case(
             "crops",
             ["--eval-crops", "0"],
-            "--eval-crops '0': expected a whole number from 1 to 999999, or `all`; type --eval-crops 32",
+            "--eval-crops '0': expected a whole number from 1 to 999999, or `all`, for example --eval-crops 32",
         ),
     ],
 )
@@ -766,7 +778,7 @@ DAMAGES = [
     case("unknown-objective", edited(lambda data: data["definition"].update(objectives=["size", "psn"])), REPORTED,
          definition("--objectives 'size,psn': unknown objective 'psn' (did you mean 'psnr'?); type one of bops, fidelity, latency, niqe, ops, peak_memory, pi, psnr, size, size_runtime, ssim")),
     case("no-objectives", edited(lambda data: data["definition"].update(objectives=[])), RESUMED,
-         definition("--objectives '': expected two or more different names; type --objectives size,latency,psnr")),
+         definition("--objectives '': expected two or more different names, for example --objectives size,latency,psnr")),
     case("no-versions", edited(lambda data: data["environment"].pop("versions")), REPORTED,
          definition("environment.versions: Field required")),
     case("record-of-no-policy", record_with(policy={"stages": {"body": {"wait": {}}}}), RESUMED, LINE),

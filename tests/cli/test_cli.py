@@ -70,7 +70,7 @@ def test_space_prints_a_file_that_can_be_used(
     code, out, _ = run(capsys, monkeypatch, "space", "--list")
     assert {line for line in out.splitlines() if line[:1].strip()} == set(named_spaces())
     code, _, err = run(capsys, monkeypatch, "space")
-    assert (code, err) == (2, "autoq: space: no network given; type autoq space srgan, or autoq space --list\n")
+    assert (code, err) == (2, "autoq: space: no network given; type `autoq space srgan`, or `autoq space --list` for the names\n")
 
 
 def test_targets_are_listed_with_their_facts(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def test_a_target_that_does_not_run_here_is_refused_before_anything_is_written(
     code, _, err = run(capsys, monkeypatch, "search", "--model", "xlsr", "--target", "onnxruntime-cpu")
     assert code == 2
     assert err == (
-        "autoq: target 'onnxruntime-cpu': onnxruntime is not installed; type pip install onnxruntime,"
+        "autoq: target 'onnxruntime-cpu': onnxruntime is not installed; type `pip install onnxruntime`,"
         " or choose a target from `autoq targets`\n"
     )
     assert not list(tmp_path.iterdir())

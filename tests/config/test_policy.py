@@ -26,8 +26,11 @@ def test_shorthand_by_stage() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("8", "policy '8': expected two or three widths in bits, weight/activation or weight/activation/skip; type 8/8/8"),
-        ("8/x/8", "policy '8/x/8': expected two or three widths in bits, weight/activation or weight/activation/skip; type 8/8/8"),
+        ("8", "policy '8': expected two or three widths in bits, weight/activation or weight/activation/skip, for example 8/8/8"),
+        (
+            "8/x/8",
+            "policy '8/x/8': expected two or three widths in bits, weight/activation or weight/activation/skip, for example 8/8/8",
+        ),
         ("99/8/8", "bits 99: expected 1 to 16, or 32 for float"),
         (
             "bdoy=8/8",

@@ -39,11 +39,14 @@ def test_what_is_given_is_known_from_what_is_not() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"budget": 0}, "--budget '0': expected a whole number from 1 to 1000000; type --budget 50"),
-        ({"budget": True}, "--budget 'True': expected a whole number from 1 to 1000000; type --budget 50"),
-        ({"max_steps": 2.5}, "--max-steps '2.5': expected a whole number from 1 to 1000000; type --max-steps 2000"),
-        ({"memory": "4GB"}, "--memory '4GB': expected GiB, from 0.001 to 1000000; type --memory 4"),
-        ({"eval_crops": "none"}, "--eval-crops 'none': expected a whole number from 1 to 999999, or `all`; type --eval-crops 32"),
+        ({"budget": 0}, "--budget '0': expected a whole number from 1 to 1000000, for example --budget 50"),
+        ({"budget": True}, "--budget 'True': expected a whole number from 1 to 1000000, for example --budget 50"),
+        ({"max_steps": 2.5}, "--max-steps '2.5': expected a whole number from 1 to 1000000, for example --max-steps 2000"),
+        ({"memory": "4GB"}, "--memory '4GB': expected GiB, from 0.001 to 1000000, for example --memory 4"),
+        (
+            {"eval_crops": "none"},
+            "--eval-crops 'none': expected a whole number from 1 to 999999, or `all`, for example --eval-crops 32",
+        ),
         ({"images": "sr"}, "--images 'sr': expected one of hr, lr"),
         ({"stopping": "perhaps"}, "--stopping 'perhaps': Input should be a valid boolean, unable to interpret input"),
     ],

@@ -153,7 +153,7 @@ def test_cuda_is_there_only_where_its_provider_starts(monkeypatch: pytest.Monkey
         assert found is None if reason is None else re.match(reason, str(found))
     _starts.cache_clear()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert why_unusable("onnxruntime-cuda") == "onnxruntime is not installed; type pip install onnxruntime-gpu"
+    assert why_unusable("onnxruntime-cuda") == "onnxruntime is not installed; type `pip install onnxruntime-gpu`"
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -241,8 +241,8 @@ def test_cost_at_the_command_line(capsys: pytest.CaptureFixture[str], monkeypatc
     assert found["peak_memory"] == (32 + 16) * 640 * 360  # both operands of the concatenation
 
 
-BITS = "policy '8': expected two or three widths in bits, weight/activation or weight/activation/skip; type 8/8/8"
-SIDES = "--input '5': expected WIDTHxHEIGHT, each from 16 to 8192 pixels; type --input 96x96"
+BITS = "policy '8': expected two or three widths in bits, weight/activation or weight/activation/skip, for example 8/8/8"
+SIDES = "--input '5': expected WIDTHxHEIGHT, each from 16 to 8192 pixels, for example --input 96x96"
 
 
 @pytest.mark.parametrize(("option", "value", "message"), [("--policy", "8", BITS), ("--input", "5", SIDES)])

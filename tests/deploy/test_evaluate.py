@@ -125,8 +125,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "expected either an .onnx file or --model NAME; type autoq evaluate FILE or autoq evaluate --model srgan"),
-        (["NET", "--model", "srgan"], "expected either an .onnx file or --model NAME; type autoq evaluate FILE or autoq evaluate --model srgan"),
+        ([], "expected either an .onnx file or --model NAME; type `autoq evaluate FILE` or `autoq evaluate --model NAME`"),
+        (["NET", "--model", "srgan"], "expected either an .onnx file or --model NAME; type `autoq evaluate FILE` or `autoq evaluate --model NAME`"),
         (["NET", "--metrics", "psnr,niqe"], "niqe needs niqe_modelparameters.mat in HERE/hub/pyiqa; download on a machine with internet access: python -c \"import pyiqa; pyiqa.create_metric('niqe')\""),
         (["NET", "--metrics", "psrn"], "unknown metric 'psrn' (did you mean 'psnr'?); type one of niqe, pi, psnr, ssim"),
         (["NET", "--metrics", ""], "unknown metric ''; type one of niqe, pi, psnr, ssim"),
@@ -138,8 +138,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         (["none.onnx"], "cannot read 'none.onnx': No such file or directory; give an .onnx file exported by autoq"),
         (["--model", "srgan", "--target", "openvino-cpu"], "--target openvino-cpu: a float network runs in torch; leave out --target, or give an .onnx file"),
         (["--model", "srgna"], "unknown model 'srgna' (did you mean 'srgan'?); type one of "),
-        (["--model", "vdsr", "--scale", "3"], "no weights are bundled for vdsr x3 or any other scale; type --weights FILE"),
-        (["NET", "--border", "-1"], "--border '-1': expected a whole number from 0 to 256; type --border 4"),
+        (["--model", "vdsr", "--scale", "3"], "no weights are bundled for vdsr; type --weights FILE"),
+        (["NET", "--border", "-1"], "--border '-1': expected a whole number from 0 to 256, for example --border 4"),
     ],
 )  # fmt: skip
 def test_bad_input(

@@ -89,5 +89,5 @@ def test_other_formats_and_a_missing_executor_are_refused_in_one_line(
         assert "stores integers of at most 8 bits, target 'bits' has wider ones; type --format qonnx" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert command(monkeypatch, *words, "qonnx") == 2
-    assert "qonnx, which is not installed; type pip install 'autoq[qonnx]'" in capsys.readouterr().err
+    assert "qonnx, which is not installed; type `pip install 'autoq[qonnx]'`" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

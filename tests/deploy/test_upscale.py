@@ -281,8 +281,8 @@ def gif() -> bytes:
         (["doubling.onnx", "photo.png", "none/out.png"], "output 'none/out.png': no such folder 'none'; create it, or give another path"),
         (["doubling.onnx", "photo.png", "folder.png"], "output 'folder.png' is a folder, expected a .png file; give a file name"),
         (["doubling.onnx", "photo.png", "out.png", "--target", "openvino"], f"unknown target 'openvino' (did you mean 'openvino-cpu'?); type one of {', '.join(sorted(TARGETS))}"),
-        (["doubling.onnx", "photo.png", "out.png", "--tile", "8"], "--tile '8': expected a whole number from 16 to 8192; type --tile 256"),
-        (["doubling.onnx", "photo.png", "out.png", "--threads", "0"], "--threads '0': expected a whole number from 1 to 1024; type --threads 2"),
+        (["doubling.onnx", "photo.png", "out.png", "--tile", "8"], "--tile '8': expected a whole number from 16 to 8192, for example --tile 256"),
+        (["doubling.onnx", "photo.png", "out.png", "--threads", "0"], "--threads '0': expected a whole number from 1 to 1024, for example --threads 2"),
     ],
 )  # fmt: skip
 def test_bad_input(

@@ -160,7 +160,7 @@ def test_a_torchscript_file_is_no_checkpoint(tmp_path: Path) -> None:
         load_own(Net(), tmp_path / "net.pt", "net")
     assert str(error.value) == (
         f"weights '{tmp_path / 'net.pt'}': a TorchScript archive, expected a state dict; type"
-        " torch.save(torch.jit.load(FILE).state_dict(), NEW) and give NEW"
+        " `torch.save(torch.jit.load(FILE).state_dict(), NEW)` and give NEW"
     )
 
 
@@ -301,7 +301,7 @@ def test_what_a_module_prints_stays_out_of_standard_output(folder: Path, capsys:
         ("mynet:leaves", "model 'mynet:leaves': the call raised SystemExit: no options; fix mynet"),
         ("mynet:FILE", "model 'mynet:FILE': mynet has no function or class 'FILE'; type --model mynet:FACTORY"),
         ("mynet:Makers.mkae", "model 'mynet:Makers.mkae': mynet has no function or class 'Makers.mkae'; type --model mynet:FACTORY"),
-        ("my net", "model 'my net': expected the form package.module:factory; type --model mynet:make"),
+        ("my net", "model 'my net': expected the form package.module:factory, for example --model mynet:make"),
         (
             "mynet:chance",
             "model 'mynet:chance': two calls give different weights ('0.weight'), probably random initialization; load a checkpoint"

@@ -84,7 +84,7 @@ def test_unusable_files_and_names(tmp_path: Path) -> None:
         build_model("srgan", 4, tmp_path / "none.pth")
     with pytest.raises(WeightsError, match=r"no weights are bundled for srgan x2, only for x4; type --weights FILE"):
         build_model("srgan", 2)
-    with pytest.raises(InputError, match=r"--scale '3': model 'srgan' supports 2 and 4; type --scale 4"):
+    with pytest.raises(InputError, match=r"--scale '3': model 'srgan' supports 2 and 4, for example --scale 4"):
         build_model("srgan", 3)
     with pytest.raises(InputError, match=r"unknown model 'srgn' \(did you mean 'srgan'\?\); type one of edsr, "):
         build_model("srgn", 4)

@@ -158,7 +158,7 @@ def test_a_port_that_is_taken_is_one_line(copied: tuple[Path, str]) -> None:
     port = url.split(":")[2].partition("/")[0]
     done = subprocess.run(command("dashboard", "srgan-x4", "--port", port), cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == f"autoq: --port {port}: Address already in use; type --port 0 for a free port\n"
+    assert done.stderr == f"autoq: --port {port}: Address already in use; type `--port 0` for a free port\n"
 
 
 def test_the_dashboard_needs_neither_torch_nor_ray(tmp_path: Path) -> None:

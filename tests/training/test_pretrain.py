@@ -99,7 +99,7 @@ def test_an_interrupt_within_a_step_leaves_what_was_saved_last(
 
 def test_a_training_is_not_overwritten_and_not_changed_under_way(images: tuple[Path, Path], tmp_path: Path) -> None:
     train(images, tmp_path / "run", steps=2)
-    with pytest.raises(InputError, match="already has a training; type --resume to continue it, or give another --output"):
+    with pytest.raises(InputError, match="already has a training; type `--resume` to continue it, or give another --output"):
         train(images, tmp_path / "run", steps=2)
     with pytest.raises(
         InputError, match=r"--resume: steps is 3, expected 2 as in the training in '.*'; repeat the original command with --resume"

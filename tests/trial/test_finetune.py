@@ -207,9 +207,9 @@ def test_as_many_steps_as_fit_in_a_time(study: Study, monkeypatch: pytest.Monkey
     ("pick", "message"),
     [
         ({"pick": "8/8/8", "steps": 2, "hours": 1}, "finetune: expected either --steps or --hours; omit one of them"),
-        ({"pick": "float"}, "finetune: the float network has nothing to train; type --pick compromise or --trial N"),
+        ({"pick": "float"}, "finetune: the float network has nothing to train; type `--pick compromise` or `--trial N`"),
         ({"pick": "4/4/8, finetuned"}, "--pick '4/4/8, finetuned': no such rule, objective or point; type"),
-        ({}, "finetune: expected either --trial or --pick; type --pick compromise or --trial N"),
+        ({}, "finetune: expected either --trial or --pick; type `--pick compromise` or `--trial N`"),
     ],
 )
 def test_what_cannot_be_finetuned(study: Study, pick: dict[str, Any], message: str) -> None:

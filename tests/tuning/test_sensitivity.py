@@ -214,8 +214,8 @@ def test_agreement_is_the_mean_rank_correlation() -> None:
     [
         (["--by", "stages"], "--by 'stages': expected one of stage, block, layer (did you mean 'stage'?)"),
         (["--metric", "psnrr"], "unknown metric 'psnrr' (did you mean 'psnr'?); type one of fidelity, niqe, pi, psnr, ssim"),
-        (["--steps", "x"], "--steps 'x': expected a whole number from 0 to 1000000; type --steps 24"),
-        (["--frame", "96"], "--frame '96': expected WIDTHxHEIGHT, each from 16 to 8192 pixels; type --frame 96x96"),
+        (["--steps", "x"], "--steps 'x': expected a whole number from 0 to 1000000, for example --steps 24"),
+        (["--frame", "96"], "--frame '96': expected WIDTHxHEIGHT, each from 16 to 8192 pixels, for example --frame 96x96"),
     ],
 )
 def test_bad_options(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, options: list[str], message: str) -> None:
