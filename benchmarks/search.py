@@ -32,7 +32,7 @@ from autoq.config.objectives import Direction, reference_value
 from autoq.config.policy import Policy, StageQuant, all_float
 from autoq.config.spec import Sensitivity, StudySpec, TrialResult, TrialSpec
 from autoq.config.structure import Structure
-from autoq.study import pareto, storage
+from autoq.study import database, pareto, storage
 from autoq.study.results import FLOAT_NAME
 from autoq.study.study import Study
 from autoq.tuning import additive
@@ -231,7 +231,7 @@ def uniform_only(run: Run) -> None:
 def autoq(run: Run, stopping: bool = True) -> None:
     """A study, with one worker that looks its trials up. Its trials are stored in memory: files would only take longer."""
     run.seconds += run.table.preparing
-    in_memory = unittest.mock.patch("autoq.study.study.connect", return_value=storage.in_memory())
+    in_memory = unittest.mock.patch("autoq.study.study.connect", return_value=database.in_memory())
     with in_memory, tempfile.TemporaryDirectory() as folder:
         study = begun(run, Path(folder), stopping)
         searcher = StudySearcher(study, [], Events(), lambda policy: Structure())

@@ -17,7 +17,7 @@ from autoq.config.space_file import read_space, space_layers
 from autoq.config.spec import StudySpec, TrialSpec
 from autoq.errors import InputError, StudyError
 from autoq.networks import bundled_record, is_custom, is_given, model_info
-from autoq.study.storage import check_free
+from autoq.study.database import check_free
 from autoq.study.study import Study, check_unused, new_folder, study_folder
 from autoq.system.processor import available_cores
 from autoq.targets import check_usable

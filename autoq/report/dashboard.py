@@ -9,7 +9,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from autoq.errors import InputError
-from autoq.study.storage import connect, explained
+from autoq.study.database import connect, explained
 from autoq.study.study import Study
 
 HOST = "127.0.0.1"

@@ -7,28 +7,25 @@ interruption, asking again gives the same suggestion.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import hashlib
-import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import optuna
 from optuna.trial import TrialState
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from autoq.config.objectives import FIDELITY, FIDELITY_FLOOR, OBJECTIVES
 from autoq.config.policy import ROLES, Policy
 from autoq.config.schedule import bracket
 from autoq.config.space import SearchSpace
 from autoq.config.spec import Record, StudySpec
-from autoq.errors import InputError, StudyError, unknown
+from autoq.errors import InputError, StudyError
+from autoq.study.database import FILE, cause_of, is_own_file
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,9 +35,6 @@ MOST_REPEATS = 10
 """Attempts of a sampler that suggests policies which trials already have; the second half of them is random. Then few
 policies are left, and the first untried one of the space is taken.
 """
-
-SQLITE_PATIENCE = 60
-"""Seconds to wait for a reader, such as a dashboard, to release the database file."""
 
 STATES = {"failed": TrialState.FAIL, "pruned": TrialState.PRUNED, "complete": TrialState.COMPLETE}
 
@@ -63,7 +57,7 @@ def _at_work(method: Callable[P, R]) -> Callable[P, R]:
             return method(*arguments, **named)
         except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
             backend = arguments[0].backend  # type: ignore[attr-defined]
-            raise OSError(errno.EIO, _cause(error), getattr(backend, "url", None)) from error
+            raise OSError(errno.EIO, cause_of(error), getattr(backend, "url", None)) from error
 
     return call
 
@@ -230,7 +224,7 @@ class TrialStorage:
     def _remove(self) -> str:
         """The advice that removes this study from the storage."""
         url = getattr(self.backend, "url", "")
-        if _is_own_file(url):
+        if is_own_file(url):
             return f"remove {FILE}"
         return f"type optuna delete-study --study-name {self._stored.study_name} --storage {url}"
 
@@ -316,93 +310,3 @@ def make_sampler(name: str, seed: int, number: int, budget: int, attempt: int = 
     if name == "random":
         return optuna.samplers.RandomSampler(seed=own)
     raise InputError(f"--sampler '{name}': expected one of auto, tpe, gp, nsga2, nsga3, random")
-
-
-# ------------------------------------------------------------ where trials are stored
-
-FILE = "study.db"
-"""The database in a study's folder, where it has no other one."""
-
-DATABASES = ("mysql", "postgresql", "sqlite")
-PACKAGES = {"psycopg": "'psycopg[binary]'", "psycopg2": "psycopg2-binary", "MySQLdb": "mysqlclient"}
-"""Python module of a database -> name for pip, where they differ."""
-
-PASSWORDS = ("password", "passwd")
-"""Keys of a URL's query that hold a password."""
-
-
-def check_url(url: str) -> None:
-    """Raise StudyError for text that is not a database URL, or has a password in it, which would be written to files."""
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError) as error:
-        raise StudyError(
-            f"--storage '{url}': not a database URL; type --storage sqlite:////absolute/path.db or postgresql://user@host/database"
-        ) from error
-    if re.search("[{}]", url):
-        quoted = url.replace("{", "%7B").replace("}", "%7D")
-        raise StudyError(f"--storage '{url}': Optuna replaces text in braces; type --storage {quoted}")
-    if parsed.drivername.startswith("sqlite") and not Path(parsed.database or "").is_absolute():
-        absolute = file_url(Path.cwd() / (parsed.database or "x.db"))
-        raise StudyError(f"--storage '{url}': expected an absolute path; type --storage {absolute}")
-    if parsed.password is not None or any(key in parsed.query for key in PASSWORDS):
-        shown = parsed.difference_update_query(PASSWORDS).render_as_string(hide_password=True)
-        raise StudyError(f"--storage '{shown}': contains a password, which the study would store; set PGPASSWORD instead")
-
-
-def file_url(path: Path) -> str:
-    """The URL of a SQLite file, quoted."""
-    return URL.create("sqlite", database=str(path.resolve())).render_as_string()
-
-
-def _cause(error: Exception) -> str:
-    """The message of the database, without those of Optuna and SQLAlchemy around it."""
-    origins = (getattr(each, "orig", None) for each in (error, error.__cause__))
-    return str(next(filter(None, origins), error)).splitlines()[0].split(". ")[0]
-
-
-@contextlib.contextmanager
-def explained(url: str) -> Iterator[None]:
-    """Turn errors from opening a database into StudyError with advice."""
-    try:
-        yield
-    except NoSuchModuleError as error:
-        raise StudyError(f"--storage '{url}': {unknown('database', make_url(url).drivername, DATABASES)}") from error
-    except ImportError as error:
-        module = str(getattr(error.__cause__, "name", None) or error.name)
-        raise StudyError(
-            f"--storage '{url}': needs the Python module '{module}'; type pip install {PACKAGES.get(module, module)}"
-        ) from error
-    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
-        raise StudyError(f"--storage '{url}': {_cause(error)}; {_way_out(url)}") from error
-
-
-def _way_out(url: str) -> str:
-    if _is_own_file(url):
-        return f"remove {FILE}: it is made again from trials.jsonl"
-    return "make it reachable, or give another --storage, for example sqlite:////absolute/path.db"
-
-
-def _is_own_file(url: str) -> bool:
-    """Whether a database is the file in a study's folder."""
-    return Path(make_url(url).database or "").name == FILE
-
-
-def check_free(url: str, name: str) -> None:
-    """Raise StudyError if a database cannot be used, or already has a study of that name."""
-    storage = connect(url)
-    with explained(url):
-        if name in [study.study_name for study in storage.get_all_studies()]:
-            raise StudyError(f"--storage '{url}': already has a study '{name}'; give another --study or --storage")
-
-
-def in_memory() -> optuna.storages.BaseStorage:
-    """A storage in the memory of this process."""
-    return optuna.storages.InMemoryStorage()
-
-
-def connect(url: str) -> optuna.storages.BaseStorage:
-    """Open a database. Raises StudyError with its reason."""
-    patience = {"connect_args": {"timeout": SQLITE_PATIENCE}} if url.startswith("sqlite") else None
-    with explained(url):
-        return optuna.storages.RDBStorage(url, engine_kwargs=patience)

@@ -28,10 +28,11 @@ from autoq.config.structure import Structure
 from autoq.errors import InputError, StudyError, suggest
 from autoq.networks import is_custom, model_info
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
+from autoq.study.database import connect, explained, file_url, in_memory
 from autoq.study.folder import StudyFolder
 from autoq.study.replication import ReplicatedPoint, replicated_points, replicated_qualities
 from autoq.study.results import Results, finetuned_name, in_words, table
-from autoq.study.storage import Asked, TrialStorage, connect, explained, file_url, guarded, in_memory
+from autoq.study.storage import Asked, TrialStorage, guarded
 from autoq.system.files import append_line, atomic_write_text, cut_torn_line, read_lines
 from autoq.targets import target_info
 

@@ -17,7 +17,7 @@ from autoq.errors import InputError, suggest
 from autoq.networks import is_custom, is_file, is_given, model_info
 from autoq.networks.published import REQUEST, published_file
 from autoq.networks.stages import StagePatterns
-from autoq.study.storage import check_url
+from autoq.study.database import check_url
 from autoq.study.study import Study, space_facts, study_folder
 from autoq.system.limits import can_bound_memory
 from autoq.targets import target_info
