@@ -5,10 +5,9 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from autoq.graph.trace import Traced
 from autoq.networks.stages import StagePatterns
@@ -20,7 +19,7 @@ EVERYTHING: StagePatterns = {"body": ("*",)}
 """One stage for all layers."""
 
 PROBE = 24
-"""Side of the image that is run to find the size of every tensor, rounded up to the network's multiple."""
+"""Side of the image that is assumed to find the size of every tensor, rounded up to the network's multiple."""
 
 
 def find_stages(traced: Traced) -> StagePatterns:
@@ -83,19 +82,10 @@ class _Facts:
 
 def _shapes(traced: Traced) -> dict[fx.Node, torch.Size]:
     """Node -> shape of its feature maps."""
-    shapes: dict[fx.Node, torch.Size] = {}
-
-    class Sizes(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            result = super().run_node(n)
-            if isinstance(result, Tensor) and result.dim() == 4 and n.op != "get_attr":
-                shapes[n] = result.shape
-            return result
-
     side = traced.fitted(PROBE)
-    with torch.no_grad():
-        Sizes(traced.module).run(torch.zeros(1, 3, side, side))
-    return shapes
+    found = traced.shapes(side, side)
+    nodes = [node for node in traced.module.graph.nodes if node.name in found and node.op != "get_attr"]
+    return {node: found[node.name] for node in nodes if len(found[node.name]) == 4}
 
 
 def _changes_colours(module: fx.GraphModule, node: fx.Node) -> bool:
