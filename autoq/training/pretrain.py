@@ -28,6 +28,7 @@ from autoq.config.spec import PretrainSpec
 from autoq.errors import InputError, TrialFailed
 from autoq.graph.inference import upscale
 from autoq.images.data import PatchSampler, check_disjoint, eval_images, make_pair, to_pixels, train_images, turned
+from autoq.images.pixels import LEVELS
 from autoq.metrics.quality import psnr
 from autoq.networks import build_model, fresh_model, model_info
 from autoq.networks.recipes import Recipe
@@ -169,8 +170,9 @@ class Training:
                 patch = pixels[top * unit : (top + side) * unit, left * unit : (left + side) * unit]
                 patches.append(turned(patch, turns, flip))
         factor = torch.tensor(factors, device=self.spec.device).view(-1, 1, 1, 1)
-        low, high = (torch.from_numpy(np.stack(patches)).to(self.spec.device) for patches in (lows, highs))
-        return low.permute(0, 3, 1, 2).float() / 255 * factor, high.permute(0, 3, 1, 2).float() / 255 * factor  # both channels_last
+        bytes_ = (torch.from_numpy(np.stack(patches)).to(self.spec.device) for patches in (lows, highs))
+        low, high = (pixels.permute(0, 3, 1, 2).float() / LEVELS * factor for pixels in bytes_)  # both channels_last
+        return low, high
 
     def _autocast(self) -> torch.autocast:
         device = self.spec.device
