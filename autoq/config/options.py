@@ -270,7 +270,7 @@ class StudyOptions(Options):
         Option(
             f"Two or more of {', '.join(OBJECTIVES)}, separated by commas. size: weights at their own bit"
             " widths. size_runtime: weights as the runtime stores them. fidelity: PSNR against the float network's output.",
-            "size,latency,psnr; size,latency,fidelity for GANs and for your own networks",
+            "size,latency,psnr; for GANs and for your own networks, fidelity instead of psnr",
             "NAMES",
         ),
     ] = ()
