@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -182,18 +182,10 @@ def run_jobs(searcher: StudySearcher, context: TrialContext, table: LatencyTable
     on_gpu, user_code = spec.trial.device == "cuda", UserCode.of(spec.trial.model)
     scratch = (study.folder / "ray").resolve()
     shutil.rmtree(scratch, ignore_errors=True)  # of a search that was killed
-    os.environ.update(
-        RAY_USAGE_STATS_ENABLED="0",
-        TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-        TUNE_DISABLE_SIGINT_HANDLER="1",
-        TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-        RAY_AIR_NEW_OUTPUT="0",
-        RAY_CHDIR_TO_TRIAL_DIR="0",
-        TUNE_GLOBAL_CHECKPOINT_S="1e9",  # Ray's own state is never read: the study holds everything
-    )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a process that was replaced is an error to Ray
-    with quiet(), contextlib.redirect_stdout(RayOutput(searcher.events)):
-        _start_ray(spec.workers, on_gpu, spec.trial.threads)
+    with contextlib.ExitStack() as end:
+        end.callback(shutil.rmtree, scratch, ignore_errors=True)
+        end.enter_context(local_ray(spec.workers, on_gpu, spec.trial.threads))
+        end.enter_context(contextlib.redirect_stdout(RayOutput(searcher.events)))
         try:
             trainable = tune.with_parameters(
                 TrialActor, spec=spec, table=table, folder=study.folder.resolve(), user_code=user_code, context=portable(context)
@@ -211,9 +203,6 @@ def run_jobs(searcher: StudySearcher, context: TrialContext, table: LatencyTable
             with contextlib.suppress(OSError):  # the disk may be full
                 searcher.interrupted()
             raise abort.__cause__ or abort from None
-        finally:
-            ray.shutdown()
-            shutil.rmtree(scratch, ignore_errors=True)
 
 
 class NewTrialsFirst(FIFOScheduler):
@@ -252,30 +241,63 @@ def tuner(trainable: Any, searcher: Searcher, workers: int, scratch: Path) -> tu
     )
 
 
-def _start_ray(workers: int, on_gpu: bool, threads: int) -> None:
+@contextlib.contextmanager
+def local_ray(workers: int, on_gpu: bool, threads: int) -> Iterator[None]:
+    """Ray for a while, on this machine alone, without its output. Raises AutoqError where it cannot start.
+
+    Args:
+        workers: Most processes at once.
+        on_gpu: Whether they share the GPU.
+        threads: Threads of each process.
+    """
     if ray.util.get_node_ip_address() != HOST:
         raise AutoqError(
             "Ray was imported before the search and would listen on the network; start Python anew, or set"
             f" {LOOPBACK_ONLY}=0 before ray is imported"
         )
-    kept = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes; with a runtime_env they would start seconds later
+    environment = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "RAY_CHDIR_TO_TRIAL_DIR": "0",
+        "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # Ray's own state is never read: the study holds everything
+        "OMP_NUM_THREADS": str(threads),  # of the processes; with a runtime_env they would start seconds later
+    }
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a process that was replaced is an error to Ray
+    with quiet(), _set(environment):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                num_gpus=1 if on_gpu else 0,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address=HOST,
+            )
+        except (RuntimeError, OSError, ValueError) as error:
+            raise AutoqError(f"Ray did not start: {' '.join(str(error).split())}; autoq doctor says what is missing") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _set(environment: Mapping[str, str]) -> Iterator[None]:
+    """Environment variables for a while, of this process and of those that it starts."""
+    kept = {name: os.environ.get(name) for name in environment}
+    os.environ.update(environment)
     try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            num_gpus=1 if on_gpu else 0,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _node_ip_address=HOST,
-        )
-    except (RuntimeError, OSError, ValueError) as error:
-        raise AutoqError(f"Ray did not start: {' '.join(str(error).split())}; autoq doctor says what is missing") from error
+        yield
     finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if kept is not None:
-            os.environ["OMP_NUM_THREADS"] = kept
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 from ray import tune
 from ray.tune.search import Searcher
 
 from autoq.tuning import workers
 from autoq.tuning.scheduler import Abort
-from autoq.tuning.workers import quiet, tuner
+from autoq.tuning.workers import tuner
 
 JOBS = 16
 
@@ -64,19 +63,14 @@ class Jobs(Searcher):
         return {}
 
 
-def test_a_process_that_starts_slowly_is_not_ended_and_an_error_ends_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+def test_a_process_that_starts_slowly_is_not_ended_and_an_error_ends_all(tmp_path: Path) -> None:
     jobs = Jobs()
-    with quiet():
-        workers._start_ray(2, on_gpu=False, threads=1)
-        try:
-            trainable = tune.with_parameters(worker(), folder=tmp_path)
-            tuner(tune.with_resources(trainable, {"cpu": 1}), jobs, 2, tmp_path / "ray").fit()
-            ended = Jobs(last=2)
-            with pytest.raises(Abort):
-                tuner(tune.with_resources(trainable, {"cpu": 1}), ended, 2, tmp_path / "ray").fit()
-        finally:
-            ray.shutdown()
+    with workers.local_ray(2, on_gpu=False, threads=1):
+        trainable = tune.with_parameters(worker(), folder=tmp_path)
+        tuner(tune.with_resources(trainable, {"cpu": 1}), jobs, 2, tmp_path / "ray").fit()
+        ended = Jobs(last=2)
+        with pytest.raises(Abort):
+            tuner(tune.with_resources(trainable, {"cpu": 1}), ended, 2, tmp_path / "ray").fit()
     assert len(jobs.processes) == JOBS
     assert len(set(jobs.processes)) == 2
     assert len(ended.processes) == 2
