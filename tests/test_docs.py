@@ -139,7 +139,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (folder / name).parent.mkdir(parents=True)
         (folder / name).write_text(NETWORK)
     (folder / "mine.yaml").write_text(blocks(ROOT / "docs" / "reference" / "search-spaces.md", "yaml")[1])
-    for name, image, side in (("train", "astronaut.png", 256), ("Set5", "chelsea.png", 128)):
+    for name, image, side in (("train", "astronaut.png", 256), ("Set5", "chelsea.png", 128), ("Set14", "moon.png", 64)):
         (folder / name).mkdir()
         with PIL.Image.open(Path(skimage.__file__).parent / "data" / image) as photograph:
             photograph.convert("RGB").crop((0, 0, side, side)).save(folder / name / "photo.png")

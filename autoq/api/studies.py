@@ -180,6 +180,8 @@ def _create(options: SearchOptions, events: Events, command: str) -> tuple[Study
     for images in (trial.data, trial.eval_data, trial.test_data):
         if images and (left_out := unread(images)):
             events.note(left_out)
+    if trial.images == "lr" and None in (trial.data, trial.eval_data, trial.test_data):
+        events.note("bundled photographs serve as low-resolution inputs where no folder is given")
     if doubtful := doubt(context.float_outputs, context.pairs, trial.scale):
         events.note(doubtful)
     if not options.objectives:
@@ -192,7 +194,7 @@ def _defined(options: SearchOptions) -> StudySpec:
     given = options.model_fields_set
     if "model" not in given:
         raise InputError(
-            "no model given; type `--model NAME` with a name from `autoq models`; your own network is package.module:factory, or the path of a .pth file"
+            "no model given; type `--model NAME` with a name from `autoq models`; for your own network, give package.module:factory or the path of a .pth file"
         )
     cores = available_cores()
     plain = StudySpec(
@@ -253,7 +255,7 @@ def _check_together(spec: StudySpec) -> None:
     """Raise InputError for options that do not go together."""
     if spec.initial_trials > spec.budget:
         raise InputError(
-            f"--initial-trials '{spec.initial_trials}': expected at most the --budget of {spec.budget}; type --initial-trials {spec.budget}"
+            f"--initial-trials '{spec.initial_trials}': expected at most the --budget of {spec.budget}; type --initial-trials {spec.budget}, or raise --budget"
         )
     if spec.warm_start and spec.initial_trials < 2:
         raise InputError(

@@ -118,19 +118,29 @@ def _usage(error: Any) -> str:
     help_line = f"`{command} --help`"
     name, missing = getattr(error, "option_name", None), getattr(error, "param", None)
     if missing is not None and missing.required:
-        value = (missing.metavar or missing.name).upper()
-        needed = value if missing.param_type_name == "argument" else f"{missing.opts[0]} {value}"
-        return f"{context.info_name}: {needed} is missing; type {help_line} for what it means"
+        return f"{context.info_name}: {_typed(missing)} is missing; type {_needed(context)}"
     if name and name.startswith("-") and getattr(error, "possibilities", None) is not None:
         parameters = context.command.params if context else []
-        if any(each.param_type_name == "argument" and each.name == name.lstrip("-") for each in parameters):
-            return f"'{name}': {command} takes this value without an option name; type {help_line} for an example"
+        values = [each for each in parameters if each.param_type_name == "argument" and each.name == name.lstrip("-")]
+        if values:
+            return f"'{name}': {command} has no such option, the value is typed alone; type `{command} {_typed(values[0])}`"
         known = [option for each in parameters if each.param_type_name == "option" for option in each.opts]
         return f"no such option '{name}'{suggest(name, known)}; type {help_line} for the options"
     said = error.format_message().rstrip(".")
     said = said[:1].lower() + said[1:]
     listed = "options" if " " in command else "commands"
     return f"{said}{' Type' if said.endswith('?') else '; type'} {help_line} for the {listed}"
+
+
+def _typed(parameter: Any) -> str:
+    """A parameter as it is typed: `STUDY`, `--output DIR`."""
+    value = (parameter.metavar or parameter.name).upper()
+    return value if parameter.param_type_name == "argument" else f"{parameter.opts[0]} {value}"
+
+
+def _needed(context: Any) -> str:
+    """A command with all that it cannot do without."""
+    return f"`{' '.join([context.command_path, *(_typed(each) for each in context.command.params if each.required)])}`"
 
 
 def _line(text: str) -> str:

@@ -42,6 +42,8 @@ def show_front(study: Study, report: Path | None, seconds: float) -> None:
         console.print(sentence, soft_wrap=True)
     files = f"study {study.folder}" + (f"; report {report}" if report else "")
     console.print(f"{seconds:.0f} s; {files}", soft_wrap=True)
+    if results.front:
+        console.print(f"to export a point, type autoq export {study.name} --pick compromise -o DIR", soft_wrap=True)
 
 
 def show_finetuned(study: Study, found: Record) -> None:

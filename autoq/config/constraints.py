@@ -51,7 +51,7 @@ def parse(text: str) -> Constraint:
     match = re.fullmatch(r"\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9]+(?:[.][0-9]+)?)\s*([A-Za-z]*)\s*", text)
     if match is None:
         raise InputError(
-            f"--constraint '{text}': expected NAME<=VALUE or NAME>=VALUE, where NAME is an objective,"
+            f"--constraint '{text}': expected NAME<=VALUE or NAME>=VALUE, where NAME is an objective or a drop such as psnr_drop,"
             " for example --constraint 'size<=400KiB'"
         )
     name, sign, number, unit = match.groups()
@@ -62,7 +62,11 @@ def parse(text: str) -> Constraint:
     info = OBJECTIVES[objective]
     units = UNITS.get(info.unit, {"": 1.0, info.unit: 1.0})
     if unit not in units:
-        raise InputError(f"--constraint '{text}': {name} is measured in {info.unit or 'plain numbers'}; type {name}{sign}{number}")
+        shown = info.unit if info.unit in units and info.unit != "bytes" else ""
+        raise InputError(
+            f"--constraint '{text}': {name} is measured in {info.unit or 'plain numbers'};"
+            f" type --constraint '{name}{sign}{number}{shown}'"
+        )
     return Constraint(re.sub(r"\s", "", text), name, float(number) * units[unit], sign == ">=")
 
 

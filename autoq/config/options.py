@@ -187,13 +187,13 @@ class NetworkOptions(Options):
     scale: Annotated[
         int,
         whole(1, MOST_SCALE, 4),
-        Option("Upscaling factor.", "4; if no x4 weights are bundled, the scale of those that are", "N"),
+        Option("Upscaling factor.", "4, or the scale that weights are bundled for; for your own network, its own", "N"),
     ] = 4
     weights: Annotated[
         Path | None,
         Option(
             "Checkpoint (.safetensors or .pth), or `published` to download the weights that the network's authors released.",
-            "bundled weights",
+            "bundled weights, or those of your own network",
             "FILE",
         ),
     ] = None
@@ -249,7 +249,7 @@ class TrainingOptions(Options):
         float,
         number("a weight", 0.3, least=0),
         Option(
-            "Weight of FQSR's calibration loss SQCL, which penalizes the error of every quantizer.",
+            "Weight of SQCL, the calibration loss of the FQSR paper, which penalizes the error of every quantizer.",
             "0 (off)",
             "WEIGHT",
         ),
@@ -268,8 +268,8 @@ class StudyOptions(Options):
         tuple[str, ...],
         BeforeValidator(_objectives),
         Option(
-            f"Two or more of {', '.join(OBJECTIVES)}, separated by commas. size: weights at their own bit"
-            " widths. size_runtime: weights as the runtime stores them. fidelity: PSNR against the float network's output.",
+            f"Two or more of {', '.join(OBJECTIVES)}, separated by commas. size: tensors at their own bit"
+            " widths. size_runtime: as the runtime stores them. fidelity: PSNR against the float network's output.",
             "size,latency,psnr; for GANs and for your own networks, fidelity instead of psnr",
             "NAMES",
         ),
@@ -283,7 +283,9 @@ class StudyOptions(Options):
             metavar="BOUND",
         ),
     ] = ()
-    sampler: Annotated[SamplerName, Option(f"Optuna sampler: {', '.join(get_args(SamplerName))}.", metavar="NAME")] = "auto"
+    sampler: Annotated[SamplerName, Option(f"Optuna sampler: {', '.join(get_args(SamplerName))}. auto: TPE.", metavar="NAME")] = (
+        "auto"
+    )
     budget: Annotated[int, whole(1, MANY, 50), Option("Number of trials.", metavar="N")] = 50
     max_steps: Annotated[
         int | None, whole(1, MANY, 2000), Option("Total training steps after which no new trial starts.", "no limit", "N")
@@ -301,8 +303,8 @@ class StudyOptions(Options):
         int,
         whole(0, MANY, 3),
         Option(
-            "Number of random seeds for training points of the front again at the end, recommended points first; this takes at "
-            "most an eighth of the time that the trials took.",
+            "At the end, train points of the front again with this number of other random seeds, recommended points (smallest, "
+            "fastest, compromise) first, for at most an eighth of the time that the trials took.",
             metavar="N",
         ),
     ] = 3
@@ -354,7 +356,7 @@ class RunOptions(Options):
         Option("Name of the study's folder in studies/, or an absolute path.", "the network's name and the time", "NAME"),
     ] = None
     resume: Annotated[
-        bool, Option("Continue the study given by --study from where it stopped. All other options are read from the study.")
+        bool, Option("Continue the study given by --study from where it stopped, with the options it was started with.")
     ] = False
 
 

@@ -197,7 +197,8 @@ def model_info(name: str) -> ModelInfo:
         return ModelInfo(location=name, scales=(), stages={}, patterns={}, perceptual=is_file(name))
     if name not in MODELS:
         raise InputError(
-            f"{unknown('model', name, MODELS)}; your own network is package.module:factory, or the path of a {CHECKPOINTS[0]} file"
+            f"{unknown('model', name, MODELS)}; for your own network, give package.module:factory or the"
+            f" path of a {CHECKPOINTS[0]} file"
         )
     return MODELS[name]
 
@@ -226,7 +227,7 @@ def weights_file(name: str, scale: int, weights: Path | None = None) -> Path | N
         return Path(name) if is_file(name) else None
     if scale not in info.bundled:
         others = " and ".join(f"x{factor}" for factor in info.bundled)
-        bundled = f"{name} x{scale}, only for {others}" if others else name
+        bundled = f"{name} x{scale}, only for {others}" if others else f"{name} (see `autoq models`)"
         download = f", or --weights {REQUEST} to download {PUBLISHED[name, scale]}" if (name, scale) in PUBLISHED else ""
         raise WeightsError(f"no weights are bundled for {bundled}; type --weights FILE{download}")
     return BUNDLED / info.bundled[scale]

@@ -34,7 +34,7 @@ INDICES = (torch.int64, torch.int32, torch.bool)
 """Types of buffers that are not weights: channel orders, window positions, masks."""
 
 KEYS_SHOWN = 3
-ASK = "type --weights with a .safetensors or .pth file of tensors"
+ASK = "give a .safetensors or .pth file of tensors"
 
 
 def read_state_dict(path: Path) -> StateDict:

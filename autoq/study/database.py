@@ -43,7 +43,7 @@ def check_url(url: str) -> None:
         raise StudyError(f"--storage '{url}': expected an absolute path; type --storage {absolute}")
     if parsed.password is not None or any(key in parsed.query for key in PASSWORDS):
         shown = parsed.difference_update_query(PASSWORDS).render_as_string(hide_password=True)
-        raise StudyError(f"--storage '{shown}': contains a password, which the study would store; set PGPASSWORD instead")
+        raise StudyError(f"--storage '{shown}': contains a password, which the study would store; leave it out and set PGPASSWORD")
 
 
 def file_url(path: Path) -> str:

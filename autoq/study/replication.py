@@ -208,9 +208,8 @@ def in_words(points: Sequence[ReplicatedPoint], results: Results) -> str:
         sign = 1 if OBJECTIVES[quality].direction == "maximize" else -1
         worst = min(repeated, key=lambda point: sign * (point.replicated[quality].middle - point.record.values[quality]))
         change = f"{worst.replicated[quality].middle - worst.record.values[quality]:+.2f} {OBJECTIVES[quality].unit}".strip()
-        count = "All were" if len(repeated) == len(points) else f"{len(repeated)} of them {'was' if len(repeated) == 1 else 'were'}"
-        trained = f"{count} trained again with other seeds"
-        words.append(f"{trained}; the largest loss is {change} ({point_name(worst.record)})")
+        trained = f"{len(repeated)} point{' was' if len(repeated) == 1 else 's were'} trained again with other seeds"
+        words.append(f"{trained}; at worst, {quality} changed by {change} ({point_name(worst.record)})")
     if failed := [point for point in points if point.reason]:
         words.append(f"{len(failed)} could not be trained again: {failed[0].reason}")
     return ". ".join(words) + "."

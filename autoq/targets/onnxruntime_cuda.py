@@ -26,7 +26,8 @@ class ONNXRuntimeCUDA:
     @staticmethod
     def missing() -> str | None:
         if PROVIDER not in onnxruntime.get_available_providers():
-            return f"onnxruntime has no {PROVIDER}; type `pip uninstall -y onnxruntime && pip install onnxruntime-gpu`"
+            install = "pip uninstall -y onnxruntime && pip install onnxruntime-gpu"
+            return f"onnxruntime has no {PROVIDER}; if there is an NVIDIA GPU, type `{install}`"
         return None if _starts() else f"{PROVIDER} does not start; check the GPU (nvidia-smi), CUDA and cuDNN"
 
     def load(self, file: bytes | Path, threads: int) -> Runner:

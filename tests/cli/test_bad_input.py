@@ -36,8 +36,10 @@ from autoq.targets import TARGETS
 from tests.cli.test_cli import run
 
 SUFFIXES = ".bmp, .jpeg, .jpg, .png, .tif, .tiff or .webp"
-ASK_WEIGHTS = "type --weights with a .safetensors or .pth file of tensors"
-MODEL_NAMES = f"type one of {', '.join(sorted(MODELS))}; your own network is package.module:factory, or the path of a .pth file"
+ASK_WEIGHTS = "give a .safetensors or .pth file of tensors"
+MODEL_NAMES = (
+    f"type one of {', '.join(sorted(MODELS))}; for your own network, give package.module:factory or the path of a .pth file"
+)
 FACTS = space_facts("srresnet", "openvino-cpu")
 MODEL = ["search", "--model", "srresnet"]
 RESUME = ["search", "--resume", "--study"]
@@ -91,7 +93,7 @@ PARSING = [
     case(
         "option-of-an-argument",
         ["space", "--model", "srgan"],
-        "'--model': autoq space takes this value without an option name; type `autoq space --help` for an example",
+        "'--model': autoq space has no such option, the value is typed alone; type `autoq space MODEL`",
     ),
     case("option-short", [*MODEL, "-x"], "no such option: -x; type `autoq search --help` for the options"),
     case(
@@ -102,7 +104,7 @@ PARSING = [
     case(
         "value-missing", [*MODEL, "--budget"], "option '--budget' requires an argument; type `autoq search --help` for the options"
     ),
-    case("argument-missing", ["report"], "report: STUDY is missing; type `autoq report --help` for what it means"),
+    case("argument-missing", ["report"], "report: STUDY is missing; type `autoq report STUDY`"),
     case(
         "argument-extra", [*MODEL, "extra"], "got unexpected extra argument(s) (extra); type `autoq search --help` for the options"
     ),
@@ -134,19 +136,19 @@ PARSING = [
 ]
 
 OPTIONS = [
-    case("no-model", ["search"], "no model given; type `--model NAME` with a name from `autoq models`; your own network is package.module:factory, or the path of a .pth file"),
+    case("no-model", ["search"], "no model given; type `--model NAME` with a name from `autoq models`; for your own network, give package.module:factory or the path of a .pth file"),
     case("model-near", ["search", "--model", "sragn"], f"unknown model 'sragn' (did you mean 'srgan'?); {MODEL_NAMES}"),
     case("model-far", ["space", "bicubic"], f"unknown model 'bicubic'; {MODEL_NAMES}"),
     case("model-empty", ["search", "--model", ""], f"unknown model ''; {MODEL_NAMES}"),
     case("scale-of-no-network", [*MODEL, "--scale", "3"], "--scale '3': model 'srresnet' supports 2 and 4, for example --scale 4"),
     case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights are bundled for srresnet x2, only for x4; type --weights FILE"),
     case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': there is no such study, and studies/ holds none yet; type `autoq search --model srgan` to start one"),
-    case("initial-trials", [*MODEL, "--budget", "4", "--initial-trials", "5"], "--initial-trials '5': expected at most the --budget of 4; type --initial-trials 4"),
+    case("initial-trials", [*MODEL, "--budget", "4", "--initial-trials", "5"], "--initial-trials '5': expected at most the --budget of 4; type --initial-trials 4, or raise --budget"),
     case("by", [*MODEL, "--by", "row"], "--by 'row': expected one of stage, block, layer"),
     case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory is computed from the network's own stages; omit one of them"),
     case("replications", [*MODEL, "--replications", "-1"], "--replications '-1': expected a whole number from 0 to 1000000, for example --replications 3"),
-    case("constraint", [*MODEL, "--constraint", "small"], "--constraint 'small': expected NAME<=VALUE or NAME>=VALUE, where NAME is an objective, for example --constraint 'size<=400KiB'"),
-    case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "--constraint 'latency<=10KiB': latency is measured in ms; type latency<=10"),
+    case("constraint", [*MODEL, "--constraint", "small"], "--constraint 'small': expected NAME<=VALUE or NAME>=VALUE, where NAME is an objective or a drop such as psnr_drop, for example --constraint 'size<=400KiB'"),
+    case("constraint-unit", [*MODEL, "--constraint", "latency<=10KiB"], "--constraint 'latency<=10KiB': latency is measured in ms; type --constraint 'latency<=10ms'"),
     case("latency-of-bits", [*MODEL, "--target", "bits", "--objectives", "size,latency"],
          "objective 'latency': bits offers no latency; type --objectives size,bops,psnr"),
     case("bound-of-bits", [*MODEL, "--target", "bits", "--constraint", "latency<=5ms"],
@@ -201,12 +203,12 @@ OPTIONS = [
     case(
         "storage-password",
         [*MODEL, "--storage", "postgresql://user:secret@host/d"],
-        "--storage 'postgresql://user:***@host/d': contains a password, which the study would store; set PGPASSWORD instead",
+        "--storage 'postgresql://user:***@host/d': contains a password, which the study would store; leave it out and set PGPASSWORD",
     ),
     case(
         "storage-password-in-query",
         [*MODEL, "--storage", "postgresql://user@host/d?password=secret"],
-        "--storage 'postgresql://user@host/d': contains a password, which the study would store; set PGPASSWORD instead",
+        "--storage 'postgresql://user@host/d': contains a password, which the study would store; leave it out and set PGPASSWORD",
     ),
     case("sensitivity-of-what", ["sensitivity"], "no model given; type `--model NAME` with a name from `autoq models`, or `--study NAME` for a study's network"),
     case("resume-what", ["search", "--resume"], "--resume: no study given; type `--study NAME`, where NAME is a folder in studies/"),

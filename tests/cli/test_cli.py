@@ -216,5 +216,5 @@ def test_an_option_of_an_earlier_version_is_taken_with_one_line_of_notice() -> N
     assert done.stderr.splitlines() == [
         "--seeds is now called --initial-trials",
         "--confirm is now called --replications",
-        "autoq: --initial-trials '60': expected at most the --budget of 50; type --initial-trials 50",
+        "autoq: --initial-trials '60': expected at most the --budget of 50; type --initial-trials 50, or raise --budget",
     ]

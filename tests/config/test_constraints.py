@@ -38,10 +38,10 @@ def test_bounds_are_read_in_their_units(text: str, name: str, bound: float, exac
         ("size<=-4", "expected NAME<=VALUE"),
         ("sise<=4", "unknown name 'sise' \\(did you mean 'size'\\?\\)"),
         ("size_drop<=4", "unknown name 'size_drop'"),
-        ("size<=4ms", "size is measured in bytes; type size<=4"),
+        ("size<=4ms", "size is measured in bytes; type --constraint 'size<=4'"),
         ("ssim<=4dB", "ssim is measured in plain numbers"),
         ("psnr_to_float>=40", "unknown name 'psnr_to_float'"),
-        ("fidelity>=40ms", "fidelity is measured in dB; type fidelity>=40"),
+        ("fidelity>=40ms", "fidelity is measured in dB; type --constraint 'fidelity>=40dB'"),
     ],
 )
 def test_what_is_no_bound_is_refused(text: str, message: str) -> None:

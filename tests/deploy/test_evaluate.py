@@ -138,7 +138,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         (["none.onnx"], "cannot read 'none.onnx': No such file or directory; give an .onnx file exported by autoq"),
         (["--model", "srgan", "--target", "openvino-cpu"], "--target openvino-cpu: a float network runs in torch; leave out --target, or give an .onnx file"),
         (["--model", "srgna"], "unknown model 'srgna' (did you mean 'srgan'?); type one of "),
-        (["--model", "vdsr", "--scale", "3"], "no weights are bundled for vdsr; type --weights FILE"),
+        (["--model", "vdsr", "--scale", "3"], "no weights are bundled for vdsr (see `autoq models`); type --weights FILE"),
         (["NET", "--border", "-1"], "--border '-1': expected a whole number from 0 to 256, for example --border 4"),
     ],
 )  # fmt: skip

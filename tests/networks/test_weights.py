@@ -80,7 +80,7 @@ def test_unusable_files_and_names(tmp_path: Path) -> None:
     (tmp_path / "text.pth").write_text("no tensors here")
     with pytest.raises(WeightsError, match=r"text\.pth'"):
         build_model("srgan", 4, tmp_path / "text.pth")
-    with pytest.raises(WeightsError, match=r"no such file; type --weights with a \.safetensors or \.pth file"):
+    with pytest.raises(WeightsError, match=r"no such file; give a \.safetensors or \.pth file"):
         build_model("srgan", 4, tmp_path / "none.pth")
     with pytest.raises(WeightsError, match=r"no weights are bundled for srgan x2, only for x4; type --weights FILE"):
         build_model("srgan", 2)

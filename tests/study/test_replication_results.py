@@ -70,7 +70,7 @@ def test_who_leaves_the_front_and_in_which_order() -> None:
     assert [each.latency and each.latency.middle for each in found] == [5.5, None, None, None]
     sentence = in_words(found, Results(FRONT, OBJECTIVES))
     assert "3 of 4 points stay on the front (rank correlation of psnr over all fully trained points: 0.50)" in sentence
-    assert "3 of them were trained again with other seeds; the largest loss is -0.20 dB (trial 8)" in sentence
+    assert "3 points were trained again with other seeds; at worst, psnr changed by -0.20 dB (trial 8)" in sentence
     assert sentence.endswith("1 could not be trained again: diverged.")
 
 

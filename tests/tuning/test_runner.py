@@ -287,3 +287,11 @@ main()
     assert done.returncode == 0, done.stderr
     page = (folder / "both" / "first.html").read_text()
     assert "0% of this front&#39;s points are dominated by first; 0% of its points are dominated by this study." in page
+
+
+def test_what_serves_as_low_resolution_inputs_is_said(folder: Path, tiny_weights: Path) -> None:
+    begun = [each for each in OPTIONS if each not in ("--test-data", "test")]
+    options = ["--images", "lr", "--budget", "1", "--initial-trials", "0", "--steps", "0", "--replications", "0"]
+    done = in_process(folder, "search", *begun, *options, "--weights", str(tiny_weights), "--study", "blind")
+    assert done.returncode == 0, done.stderr
+    assert "bundled photographs serve as low-resolution inputs where no folder is given" in done.stdout + done.stderr
