@@ -1,12 +1,13 @@
-"""Do cross-layer equalization, bias correction (Nagel et al. 2019) and dynamic ranges improve post-training quantization?
+"""Which optional steps improve post-training quantization: GPTQ, equalization, bias correction, dynamic ranges.
 
 python benchmarks/ptq.py --eval-data Set5     PSNR of every clipping rule, width and granularity, with and without each
 python benchmarks/ptq.py --steps 100          the same when learned scales are trained after it, as a search's trials do
 
-Equalization: two layers with nothing but a positively homogeneous activation between them (ReLU and PReLU are) share
-their channels' ranges, section 4.1. Correction: what quantization adds to the mean of a layer's output is taken from its
-bias, measured on the calibration images layer by layer, section 4.2 and appendix D. Dynamic: activations and skips have
-the full range of each image's own tensor; the clipping rule is that of the weights.
+Equalization (Nagel et al. 2019): two layers with nothing but a positively homogeneous activation between them (ReLU and
+PReLU are) share their channels' ranges, section 4.1. Correction: what quantization adds to the mean of a layer's output is
+taken from its bias, measured on the calibration images layer by layer, section 4.2 and appendix D. Dynamic: activations and
+skips have the full range of each image's own tensor; the clipping rule is that of the weights. Rounded: each column's
+rounding error is made up for by columns that are not rounded yet, GPTQ (Frantar et al. 2023).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from autoq.graph.bias_correction import correct_biases
 from autoq.graph.loading import load
 from autoq.graph.operations import is_activation
 from autoq.graph.quantize import Quantized, collect
+from autoq.graph.rounding import round_weights
 from autoq.graph.trace import Traced, nodes_by_name
 from autoq.images.data import calibration_patches, make_pair, train_images
 from autoq.quantizers.base import Quantizer
@@ -53,6 +55,8 @@ STEPS = {
     "equalized": ("equalize",),
     "corrected": ("correct",),
     "both": ("equalize", "correct"),
+    "rounded": ("round",),
+    "rounded+corrected": ("round", "correct"),
     "dynamic": ("dynamic",),
 }
 ROUNDS = 20
@@ -76,6 +80,8 @@ class PTQ(Run):
             context = dataclasses.replace(context, traced=traced, statistics=collect(traced, images))
             graph = export_graph(traced)
         quantized = context.quantized(self.policy)
+        if "round" in self.steps:
+            round_weights(quantized, context.curvatures)
         if "correct" in self.steps:
             correct_biases(quantized, context.traced, torch.cat(images))
         Training(context, quantized).advance(self.spec.steps)

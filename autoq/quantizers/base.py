@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,9 +30,11 @@ class Quantizer(nn.Module, ABC):
         qmin: Lower end of the integer range.
         qmax: Upper end of the integer range.
         axis: Dimension of the channels.
+        elementwise: Whether every value is rounded by itself, to a grid that does not follow the tensor.
         progress: Completed share of the training, set by the training.
     """
 
+    elementwise: ClassVar[bool] = True
     initial_scale: Tensor
     initial_zero_point: Tensor
     least_scale: Tensor | None

@@ -17,6 +17,8 @@ class Binary(Quantizer):
     1/n + alpha 1[|w| <= 1], as published, with n weights per alpha. The range estimator has no effect.
     """
 
+    elementwise = False
+
     def start(self, low: Tensor, high: Tensor) -> Grid:
         return -1, 1, positive(torch.maximum(-low, high)), torch.zeros_like(low, dtype=torch.int32)
 

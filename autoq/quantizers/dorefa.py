@@ -27,6 +27,8 @@ class DoReFaWeights(Quantizer):
     maximum of tanh. All values are of the current weights (of each filter, per channel). The range estimator has no effect.
     """
 
+    elementwise = False
+
     def start(self, low: Tensor, high: Tensor) -> Grid:
         top = 2**self.quant.bits - 1
         return -top, top, positive(torch.maximum(-low, high) / top), torch.zeros_like(low, dtype=torch.int32)

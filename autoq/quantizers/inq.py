@@ -25,6 +25,8 @@ class INQ(Quantizer):
     (equation 7).
     """
 
+    elementwise = False
+
     def __init__(self, quant: TensorQuant, low: Tensor, high: Tensor) -> None:
         super().__init__(quant, low, high)
         self.count = 0

@@ -21,6 +21,7 @@ class Ternary(Quantizer):
     no effect.
     """
 
+    elementwise = False
     threshold: Tensor
 
     def __init__(self, quant: TensorQuant, low: Tensor, high: Tensor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from autoq.config.policy import Policy
 from autoq.config.spec import TrialSpec
 from autoq.export.formats import WRITERS
 from autoq.export.onnx import Graph
+from autoq.graph.bias_correction import correct_biases
 from autoq.graph.inference import apply, upscale
 from autoq.graph.loading import load_for
 from autoq.graph.quantize import Execution, QuantizationPlan, Quantized, collect, quantize
+from autoq.graph.rounding import Curvature, curvatures, round_weights
 from autoq.graph.trace import Traced, check_integers_only
 from autoq.images import crops
 from autoq.images.data import Pair, PatchPlan, calibration_patches, image_files, to_pixels, training_patches
@@ -33,7 +36,7 @@ from autoq.targets import Runner, load_target, target_info
 from autoq.training.qat import TrainingData
 
 CORRECTION_BATCHES = 2
-"""Batches of calibration that biases are corrected with, where nothing is trained."""
+"""Batches of calibration that weights are rounded and biases corrected with."""
 
 TEACHER_BATCH = 16
 """Batch size of the float network when its outputs are stored."""
@@ -85,6 +88,18 @@ class TrialContext(TrainingData):
     def quantized(self, policy: Policy) -> Quantized:
         """The network with a policy's quantizers in it, calibrated and untrained."""
         return quantize(self.traced, policy, self.statistics, self.execution)
+
+    @functools.cached_property
+    def curvatures(self) -> dict[str, Curvature]:
+        """What rounding has to know of the float network."""
+        return curvatures(self.traced, self.calibration)
+
+    def rounded(self, policy: Policy) -> Quantized:
+        """The calibrated network with weights rounded by GPTQ, and biases that make up for the shift of every layer's mean."""
+        quantized = self.quantized(policy)
+        round_weights(quantized, self.curvatures)
+        correct_biases(quantized, self.traced, self.calibration)
+        return quantized
 
 
 def prepare(spec: TrialSpec, threads: int | None = None) -> TrialContext:

@@ -24,7 +24,6 @@ from autoq.costs.operations import costs
 from autoq.costs.size import packed_bytes
 from autoq.errors import TrialFailed
 from autoq.export.onnx import Graph, export_graph, payload_bytes
-from autoq.graph.bias_correction import correct_biases
 from autoq.graph.loading import Loaded, load
 from autoq.graph.quantize import Quantized, collect, quantize
 from autoq.graph.trace import check_integers_only, trace
@@ -173,9 +172,7 @@ def trained(context: TrialContext, policy: Policy, steps: int, state: Path | Non
     """
     torch.set_num_threads(context.spec.threads)
     torch.manual_seed(context.spec.seed)
-    quantized = context.quantized(policy)
-    if not context.spec.steps:
-        correct_biases(quantized, context.traced, context.calibration)
+    quantized = context.quantized(policy) if context.spec.steps else context.rounded(policy)
     quantized.module.to(context.spec.device)
     training = Training(context, quantized)
     _restore(training, state, steps)

@@ -79,9 +79,9 @@ def check_grid(quantizer: Quantizer, x: torch.Tensor) -> None:
         assert levels <= 2**quant.bits
         torch.testing.assert_close((integers - zero_point) * scale, y, rtol=0, atol=0)
         for values, found in zip(x, y, strict=True):
-            assert (found[values.argsort()].diff() >= 0).all(), "monotone"
+            assert (found[values.argsort()].diff() >= 0).all(), "a larger value has a smaller level"
         if quant not in BENT:
-            torch.testing.assert_close(quantizer(y), y, rtol=0, atol=0)  # idempotent
+            assert torch.equal(quantizer(y), y), "twice is not as once; exempt the format in BENT if its equation says so"
         if quant not in WITHOUT_ZERO:
             assert (quantizer(torch.zeros_like(x)) == 0).all(), "zero is exactly representable"
 
@@ -90,6 +90,17 @@ def check_grid(quantizer: Quantizer, x: torch.Tensor) -> None:
 def test_contract(quant: TensorQuant) -> None:
     x = random_tensor(quant.bits)
     check_grid(make_quantizer(quant, statistics_of(x, quant)).eval(), x)
+
+
+@pytest.mark.parametrize(
+    "quant", [quant for quant in FORMATS if not QUANTIZERS[quant.quantizer].unfit("weight", quant.signed)], ids=label
+)
+def test_an_elementwise_quantizer_rounds_a_part_as_it_rounds_the_whole(quant: TensorQuant) -> None:
+    x = random_tensor(quant.bits)
+    quantizer = make_quantizer(quant, statistics_of(x, quant)).eval()
+    if quantizer.elementwise:
+        whole, part = quantizer(x), quantizer(x[:, 7:8])
+        torch.testing.assert_close(part, whole[:, 7:8], rtol=0, atol=0, msg="say elementwise = False in its class")
 
 
 @few
@@ -186,6 +197,9 @@ def test_activations_are_rounded_as_runtimes_round_them(name: str, kind: str) ->
     found = quantizer.to_integer(x)
     nearest = quantize_affine(x, quantizer.scale, quantizer.zero_point, quantizer.qmin, quantizer.qmax)
     assert torch.equal(found, nearest.to(torch.int32)), "override _integers only in a quantizer that serves weights alone"
+    before = quantizer.eval().scale.clone()
+    quantizer(3 * x)
+    assert torch.equal(quantizer.scale, before), "a file holds one grid: override observe only in a quantizer of weights alone"
 
 
 # ---------------------------------------------------------------- clipping rules
