@@ -345,7 +345,9 @@ def factory(name: str, model: str, message: str) -> Any:
 
 
 FACTORY = "type --model package.module:factory"
-ONE_STAGE = "expected exactly one stage; change the patterns of the stages, `layers:` in --space FILE"
+ONE_STAGE = (
+    "expected exactly one stage; change the patterns of the stages, `layers:` in --space FILE (of a built-in network: in `MODELS`)"
+)
 STAGES = 'expected stages with patterns, as body: ["body.*"]'
 REFUSED = [
     factory("no-module", "nonet:make", "No module named 'nonet'; run autoq in the folder that holds the module, or add that folder to PYTHONPATH"),

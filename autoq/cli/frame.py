@@ -123,7 +123,7 @@ def _usage(error: Any) -> str:
         parameters = context.command.params if context else []
         values = [each for each in parameters if each.param_type_name == "argument" and each.name == name.lstrip("-")]
         if values:
-            return f"'{name}': {command} has no such option, the value is typed alone; type `{command} {_typed(values[0])}`"
+            return f"{command} has no option '{name}'; give the value without it: `{command} {_typed(values[0])}`"
         known = [option for each in parameters if each.param_type_name == "option" for option in each.opts]
         return f"no such option '{name}'{suggest(name, known)}; type {help_line} for the options"
     said = error.format_message().rstrip(".")

@@ -270,7 +270,7 @@ class StudyOptions(Options):
         Option(
             f"Two or more of {', '.join(OBJECTIVES)}, separated by commas. size: tensors at their own bit"
             " widths. size_runtime: as the runtime stores them. fidelity: PSNR against the float network's output.",
-            "size,latency,psnr; for GANs and for your own networks, fidelity instead of psnr",
+            "size,latency,psnr; for GANs, your own networks and `--images lr`, fidelity instead of psnr",
             "NAMES",
         ),
     ] = ()

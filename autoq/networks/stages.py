@@ -28,7 +28,7 @@ def assign(paths: Iterable[str], patterns: StagePatterns) -> dict[str, str]:
             given = f"stages {', '.join(stages)}" if stages else "no stage"
             raise InputError(
                 f"layer '{path}' is in {given}, expected exactly one stage;"
-                " change the patterns of the stages, `layers:` in --space FILE"
+                " change the patterns of the stages, `layers:` in --space FILE (of a built-in network: in `MODELS`)"
             )
         assigned[path] = stages[0]
     for stage, globs in patterns.items():

@@ -374,5 +374,7 @@ def _lock(path: Path, study: Path) -> Iterator[None]:
 def _known_studies(folder: Path) -> str:
     known = sorted(path.parent.name for path in STUDIES.glob("*/study.yaml"))
     if not known:
-        return f", and {STUDIES}/ holds none yet; type `autoq search --model srgan` to start one"
+        return (
+            f", and none in {STUDIES}/ here; go to the folder where you searched, or type `autoq search --model srgan` to start one"
+        )
     return f"{suggest(folder.name, known)}; type one of {', '.join(known)}"

@@ -93,7 +93,7 @@ PARSING = [
     case(
         "option-of-an-argument",
         ["space", "--model", "srgan"],
-        "'--model': autoq space has no such option, the value is typed alone; type `autoq space MODEL`",
+        "autoq space has no option '--model'; give the value without it: `autoq space MODEL`",
     ),
     case("option-short", [*MODEL, "-x"], "no such option: -x; type `autoq search --help` for the options"),
     case(
@@ -142,7 +142,7 @@ OPTIONS = [
     case("model-empty", ["search", "--model", ""], f"unknown model ''; {MODEL_NAMES}"),
     case("scale-of-no-network", [*MODEL, "--scale", "3"], "--scale '3': model 'srresnet' supports 2 and 4, for example --scale 4"),
     case("scale-without-weights", [*MODEL, "--scale", "2"], "no weights are bundled for srresnet x2, only for x4; type --weights FILE"),
-    case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': there is no such study, and studies/ holds none yet; type `autoq search --model srgan` to start one"),
+    case("warm-start", [*MODEL, "--warm-start", "mine"], "study 'studies/mine': there is no such study, and none in studies/ here; go to the folder where you searched, or type `autoq search --model srgan` to start one"),
     case("initial-trials", [*MODEL, "--budget", "4", "--initial-trials", "5"], "--initial-trials '5': expected at most the --budget of 4; type --initial-trials 4, or raise --budget"),
     case("by", [*MODEL, "--by", "row"], "--by 'row': expected one of stage, block, layer"),
     case("by-memory", [*MODEL, "--by", "layer", "--objectives", "size,peak_memory"], "--by layer: peak_memory is computed from the network's own stages; omit one of them"),
@@ -215,7 +215,7 @@ OPTIONS = [
     case(
         "no-studies",
         [*RESUME, "mine"],
-        "study 'studies/mine': there is no such study, and studies/ holds none yet; type `autoq search --model srgan` to start one",
+        "study 'studies/mine': there is no such study, and none in studies/ here; go to the folder where you searched, or type `autoq search --model srgan` to start one",
     ),
 ]  # fmt: skip
 
