@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from autoq.config.policy import Granularity, Policy, uniform
 from autoq.config.spec import TrialSpec
 from autoq.export.onnx import export_graph
-from autoq.graph.bias_correction import correct_biases
+from autoq.graph.bias_correction import channel_means, correct_biases
 from autoq.graph.loading import load
 from autoq.graph.operations import is_activation
 from autoq.graph.quantize import Quantized, collect
@@ -83,7 +83,7 @@ class PTQ(Run):
         if "round" in self.steps:
             round_weights(quantized, context.curvatures)
         if "correct" in self.steps:
-            correct_biases(quantized, context.traced, torch.cat(images))
+            correct_biases(quantized, channel_means(context.traced, torch.cat(images)), torch.cat(images))
         Training(context, quantized).advance(self.spec.steps)
         context = dataclasses.replace(context, metrics=METRICS)
         values = (

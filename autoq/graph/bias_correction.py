@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, fx
 
@@ -10,22 +12,32 @@ from autoq.graph.trace import Traced
 
 
 @torch.no_grad()
-def correct_biases(quantized: Quantized, traced: Traced, images: Tensor) -> None:
+def channel_means(traced: Traced, images: Tensor) -> dict[str, Tensor]:
+    """The channel means of the outputs of a float network's layers, by node; layers whose output is no image have none.
+
+    Args:
+        traced: The float network.
+        images: Calibration images [n, 3, h, w].
+    """
+    means = _Means(traced.module, {layer.node for layer in traced.layers})
+    means.run(images)
+    return means.means
+
+
+@torch.no_grad()
+def correct_biases(quantized: Quantized, expected: Mapping[str, Tensor], images: Tensor) -> None:
     """Move the biases of a quantized network, in place, until every layer's outputs have the float network's channel means.
 
     b <- b + E[y] - E[y_q], layer by layer in graph order: the outputs y_q come from layers that are corrected already.
-    Layers without a bias, or whose output is no image, stay as they are.
+    Layers without a bias, or without an expected mean, stay as they are.
 
     Args:
         quantized: The network.
-        traced: The float network that it was made of.
+        expected: The float network's `channel_means` on the same images.
         images: Calibration images [n, 3, h, w].
     """
-    layers = {layer.node for layer in traced.layers}
-    expected = _Means(traced.module, layers)
-    expected.run(images)
     training = quantized.module.training
-    _Corrected(quantized.module.eval(), layers, expected.means).run(images)
+    _Corrected(quantized.module.eval(), expected).run(images)
     quantized.module.train(training)
 
 
@@ -46,8 +58,8 @@ class _Means(fx.Interpreter):
 class _Corrected(_Means):
     """Runs a quantized network and corrects the bias of every layer that has one by the means of the float network."""
 
-    def __init__(self, module: fx.GraphModule, layers: set[str], expected: dict[str, Tensor]) -> None:
-        super().__init__(module, layers)
+    def __init__(self, module: fx.GraphModule, expected: Mapping[str, Tensor]) -> None:
+        super().__init__(module, set(expected))
         self.expected = expected
 
     def run_node(self, n: fx.Node) -> object:

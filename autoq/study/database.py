@@ -12,9 +12,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from autoq.errors import StudyError, unknown
-
-FILE = "study.db"
-"""The database in a study's folder, where it has no other one."""
+from autoq.study.folder import DATABASE
 
 SQLITE_PATIENCE = 60
 """Seconds to wait for a reader, such as a dashboard, to release the database file."""
@@ -75,13 +73,13 @@ def explained(url: str) -> Iterator[None]:
 
 def _way_out(url: str) -> str:
     if is_own_file(url):
-        return f"remove {FILE}: it is made again from trials.jsonl"
+        return f"remove {DATABASE}: it is made again from trials.jsonl"
     return "make it reachable, or give another --storage, for example sqlite:////absolute/path.db"
 
 
 def is_own_file(url: str) -> bool:
     """Whether a database is the file in a study's folder."""
-    return Path(make_url(url).database or "").name == FILE
+    return Path(make_url(url).database or "").name == DATABASE
 
 
 def check_free(url: str, name: str) -> None:

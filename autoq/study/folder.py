@@ -32,6 +32,9 @@ from autoq.system.files import append_line, atomic_write_text, cut_torn_line, re
 
 M = TypeVar("M", bound=BaseModel)
 
+DATABASE = "study.db"
+"""The database in a study's folder, where it has no other one."""
+
 
 class StudyFolder:
     """Files of a study. Reading raises StudyError for a damaged file."""
@@ -50,7 +53,7 @@ class StudyFolder:
         self.states_path = folder / "states"
         self.finetuned_path = folder / "finetuned.jsonl"
         self.finetuned_folder = folder / "finetuned"
-        self.database_path = folder / "study.db"
+        self.database_path = folder / DATABASE
         self.graph_path = folder / "graph.onnx"
 
     def state_path(self, number: int, policy: Policy) -> Path:

@@ -25,7 +25,8 @@ from autoq.config.schedule import bracket
 from autoq.config.space import SearchSpace
 from autoq.config.spec import Record, StudySpec
 from autoq.errors import InputError, StudyError
-from autoq.study.database import FILE, cause_of, is_own_file
+from autoq.study.database import cause_of, is_own_file
+from autoq.study.folder import DATABASE
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -225,7 +226,7 @@ class TrialStorage:
         """The advice that removes this study from the storage."""
         url = getattr(self.backend, "url", "")
         if is_own_file(url):
-            return f"remove {FILE}"
+            return f"remove {DATABASE}"
         return f"type optuna delete-study --study-name {self._stored.study_name} --storage {url}"
 
     def _policy(self, trial: optuna.trial.FrozenTrial) -> Policy:

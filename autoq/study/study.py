@@ -29,7 +29,7 @@ from autoq.errors import InputError, StudyError, suggest
 from autoq.networks import is_custom, model_info
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.study.database import connect, explained, file_url, in_memory
-from autoq.study.folder import StudyFolder
+from autoq.study.folder import DATABASE, StudyFolder
 from autoq.study.replication import ReplicatedPoint, replicated_points, replicated_qualities
 from autoq.study.results import Results, finetuned_name, in_words, table
 from autoq.study.storage import Asked, TrialStorage, guarded
@@ -66,7 +66,7 @@ def new_folder(name: str) -> Path:
 
 def check_unused(folder: Path) -> None:
     """Raise StudyError if a folder holds a study or other files."""
-    if any((folder / name).exists() for name in ("study.yaml", "study.db", "trials.jsonl")):
+    if any((folder / name).exists() for name in ("study.yaml", DATABASE, "trials.jsonl")):
         raise StudyError(f"study '{folder}' exists already; add --resume to continue it, or give another --study NAME")
     if folder.is_dir() and any(folder.iterdir()):
         raise StudyError(f"study '{folder}': the folder holds other files; give another --study NAME, or an empty folder")

@@ -19,7 +19,7 @@ from autoq.config.policy import Policy
 from autoq.config.spec import TrialSpec
 from autoq.export.formats import WRITERS
 from autoq.export.onnx import Graph
-from autoq.graph.bias_correction import correct_biases
+from autoq.graph.bias_correction import channel_means, correct_biases
 from autoq.graph.inference import apply, upscale
 from autoq.graph.loading import load_for
 from autoq.graph.quantize import Execution, QuantizationPlan, Quantized, collect, quantize
@@ -94,11 +94,16 @@ class TrialContext(TrainingData):
         """What rounding has to know of the float network."""
         return curvatures(self.traced, self.calibration)
 
+    @functools.cached_property
+    def channel_means(self) -> dict[str, Tensor]:
+        """What bias correction has to know of the float network."""
+        return channel_means(self.traced, self.calibration)
+
     def rounded(self, policy: Policy) -> Quantized:
         """The calibrated network with weights rounded by GPTQ, and biases that make up for the shift of every layer's mean."""
         quantized = self.quantized(policy)
         round_weights(quantized, self.curvatures)
-        correct_biases(quantized, self.traced, self.calibration)
+        correct_biases(quantized, self.channel_means, self.calibration)
         return quantized
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autoq.config.policy import Policy, uniform
 from autoq.config.spec import TrialSpec
-from autoq.graph.bias_correction import correct_biases
+from autoq.graph.bias_correction import channel_means, correct_biases
 from autoq.graph.quantize import Execution, Quantized, collect, quantize
 from autoq.graph.trace import Traced, trace
 from autoq.networks import build_model, model_info
@@ -36,7 +36,7 @@ def test_correction_takes_the_error_out_of_every_mean() -> None:
     network = quantized(traced, uniform("3/8/8", model_info("espcn").stages))
     before = (means(network.module.eval()) - means(traced.module)).abs().max()
     network.module.train()
-    correct_biases(network, traced, IMAGES)
+    correct_biases(network, channel_means(traced, IMAGES), IMAGES)
     assert network.module.training, "it is left as it was"
     assert (means(network.module.eval()) - means(traced.module)).abs().max() < 0.1 * before
 
