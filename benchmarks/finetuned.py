@@ -1,6 +1,6 @@
 """How near to the float network finetuning brings uniform policies, on public test images.
 
-python benchmarks/finetuned.py --data BSDS200 --eval-data General100 --test-data Set5 Set14 BSD100
+python benchmarks/finetuned.py --data BSDS200 --test-data Set5 Set14 BSD100
 
 SRResNet x4 from the bundled weights, on one thread. What a stopped training needs is kept in --states, so it goes on from its last
 validation; finished policies are lines of the table.
@@ -28,14 +28,14 @@ from autoq.images.data import to_pixels
 from autoq.networks import model_info
 from autoq.system.device import channels_last
 from autoq.trial.context import TrialContext, prepare
-from autoq.trial.finetune import BATCH, PATCHES, Finetuning, with_steps, with_weights
+from autoq.trial.finetune import BATCH, PATCHES, Finetuning, default_loss, with_steps, with_weights
 from autoq.tuning.baselines import BASELINE_QUANTIZER
 from benchmarks.documents import reserve_output
 from benchmarks.runs import absolute, file_quality
 
 TABLE = Path(__file__).parent / "tables" / "finetuned-srresnet-x4.csv"
 FLOAT = "32/32/32"
-PLANS = {"8/8/8": (200, "minmax"), "6/6/8": (1500, "minmax"), "4/4/8": (2500, "mse")}
+PLANS = {"8/8/8": (800, "minmax"), "6/6/8": (3000, "minmax"), "4/4/8": (3000, "mse")}
 """Policies, and for each the steps of eight patches and the range estimator that it starts from."""
 
 PUBLISHED = {
@@ -76,7 +76,7 @@ def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> 
     steps = steps_of(bits, options)
     _, clipping = PLANS.get(bits, (0, "minmax"))
     policy = uniform(bits, model_info(options.model).stages, BASELINE_QUANTIZER, clipping)
-    finetuning = Finetuning(with_steps(context, max(1, steps)), policy, export_graph(context.traced), "psnr")
+    finetuning = Finetuning(with_steps(context, max(1, steps)), policy, export_graph(context.traced), "psnr", default_loss("psnr"))
     if steps:
         options.states.mkdir(parents=True, exist_ok=True)
         finetuning.run(options.states / f"{options.model}-{bits.replace('/', '-')}-{steps}.state", Printed())

@@ -206,10 +206,10 @@ TECHNIQUES = {
     "lsq, one range a layer": Technique(granularity="tensor"),
     "weight clipping": Technique(("weight clipping", "mse"), granularity="tensor"),
     "weight clipping by channel": Technique(("weight clipping", "mse")),
-    "two bounds": Technique(activation=("two bounds", "mse")),
+    "two bounds": Technique(activation=("two bounds", "mse"), steps=0.7),
     "one-sided": Technique(activation=("lsq", "one-sided")),
     "ranges only": Technique(training=RangesOnly),
-    "sqcl": Technique(sqcl=SQCL),
+    "sqcl": Technique(sqcl=SQCL, steps=0.75),
     "cooperative": Technique(training=Cooperative, sqcl=SQCL, steps=0.6),
 }
 

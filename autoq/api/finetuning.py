@@ -56,10 +56,13 @@ def finetune(
     found, record = picked("finetune", Study.results, study, trial, pick, model)
     if Policy.from_dict(record.policy).is_float:
         raise InputError("finetune: the float network has nothing to train; type `--pick compromise` or `--trial N`")
-    from autoq.tuning.finetuning import Length, context_of, finetune_record
+    if asked.loss == "originals" and found.spec.trial.images == "lr":
+        raise InputError("--loss originals: the study's images have no originals; omit the option")
+    from autoq.tuning.finetuning import FinetuneRecipe, context_of, finetune_record
 
     threads = asked.threads if "threads" in asked.model_fields_set else available_cores()
-    length = Length(asked.steps) if asked.hours is None else Length(seconds=3600 * asked.hours)
+    length = {"steps": asked.steps} if asked.hours is None else {"seconds": 3600 * asked.hours}
+    recipe = FinetuneRecipe(**length, loss=asked.loss)
     with listening_to_training(events) as heard, found.locked():
-        context = context_of(found.spec.trial, length, threads, resolve_device(asked.device))
-        return finetune_record(found, record, context, length, heard)
+        context = context_of(found.spec.trial, recipe, threads, resolve_device(asked.device))
+        return finetune_record(found, record, context, recipe, heard)

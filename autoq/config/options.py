@@ -31,6 +31,7 @@ Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 Sampling = Literal["uniform", "proportional", "threshold"]
 Images = Literal["hr", "lr"]
+LossName = Literal["output", "originals", "gradient", "frequency"]
 SamplerName = Literal["auto", "tpe", "gp", "nsga2", "nsga3", "random"]
 Granularity = Literal["stage", "block", "layer"]
 
@@ -404,6 +405,14 @@ class FinetuneOptions(Options):
 
     steps: Annotated[int, whole(1, MANY, 2000), Option("Training steps.", "2000, or what fits in --hours", "N")] = 2000
     hours: Annotated[float | None, number("hours", 2), Option("Time of the training, instead of steps.", metavar="H")] = None
+    loss: Annotated[
+        LossName | None,
+        Option(
+            "What is minimized: the distance to the float network's output (output), to a target that moves from it to the original"
+            " (originals), or to it and its pixel differences (gradient) or Fourier magnitudes (frequency).",
+            "originals if the study's quality is psnr or ssim, otherwise output",
+        ),
+    ] = None
     threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads of the training.", "all cores", "N")] = 1
     device: DeviceOption = "auto"
 

@@ -322,17 +322,42 @@ def turned(patch: np.ndarray, turns: int, flip: bool) -> np.ndarray:
     return patch[:, ::-1] if flip else patch
 
 
-def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
-    """Sample low-resolution patches [pool, 3, side, side] with random flips and rotations; uniform sampling balances images."""
+@dataclass(frozen=True)
+class Patch:
+    """Where a training patch is cut from an image, and how it is turned: `side` low-resolution pixels from (top, left)."""
+
+    pair: Pair
+    side: int
+    top: int
+    left: int
+    turns: int
+    flip: bool
+
+    def cut(self, pixels: np.ndarray, scale: int = 1) -> np.ndarray:
+        """The patch of an image that is `scale` times as large as the low-resolution one: uint8 [scale side, scale side, 3]."""
+        top, left, side = (scale * size for size in (self.top, self.left, self.side))
+        return turned(pixels[top : top + side, left : left + side], self.turns, self.flip)
+
+
+def drawn_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Iterator[Patch]:
+    """The patches of a plan, with random flips and rotations; uniform sampling balances images."""
     random = np.random.default_rng([plan.seed, 1])
     sampler = PatchSampler(pairs, plan.side, plan.sampling)
     order = np.arange(plan.pool) % len(sampler.pairs)
-    patches = []
     for image in random.permutation(order) if sampler.uniform else order:
         pair, top, left = sampler.draw(random, int(image))
-        patch = pair.low[top : top + plan.side, left : left + plan.side]
-        patches.append(to_tensor(turned(patch, int(random.integers(4)), bool(random.integers(2)))))
-    return torch.cat(patches)
+        yield Patch(pair, plan.side, top, left, int(random.integers(4)), bool(random.integers(2)))
+
+
+def training_patches(pairs: Sequence[Pair], plan: PatchPlan) -> Tensor:
+    """The low-resolution patches of a plan, float32 [pool, 3, side, side]."""
+    return torch.cat([to_tensor(patch.cut(patch.pair.low)) for patch in drawn_patches(pairs, plan)])
+
+
+def original_patches(pairs: Sequence[Pair], plan: PatchPlan, scale: int) -> Tensor:
+    """The originals of a plan's patches, uint8 [pool, 3, scale side, scale side]; every pair has one."""
+    patches = (patch.cut(patch.pair.high, scale) for patch in drawn_patches(pairs, plan) if patch.pair.high is not None)
+    return torch.stack([torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))) for pixels in patches])
 
 
 def calibration_patches(pairs: Sequence[Pair], seed: int, side: int = 24) -> list[Tensor]:

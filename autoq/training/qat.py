@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -30,11 +30,15 @@ bias: low-bit weights shift the output mean by up to 0.03, which 64 steps at LEA
 """
 
 FULL_RATE_LOSS = 0.03
-"""Initial loss above which the full learning rates apply; below it they shrink in proportion. Adam's step does not depend on
-the gradient's magnitude, so full rates would degrade an 8-bit network that is already nearly exact."""
+"""Initial distance (L1) to the float network's output above which the full learning rates apply; below it they shrink in
+proportion. Adam's step does not depend on the gradient's magnitude, so full rates would degrade an 8-bit network that is already
+nearly exact."""
 
 EXACT_LOSS = 0.01
-"""Initial loss below which bfloat16 shows: an 8-bit SRResNet x4 loses 0.05 dB more in it than in float32."""
+"""Initial distance below which bfloat16 shows: an 8-bit SRResNet x4 loses 0.05 dB more in it than in float32."""
+
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""What is minimized: of outputs [batch, 3, h, w] for the patches with the indices [batch]."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,12 @@ class TrainingData:
 class Training:
     """Distillation of the float network into a quantized network, for up to `data.spec.steps` steps.
 
-    The loss is L1 to the float network's output on the study's patches. Adam uses a cosine schedule over all steps, so a
-    paused training has the same first steps as a complete one. Learning rates are reduced if the initial loss is small.
+    `loss` is the distance (L1) to the float network's output on the study's patches, unless it is replaced. Adam uses a cosine
+    schedule over all steps, so a paused training has the same first steps as a complete one. Learning rates are reduced if the
+    initial distance is small: by its share of FULL_RATE_LOSS to the power of `caution`.
     `data.spec.sqcl` is the weight of the calibration loss of all quantizers (FQSR, equation 9). learning_rate: of the weights.
-    warm_up: steps in which the learning rates rise to their full values first. exact: whether a network whose initial loss is
-    below EXACT_LOSS trains in float32 on processors with bfloat16 too: it is slower, but bfloat16's own error is as large there.
+    warm_up: steps in which the learning rates rise to their full values first. exact: whether a network whose initial distance
+    is below EXACT_LOSS trains in float32 on processors with bfloat16 too: it is slower, but bfloat16's error is as large there.
     """
 
     def __init__(
@@ -74,6 +79,8 @@ class Training:
     ) -> None:
         self.data, self.quantized, self.steps, self.warm_up = data, quantized, data.spec.steps, warm_up
         self.exact = exact
+        self.loss: Loss = self.distance
+        self.caution = 1.0
         self.module = channels_last(quantized.module)
         self.network = self._network()
         parameters: dict[float, list[nn.Parameter]] = {}
@@ -99,14 +106,15 @@ class Training:
         """Train one step on the patches with these indices. Returns the loss."""
         for quantizer in self.quantizers:
             quantizer.progress = self.step / self.steps
-        loss = self._loss(chosen)
+        outputs = self._outputs(chosen)
+        if self.step == 0:
+            self.damping = min(1.0, self.distance(outputs, chosen).item() / FULL_RATE_LOSS)
+        loss = self.loss(outputs, chosen)
         if not torch.isfinite(loss):
             raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {self.step} of {self.steps}", self.step)
-        if self.step == 0:
-            self.damping = min(1.0, loss.item() / FULL_RATE_LOSS)
         decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps)) * min(1.0, (self.step + 1) / max(1, self.warm_up))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.damping * decay
+            group["lr"] = rate * self.damping**self.caution * decay
         self.optimizer.zero_grad()
         self.differentiate(loss)
         self.optimizer.step()
@@ -124,13 +132,17 @@ class Training:
         device = self.data.spec.device
         return quicker(self.module) if device == "cpu" else self.module
 
-    def _loss(self, chosen: Tensor) -> Tensor:
+    def distance(self, outputs: Tensor, chosen: Tensor) -> Tensor:
+        """L1 between outputs for the patches with these indices and the float network's."""
+        return nn.functional.l1_loss(outputs, self.data.teacher[chosen])
+
+    def _outputs(self, chosen: Tensor) -> Tensor:
         device = self.data.spec.device
         inputs = self.data.patches[chosen].contiguous(memory_format=torch.channels_last)
         in_float32 = self.exact and self.damping < EXACT_LOSS / FULL_RATE_LOSS
         with torch.autocast(device, torch.bfloat16, enabled=native_bfloat16(device) and not in_float32):
-            outputs = self.network(inputs)
-        return nn.functional.l1_loss(outputs.float(), self.data.teacher[chosen])
+            outputs: Tensor = self.network(inputs)
+        return outputs.float()
 
     def state(self) -> dict[str, Any]:
         """Checkpoint: parameters, optimizer, step."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import pickle
 import time
 from collections.abc import Mapping
@@ -15,16 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from autoq.config.events import Progress, TrainingEvents
 from autoq.config.objectives import OBJECTIVES
-from autoq.config.policy import Policy
+from autoq.config.options import LossName
+from autoq.config.policy import ROLES, Policy, Role
 from autoq.config.spec import TrialResult
 from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import Graph
 from autoq.graph.quantize import Quantized
+from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.system.files import atomic_write
+from autoq.training.losses import LOSSES
 from autoq.training.qat import Training
 from autoq.trial.context import TrialContext
 from autoq.trial.run import costs_of, judged_file
@@ -44,8 +49,9 @@ WARM_UP = 1 / 20
 VALIDATIONS = 20
 """Validations during a training."""
 
-PATIENCE = 8
-"""Validations in a row without a better one, after which the training ends."""
+STILL, PATIENCE = 1e-4, 4
+"""Share of its value by which the quality changes between validations that no longer move it, and how many of them in a row end the
+training. A quality that falls still moves: with originals it rises again as the learning rates sink."""
 
 AVERAGED, MOST_AVERAGED = 1 / 20, 100
 """Steps that the moving average of weights and scales spans: a share of all, and the most."""
@@ -60,9 +66,14 @@ def with_steps(context: TrialContext, steps: int) -> TrialContext:
     return dataclasses.replace(context, spec=context.spec.model_copy(update={"steps": steps}))
 
 
-def steps_within(context: TrialContext, policy: Policy, graph: Graph, quality: str, seconds: float) -> int:
+def default_loss(quality: str) -> LossName:
+    """The loss that serves a quality best: with originals where the quality is measured against them."""
+    return "originals" if OBJECTIVES[quality].original else "output"
+
+
+def steps_within(context: TrialContext, policy: Policy, graph: Graph, quality: str, loss: LossName, seconds: float) -> int:
     """Steps of a finetuning that fit in a time with all validations, at least one: some are trained and measured."""
-    tried = Finetuning(with_steps(context, 2 * MEASURED), policy, graph, quality)
+    tried = Finetuning(with_steps(context, 2 * MEASURED), policy, graph, quality, loss)
     times = [time.perf_counter()]
     for work in (lambda: tried.training.advance(MEASURED), lambda: tried.training.advance(2 * MEASURED), tried.validate):
         work()
@@ -88,6 +99,46 @@ def _read(state: Path, device: str) -> dict[str, Any] | None:
     return found
 
 
+@torch.no_grad()
+def nearest_start(context: TrialContext, policy: Policy) -> Quantized:
+    """A policy's untrained network, with the ranges to begin with that put it nearest to the float network.
+
+    A learned range only begins at its range estimator's, so the estimator is free: it is chosen for one role after the other, by
+    the squared error of the outputs on images of calibration. Ranges that are not learned stay as the policy has them.
+    """
+    expected = context.traced.module(context.calibration)
+
+    def distance(quantized: Quantized) -> float:
+        outputs: Tensor = quantized.module.eval()(context.calibration)
+        return (outputs - expected).square().mean().item()
+
+    nearest, best = policy, context.quantized(policy)
+    least = distance(best)
+    for role in ROLES:
+        for clipping in CLIPPING_NAMES:
+            candidate = _learned_from(policy, role, clipping)
+            if candidate != policy:
+                quantized = context.quantized(candidate)
+                if (found := distance(quantized)) < least:
+                    best, least, nearest = quantized, found, candidate
+        policy = nearest
+    best.module.train()
+    return best
+
+
+def _learned_from(policy: Policy, role: Role, clipping: str) -> Policy:
+    """The policy with another range estimator for the ranges of a role that are learned."""
+    return dataclasses.replace(
+        policy,
+        stages=tuple(
+            (stage, dataclasses.replace(quant, **{role: dataclasses.replace(quant.role(role), clipping=clipping)}))
+            if not quant.role(role).is_float and QUANTIZERS[quant.role(role).quantizer].learned
+            else (stage, quant)
+            for stage, quant in policy.stages
+        ),
+    )
+
+
 class Finetuning:
     """The finetuning of a policy, with what has to be saved for it to go on.
 
@@ -96,19 +147,22 @@ class Finetuning:
         policy: The policy.
         graph: The marked float graph of `export_graph`.
         quality: Name of the quality that decides which weights are the best.
+        loss: Name of what is minimized.
     """
 
-    def __init__(self, context: TrialContext, policy: Policy, graph: Graph, quality: str) -> None:
+    def __init__(self, context: TrialContext, policy: Policy, graph: Graph, quality: str, loss: LossName) -> None:
         torch.set_num_threads(context.spec.threads)
         torch.manual_seed(context.spec.seed)
         self.context, self.policy, self.graph, self.quality = context, policy, graph, quality
-        self.quantized = context.quantized(policy)
+        self.quantized = nearest_start(context, policy)
         self.quantized.module.to(context.spec.device)
         self.steps = context.spec.steps
         self.training = Training(context, self.quantized, LEARNING_RATE, round(WARM_UP * self.steps), exact=True)
+        self.training.loss = LOSSES[loss](self.training, context.train_pairs)
         decay = 1 - 1 / max(1.0, min(AVERAGED * self.steps, MOST_AVERAGED))
         self.average = AveragedModel(self.training.module, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.best: dict[str, Any] | None = None
+        self.values: list[float] = []
         self.seconds = 0.0
 
     def run(self, state: Path, events: TrainingEvents) -> None:
@@ -124,7 +178,7 @@ class Finetuning:
         events.begin(self.training.step, self.steps)
         if self.best is None:
             self.validate()  # a training that only does harm ends with the weights that it began with
-        while not self._is_over(every):
+        while not self._is_over():
             losses: list[float] = []
 
             def stepped(loss: float, losses: list[float] = losses) -> None:
@@ -140,15 +194,17 @@ class Finetuning:
             loss = sum(losses) / len(losses)
             events.validated(Progress(self.training.step, self.steps, loss, value, self.seconds, self.quality))
 
-    def _is_over(self, every: int) -> bool:
-        waited = 0 if self.best is None else (self.training.step - self.best["step"]) // every
-        return self.training.step >= self.steps or waited >= PATIENCE
+    def _is_over(self) -> bool:
+        last = self.values[-PATIENCE - 1 :]
+        moves = len(last) <= PATIENCE or any(abs(b - a) > STILL * abs(a) for a, b in itertools.pairwise(last))
+        return self.training.step >= self.steps or not moves
 
     def validate(self) -> float:
         """The quality of the averaged weights; the best ones so far are kept."""
         averaged = self._averaged()
         values, _ = judged_file(self.context, averaged, self.graph, whole=False)
         value = values[self.quality]
+        self.values.append(value)
         sign = 1 if OBJECTIVES[self.quality].direction == "maximize" else -1
         if self.best is None or sign * value > sign * self.best["value"]:
             self.best = {"value": value, "step": self.training.step, "weights": averaged.module.cpu().state_dict()}
@@ -167,6 +223,7 @@ class Finetuning:
             "training": self.training.state(),
             "average": self.average.state_dict(),
             "best": self.best,
+            "values": self.values,
             "seconds": self.seconds,
             "steps": self.steps,
         }
@@ -177,7 +234,7 @@ class Finetuning:
             return
         self.training.restore(found["training"])
         self.average.load_state_dict(found["average"])
-        self.best, self.seconds = found["best"], found["seconds"]
+        self.best, self.values, self.seconds = found["best"], found["values"], found["seconds"]
 
     def save(self, weights: Path) -> None:
         """Write the best weights."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autoq.config.events import Events, Progress, TrainingEvents
+from autoq.config.options import LossName
 from autoq.config.policy import Policy
 from autoq.config.spec import Record, TrialSpec
 from autoq.costs.latency.table import read_table
@@ -14,23 +15,25 @@ from autoq.study.replication import by_interest, replicated_qualities
 from autoq.study.results import finetuned_name, point_name, shown
 from autoq.study.study import Study
 from autoq.trial.context import TrialContext, prepare
-from autoq.trial.finetune import BATCH, PATCHES, Finetuning, begun_steps, steps_within, with_steps
+from autoq.trial.finetune import BATCH, PATCHES, Finetuning, begun_steps, default_loss, steps_within, with_steps
 
 PATCHES_PER_SECOND = 10
 """Distinct patches of a finetuning whose time is given, at most PATCHES: preparing them is part of the time."""
 
 
 @dataclass(frozen=True)
-class Length:
-    """How long a finetuning trains: so many steps, or what fits in so many seconds."""
+class FinetuneRecipe:
+    """How long a finetuning trains, so many steps or what fits in so many seconds, and what it minimizes."""
 
     steps: int | None = None
     seconds: float = 0.0
+    loss: LossName | None = None
 
     @property
     def name(self) -> str:
         """It, as part of a file's name."""
-        return str(self.steps) if self.steps is not None else f"{self.seconds:.0f}s"
+        length = str(self.steps) if self.steps is not None else f"{self.seconds:.0f}s"
+        return f"{length}-{self.loss}" if self.loss else length
 
     @property
     def patches(self) -> int:
@@ -38,21 +41,21 @@ class Length:
         return PATCHES if self.steps is not None else max(BATCH, min(PATCHES, round(PATCHES_PER_SECOND * self.seconds)))
 
 
-def context_of(trial: TrialSpec, length: Length, threads: int, device: str) -> TrialContext:
+def context_of(trial: TrialSpec, recipe: FinetuneRecipe, threads: int, device: str) -> TrialContext:
     """The context of a study's trials with the data of a finetuning."""
-    steps = PATCHES if length.steps is None else length.steps
-    changes = {"steps": steps, "batch": BATCH, "patches": length.patches, "threads": threads, "device": device}
+    steps = PATCHES if recipe.steps is None else recipe.steps
+    changes = {"steps": steps, "batch": BATCH, "patches": recipe.patches, "threads": threads, "device": device}
     return prepare(trial.model_copy(update=changes))
 
 
-def finetune_record(study: Study, record: Record, context: TrialContext, length: Length, events: TrainingEvents) -> Record:
-    """Finetune a point and add the result to the study. Continues a finetuning of the same length that was interrupted.
+def finetune_record(study: Study, record: Record, context: TrialContext, recipe: FinetuneRecipe, events: TrainingEvents) -> Record:
+    """Finetune a point and add the result to the study. Continues a finetuning of the same recipe that was interrupted.
 
     Args:
         study: The study, locked by this process.
         record: The point.
         context: Of `context_of`.
-        length: How long it trains.
+        recipe: How it trains.
         events: Called while it trains.
 
     Returns:
@@ -63,11 +66,12 @@ def finetune_record(study: Study, record: Record, context: TrialContext, length:
         OSError: A file cannot be written.
     """
     policy, quality = Policy.from_dict(record.policy), replicated_qualities(study.spec.objectives)[0]
+    loss = recipe.loss or default_loss(quality)
     graph = stored_graph(study.graph_path, context.traced)
-    state = study.finetuning_path(policy, length.name)
+    state = study.finetuning_path(policy, recipe.name)
     state.parent.mkdir(exist_ok=True)
-    steps = length.steps or begun_steps(state) or steps_within(context, policy, graph, quality, length.seconds)
-    training = Finetuning(with_steps(context, steps), policy, graph, quality)
+    steps = recipe.steps or begun_steps(state) or steps_within(context, policy, graph, quality, loss, recipe.seconds)
+    training = Finetuning(with_steps(context, steps), policy, graph, quality, loss)
     training.run(state, events)
     result = training.result(read_table(study.latency_path))
     training.save(study.weights_path(policy, result.steps))
@@ -95,12 +99,12 @@ def finetune_front(study: Study, events: Events) -> None:
     if not left:
         return
     spec = study.spec
-    length = Length(seconds=max(1.0, sum(record.seconds for record in study.records()) / spec.workers / spec.finetune))
+    recipe = FinetuneRecipe(seconds=max(1.0, sum(record.seconds for record in study.records()) / spec.workers / spec.finetune))
     events.phase("preparing the finetuning")
-    context = context_of(spec.trial, length, spec.latency_threads, spec.trial.device)
+    context = context_of(spec.trial, recipe, spec.latency_threads, spec.trial.device)
     for record in left:
         try:
-            finetune_record(study, record, context, length, _Validations(events, point_name(record)))
+            finetune_record(study, record, context, recipe, _Validations(events, point_name(record)))
         except TrialFailed as failure:
             events.note(f"{point_name(record)}: its finetuning failed: {failure}")
 

@@ -105,7 +105,7 @@ def weights_of(study: Study, context: TrialContext, state: Path, kills: random.R
     trial = next(record for record in study.records() if record.number == 0)
     policy, graph = Policy.from_dict(trial.policy), load_graph(study.graph_path)
     while True:
-        training = Finetuning(context, policy, graph, "fidelity")
+        training = Finetuning(context, policy, graph, "fidelity", "output")
         try:
             training.run(state, Heard(kills.randint(1, STEPS + 5) if kills else None))
         except Killed:
@@ -225,3 +225,20 @@ def test_lost_weights_are_named(folder: Path, study: Study) -> None:
     assert done.returncode == 2
     assert "autoq: lost, finetuned: its weights are missing (" in done.stderr
     assert done.stderr.endswith("); finetune it again\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "over"),
+    [
+        ([30.0], False),
+        ([30.0, 29.0, 28.0, 27.0, 26.0, 25.0], False),  # it falls, and may rise again
+        ([30.0, 31.0, 31.001, 31.002, 31.001], False),
+        ([30.0, 31.0, 31.001, 31.002, 31.001, 31.0], True),
+        ([30.0, 31.0, 31.001, 31.002, 31.001, 31.0, 31.1], False),
+    ],
+)
+def test_it_ends_where_validations_no_longer_move(context: TrialContext, study: Study, values: list[float], over: bool) -> None:
+    policy = Policy.from_dict(study.records()[-1].policy)
+    training = Finetuning(context, policy, load_graph(study.graph_path), "fidelity", "output")
+    training.values = values
+    assert training._is_over() is over
