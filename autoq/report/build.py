@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from autoq.report.plots import axis_label, axis_value, front_figure, front_png, 
 from autoq.report.stages import stage_table
 from autoq.study.intervals import Interval
 from autoq.study.replication import in_words, replicated_qualities
-from autoq.study.results import NOT_FASTER, Results, faster_than_float, point_name, prediction_agreement
+from autoq.study.results import NOT_FASTER, Results, faster_than_float, finetuned_name, point_name, prediction_agreement
 from autoq.study.selection import close_to_float, recommended
 from autoq.study.study import Study
 from autoq.system.files import atomic_write_text
@@ -108,6 +109,7 @@ def page_data(study: Study, results: Results) -> dict[str, Any]:
         "front": [_row(record, results, columns, info) for record in results.front],
         "baselines": [_row(record, results, columns, info) for record in baselines],
         "baseline_seconds": f"{sum(record.seconds for record in baselines):.0f}",
+        "finetuned": _finetuned(study, results),
         "failures": [record for record in trials if record.state != "complete"],
         "facts": _facts(study),
         **latency_section(
@@ -115,6 +117,29 @@ def page_data(study: Study, results: Results) -> dict[str, Any]:
         ),
         "size_only": widths if widened and any(map(_is_narrow, results.front)) else "",
     }
+
+
+def _finetuned(study: Study, results: Results) -> list[dict[str, Any]]:
+    """The finetuned points beside what they were, with their pictures."""
+    qualities = [name for name in (*results.objectives, FIDELITY) if OBJECTIVES[name].quality]
+    drafts = {finetuned_name(record): record for record in results.records if record.source != "finetuned"}
+    rows = []
+    for record in study.finetuned():
+        path = study.picture_path(Policy.from_dict(record.policy), record.steps)
+        draft = drafts[record.name or ""]
+        rows.append(
+            {
+                "name": point_name(record),
+                "steps": f"{record.steps:,}",
+                "seconds": f"{record.seconds:.0f}",
+                "numbers": [
+                    _number(name, values.get(name)) for name in dict.fromkeys(qualities) for values in (draft.values, record.values)
+                ],
+                "heads": [f"{axis_label(name)}, {when}" for name in dict.fromkeys(qualities) for when in ("trial", "finetuned")],
+                "picture": base64.b64encode(path.read_bytes()).decode() if path.is_file() else "",
+            }
+        )
+    return rows
 
 
 def _compared(study: Study, results: Results, other: Study | None) -> str:

@@ -64,6 +64,10 @@ class StudyFolder:
         """The file of the weights of a policy that was finetuned for so many steps."""
         return self.finetuned_folder / f"{policy.hash}-{steps}.pt"
 
+    def picture_path(self, policy: Policy, steps: int) -> Path:
+        """The picture of what a policy that was finetuned for so many steps changed."""
+        return self.finetuned_folder / f"{policy.hash}-{steps}.png"
+
     def finetuning_path(self, policy: Policy, length: str) -> Path:
         """The file of a finetuning that has not ended. length: in steps or time."""
         return self.finetuned_folder / f"{policy.hash}-{length}-state.pt"

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -27,12 +28,14 @@ from autoq.config.spec import TrialResult
 from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import Graph
 from autoq.graph.quantize import Quantized
+from autoq.images.pixels import to_pixels
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.system.files import atomic_write
 from autoq.training.losses import LOSSES
 from autoq.training.qat import Training
-from autoq.trial.context import TrialContext
-from autoq.trial.run import costs_of, judged_file
+from autoq.trial.context import TrialContext, runtime_model, shipped
+from autoq.trial.pictures import comparison
+from autoq.trial.run import costs_of, judged_file, run_all
 
 BATCH = 8
 """Patches in a step."""
@@ -251,6 +254,13 @@ class Finetuning:
         return TrialResult(
             state="complete", values=values, held_out=held_out, steps=self.best["step"], seconds=round(self.seconds, 3)
         )
+
+    def picture(self) -> np.ndarray:
+        """What the best weights change: see `comparison`."""
+        assert self.best is not None
+        best = with_weights(self.context, self.policy, self.best["weights"])
+        run = shipped(self.context, best, runtime_model(self.context.spec.target, self.graph, best))
+        return comparison(self.context, [to_pixels(output[0]) for output in run_all(self.context, run)])
 
 
 def finetuned(context: TrialContext, policy: Policy, weights: Path) -> Quantized:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import PIL.Image
+
 from autoq.config.events import Events, Progress, TrainingEvents
 from autoq.config.options import LossName
 from autoq.config.policy import Policy
@@ -14,6 +16,7 @@ from autoq.export.onnx import stored_graph
 from autoq.study.replication import by_interest, replicated_qualities
 from autoq.study.results import finetuned_name, point_name, shown
 from autoq.study.study import Study
+from autoq.system.files import atomic_write
 from autoq.trial.context import TrialContext, prepare
 from autoq.trial.finetune import BATCH, PATCHES, Finetuning, begun_steps, default_loss, steps_within, with_steps
 
@@ -75,6 +78,8 @@ def finetune_record(study: Study, record: Record, context: TrialContext, recipe:
     training.run(state, events)
     result = training.result(read_table(study.latency_path))
     training.save(study.weights_path(policy, result.steps))
+    with atomic_write(study.picture_path(policy, result.steps)) as partial:
+        PIL.Image.fromarray(training.picture()).save(partial, "PNG")
     added = study.add_finetuned(record, result)
     state.unlink()
     return added

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import random
 from pathlib import Path
@@ -161,6 +162,8 @@ def test_a_finetuned_point_is_one_of_the_study_and_is_exported(folder: Path, stu
     page = (folder / "reports" / "draft.html").read_text()
     assert '"name":"finetuned points"' in page
     assert '"text":["4\\u002f4\\u002f8, finetuned"]' in page
+    picture = study.picture_path(Policy.from_dict(record["policy"]), record["steps"]).read_bytes()
+    assert f"data:image/png;base64,{base64.b64encode(picture).decode()}" in page
 
 
 def test_a_longer_finetuning_takes_the_place_of_a_shorter_one(study: Study) -> None:
