@@ -13,6 +13,7 @@ import csv
 import dataclasses
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +22,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from autoq.config.events import Progress, TrainingEvents
 from autoq.config.policy import uniform
 from autoq.config.spec import TrialSpec
+from autoq.costs.size import packed_bytes
 from autoq.export.onnx import export_graph
 from autoq.graph.inference import upscale
+from autoq.graph.trace import roles_by_stage
 from autoq.images.crops import decided, held_out
 from autoq.images.data import to_pixels
-from autoq.networks import model_info
 from autoq.system.device import channels_last
 from autoq.trial.context import TrialContext, prepare
 from autoq.trial.finetune import BATCH, PATCHES, Finetuning, default_loss, with_steps, with_weights
@@ -34,9 +36,39 @@ from benchmarks.documents import reserve_output
 from benchmarks.runs import absolute, file_quality
 
 TABLE = Path(__file__).parent / "tables" / "finetuned-srresnet-x4.csv"
-FLOAT = "32/32/32"
-PLANS = {"8/8/8": (800, "minmax"), "6/6/8": (3000, "minmax"), "4/4/8": (3000, "mse")}
-"""Policies, and for each the steps of eight patches and the range estimator that it starts from."""
+MODEL, FLOAT = "srresnet", "32/32/32"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A policy and its finetuning.
+
+    Attributes:
+        steps: Of eight patches.
+        clipping: The policy's range estimator.
+        policy: By stage (`LAYERS`), where the name is not the policy.
+    """
+
+    steps: int
+    clipping: str
+    policy: str = ""
+
+
+LAYERS = {
+    "head": ("head.*",), "first": ("body.0.*",), "early": ("body.[123].*",), "late": ("body.[4-9].*", "body.1?.*"),
+    "fuse": ("fuse.*",), "up": ("up.*",), "tail": ("tail",),
+}  # fmt: skip
+"""SRResNet's stages, finer than its own: its head, its tail and its upsampling suffer from 3 bits, its blocks hardly."""
+
+NARROW = "head=8/8,first=4/8/8,early=3/8/8,late={}/8/8,fuse=4/8/8,up=5/8,tail=8/8"
+PLANS = {
+    "8/8/8": Plan(800, "minmax"),
+    "6/6/8": Plan(3000, "minmax"),
+    "4/4/8": Plan(3000, "mse"),
+    "88%": Plan(2000, "mse", NARROW.format(3)),
+    "90%": Plan(2000, "mse", NARROW.format(2)),
+}
+"""Policies by name; a percentage is that of the float network's bytes which the policy's package saves."""
 
 PUBLISHED = {
     ("8/8/8", "Set5"): 0.338, ("8/8/8", "Set14"): 0.264, ("8/8/8", "BSD100"): 0.146,
@@ -47,10 +79,11 @@ PUBLISHED = {
 
 
 class Line(NamedTuple):
-    """A policy on one set of images."""
+    """A policy on one set of images; size: bytes of its package."""
 
     model: str
     bits: str
+    size: int
     steps: int
     best: int
     images: str
@@ -68,14 +101,14 @@ class Printed(TrainingEvents):
 
 def steps_of(bits: str, options: argparse.Namespace) -> int:
     """Steps of a policy's finetuning; the float network needs none."""
-    return 0 if bits == FLOAT else options.steps or PLANS[bits][0]
+    return 0 if bits == FLOAT else options.steps or PLANS[bits].steps
 
 
 def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> Iterator[Line]:
     """A policy after its finetuning, on every set of test images."""
     steps = steps_of(bits, options)
-    _, clipping = PLANS.get(bits, (0, "minmax"))
-    policy = uniform(bits, model_info(options.model).stages, BASELINE_QUANTIZER, clipping)
+    plan = PLANS.get(bits, Plan(0, "minmax"))
+    policy = uniform(plan.policy or bits, roles_by_stage(context.traced.sites), BASELINE_QUANTIZER, plan.clipping)
     finetuning = Finetuning(with_steps(context, max(1, steps)), policy, export_graph(context.traced), "psnr", default_loss("psnr"))
     if steps:
         options.states.mkdir(parents=True, exist_ok=True)
@@ -87,7 +120,7 @@ def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> 
     for folder in options.test_data:
         values = file_quality(on_images(context, folder), quantized, finetuning.graph)
         found = round(values["psnr"], 3), round(values["fidelity"], 3), round(finetuning.seconds)
-        yield Line(options.model, bits, steps, finetuning.best["step"], folder.name, *found)
+        yield Line(options.model, bits, packed_bytes(quantized.plan), steps, finetuning.best["step"], folder.name, *found)
 
 
 def on_images(context: TrialContext, folder: Path) -> TrialContext:
@@ -105,14 +138,14 @@ def read(table: Path) -> list[Line]:
     with table.open(newline="") as file:
         rows = [*csv.reader(file)][1:]
     return [
-        Line(model, bits, int(steps), int(best), images, float(psnr), float(fidelity), float(seconds))
-        for model, bits, steps, best, images, psnr, fidelity, seconds in rows
+        Line(model, bits, int(size), int(steps), int(best), images, float(psnr), float(fidelity), float(seconds))
+        for model, bits, size, steps, best, images, psnr, fidelity, seconds in rows
     ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="srresnet")
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--weights", type=absolute, help="a checkpoint; bundled ones if absent")
     parser.add_argument("--bits", nargs="+", default=[*PLANS], choices=PLANS, help="policies")
@@ -127,13 +160,14 @@ def main() -> None:
     options = parser.parse_args()
     tell = reserve_output(options.json)
     chosen = {(options.model, bits, steps_of(bits, options)): bits for bits in (FLOAT, *options.bits)}
-    done = {line[:3] for line in read(options.table)}
+    done = {(line.model, line.bits, line.steps) for line in read(options.table)}
     wanted = [bits for key, bits in chosen.items() if key not in done]
     if wanted:
         spec = TrialSpec(
             model=options.model, scale=options.scale, weights=options.weights, data=options.data, eval_data=options.eval_data,
             test_data=options.test_data[0], batch=BATCH, patches=options.patches,
             steps=max(steps_of(bits, options) for bits in options.bits),
+            layers=(*LAYERS.items(),) if options.model == MODEL else (),
         )  # fmt: skip
         context = prepare(decided(spec))
         for bits in wanted:
@@ -143,19 +177,23 @@ def main() -> None:
                 if file.tell() == 0:
                     writer.writerow(Line._fields)
                 writer.writerows(lines)
-    found = [line for line in read(options.table) if line[:3] in chosen]
-    exact = {line.images: line.psnr for line in found if line.bits == FLOAT}
+    found = [line for line in read(options.table) if (line.model, line.bits, line.steps) in chosen]
+    exact = {line.images: line for line in found if line.bits == FLOAT}
     figures: dict[str, float] = {}
     for line in found:
-        published = PUBLISHED.get((line.bits, line.images)) if (options.model, options.scale) == ("srresnet", 4) else None
-        loss = line.psnr - exact[line.images]
-        figures |= {f"{line.bits}_{line.images}_{name}": getattr(line, name) for name in ("psnr", "fidelity", "seconds", "best")}
+        published = PUBLISHED.get((line.bits, line.images)) if (options.model, options.scale) == (MODEL, 4) else None
+        loss = line.psnr - exact[line.images].psnr
+        saved = 1 - line.size / exact[line.images].size
+        figures |= {
+            f"{line.bits}_{line.images}_{name}": getattr(line, name) for name in ("psnr", "fidelity", "seconds", "best", "size")
+        }
         figures[f"{line.bits}_{line.images}_loss"] = round(loss, 3)
         if not options.json:
             beside = "" if published is None else f", FQSR {published:+.3f}"
             print(
                 f"{line.bits:9} {line.images:8} {line.psnr:.3f} dB ({loss:+.3f}{beside})"
-                f"  fidelity {line.fidelity:.2f} dB  step {line.best} of {line.steps}, {line.seconds:.0f} s"
+                f"  fidelity {line.fidelity:.2f} dB  {saved:.1%} fewer bytes"
+                f"  step {line.best} of {line.steps}, {line.seconds:.0f} s"
             )
     if options.json:
         tell({"bench": "finetuned", "figures": figures})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_what_goes_wrong_is_counted(
         def uniform(self, low: float, high: float) -> float:
             return high + 0.3
 
-    monkeypatch.setattr(killed_finetuning.random, "Random", Late)
+    monkeypatch.setattr(random, "Random", Late)
     monkeypatch.setattr(killed_finetuning, "AUTOQ", [sys.executable, "-S", "-c", FINETUNING, fault])
     monkeypatch.setattr(killed_finetuning, "prepare", lambda folder: None)
     monkeypatch.setattr(killed_finetuning, "weights", read)
