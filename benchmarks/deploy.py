@@ -39,8 +39,8 @@ except ModuleNotFoundError as error:
     print(f"error: {error.name} is not installed; type pip install -c constraints.txt -e '.[bench]'", file=sys.stderr)
     sys.exit(2)
 from autoq.api.studies import check_inputs, open_study
-from autoq.config.options import frame_size
 from autoq.config.policy import Policy, all_float
+from autoq.config.validators import frame_size
 from autoq.costs.latency.measure import machine, measure
 from autoq.costs.size import packed_bytes
 from autoq.deploy.verify import ROUNDS

@@ -11,11 +11,12 @@ import yaml
 from autoq.api.studies import check_inputs, check_options, open_study
 from autoq.config.events import Events, TrainingEvents
 from autoq.config.objectives import OBJECTIVES
-from autoq.config.options import PretrainOptions, SearchOptions, frame_size
+from autoq.config.options import PretrainOptions, SearchOptions
 from autoq.config.policy import uniform
 from autoq.config.space import SearchSpace
 from autoq.config.space_file import bundled_space
 from autoq.config.spec import Analysis, PretrainSpec, Question, TrialSpec
+from autoq.config.validators import frame_size
 from autoq.errors import InputError, unknown
 from autoq.networks import MODELS, ModelInfo, bundled_record, is_custom, model_info, parameter_count
 from autoq.report.progress import listening, listening_to_training

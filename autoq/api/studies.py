@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from autoq.config import schedule
 from autoq.config.constraints import parse_all
 from autoq.config.events import Events
-from autoq.config.options import RunOptions, SearchOptions, flag
+from autoq.config.options import RunOptions, SearchOptions
 from autoq.config.space_file import read_space, space_layers
 from autoq.config.spec import StudySpec, TrialSpec
+from autoq.config.validators import flag
 from autoq.errors import InputError, StudyError
 from autoq.networks import bundled_record, is_custom, is_given, model_info
 from autoq.study.database import check_free

@@ -9,7 +9,8 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import typer
 
-from autoq.config.options import MANY, MOST_PROCESSES, RENAMED, Option, Options, SearchOptions, flag, option_of, read_whole
+from autoq.config.options import MOST_PROCESSES, RENAMED, Option, Options, SearchOptions, option_of
+from autoq.config.validators import MANY, flag, read_whole
 
 C = TypeVar("C", bound=Callable[..., None])
 

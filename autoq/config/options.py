@@ -7,21 +7,15 @@ fields. An option that was not given is absent from `model_fields_set`.
 from __future__ import annotations
 
 import logging
-import math
-import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
-from autoq.config.constraints import parse_all
-from autoq.config.objectives import OBJECTIVES, check_objectives
+from autoq.config.objectives import OBJECTIVES
+from autoq.config.validators import MANY, absolute, bounds, crops, flag, frame_size, number, objective_names, whole
 from autoq.errors import InputError, suggest, unknown
-
-MANY = 1_000_000
-"""The most trials, steps, seconds and GiB that can be asked for."""
 
 MOST_SEED = 2**32 - 1
 MOST_PROCESSES = 1024
@@ -52,77 +46,6 @@ class Option:
     help: str
     default: str = ""
     metavar: str = ""
-
-
-def flag(name: str) -> str:
-    """An option as it is typed: `--max-steps`."""
-    return "--constraint" if name == "constraints" else f"--{name.replace('_', '-')}"
-
-
-def read_whole(value: Any, option: str, least: int, most: int, example: int) -> int:
-    """A whole number. Raises InputError that names the option and what to type."""
-    text = str(value)
-    if isinstance(value, bool) or not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
-        raise InputError(f"{option} '{text}': expected a whole number from {least} to {most}, for example {option} {example}")
-    return int(text)
-
-
-def whole(least: int, most: int, example: int) -> BeforeValidator:
-    """A validator of whole numbers, or None; see `read_whole`."""
-
-    def check(value: Any, info: ValidationInfo) -> int | None:
-        return None if value is None else read_whole(value, flag(str(info.field_name)), least, most, example)
-
-    return BeforeValidator(check)
-
-
-def number(unit: str, example: float, least: float = 0.001) -> BeforeValidator:
-    """A validator of numbers from `least` to MANY, or None."""
-
-    def check(value: Any, info: ValidationInfo) -> float | None:
-        if value is None:
-            return None
-        try:
-            found = float(value)
-        except (TypeError, ValueError):
-            found = math.nan
-        if not least <= found <= MANY:
-            option = flag(str(info.field_name))
-            raise InputError(f"{option} '{value}': expected {unit}, from {least:g} to {MANY}, for example {option} {example:g}")
-        return found
-
-    return BeforeValidator(check)
-
-
-def frame_size(value: Any, option: str = "--frame") -> tuple[int, int]:
-    """`96x64` -> (96, 64). Raises InputError."""
-    text = value if isinstance(value, str) else "x".join(map(str, value))
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(re.fullmatch("[0-9]{2,4}", part) and 16 <= int(part) <= 8192 for part in parts):
-        raise InputError(f"{option} '{text}': expected WIDTHxHEIGHT, each from 16 to 8192 pixels, for example {option} 96x96")
-    return int(parts[0]), int(parts[1])
-
-
-def _crops(value: Any) -> int | str | None:
-    if value in ("all", None):
-        return value
-    if not re.fullmatch("[1-9][0-9]{0,5}", str(value)):
-        raise InputError(f"--eval-crops '{value}': expected a whole number from 1 to 999999, or `all`, for example --eval-crops 32")
-    return int(value)
-
-
-def _objectives(value: str | Iterable[str]) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else tuple(value)
-    check_objectives(names)
-    return names
-
-
-def _constraints(value: str | Iterable[str]) -> tuple[str, ...]:
-    return tuple(bound.text for bound in parse_all([value] if isinstance(value, str) else value))
-
-
-def absolute(path: str | Path | None) -> Path | None:
-    return Path(path).resolve() if path else None
 
 
 Folder = Annotated[Path | None, AfterValidator(absolute)]
@@ -225,7 +148,7 @@ class ImageOptions(Options):
     ] = "hr"
     eval_crops: Annotated[
         int | Literal["all"] | None,
-        BeforeValidator(_crops),
+        BeforeValidator(crops),
         Option(
             "Number of crops to evaluate on, or `all` for whole images.",
             "all if the images have at most 1,500,000 pixels in total, otherwise 32",
@@ -267,7 +190,7 @@ class StudyOptions(Options):
     ] = "stage"
     objectives: Annotated[
         tuple[str, ...],
-        BeforeValidator(_objectives),
+        BeforeValidator(objective_names),
         Option(
             f"Two or more of {', '.join(OBJECTIVES)}, separated by commas. size: tensors at their own bit"
             " widths. size_runtime: as the runtime stores them. fidelity: PSNR against the float network's output.",
@@ -277,7 +200,7 @@ class StudyOptions(Options):
     ] = ()
     constraints: Annotated[
         tuple[str, ...],
-        BeforeValidator(_constraints),
+        BeforeValidator(bounds),
         Option(
             "Bound that every Pareto point must satisfy, on one of the objectives above or on a drop in quality: 'size<=400KiB', "
             "'latency<=10ms', 'psnr_drop<=0.1' (at most 0.1 dB below float). Repeatable.",
@@ -380,6 +303,16 @@ class SearchOptions(RunOptions, StudyOptions, TrainingOptions, ImageOptions, Dep
         str | None, Option("Take up to half of the initial trials from the Pareto front of an earlier study.", metavar="STUDY")
     ] = None
     stopping: Annotated[bool, Option("Stop dominated trials early.", "on")] = True
+    ptq: Annotated[bool, Option("Post-training quantization: the same as --steps 0. It takes minutes.")] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _untrained(cls, given: dict[str, Any]) -> dict[str, Any]:
+        if not given.get("ptq"):
+            return given
+        if str(given.get("steps", 0)) != "0":
+            raise InputError("--ptq: nothing is trained; omit --steps, or --ptq")
+        return {**given, "steps": 0}
 
 
 class PretrainOptions(NetworkOptions):
@@ -408,8 +341,8 @@ class FinetuneOptions(Options):
     loss: Annotated[
         LossName | None,
         Option(
-            "What is minimized: the distance to the float network's output (output), to a target that moves from it to the original"
-            " (originals), or to it and its pixel differences (gradient) or Fourier magnitudes (frequency).",
+            "What is minimized: the distance to the float network's output (output), in the end the distance to the originals instead"
+            " (originals), or that of pixel differences (gradient) or Fourier magnitudes (frequency) in addition.",
             "originals if the study's quality is psnr or ssim, otherwise output",
         ),
     ] = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoq.config.options import absolute
+from autoq.config.validators import absolute
 from autoq.deploy.tiling import checked_pixels
 from autoq.deploy.upscale import Network, Progress
 from autoq.errors import AutoqError, DataError, InputError, unknown

@@ -12,10 +12,12 @@ from autoq.images.data import Pair, original_patches
 from autoq.images.pixels import LEVELS
 from autoq.training.qat import Loss, Training
 
-CAUTION = 1.5
-"""Power of the damping of the learning rates with originals. They hold what no network can make, so their gradient is noisy, and
-what is nearly as good as float loses more by a large step than a small one: an 8-bit SRResNet x4 is below its start for hundreds
-of steps at the rates that serve the float network's output."""
+FROM, TO = 0.6, 0.8
+"""Shares of a training between which originals take the place of the float network's output. They hold what no network can make, so
+their gradient is noisy: it needs the small learning rates of the end."""
+
+SQUARES = 10.0
+"""Weight of the squared error to originals, with which its gradient is about as large as that of the distance."""
 
 TEXTURE = 0.5
 """Weight of the second term of `gradient` and `frequency`."""
@@ -27,18 +29,18 @@ def output(training: Training, pairs: Sequence[Pair]) -> Loss:
 
 
 def originals(training: Training, pairs: Sequence[Pair]) -> Loss:
-    """The squared error to a target that moves from the float network's output to the original in the first half of a training.
+    """L1 to the float network's output, and towards the end of a training the squared error to the originals in its place.
 
-    target = (1 - t) y + t x for the float network's output y and the original x, with t from 0 to 1. The float network's output
-    teaches fast, as it holds nothing that a network cannot make; only originals let a network become better than its teacher.
+    The float network's output teaches fast, as it holds nothing that a network cannot make; only originals let a network become
+    better than its teacher.
     """
     data = training.data
     high = original_patches(pairs, data.plan, data.spec.scale).to(data.spec.device)
-    training.caution = CAUTION
 
     def loss(outputs: Tensor, chosen: Tensor) -> Tensor:
-        share = min(1.0, 2 * training.step / training.steps)
-        return F.mse_loss(outputs, torch.lerp(data.teacher[chosen], high[chosen] / LEVELS, share))
+        share = min(1.0, max(0.0, (training.step / training.steps - FROM) / (TO - FROM)))
+        squares = SQUARES * F.mse_loss(outputs, high[chosen] / LEVELS)
+        return torch.lerp(training.distance(outputs, chosen), squares, share)
 
     return loss
 

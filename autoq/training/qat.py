@@ -63,7 +63,7 @@ class Training:
 
     `loss` is the distance (L1) to the float network's output on the study's patches, unless it is replaced. Adam uses a cosine
     schedule over all steps, so a paused training has the same first steps as a complete one. Learning rates are reduced if the
-    initial distance is small: by its share of FULL_RATE_LOSS to the power of `caution`.
+    initial distance is small.
     `data.spec.sqcl` is the weight of the calibration loss of all quantizers (FQSR, equation 9). learning_rate: of the weights.
     warm_up: steps in which the learning rates rise to their full values first. exact: whether a network whose initial distance
     is below EXACT_LOSS trains in float32 on processors with bfloat16 too: it is slower, but bfloat16's error is as large there.
@@ -80,7 +80,6 @@ class Training:
         self.data, self.quantized, self.steps, self.warm_up = data, quantized, data.spec.steps, warm_up
         self.exact = exact
         self.loss: Loss = self.distance
-        self.caution = 1.0
         self.module = channels_last(quantized.module)
         self.network = self._network()
         parameters: dict[float, list[nn.Parameter]] = {}
@@ -114,7 +113,7 @@ class Training:
             raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {self.step} of {self.steps}", self.step)
         decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps)) * min(1.0, (self.step + 1) / max(1, self.warm_up))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * self.damping**self.caution * decay
+            group["lr"] = rate * self.damping * decay
         self.optimizer.zero_grad()
         self.differentiate(loss)
         self.optimizer.step()

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import autoq
-from autoq.config.options import PretrainOptions, SearchOptions, flag, option_of
+from autoq.config.options import PretrainOptions, SearchOptions, option_of
 from autoq.config.schedule import INITIAL
 from autoq.config.spec import StudySpec, TrialSpec
+from autoq.config.validators import flag
 from autoq.errors import InputError
 from autoq.images import crops
 
@@ -36,6 +37,11 @@ def test_what_is_given_is_known_from_what_is_not() -> None:
     assert options.steps == TrialSpec(model="srgan").steps == 24
 
 
+def test_ptq_trains_nothing() -> None:
+    assert SearchOptions.of(ptq=True).given(TrialSpec) == SearchOptions.of(ptq=True, steps=0).given(TrialSpec) == {"steps": 0}
+    assert SearchOptions.of(ptq=False).given(TrialSpec) == {}
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -47,6 +53,7 @@ def test_what_is_given_is_known_from_what_is_not() -> None:
             {"eval_crops": "none"},
             "--eval-crops 'none': expected a whole number from 1 to 999999, or `all`, for example --eval-crops 32",
         ),
+        ({"ptq": True, "steps": "24"}, "--ptq: nothing is trained; omit --steps, or --ptq"),
         ({"images": "sr"}, "--images 'sr': expected one of hr, lr"),
         ({"stopping": "perhaps"}, "--stopping 'perhaps': Input should be a valid boolean, unable to interpret input"),
     ],
