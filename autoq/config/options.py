@@ -341,8 +341,8 @@ class FinetuneOptions(Options):
     loss: Annotated[
         LossName | None,
         Option(
-            "What is minimized: the distance to the float network's output (output), in the end the distance to the originals instead"
-            " (originals), or that of pixel differences (gradient) or Fourier magnitudes (frequency) in addition.",
+            "What is minimized: the distance to the float network's output (output), in the end that to the originals instead"
+            " (originals), or the distance of pixel differences (gradient) or Fourier magnitudes (frequency) in addition.",
             "originals if the study's quality is psnr or ssim, otherwise output",
         ),
     ] = None
