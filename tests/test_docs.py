@@ -57,7 +57,7 @@ SMALLER = {
     "autoq search --model srgan --weights generator.pth --data train/ --eval-data Set5/ --study mine --budget 6 --steps 4": (
         "--budget 3 --initial-trials 0 --replications 1 --workers 1 --frame 16x16"
     ),
-    "autoq cost --model srresnet --scale 2 --policy 8/8/8 --input 1020x678": "--weights x2.pth",
+    "autoq cost --model srresnet --scale 2 --policy 8/8/8 --frame 1020x678": "--weights x2.pth",
     "autoq sensitivity --model srgan": f"{TINY} --frame 16x16",
     "autoq finetune mine --trial 0 --steps 400": "--steps 2",
     "autoq finetune mine --pick compromise --steps 2000": "--steps 2",

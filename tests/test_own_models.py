@@ -300,7 +300,7 @@ def test_its_space_file_loads_again_and_has_a_cost(folder: Path) -> None:
     loaded = search_space(TrialSpec(model="mynet:make", scale=2), folder / "new.yaml")
     assert (loaded.layers, loaded.choices) == (FOUND, space.choices)
     assert "# stages found: feature_extraction (1 layer), body (2 layers), reconstruction (1 layer)\n" in text
-    found = cost("mynet:make", scale=2, space=folder / "new.yaml", input="32x24")
+    found = cost("mynet:make", scale=2, space=folder / "new.yaml", frame="32x24")
     assert (found["parameters"], found["macs"]) == (PARAMETERS, 32 * 24 * PRODUCTS)
 
 

@@ -102,7 +102,7 @@ def cost(
     scale: int | None = None,
     weights: str | Path | None = None,
     policy: str = "8/8/8",
-    input: str = "96x96",
+    frame: str = "96x96",
     target: str = "openvino-cpu",
     space: str | Path | None = None,
 ) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def cost(
         scale: Upscaling factor; by default 4, or the scale of the bundled weights.
         weights: Checkpoint of a network whose depth or width differs from the table's.
         policy: Bits of weights/activations/skips, as `8/8/8`, or `stage=w/a/s` for every stage, separated by commas.
-        input: WIDTHxHEIGHT of the low-resolution image, in pixels.
+        frame: WIDTHxHEIGHT of the low-resolution image, in pixels.
         target: Deployment target.
         space: YAML file with the layers of every stage, for a network of your own.
 
@@ -124,13 +124,13 @@ def cost(
     Raises:
         InputError: An option cannot be used.
     """
-    frame = frame_size(input, "--input")
+    size = frame_size(frame)
     trial = _trial(model, scale, weights, target)
     found = search_space(trial, Path(space) if space else None)
     from autoq.trial.run import price
 
     trial = trial.model_copy(update={"layers": tuple(found.layers.items())})
-    return price(trial, uniform(policy, found.facts.stages, formats=found.facts.formats, output=found.output), frame)
+    return price(trial, uniform(policy, found.facts.stages, formats=found.facts.formats, output=found.output), size)
 
 
 YAML_WIDTH = 120

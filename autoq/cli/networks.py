@@ -57,7 +57,7 @@ def cost(
         str,
         typer.Option(metavar="W/A/S", help="Bits of weights/activations/skips, or stage=w/a/s for every stage, comma-separated."),
     ] = "8/8/8",
-    input: Annotated[str, typer.Option(metavar="WxH", help="Size of the low-resolution image.")] = "96x96",
+    frame: Annotated[str, typer.Option("--frame", "--input", metavar="WxH", help="Size of the low-resolution image.")] = "96x96",
     target: TARGET = "openvino-cpu",
     weights: Annotated[
         Path | None, declared("weights", help="Checkpoint of a network with another depth or width.", default="")
@@ -69,14 +69,14 @@ def cost(
 ) -> None:
     """Compute what a policy costs: operations, feature-map memory, bytes of weights.
 
-    Example: autoq cost --model srresnet --scale 2 --policy 8/8/8 --input 1020x678
+    Example: autoq cost --model srresnet --scale 2 --policy 8/8/8 --frame 1020x678
     """
     from autoq.api.networks import cost as price
     from autoq.cli import tables
     from autoq.study.results import to_json
 
     with only_results():
-        found = price(model, scale=scale, weights=weights, policy=policy, input=input, target=target, space=space)
+        found = price(model, scale=scale, weights=weights, policy=policy, frame=frame, target=target, space=space)
     if json:
         typer.echo(to_json(found))
     else:

@@ -248,7 +248,7 @@ class StudyOptions(Options):
     ] = 1
     frame: Annotated[
         tuple[int, int],
-        BeforeValidator(lambda value: frame_size(value)),
+        BeforeValidator(frame_size),
         Option("Input size that latency is measured at.", "96x96", "WxH"),
     ] = (96, 96)
     timeout: Annotated[

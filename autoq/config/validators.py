@@ -58,12 +58,12 @@ def number(unit: str, example: float, least: float = 0.001) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def frame_size(value: Any, option: str = "--frame") -> tuple[int, int]:
+def frame_size(value: Any) -> tuple[int, int]:
     """`96x64` -> (96, 64). Raises InputError."""
     text = value if isinstance(value, str) else "x".join(map(str, value))
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(re.fullmatch("[0-9]{2,4}", part) and 16 <= int(part) <= 8192 for part in parts):
-        raise InputError(f"{option} '{text}': expected WIDTHxHEIGHT, each from 16 to 8192 pixels, for example {option} 96x96")
+        raise InputError(f"--frame '{text}': expected WIDTHxHEIGHT, each from 16 to 8192 pixels, for example --frame 96x96")
     return int(parts[0]), int(parts[1])
 
 

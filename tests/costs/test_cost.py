@@ -233,7 +233,7 @@ def test_cost_of_xlsr(bits: int) -> None:
 
 
 def test_cost_at_the_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    code, out, err = run(capsys, monkeypatch, "cost", "--model", "xlsr", "--scale", "3", "--input", "640x360", "--json")
+    code, out, err = run(capsys, monkeypatch, "cost", "--model", "xlsr", "--scale", "3", "--frame", "640x360", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert set(found) == KEYS
@@ -242,10 +242,10 @@ def test_cost_at_the_command_line(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 BITS = "policy '8': expected two or three widths in bits, weight/activation or weight/activation/skip, for example 8/8/8"
-SIDES = "--input '5': expected WIDTHxHEIGHT, each from 16 to 8192 pixels, for example --input 96x96"
+SIDES = "--frame '5': expected WIDTHxHEIGHT, each from 16 to 8192 pixels, for example --frame 96x96"
 
 
-@pytest.mark.parametrize(("option", "value", "message"), [("--policy", "8", BITS), ("--input", "5", SIDES)])
+@pytest.mark.parametrize(("option", "value", "message"), [("--policy", "8", BITS), ("--frame", "5", SIDES)])
 def test_bad_input_is_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str, value: str, message: str
 ) -> None:
