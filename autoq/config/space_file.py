@@ -89,7 +89,7 @@ def read_space(path: Path, model: str) -> Any:
     try:
         return yaml.load(_located(path).read_text(), _Loader)
     except OSError as error:
-        raise SpaceError(f"{path}: {error.strerror or error}; {OR_NAMED}") from error
+        raise SpaceError(f"cannot read '{path}': {error.strerror or error}; {OR_NAMED}") from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # tags raise anything
         raise SpaceError(f"{path}: not YAML ({_problem(error)}); type `autoq space {model}` for a file to start from") from error
 

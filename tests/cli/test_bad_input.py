@@ -312,7 +312,7 @@ def test_space_that_is_no_file(refused: Refused, tmp_path: Path, name: str, reas
     (tmp_path / "sub").mkdir()
     refused(
         [*MODEL, "--space", name],
-        f"{name}: {reason}; type --space with the path of a YAML file or a name from `autoq space --list`",
+        f"cannot read '{name}': {reason}; type --space with the path of a YAML file or a name from `autoq space --list`",
     )
 
 
