@@ -110,7 +110,9 @@ def test_a_quantizer_is_checked_against_the_role_s_signedness() -> None:
 
 
 def test_a_missing_or_broken_file_says_so(tmp_path: Path) -> None:
-    with pytest.raises(SpaceError, match=r"cannot read '.*none\.yaml': No such file or directory; type --space with the path of a YAML file"):
+    with pytest.raises(
+        SpaceError, match=r"cannot read '.*none\.yaml': No such file or directory; type --space with the path of a YAML file"
+    ):
         load_space(tmp_path / "none.yaml", FACTS)
     (tmp_path / "bad.yaml").write_text("roles: {")
     with pytest.raises(SpaceError, match=r"bad\.yaml: not YAML"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from autoq.study.results import finetuned_name
 from autoq.study.selection import recommended
 from autoq.study.study import Study
 from autoq.system.files import append_line
+from autoq.training.losses import LOSSES
+from autoq.training.qat import Loss
 from autoq.trial.context import TrialContext, prepare
-from autoq.trial.finetune import Finetuning, begun_steps
+from autoq.trial.finetune import Finetuning, begun_steps, default_loss
 from autoq.tuning import finetuning
 from tests.searching import OPTIONS, furnished, in_process
 
@@ -245,3 +248,29 @@ def test_it_ends_where_validations_no_longer_move(context: TrialContext, study: 
     training = Finetuning(context, policy, load_graph(study.graph_path), "fidelity", "output")
     training.values = values
     assert training._is_over() is over
+
+
+def test_a_loss_by_name(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+
+    def heard(name: str, made: Callable[..., Loss]) -> Callable[..., Loss]:
+        def make(*given: Any) -> Loss:
+            taken.append(name)
+            return made(*given)
+
+        return make
+
+    for name, made in list(LOSSES.items()):
+        monkeypatch.setitem(LOSSES, name, heard(name, made))
+    finetune(study, pick="8/8/8", steps=1, threads=1)
+    finetune(study, pick="8/8/8", steps=1, threads=1, loss="frequency")
+    assert taken == ["output", "frequency"], "the study's quality is fidelity"
+    assert default_loss("psnr") == "originals"
+    assert finetuning.FinetuneRecipe(7, loss="gradient").name != finetuning.FinetuneRecipe(7).name, "each has its own state"
+
+
+def test_originals_teach_where_there_are_some(study: Study) -> None:
+    blind = Study.open(study.folder)
+    blind.spec = blind.spec.model_copy(update={"trial": blind.spec.trial.model_copy(update={"images": "lr"})})
+    with pytest.raises(InputError, match="--loss originals: the study's images have no originals; omit the option"):
+        finetune(blind, pick="8/8/8", loss="originals")
