@@ -15,11 +15,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq.config.events import Progress, TrainingEvents
+from autoq.config.options import LossName
 from autoq.config.policy import uniform
 from autoq.config.spec import TrialSpec
 from autoq.costs.size import packed_bytes
@@ -30,7 +31,7 @@ from autoq.images.crops import decided, held_out
 from autoq.images.data import to_pixels
 from autoq.system.device import channels_last
 from autoq.trial.context import TrialContext, prepare
-from autoq.trial.finetune import BATCH, PATCHES, Finetuning, default_loss, with_steps, with_weights
+from autoq.trial.finetune import BATCH, PATCHES, Finetuning, with_steps, with_weights
 from autoq.tuning.baselines import BASELINE_QUANTIZER
 from benchmarks.documents import reserve_output
 from benchmarks.runs import absolute, file_quality
@@ -109,7 +110,7 @@ def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> 
     steps = steps_of(bits, options)
     plan = PLANS.get(bits, Plan(0, "minmax"))
     policy = uniform(plan.policy or bits, roles_by_stage(context.traced.sites), BASELINE_QUANTIZER, plan.clipping)
-    finetuning = Finetuning(with_steps(context, max(1, steps)), policy, export_graph(context.traced), "psnr", default_loss("psnr"))
+    finetuning = Finetuning(with_steps(context, max(1, steps)), policy, export_graph(context.traced), "psnr", options.loss)
     if steps:
         options.states.mkdir(parents=True, exist_ok=True)
         finetuning.run(options.states / f"{options.model}-{bits.replace('/', '-')}-{steps}.state", Printed())
@@ -153,6 +154,7 @@ def main() -> None:
     for name, what in (("data", "training"), ("eval-data", "validation")):
         parser.add_argument(f"--{name}", type=absolute, help=f"folder of {what} images; bundled photographs if absent")
     parser.add_argument("--test-data", type=absolute, nargs="+", required=True, help="folders of test images")
+    parser.add_argument("--loss", default="output", choices=get_args(LossName), help="what is minimized")
     parser.add_argument("--patches", type=int, default=PATCHES)
     parser.add_argument("--states", type=Path, default=Path("finetuned"), help="folder for what a stopped training needs")
     parser.add_argument("--table", type=Path, default=TABLE)

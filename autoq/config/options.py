@@ -339,13 +339,12 @@ class FinetuneOptions(Options):
     steps: Annotated[int, whole(1, MANY, 2000), Option("Training steps.", "2000, or what fits in --hours", "N")] = 2000
     hours: Annotated[float | None, number("hours", 2), Option("Time of the training, instead of steps.", metavar="H")] = None
     loss: Annotated[
-        LossName | None,
+        LossName,
         Option(
             "What is minimized: the distance to the float network's output (output), in the end that to the originals instead"
             " (originals), or the distance of pixel differences (gradient) or Fourier magnitudes (frequency) in addition.",
-            "originals if the study's quality is psnr or ssim, otherwise output",
         ),
-    ] = None
+    ] = "output"
     threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads of the training.", "all cores", "N")] = 1
     device: DeviceOption = "auto"
 

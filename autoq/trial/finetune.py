@@ -69,11 +69,6 @@ def with_steps(context: TrialContext, steps: int) -> TrialContext:
     return dataclasses.replace(context, spec=context.spec.model_copy(update={"steps": steps}))
 
 
-def default_loss(quality: str) -> LossName:
-    """The loss that serves a quality best: with originals where the quality is measured against them."""
-    return "originals" if OBJECTIVES[quality].original else "output"
-
-
 def steps_within(context: TrialContext, policy: Policy, graph: Graph, quality: str, loss: LossName, seconds: float) -> int:
     """Steps of a finetuning that fit in a time with all validations, at least one: some are trained and measured."""
     tried = Finetuning(with_steps(context, 2 * MEASURED), policy, graph, quality, loss)

@@ -18,7 +18,7 @@ from autoq.study.results import finetuned_name, point_name, shown
 from autoq.study.study import Study
 from autoq.system.files import atomic_write
 from autoq.trial.context import TrialContext, prepare
-from autoq.trial.finetune import BATCH, PATCHES, Finetuning, begun_steps, default_loss, steps_within, with_steps
+from autoq.trial.finetune import BATCH, PATCHES, Finetuning, begun_steps, steps_within, with_steps
 
 PATCHES_PER_SECOND = 10
 """Distinct patches of a finetuning whose time is given, at most PATCHES: preparing them is part of the time."""
@@ -30,13 +30,13 @@ class FinetuneRecipe:
 
     steps: int | None = None
     seconds: float = 0.0
-    loss: LossName | None = None
+    loss: LossName = "output"
 
     @property
     def name(self) -> str:
         """It, as part of a file's name."""
         length = str(self.steps) if self.steps is not None else f"{self.seconds:.0f}s"
-        return f"{length}-{self.loss}" if self.loss else length
+        return length if self.loss == "output" else f"{length}-{self.loss}"
 
     @property
     def patches(self) -> int:
@@ -69,12 +69,11 @@ def finetune_record(study: Study, record: Record, context: TrialContext, recipe:
         OSError: A file cannot be written.
     """
     policy, quality = Policy.from_dict(record.policy), replicated_qualities(study.spec.objectives)[0]
-    loss = recipe.loss or default_loss(quality)
     graph = stored_graph(study.graph_path, context.traced)
     state = study.finetuning_path(policy, recipe.name)
     state.parent.mkdir(exist_ok=True)
-    steps = recipe.steps or begun_steps(state) or steps_within(context, policy, graph, quality, loss, recipe.seconds)
-    training = Finetuning(with_steps(context, steps), policy, graph, quality, loss)
+    steps = recipe.steps or begun_steps(state) or steps_within(context, policy, graph, quality, recipe.loss, recipe.seconds)
+    training = Finetuning(with_steps(context, steps), policy, graph, quality, recipe.loss)
     training.run(state, events)
     result = training.result(read_table(study.latency_path))
     training.save(study.weights_path(policy, result.steps))
