@@ -85,6 +85,7 @@ class Line(NamedTuple):
     model: str
     bits: str
     size: int
+    loss: str
     steps: int
     best: int
     images: str
@@ -113,7 +114,7 @@ def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> 
     finetuning = Finetuning(with_steps(context, max(1, steps)), policy, export_graph(context.traced), "psnr", options.loss)
     if steps:
         options.states.mkdir(parents=True, exist_ok=True)
-        finetuning.run(options.states / f"{options.model}-{bits.replace('/', '-')}-{steps}.state", Printed())
+        finetuning.run(options.states / f"{options.model}-{bits.replace('/', '-')}-{options.loss}-{steps}.state", Printed())
     else:
         finetuning.validate()
     assert finetuning.best is not None
@@ -121,7 +122,9 @@ def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> 
     for folder in options.test_data:
         values = file_quality(on_images(context, folder), quantized, finetuning.graph)
         found = round(values["psnr"], 3), round(values["fidelity"], 3), round(finetuning.seconds)
-        yield Line(options.model, bits, packed_bytes(quantized.plan), steps, finetuning.best["step"], folder.name, *found)
+        yield Line(
+            options.model, bits, packed_bytes(quantized.plan), options.loss, steps, finetuning.best["step"], folder.name, *found
+        )
 
 
 def on_images(context: TrialContext, folder: Path) -> TrialContext:
@@ -139,8 +142,8 @@ def read(table: Path) -> list[Line]:
     with table.open(newline="") as file:
         rows = [*csv.reader(file)][1:]
     return [
-        Line(model, bits, int(size), int(steps), int(best), images, float(psnr), float(fidelity), float(seconds))
-        for model, bits, size, steps, best, images, psnr, fidelity, seconds in rows
+        Line(model, bits, int(size), loss, int(steps), int(best), images, float(psnr), float(fidelity), float(seconds))
+        for model, bits, size, loss, steps, best, images, psnr, fidelity, seconds in rows
     ]
 
 
@@ -161,8 +164,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     tell = reserve_output(options.json)
-    chosen = {(options.model, bits, steps_of(bits, options)): bits for bits in (FLOAT, *options.bits)}
-    done = {(line.model, line.bits, line.steps) for line in read(options.table)}
+    chosen = {(options.model, bits, options.loss, steps_of(bits, options)): bits for bits in (FLOAT, *options.bits)}
+    done = {(line.model, line.bits, line.loss, line.steps) for line in read(options.table)}
     wanted = [bits for key, bits in chosen.items() if key not in done]
     if wanted:
         spec = TrialSpec(
@@ -179,7 +182,7 @@ def main() -> None:
                 if file.tell() == 0:
                     writer.writerow(Line._fields)
                 writer.writerows(lines)
-    found = [line for line in read(options.table) if (line.model, line.bits, line.steps) in chosen]
+    found = [line for line in read(options.table) if (line.model, line.bits, line.loss, line.steps) in chosen]
     exact = {line.images: line for line in found if line.bits == FLOAT}
     figures: dict[str, float] = {}
     for line in found:
