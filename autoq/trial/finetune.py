@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from autoq.config.events import Progress, TrainingEvents
 from autoq.config.objectives import OBJECTIVES
 from autoq.config.options import LossName
-from autoq.config.policy import ROLES, Policy, Role
+from autoq.config.policy import Policy, Role
 from autoq.config.spec import TrialResult
 from autoq.costs.latency.table import LatencyTable
 from autoq.export.onnx import Graph
@@ -64,6 +64,10 @@ MEASURED = 3
 """Steps that a training's speed is measured by."""
 
 
+ALIKE: tuple[tuple[Role, ...], ...] = (("weight",), ("activation", "skip"))
+"""Roles that get the same range estimator: a tensor that is read as both has one quantizer, if its formats are equal."""
+
+
 def with_steps(context: TrialContext, steps: int) -> TrialContext:
     """A context for another number of steps."""
     return dataclasses.replace(context, spec=context.spec.model_copy(update={"steps": steps}))
@@ -101,8 +105,9 @@ def _read(state: Path, device: str) -> dict[str, Any] | None:
 def nearest_start(context: TrialContext, policy: Policy) -> Quantized:
     """A policy's untrained network, with the ranges to begin with that put it nearest to the float network.
 
-    A learned range only begins at its range estimator's, so the estimator is free: it is chosen for one role after the other, by
-    the squared error of the outputs on images of calibration. Ranges that are not learned stay as the policy has them.
+    A learned range only begins at its range estimator's, so the estimator is free: it is chosen for weights, then for activations
+    and skips together, by the squared error of the outputs on images of calibration. Ranges that are not learned stay as the policy
+    has them, and so does which sites share a quantizer, as those of equal formats do.
     """
     expected = context.traced.module(context.calibration)
 
@@ -112,12 +117,15 @@ def nearest_start(context: TrialContext, policy: Policy) -> Quantized:
 
     nearest, best = policy, context.quantized(policy)
     least = distance(best)
-    for role in ROLES:
+    quantizers = best.module.state_dict().keys()
+    for roles in ALIKE:
         for clipping in CLIPPING_NAMES:
-            candidate = _learned_from(policy, role, clipping)
+            candidate = policy
+            for role in roles:
+                candidate = _learned_from(candidate, role, clipping)
             if candidate != policy:
                 quantized = context.quantized(candidate)
-                if (found := distance(quantized)) < least:
+                if quantized.module.state_dict().keys() == quantizers and (found := distance(quantized)) < least:
                     best, least, nearest = quantized, found, candidate
         policy = nearest
     best.module.train()

@@ -14,9 +14,11 @@ import torch
 
 from autoq.api.finetuning import finetune
 from autoq.config.events import Progress, TrainingEvents
-from autoq.config.policy import Policy
+from autoq.config.policy import Policy, uniform
+from autoq.config.spec import TrialSpec
 from autoq.errors import InputError
 from autoq.export.onnx import load_graph
+from autoq.networks import model_info
 from autoq.study.results import finetuned_name
 from autoq.study.selection import recommended
 from autoq.study.study import Study
@@ -24,7 +26,7 @@ from autoq.system.files import append_line
 from autoq.training.losses import LOSSES
 from autoq.training.qat import Loss
 from autoq.trial.context import TrialContext, prepare
-from autoq.trial.finetune import Finetuning, begun_steps
+from autoq.trial.finetune import Finetuning, begun_steps, nearest_start
 from autoq.tuning import finetuning
 from tests.searching import OPTIONS, furnished, in_process
 
@@ -248,6 +250,27 @@ def test_it_ends_where_validations_no_longer_move(context: TrialContext, study: 
     training = Finetuning(context, policy, load_graph(study.graph_path), "fidelity", "output")
     training.values = values
     assert training._is_over() is over
+
+
+def test_it_starts_nearer_to_float_with_the_same_quantizers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trunk tensors are activations and skips: with equal formats they have one quantizer, with other range estimators two."""
+    monkeypatch.setattr("autoq.trial.finetune.CLIPPING_NAMES", ("minmax", "percentile"))
+    context = prepare(TrialSpec(model="srresnet", scale=4, steps=1, batch=1, patches=1))
+    policy, tried = uniform("4/4/4", model_info("srresnet").stages, "lsq"), list[Policy]()
+    quantized = TrialContext.quantized
+    monkeypatch.setattr(TrialContext, "quantized", lambda self, policy: (tried.append(policy), quantized(self, policy))[1])  # type: ignore[func-returns-value]
+    found = nearest_start(context, policy)
+    plain = quantized(context, policy)
+    assert found.module.state_dict().keys() == plain.module.state_dict().keys()
+    assert {(each.stage("body").activation.clipping, each.stage("body").skip.clipping) for each in tried} == {
+        ("minmax", "minmax"),
+        ("percentile", "percentile"),
+    }
+    assert found.module.training
+    with torch.no_grad():
+        exact = context.traced.module(context.calibration)
+        errors = [(each.module.eval()(context.calibration) - exact).square().mean().item() for each in (found, plain)]
+    assert errors[0] < errors[1]
 
 
 def test_a_loss_by_name(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
