@@ -310,10 +310,15 @@ def complexity(low: np.ndarray, side: int) -> np.ndarray:
     for axis in (0, 1):
         difference = np.abs(np.diff(luma, axis=axis, append=np.take(luma, [-1], axis)))
         variation += np.where(difference > VARIATION_THRESHOLD, difference, 0.0)
-    sums = np.pad(variation, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    totals = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    mean: np.ndarray = np.maximum(totals, 0.0) / side**2
+    mean: np.ndarray = np.maximum(window_sums(variation, side), 0.0) / side**2
     return mean
+
+
+def window_sums(values: np.ndarray, side: int) -> np.ndarray:
+    """The sum over every window of side x side values of [h, w]: [h - side + 1, w - side + 1]."""
+    sums = np.pad(values, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    totals: np.ndarray = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    return totals
 
 
 def turned(patch: np.ndarray, turns: int, flip: bool) -> np.ndarray:

@@ -172,7 +172,7 @@ class Finetuning:
         self.seconds = 0.0
 
     def run(self, state: Path, events: TrainingEvents) -> None:
-        """Train to the end, or until validations no longer improve. Continues from the file `state`, if it is there.
+        """Train to the end, or until validations no longer move. Continues from the file `state`, if it is there.
 
         Raises:
             TrialFailed: The training diverged.

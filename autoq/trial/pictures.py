@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autoq.images.data import window_sums
 from autoq.trial.context import TrialContext
 
 SIDE = 96
@@ -41,8 +42,7 @@ def _worst(exact: np.ndarray, output: np.ndarray) -> tuple[float, int, int, int]
     """The mean squared difference of the worst square of a side of SIDE at most, and its top, left and side."""
     squares = np.square(exact.astype(float) - output).mean(2)
     side = min(SIDE, *squares.shape)
-    sums = np.pad(squares, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    totals = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    totals = window_sums(squares, side)
     top, left = divmod(int(totals.argmax()), totals.shape[1])
     return float(totals[top, left]) / side**2, top, left, side
 
