@@ -111,10 +111,12 @@ def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> 
     steps = steps_of(bits, options)
     plan = PLANS.get(bits, Plan(0, "minmax"))
     policy = uniform(plan.policy or bits, roles_by_stage(context.traced.sites), BASELINE_QUANTIZER, plan.clipping)
-    finetuning = Finetuning(with_steps(context, max(1, steps)), policy, export_graph(context.traced), "psnr", options.loss)
+    options.states.mkdir(parents=True, exist_ok=True)
+    state = options.states / f"{options.model}-{bits.replace('/', '-')}-{options.loss}-{steps}.state"
+    graph = export_graph(context.traced)
+    finetuning = Finetuning(with_steps(context, max(1, steps)), policy, graph, "psnr", options.loss, state)
     if steps:
-        options.states.mkdir(parents=True, exist_ok=True)
-        finetuning.run(options.states / f"{options.model}-{bits.replace('/', '-')}-{options.loss}-{steps}.state", Printed())
+        finetuning.run(Printed())
     else:
         finetuning.validate()
     assert finetuning.best is not None

@@ -49,7 +49,7 @@ class TrainingData:
         spec: Settings of the trials.
         plan: The order of the patches.
         patches: Inputs [pool, 3, side, side].
-        teacher: The float network's outputs [pool, 3, scale side, scale side].
+        teacher: What outputs are compared with, the float network's outputs [pool, 3, scale side, scale side].
     """
 
     spec: TrialSpec
@@ -104,10 +104,10 @@ class Training:
     def _train(self, chosen: Tensor) -> Tensor:
         """Train one step on the patches with these indices. Returns the loss."""
         for quantizer in self.quantizers:
-            quantizer.progress = self.step / self.steps
+            quantizer.progress = self.progress()
         outputs = self._outputs(chosen)
         if self.step == 0:
-            self.damping = min(1.0, self.distance(outputs, chosen).item() / FULL_RATE_LOSS)
+            self.damping = self.damped(self.distance(outputs, chosen).item())
         loss = self.loss(outputs, chosen)
         if not torch.isfinite(loss):
             raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {self.step} of {self.steps}", self.step)
@@ -119,6 +119,14 @@ class Training:
         self.optimizer.step()
         self.step += 1
         return loss.detach()
+
+    def progress(self) -> float:
+        """Completed share, which quantizers that change step by step follow."""
+        return self.step / self.steps
+
+    def damped(self, distance: float) -> float:
+        """Share of the learning rates that a network gets whose initial distance this is."""
+        return min(1.0, distance / FULL_RATE_LOSS)
 
     def differentiate(self, loss: Tensor) -> None:
         """Set the gradients of a step's loss and, where it is asked for, of the calibration loss."""

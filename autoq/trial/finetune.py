@@ -32,6 +32,7 @@ from autoq.images.pixels import to_pixels
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.system.files import atomic_write
 from autoq.training.losses import LOSSES
+from autoq.training.originals import OriginalsTraining
 from autoq.training.qat import Training
 from autoq.trial.context import TrialContext, runtime_model, shipped
 from autoq.trial.pictures import comparison
@@ -46,6 +47,9 @@ PATCHES = 2048
 LEARNING_RATE = 4e-4
 """Of the weights: four times that of a trial, whose few steps cannot settle what a large one disturbs."""
 
+ORIGINALS = 1 / 5
+"""Share of the steps, the last ones, that `originals` gives to originals: first a network has to be near to the float one."""
+
 WARM_UP = 1 / 20
 """Share of the steps in which the learning rates rise."""
 
@@ -53,8 +57,8 @@ VALIDATIONS = 20
 """Validations during a training."""
 
 STILL, PATIENCE = 1e-4, 4
-"""Share of its value by which the quality changes between validations that no longer move it, and how many of them in a row end the
-training. A quality that falls still moves: with originals it rises again as the learning rates sink."""
+"""Share of its value by which the quality changes between validations that no longer move it, and how many of them in a row end a
+training. A quality that falls still moves: it may rise again as the learning rates sink."""
 
 AVERAGED, MOST_AVERAGED = 1 / 20, 100
 """Steps that the moving average of weights and scales spans: a share of all, and the most."""
@@ -62,6 +66,9 @@ AVERAGED, MOST_AVERAGED = 1 / 20, 100
 
 MEASURED = 3
 """Steps that a training's speed is measured by."""
+
+VERSION = 2
+"""Of the content of a state."""
 
 
 ALIKE: tuple[tuple[Role, ...], ...] = (("weight",), ("activation", "skip"))
@@ -73,15 +80,35 @@ def with_steps(context: TrialContext, steps: int) -> TrialContext:
     return dataclasses.replace(context, spec=context.spec.model_copy(update={"steps": steps}))
 
 
-def steps_within(context: TrialContext, policy: Policy, graph: Graph, quality: str, loss: LossName, seconds: float) -> int:
+def steps_within(context: TrialContext, policy: Policy, graph: Graph, loss: LossName, seconds: float) -> int:
     """Steps of a finetuning that fit in a time with all validations, at least one: some are trained and measured."""
-    tried = Finetuning(with_steps(context, 2 * MEASURED), policy, graph, quality, loss)
+    torch.set_num_threads(context.spec.threads)
+    quantized = context.quantized(policy)
+    quantized.module.to(context.spec.device)
+    training = _trainings(with_steps(context, 2 * MEASURED), quantized, loss)[0]
     times = [time.perf_counter()]
-    for work in (lambda: tried.training.advance(MEASURED), lambda: tried.training.advance(2 * MEASURED), tried.validate):
+    for work in (
+        lambda: training.advance(MEASURED),
+        lambda: training.advance(2 * MEASURED),
+        lambda: judged_file(context, quantized, graph, whole=False),
+    ):
         work()
         times.append(time.perf_counter())
     _, started, trained, validated = times
     return max(1, int((seconds - (VALIDATIONS + 1) * (validated - trained)) / (trained - started) * MEASURED))
+
+
+def _trainings(context: TrialContext, quantized: Quantized, loss: LossName) -> list[Training]:
+    """What a finetuning consists of, in this order, all its steps together."""
+
+    steps = context.spec.steps
+    last = round(ORIGINALS * steps) if loss == "originals" else 0
+    first = Training(with_steps(context, steps - last), quantized, LEARNING_RATE, round(WARM_UP * (steps - last)), exact=True)
+    first.loss = LOSSES[loss](first)
+    if not last:
+        return [first]
+    rest = with_steps(context, last)
+    return [first, OriginalsTraining(rest, context.train_pairs, quantized, LEARNING_RATE, round(WARM_UP * last))]
 
 
 def begun_steps(state: Path) -> int | None:
@@ -91,14 +118,14 @@ def begun_steps(state: Path) -> int | None:
 
 
 def _read(state: Path, device: str) -> dict[str, Any] | None:
-    """The content of a state; None where the file is missing, or torn."""
+    """The content of a state; None where the file is missing, torn, or of another version."""
     if not state.is_file():
         return None
     try:
         found: dict[str, Any] = torch.load(state, weights_only=True, map_location=device)
     except (RuntimeError, EOFError, pickle.UnpicklingError):
         return None
-    return found
+    return found if found.get("version") == VERSION else None
 
 
 @torch.no_grad()
@@ -154,56 +181,76 @@ class Finetuning:
         graph: The marked float graph of `export_graph`.
         quality: Name of the quality that decides which weights are the best.
         loss: Name of what is minimized.
+        state: The file that keeps it. Where it holds a state of the same finetuning, that one goes on.
     """
 
-    def __init__(self, context: TrialContext, policy: Policy, graph: Graph, quality: str, loss: LossName) -> None:
+    def __init__(
+        self, context: TrialContext, policy: Policy, graph: Graph, quality: str, loss: LossName, state: Path | None = None
+    ) -> None:
         torch.set_num_threads(context.spec.threads)
         torch.manual_seed(context.spec.seed)
-        self.context, self.policy, self.graph, self.quality = context, policy, graph, quality
-        self.quantized = nearest_start(context, policy)
+        self.context, self.policy, self.graph, self.quality, self.state = context, policy, graph, quality, state
+        found = _read(state, context.spec.device) if state else None
+        self.quantized = context.quantized(policy) if found else nearest_start(context, policy)
         self.quantized.module.to(context.spec.device)
         self.steps = context.spec.steps
-        self.training = Training(context, self.quantized, LEARNING_RATE, round(WARM_UP * self.steps), exact=True)
-        self.training.loss = LOSSES[loss](self.training, context.train_pairs)
+        self.trainings = _trainings(context, self.quantized, loss)
         decay = 1 - 1 / max(1.0, min(AVERAGED * self.steps, MOST_AVERAGED))
-        self.average = AveragedModel(self.training.module, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.average = AveragedModel(self.quantized.module, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.current = 0
         self.best: dict[str, Any] | None = None
         self.values: list[float] = []
         self.seconds = 0.0
+        if found:
+            self._restore(found)
 
-    def run(self, state: Path, events: TrainingEvents) -> None:
-        """Train to the end, or until validations no longer move. Continues from the file `state`, if it is there.
+    @property
+    def step(self) -> int:
+        """Completed steps. A training that ended early counts with all of its steps."""
+        before = self.trainings[: self.current]
+        return sum(training.steps for training in before) + self.trainings[self.current].step
+
+    def run(self, events: TrainingEvents) -> None:
+        """Train to the end, each training until validations no longer move.
 
         Raises:
             TrialFailed: The training diverged.
             OSError: The state cannot be written.
         """
-        self._restore(state)
-        every = max(1, self.steps // VALIDATIONS)
-        start = time.perf_counter() - self.seconds
-        events.begin(self.training.step, self.steps)
+        self.start = time.perf_counter() - self.seconds
+        events.begin(self.step, self.steps)
         if self.best is None:
             self.validate()  # a training that only does harm ends with the weights that it began with
-        while not self._is_over():
-            losses: list[float] = []
+        while True:
+            while not self._is_over():
+                self._advance(events)
+            if self.current + 1 == len(self.trainings):
+                return
+            self.current, self.values = self.current + 1, self.values[-1:]
 
-            def stepped(loss: float, losses: list[float] = losses) -> None:
-                self.average.update_parameters(self.training.module)
-                losses.append(loss)
-                events.stepped(self.training.step)
+    def _advance(self, events: TrainingEvents) -> None:
+        """Train up to the next validation, validate, and keep the state."""
+        training, losses = self.trainings[self.current], list[float]()
 
-            self.training.advance(min(self.steps, self.training.step + every), stepped)
-            value = self.validate()
-            self.seconds = time.perf_counter() - start
-            with atomic_write(state) as partial:
+        def stepped(loss: float) -> None:
+            self.average.update_parameters(self.quantized.module)
+            losses.append(loss)
+            events.stepped(self.step)
+
+        training.advance(min(training.steps, training.step + max(1, self.steps // VALIDATIONS)), stepped)
+        value = self.validate()
+        self.seconds = time.perf_counter() - self.start
+        if self.state:
+            with atomic_write(self.state) as partial:
                 torch.save(self._state(), partial)
-            loss = sum(losses) / len(losses)
-            events.validated(Progress(self.training.step, self.steps, loss, value, self.seconds, self.quality))
+        loss = sum(losses) / len(losses)
+        events.validated(Progress(self.step, self.steps, loss, value, self.seconds, self.quality))
 
     def _is_over(self) -> bool:
-        last = self.values[-PATIENCE - 1 :]
+        """Whether the current training is."""
+        last, training = self.values[-PATIENCE - 1 :], self.trainings[self.current]
         moves = len(last) <= PATIENCE or any(abs(b - a) > STILL * abs(a) for a, b in itertools.pairwise(last))
-        return self.training.step >= self.steps or not moves
+        return training.step >= training.steps or not moves
 
     def validate(self) -> float:
         """The quality of the averaged weights; the best ones so far are kept."""
@@ -213,7 +260,7 @@ class Finetuning:
         self.values.append(value)
         sign = 1 if OBJECTIVES[self.quality].direction == "maximize" else -1
         if self.best is None or sign * value > sign * self.best["value"]:
-            self.best = {"value": value, "step": self.training.step, "weights": averaged.module.cpu().state_dict()}
+            self.best = {"value": value, "step": self.step, "weights": averaged.module.cpu().state_dict()}
         return value
 
     def _averaged(self) -> Quantized:
@@ -226,7 +273,9 @@ class Finetuning:
 
     def _state(self) -> dict[str, Any]:
         return {
-            "training": self.training.state(),
+            "version": VERSION,
+            "current": self.current,
+            "training": self.trainings[self.current].state(),
             "average": self.average.state_dict(),
             "best": self.best,
             "values": self.values,
@@ -234,11 +283,9 @@ class Finetuning:
             "steps": self.steps,
         }
 
-    def _restore(self, state: Path) -> None:
-        found = _read(state, self.context.spec.device)
-        if found is None:  # it starts anew, to the same weights
-            return
-        self.training.restore(found["training"])
+    def _restore(self, found: Mapping[str, Any]) -> None:
+        self.current = found["current"]
+        self.trainings[self.current].restore(found["training"])
         self.average.load_state_dict(found["average"])
         self.best, self.values, self.seconds = found["best"], found["values"], found["seconds"]
 

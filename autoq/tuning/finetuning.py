@@ -72,9 +72,9 @@ def finetune_record(study: Study, record: Record, context: TrialContext, recipe:
     graph = stored_graph(study.graph_path, context.traced)
     state = study.finetuning_path(policy, recipe.name)
     state.parent.mkdir(exist_ok=True)
-    steps = recipe.steps or begun_steps(state) or steps_within(context, policy, graph, quality, recipe.loss, recipe.seconds)
-    training = Finetuning(with_steps(context, steps), policy, graph, quality, recipe.loss)
-    training.run(state, events)
+    steps = recipe.steps or begun_steps(state) or steps_within(context, policy, graph, recipe.loss, recipe.seconds)
+    training = Finetuning(with_steps(context, steps), policy, graph, quality, recipe.loss, state)
+    training.run(events)
     result = training.result(read_table(study.latency_path))
     training.save(study.weights_path(policy, result.steps))
     with atomic_write(study.picture_path(policy, result.steps)) as partial:

@@ -14,6 +14,7 @@ import torch
 
 from autoq.api.finetuning import finetune
 from autoq.config.events import Progress, TrainingEvents
+from autoq.config.options import LossName
 from autoq.config.policy import Policy, uniform
 from autoq.config.spec import TrialSpec
 from autoq.errors import InputError
@@ -106,24 +107,29 @@ def context(study: Study) -> TrialContext:
     return prepare(study.spec.trial.model_copy(update={"steps": STEPS, "batch": 2, "patches": 8}))
 
 
-def weights_of(study: Study, context: TrialContext, state: Path, kills: random.Random | None = None) -> dict[str, Any]:
+def weights_of(
+    study: Study, context: TrialContext, state: Path, loss: LossName = "output", kills: random.Random | None = None
+) -> dict[str, Any]:
     """The best weights of trial 0 after a finetuning that is killed at random steps."""
     trial = next(record for record in study.records() if record.number == 0)
     policy, graph = Policy.from_dict(trial.policy), load_graph(study.graph_path)
     while True:
-        training = Finetuning(context, policy, graph, "fidelity", "output")
+        training = Finetuning(context, policy, graph, "fidelity", loss, state)
         try:
-            training.run(state, Heard(kills.randint(1, STEPS + 5) if kills else None))
+            training.run(Heard(kills.randint(1, STEPS + 5) if kills else None))
         except Killed:
             continue
         assert training.best is not None
         return training.best
 
 
-def test_killed_at_random_moments_it_ends_with_the_same_weights(study: Study, context: TrialContext, tmp_path: Path) -> None:
-    expected = weights_of(study, context, tmp_path / "whole.pt")
+@pytest.mark.parametrize("loss", ["output", "originals"])
+def test_killed_at_random_moments_it_ends_with_the_same_weights(
+    study: Study, context: TrialContext, tmp_path: Path, loss: LossName
+) -> None:
+    expected = weights_of(study, context, tmp_path / "whole.pt", loss)
     for number in range(3):
-        found = weights_of(study, context, tmp_path / f"cut{number}.pt", random.Random(number))
+        found = weights_of(study, context, tmp_path / f"cut{number}.pt", loss, random.Random(number))
         assert (found["step"], found["value"]) == (expected["step"], expected["value"])
         assert found["weights"].keys() == expected["weights"].keys()
         for name, tensor in expected["weights"].items():
@@ -133,7 +139,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(study: Study, co
 def test_on_a_gpu_it_ends_with_the_same_weights_too(gpu: str, study: Study, context: TrialContext, tmp_path: Path) -> None:
     there = prepare(context.spec.model_copy(update={"device": gpu}))
     expected = weights_of(study, there, tmp_path / "whole.pt")
-    found = weights_of(study, there, tmp_path / "cut.pt", random.Random(0))
+    found = weights_of(study, there, tmp_path / "cut.pt", kills=random.Random(0))
     assert found["step"] == expected["step"]
     for name, tensor in expected["weights"].items():
         assert torch.equal(found["weights"][name].cpu(), tensor.cpu()), name
@@ -183,7 +189,7 @@ def test_a_longer_finetuning_takes_the_place_of_a_shorter_one(study: Study) -> N
 
 def test_an_interrupted_command_continues(folder: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Finetuning.run
-    monkeypatch.setattr(Finetuning, "run", lambda self, state, events: run(self, state, Heard(3, KeyboardInterrupt)))
+    monkeypatch.setattr(Finetuning, "run", lambda self, events: run(self, Heard(3, KeyboardInterrupt)))
     arguments = ["finetune", "draft", "--trial", "1", "--steps", "4", "--threads", "1"]
     done = in_process(folder, *arguments)
     assert (done.returncode, done.stdout) == (130, "")
