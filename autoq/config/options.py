@@ -25,7 +25,7 @@ Device = Literal["cpu", "cuda"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 Sampling = Literal["uniform", "proportional", "threshold"]
 Images = Literal["hr", "lr"]
-LossName = Literal["output", "originals", "gradient", "frequency"]
+LossName = Literal["output", "originals", "gradient", "frequency", "features"]
 SamplerName = Literal["auto", "tpe", "gp", "nsga2", "nsga3", "random"]
 Granularity = Literal["stage", "block", "layer"]
 
@@ -342,7 +342,8 @@ class FinetuneOptions(Options):
         LossName,
         Option(
             "What is minimized: the distance to the float network's output (output), in the end that to the originals instead"
-            " (originals), or the distance of pixel differences (gradient) or Fourier magnitudes (frequency) in addition.",
+            " (originals), or the distance of pixel differences (gradient), Fourier magnitudes (frequency) or features between"
+            " stages (features) in addition.",
         ),
     ] = "output"
     threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads of the training.", "all cores", "N")] = 1

@@ -233,6 +233,26 @@ def edge(module: fx.GraphModule, node: fx.Node, index: int) -> tuple[fx.Node, in
     return node, index
 
 
+def stage_ends(traced: Traced) -> list[str]:
+    """The nodes that compute what the first layer of a stage reads, of every stage but the one that reads the image."""
+    first: dict[str, str] = {}
+    for site in traced.sites:
+        if site.role in ("image", "activation"):
+            first.setdefault(site.stage, "" if site.role == "image" else producer(traced.module, site).name)
+    return list(dict.fromkeys(name for name in first.values() if name))
+
+
+def computing(traced: Traced, names: Iterable[str]) -> fx.GraphModule:
+    """A copy of the float network that computes these tensors, as a tuple."""
+    module = copy.deepcopy(traced.module)
+    nodes = nodes_by_name(module)
+    (output,) = module.graph.find_nodes(op="output")
+    output.args = (tuple(nodes[name] for name in names),)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
 def channel_axis(weight: fx.Node) -> int:
     """The dimension of a weight's output channels: 1 for a transposed convolution, otherwise 0."""
     return 1 if weight.op == "get_attr" and any(user.target is F.conv_transpose2d for user in weight.users) else 0

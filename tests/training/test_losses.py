@@ -11,8 +11,9 @@ import torch
 from autoq.config.options import LossName
 from autoq.config.policy import uniform
 from autoq.config.spec import TrialSpec
+from autoq.graph.trace import computing, stage_ends
 from autoq.networks import model_info
-from autoq.training.losses import LOSSES, TEXTURE
+from autoq.training.losses import LOSSES, SECOND
 from autoq.training.qat import Training
 from autoq.trial.context import TrialContext, prepare
 
@@ -48,6 +49,30 @@ def test_texture_is_differences_of_neighbours_or_magnitudes_of_frequencies(conte
     magnitudes = np.abs(spectra[0] - spectra[1]).mean()
     for name, texture in (("output", 0.0), ("gradient", differences), ("frequency", magnitudes)):
         loss = LOSSES[name](training)
-        assert loss(outputs(context), CHOSEN).item() == pytest.approx(plain + TEXTURE * texture, rel=1e-5)
+        assert loss(outputs(context), CHOSEN).item() == pytest.approx(plain + SECOND * texture, rel=1e-5)
     moved = outputs(context).roll(5, dims=3)
     assert LOSSES["frequency"](training)(moved, CHOSEN) > 0
+
+
+def test_features_are_maps_of_the_stages_ends(context: TrialContext, training: Training) -> None:
+    """Worked in numpy from tensors that a forward pass of each network leaves behind."""
+    names = stage_ends(context.traced)
+    assert len(names) == len(model_info("espcn").stages) - 1
+    loss = LOSSES["features"](training)
+    outputs = training.network(context.patches[CHOSEN])
+    module = training.quantized.module
+    sources = {placed.placement.source: placed.quantizer for placed in training.quantized.placed}
+    read: dict[str, torch.Tensor] = {}
+    for name in names:
+        module.get_submodule(sources[name]).register_forward_pre_hook(lambda _, inputs, name=name: read.update({name: inputs[0]}))
+    training.network(context.patches[CHOSEN])
+    with torch.no_grad():
+        exact = computing(context.traced, names)(context.patches[CHOSEN])
+    distances = []
+    for name, tensor in zip(names, exact, strict=True):
+        maps = [np.square(each.detach().double().numpy()).sum(1).reshape(2, -1) for each in (read[name], tensor)]
+        one, other = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in maps)
+        distances.append(np.linalg.norm(one - other, axis=1).mean())
+    plain = training.distance(outputs, CHOSEN).item()
+    assert loss(outputs, CHOSEN).item() == pytest.approx(plain + SECOND * np.mean(distances), rel=1e-4)
+    assert min(distances) > 0
