@@ -9,7 +9,7 @@ import torch
 from autoq.config.policy import TensorQuant
 from autoq.quantizers import QUANTIZERS
 from autoq.quantizers.range_estimators import CLIPPINGS, Statistics
-from benchmarks import ablation, finetuned, low_bit, qat_gain
+from benchmarks import ablation, finetuned, losses, low_bit, qat_gain
 from tests.benchmarks.conftest import RunBenchmark
 from tests.conftest import small_image
 
@@ -95,6 +95,20 @@ def test_the_one_sided_range_is_the_best_of_64() -> None:
             levels = start + torch.arange(8) * (end - start) / 7
             errors[end.item()] = (row[:, None] - levels).abs().amin(1).square().mean().item()
         assert errors[found.item()] == pytest.approx(min(errors.values()), rel=1e-5)
+
+
+def test_losses_of_a_finetuning(run_benchmark: RunBenchmark, options: list[str], tmp_path: Path) -> None:
+    options += ["--batch", "4", "--steps", "5", "--pictures", str(tmp_path / "crops")]
+    document, said = run_benchmark(losses, *options)
+    assert said.count("espcn-x3 4/4/8 ") == 5
+    figures = document["figures"]
+    for metric in ("psnr", "fidelity"):
+        found = {figures[f"{loss}_{metric}"] for loss in ("output", "originals", "gradient", "frequency", "features")}
+        assert len(found) > 3, "each trains otherwise"
+        assert figures[f"features_{metric}_gain"] == pytest.approx(
+            figures[f"features_{metric}"] - figures[f"output_{metric}"], abs=2e-3
+        )
+    assert len(list((tmp_path / "crops").glob("espcn-x3 4-4-8 *.png"))) == 5
 
 
 def test_finetuned_policies_are_judged_on_test_images(run_benchmark: RunBenchmark, tmp_path: Path) -> None:
