@@ -18,7 +18,7 @@ from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from autoq.config.policy import Granularity, Policy, TensorQuant, uniform
+from autoq.config.policy import Granularity, Policy, Role, TensorQuant, uniform
 from autoq.graph.loading import load
 from benchmarks.documents import reserve_output
 from benchmarks.runs import Run, add_options, measured, spec_of
@@ -43,16 +43,13 @@ def configurations(options: argparse.Namespace) -> dict[str, tuple[Policy, float
 
 def as_published(policy: Policy, granularity: Granularity) -> Policy:
     """A policy on the grids of equation 3: one range for the weights of a layer, feature maps without a zero point."""
-    stages = []
-    for stage, quant in policy.stages:
-        weight = replace(quant.weight, granularity=granularity)
-        stages.append((stage, replace(quant, weight=weight, activation=signed(quant.activation))))
-    return Policy(tuple(stages))
 
+    def changed(role: Role, quant: TensorQuant) -> TensorQuant:
+        if role == "weight":
+            return replace(quant, granularity=granularity)
+        return replace(quant, signed=True) if role == "activation" else quant  # after a PReLU data are signed
 
-def signed(quant: TensorQuant) -> TensorQuant:
-    """The symmetric format of as many bits: after a PReLU data are signed."""
-    return quant if quant.is_float else replace(quant, signed=True)
+    return policy.mapped(changed)
 
 
 def interval(gains: np.ndarray) -> tuple[float, float, float]:

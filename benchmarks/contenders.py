@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from autoq.config.policy import ROLES, Policy, TensorQuant, uniform
+from autoq.config.policy import Policy, TensorQuant, uniform
 from autoq.errors import InputError
 from autoq.graph.trace import roles_by_stage
 from autoq.images.data import batches, calibration_patches, make_pair, train_images
@@ -161,17 +161,13 @@ def own_policy(start: Given, quantizer: str = BASELINE_QUANTIZER) -> Policy:
     """The widths asked for, with a quantizer where it serves and the baselines' elsewhere."""
     stages = roles_by_stage(start.context.traced.sites)
     policy = baseline(uniform(start.bits, stages, BASELINE_QUANTIZER))
-    served = {
-        stage: replace(quant, **{role: _served(quant.role(role), role, quantizer, start) for role in ROLES})
-        for stage, quant in policy.stages
-    }
-    return Policy(tuple(served.items()))
+    return policy.mapped(lambda role, quant: _served(quant, role, quantizer, start))
 
 
 def _served(quant: TensorQuant, role: str, quantizer: str, start: Given) -> TensorQuant:
     """A format with that quantizer, or as it is."""
     info = QUANTIZERS[quantizer]
-    if quant.is_float or info.unfit(role, quant.signed):
+    if info.unfit(role, quant.signed):
         return quant
     integers = start.context.execution.integer_bits
     widths = [bits for bits in info.bits if bits <= quant.bits and not info.no_width(bits, role, integers)]

@@ -101,6 +101,11 @@ class Printed(TrainingEvents):
         print(f"step {progress.step} of {progress.steps}: {progress.value:.3f} dB, {progress.seconds:.0f} s", file=sys.stderr)
 
 
+def loss_of(bits: str, options: argparse.Namespace) -> str:
+    """What a policy's finetuning minimizes; empty for the float network."""
+    return "" if bits == FLOAT else str(options.loss)
+
+
 def steps_of(bits: str, options: argparse.Namespace) -> int:
     """Steps of a policy's finetuning; the float network needs none."""
     return 0 if bits == FLOAT else options.steps or PLANS[bits].steps
@@ -124,9 +129,8 @@ def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> 
     for folder in options.test_data:
         values = file_quality(on_images(context, folder), quantized, finetuning.graph)
         found = round(values["psnr"], 3), round(values["fidelity"], 3), round(finetuning.seconds)
-        yield Line(
-            options.model, bits, packed_bytes(quantized.plan), options.loss, steps, finetuning.best["step"], folder.name, *found
-        )
+        learned = loss_of(bits, options), steps, finetuning.best["step"]
+        yield Line(options.model, bits, packed_bytes(quantized.plan), *learned, folder.name, *found)
 
 
 def on_images(context: TrialContext, folder: Path) -> TrialContext:
@@ -166,7 +170,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     tell = reserve_output(options.json)
-    chosen = {(options.model, bits, options.loss, steps_of(bits, options)): bits for bits in (FLOAT, *options.bits)}
+    chosen = {(options.model, bits, loss_of(bits, options), steps_of(bits, options)): bits for bits in (FLOAT, *options.bits)}
     done = {(line.model, line.bits, line.loss, line.steps) for line in read(options.table)}
     wanted = [bits for key, bits in chosen.items() if key not in done]
     if wanted:

@@ -25,12 +25,12 @@ from autoq.config.options import LossName
 from autoq.config.policy import uniform
 from autoq.graph.loading import load
 from autoq.metrics.quality import available_metrics
-from autoq.trial.finetune import Finetuning, with_weights
+from autoq.trial.finetune import Finetuning
 from autoq.tuning.baselines import BASELINE_QUANTIZER
 from benchmarks.ablation import interval
 from benchmarks.documents import reserve_output
 from benchmarks.finetuned import Printed
-from benchmarks.runs import Run, add_options, context_of, file_quality, float_graph, measured, spec_of
+from benchmarks.runs import Run, add_options, context_of, float_graph, measured, spec_of
 
 TABLE = Path(__file__).parent / "tables" / "losses.csv"
 METRICS = ("psnr", "niqe")
@@ -49,9 +49,9 @@ class LossRun(Run):
         context, graph = dataclasses.replace(context_of(self.spec), metrics=self.metrics), float_graph(self.spec)
         finetuning = Finetuning(context, self.policy, graph, "fidelity", self.loss)
         finetuning.run(Printed())
-        assert finetuning.best is not None
         PIL.Image.fromarray(finetuning.picture()).save(self.pictures / f"{self.name.replace('/', '-')}-{self.spec.seed}.png")
-        return file_quality(context, with_weights(context, self.policy, finetuning.best["weights"]), graph)
+        _, judged = finetuning.judged
+        return {name: judged.values[name] for name in (*self.metrics, FIDELITY)}
 
 
 def main() -> None:

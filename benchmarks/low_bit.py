@@ -32,7 +32,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from autoq import quantizers
-from autoq.config.policy import Granularity, Policy, TensorQuant, uniform
+from autoq.config.policy import Granularity, Policy, Role, TensorQuant, uniform
 from autoq.config.spec import TrialSpec
 from autoq.graph.loading import load
 from autoq.graph.quantize import Quantized
@@ -187,14 +187,12 @@ class Technique:
 
     def policy(self, bits: str, options: argparse.Namespace) -> Policy:
         roles = load(options.model, options.scale, options.weights).roles
-        stages = []
-        for stage, quant in uniform(bits, roles).stages:
-            weight = replace(quant.weight, quantizer=self.weight[0], clipping=self.weight[1], granularity=self.granularity)
-            stages.append((stage, replace(quant, weight=weight, activation=self._of(quant.activation), skip=self._of(quant.skip))))
-        return Policy(tuple(stages))
+        return uniform(bits, roles).mapped(self._format)
 
-    def _of(self, quant: TensorQuant) -> TensorQuant:
-        return quant if quant.is_float else replace(quant, quantizer=self.activation[0], clipping=self.activation[1])
+    def _format(self, role: Role, quant: TensorQuant) -> TensorQuant:
+        quantizer, clipping = self.weight if role == "weight" else self.activation
+        granularity = self.granularity if role == "weight" else quant.granularity
+        return replace(quant, quantizer=quantizer, clipping=clipping, granularity=granularity)
 
 
 TECHNIQUES = {

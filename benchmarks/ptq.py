@@ -154,11 +154,7 @@ def dynamic(quantized: Quantized) -> fx.GraphModule:
 
 
 def with_granularity(policy: Policy, granularity: Granularity) -> Policy:
-    stages = [
-        (stage, dataclasses.replace(quant, weight=dataclasses.replace(quant.weight, granularity=granularity)))
-        for stage, quant in policy.stages
-    ]
-    return Policy(tuple(stages))
+    return policy.mapped(lambda role, quant: dataclasses.replace(quant, granularity=granularity) if role == "weight" else quant)
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -107,6 +107,15 @@ class Policy:
             if stage == name:
                 return quant
         raise PolicyError(f"policy has no stage '{name}' (it has: {', '.join(s for s, _ in self.stages)})")
+
+    def mapped(self, change: Callable[[Role, TensorQuant], TensorQuant]) -> Policy:
+        """The policy with the formats that `change` gives for every role of every stage that is not float."""
+
+        def changed(role: Role, quant: TensorQuant) -> TensorQuant:
+            return quant if quant.is_float else change(role, quant)
+
+        stages = ((stage, StageQuant(*(changed(role, quant.role(role)) for role in ROLES))) for stage, quant in self.stages)
+        return replace(self, stages=tuple(stages))
 
     @property
     def is_float(self) -> bool:

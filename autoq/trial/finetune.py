@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import itertools
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ from autoq.system.files import atomic_write
 from autoq.training.losses import LOSSES
 from autoq.training.originals import OriginalsTraining
 from autoq.training.qat import Training
-from autoq.trial.context import TrialContext, runtime_model, shipped
+from autoq.trial.context import TrialContext
 from autoq.trial.pictures import comparison
-from autoq.trial.run import costs_of, judged_file, run_all
+from autoq.trial.run import Judged, costs_of, judged_file
 
 BATCH = 8
 """Patches in a step."""
@@ -147,9 +148,7 @@ def nearest_start(context: TrialContext, policy: Policy) -> Quantized:
     quantizers = best.module.state_dict().keys()
     for roles in ALIKE:
         for clipping in CLIPPING_NAMES:
-            candidate = policy
-            for role in roles:
-                candidate = _learned_from(candidate, role, clipping)
+            candidate = _learned_from(policy, roles, clipping)
             if candidate != policy:
                 quantized = context.quantized(candidate)
                 if quantized.module.state_dict().keys() == quantizers and (found := distance(quantized)) < least:
@@ -159,16 +158,12 @@ def nearest_start(context: TrialContext, policy: Policy) -> Quantized:
     return best
 
 
-def _learned_from(policy: Policy, role: Role, clipping: str) -> Policy:
-    """The policy with another range estimator for the ranges of a role that are learned."""
-    return dataclasses.replace(
-        policy,
-        stages=tuple(
-            (stage, dataclasses.replace(quant, **{role: dataclasses.replace(quant.role(role), clipping=clipping)}))
-            if not quant.role(role).is_float and QUANTIZERS[quant.role(role).quantizer].learned
-            else (stage, quant)
-            for stage, quant in policy.stages
-        ),
+def _learned_from(policy: Policy, roles: Sequence[Role], clipping: str) -> Policy:
+    """The policy with another range estimator for the ranges of these roles that are learned."""
+    return policy.mapped(
+        lambda each, quant: (
+            dataclasses.replace(quant, clipping=clipping) if each in roles and QUANTIZERS[quant.quantizer].learned else quant
+        )
     )
 
 
@@ -255,8 +250,7 @@ class Finetuning:
     def validate(self) -> float:
         """The quality of the averaged weights; the best ones so far are kept."""
         averaged = self._averaged()
-        values, _ = judged_file(self.context, averaged, self.graph, whole=False)
-        value = values[self.quality]
+        value = judged_file(self.context, averaged, self.graph, whole=False).values[self.quality]
         self.values.append(value)
         sign = 1 if OBJECTIVES[self.quality].direction == "maximize" else -1
         if self.best is None or sign * value > sign * self.best["value"]:
@@ -298,19 +292,25 @@ class Finetuning:
     def result(self, table: LatencyTable) -> TrialResult:
         """The best weights, judged as a trial's: their file on both sets of images."""
         assert self.best is not None
-        best = with_weights(self.context, self.policy, self.best["weights"])
-        values, held_out = judged_file(self.context, best, self.graph, whole=True)
-        values |= costs_of(best, self.policy, table)
+        quantized, judged = self.judged
         return TrialResult(
-            state="complete", values=values, held_out=held_out, steps=self.best["step"], seconds=round(self.seconds, 3)
+            state="complete",
+            values=judged.values | costs_of(quantized, self.policy, table),
+            held_out=judged.held_out,
+            steps=self.best["step"],
+            seconds=round(self.seconds, 3),
         )
 
     def picture(self) -> np.ndarray:
         """What the best weights change: see `comparison`."""
+        return comparison(self.context, [to_pixels(output[0]) for output in self.judged[1].outputs])
+
+    @functools.cached_property
+    def judged(self) -> tuple[Quantized, Judged]:
+        """The network of the best weights, and its file on both sets of images."""
         assert self.best is not None
-        best = with_weights(self.context, self.policy, self.best["weights"])
-        run = shipped(self.context, best, runtime_model(self.context.spec.target, self.graph, best))
-        return comparison(self.context, [to_pixels(output[0]) for output in run_all(self.context, run)])
+        quantized = with_weights(self.context, self.policy, self.best["weights"])
+        return quantized, judged_file(self.context, quantized, self.graph, whole=True)
 
 
 def finetuned(context: TrialContext, policy: Policy, weights: Path) -> Quantized:

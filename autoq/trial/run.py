@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -109,7 +109,7 @@ def run_trial(
     steps = _steps(spec, policy, until)
     try:
         quantized = trained(context, policy, steps, state)
-        values, apart = judged_file(context, quantized, graph, whole=steps == _steps(spec, policy))
+        values, apart, _ = judged_file(context, quantized, graph, whole=steps == _steps(spec, policy))
     except TrialFailed as failure:
         return TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
     values |= costs_of(quantized, policy, latency)
@@ -133,24 +133,32 @@ def replicate(context: TrialContext, policy: Policy, graph: Graph) -> Replicatio
     start = time.perf_counter()
     steps = _steps(context.spec, policy)
     try:
-        values, apart = judged_file(context, trained(context, policy, steps), graph, whole=True)
+        values, apart, _ = judged_file(context, trained(context, policy, steps), graph, whole=True)
         result = TrialResult(state="complete", values=values, held_out=apart, steps=steps, seconds=_since(start))
     except TrialFailed as failure:
         result = TrialResult(state="failed", reason=str(failure), steps=failure.steps, seconds=_since(start))
     return Replication(policy=policy.hash, seed=context.spec.seed, result=result)
 
 
-def judged_file(context: TrialContext, quantized: Quantized, graph: Graph, whole: bool) -> tuple[Values, Values]:
-    """Values of the exported file on the evaluation images, and for a `whole` trial also on the held-out images."""
+class Judged(NamedTuple):
+    """Values of a file on the evaluation images and on the held-out images, and its outputs for the former."""
+
+    values: Values
+    held_out: Values
+    outputs: list[np.ndarray]
+
+
+def judged_file(context: TrialContext, quantized: Quantized, graph: Graph, whole: bool) -> Judged:
+    """The exported file on the evaluation images, and for a `whole` trial also on the held-out images."""
     model = runtime_model(context.spec.target, graph, quantized)
     run = shipped(context, quantized, model)
     outputs = run_all(context, run)
     values = judge(context, outputs)
     values["size_runtime"] = payload_bytes(model)
     if not whole:
-        return values, {}
+        return Judged(values, {}, outputs)
     values["simulation_agreement_db"] = agreement(context, quantized, outputs)
-    return values, evaluate(context.held_out(), run)
+    return Judged(values, evaluate(context.held_out(), run), outputs)
 
 
 def _steps(spec: TrialSpec, policy: Policy, until: int | None = None) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 
-from autoq.config.policy import Policy, StageQuant, TensorQuant, uniform
+from autoq.config.policy import Policy, uniform
 from autoq.config.space import SpaceFacts
 from autoq.errors import PolicyError
 from autoq.study.results import FLOAT_NAME
@@ -41,11 +41,4 @@ def baselines(facts: SpaceFacts, first_last_16: bool) -> dict[str, Policy]:
 
 def baseline(policy: Policy) -> Policy:
     """The policy with the baselines' range estimator for every width."""
-
-    def clipped(quant: TensorQuant) -> TensorQuant:
-        return quant if quant.is_float else replace(quant, clipping=NARROW_CLIPPING if quant.bits < 8 else WIDE_CLIPPING)
-
-    stages = tuple(
-        (stage, StageQuant(clipped(quant.weight), clipped(quant.activation), clipped(quant.skip))) for stage, quant in policy.stages
-    )
-    return replace(policy, stages=stages)
+    return policy.mapped(lambda _, quant: replace(quant, clipping=NARROW_CLIPPING if quant.bits < 8 else WIDE_CLIPPING))

@@ -11,7 +11,7 @@ import numpy as np
 
 from autoq.config.constraints import Constraint
 from autoq.config.objectives import FIDELITY_FLOOR, OBJECTIVES
-from autoq.config.policy import ROLES, Policy, Role, StageQuant, TensorQuant, all_float
+from autoq.config.policy import Policy, Role, TensorQuant, all_float
 from autoq.config.space import SearchSpace
 from autoq.config.spec import Probe, Sensitivity
 from autoq.costs.latency.structure import by_kinds, kind, structure_key
@@ -137,8 +137,7 @@ def _as_loaded(policy: Policy) -> Policy:
         nibbles = symmetric and QUANTIZERS[quant.quantizer].weight_integers(quant.bits) <= NIBBLE.bits
         return dataclasses.replace(quant, bits=NIBBLE.bits if nibbles else max(8, quant.bits))
 
-    stages = ((stage, StageQuant(*(widened(role, quant.role(role)) for role in ROLES))) for stage, quant in policy.stages)
-    return Policy(tuple(stages), policy.output)
+    return policy.mapped(widened)
 
 
 def _latency(context: TrialContext, table: LatencyTable, policy: Policy) -> float:

@@ -71,9 +71,7 @@ def test_every_quantizer_s_weights_come_back(tiny_traced: Traced, graph: Graph, 
     widths = [bits for bits in (1, 2, 3, 4) if not QUANTIZERS[quantizer].no_width(bits, "weight", 8)]
     for clip_integers in (False, True):
         wide = uniform(f"{max(widths)}/6/8", STAGES, "lsq", "minmax")
-        policy = Policy(
-            tuple((stage, replace(quant, weight=replace(quant.weight, quantizer=quantizer))) for stage, quant in wide.stages)
-        )
+        policy = wide.mapped(lambda role, quant: replace(quant, quantizer=quantizer) if role == "weight" else quant)
         images = [torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))]
         network = quantize(tiny_traced, policy, collect(tiny_traced, images), INT8)
         plain = write_plain(graph, network, clip_integers)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from autoq.config.policy import Policy, StageQuant, uniform
+from autoq.config.policy import Policy, uniform
 from autoq.errors import PolicyError
 from autoq.export.onnx import export_graph
 from autoq.export.qonnx import write_qonnx
@@ -25,11 +25,9 @@ def network(traced: Traced, policy: Policy, integer_bits: int = 16) -> Quantized
 
 
 def affine_weights(policy: Policy, granularity: str) -> Policy:
-    def changed(quant: StageQuant) -> StageQuant:
-        weight = dataclasses.replace(quant.weight, signed=False, granularity=granularity)
-        return dataclasses.replace(quant, weight=weight)
-
-    return Policy(tuple((stage, changed(quant)) for stage, quant in policy.stages))
+    return policy.mapped(
+        lambda role, quant: dataclasses.replace(quant, signed=False, granularity=granularity) if role == "weight" else quant
+    )
 
 
 @pytest.mark.parametrize(
