@@ -58,11 +58,15 @@ def finetune(
         raise InputError("finetune: the float network has nothing to train; type `--pick compromise` or `--trial N`")
     if asked.loss == "originals" and found.spec.trial.images == "lr":
         raise InputError("--loss originals: the study's images have no originals; omit the option")
-    from autoq.tuning.finetuning import FinetuneRecipe, context_of, finetune_record
+    from autoq.system.device import gpus
+    from autoq.tuning.finetuning import FinetuneRecipe, finetune_point
 
-    threads = asked.threads if "threads" in asked.model_fields_set else available_cores()
+    device = resolve_device(asked.device)
+    most, what = (gpus(), "GPUs") if device == "cuda" else (available_cores(), "cores")
+    if asked.processes > most:
+        raise InputError(f"--processes {asked.processes}: expected at most {most}, the number of {what}; type --processes {most}")
+    threads = asked.threads if "threads" in asked.model_fields_set else max(1, available_cores() // asked.processes)
     length = {"steps": asked.steps} if asked.hours is None else {"seconds": 3600 * asked.hours}
-    recipe = FinetuneRecipe(**length, loss=asked.loss)
+    recipe = FinetuneRecipe(**length, loss=asked.loss, processes=asked.processes)
     with listening_to_training(events) as heard, found.locked():
-        context = context_of(found.spec.trial, recipe, threads, resolve_device(asked.device))
-        return finetune_record(found, record, context, recipe, heard)
+        return finetune_point(found, record, recipe, threads, device, heard)

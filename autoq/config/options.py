@@ -346,7 +346,12 @@ class FinetuneOptions(Options):
             " stages (features) in addition.",
         ),
     ] = "output"
-    threads: Annotated[int, whole(1, MOST_PROCESSES, 2), Option("Threads of the training.", "all cores", "N")] = 1
+    processes: Annotated[
+        int, whole(1, MOST_PROCESSES, 2), Option("Processes, each with 8 patches of a step; on GPUs each has its own.", metavar="N")
+    ] = 1
+    threads: Annotated[
+        int, whole(1, MOST_PROCESSES, 2), Option("Threads of a process of the training.", "all cores, shared by the processes", "N")
+    ] = 1
     device: DeviceOption = "auto"
 
 

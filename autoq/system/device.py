@@ -16,6 +16,11 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+def gpus() -> int:
+    """How many GPUs there are."""
+    return torch.cuda.device_count()
+
+
 def make_cuda_repeatable() -> None:
     """Make results on a GPU reproducible: no TF32, deterministic kernels. No effect on a CPU."""
     torch.backends.cudnn.deterministic = True

@@ -17,6 +17,7 @@ from autoq.graph.quantize import Quantized
 from autoq.images.data import PatchPlan, batches
 from autoq.quantizers.base import Quantizer
 from autoq.system.device import channels_last, native_bfloat16
+from autoq.training import together
 from autoq.training.kernels.rewrite import quicker
 from autoq.training.sqcl import CalibrationLoss
 
@@ -97,7 +98,7 @@ class Training:
         self.module.train()
         with self.calibration:
             for indices in itertools.islice(batches(self.data.plan, until), self.step, None):
-                loss = self._train(torch.from_numpy(indices).to(self.data.spec.device))
+                loss = self._train(torch.from_numpy(together.share(indices)).to(self.data.spec.device))
                 if stepped is not None:
                     stepped(loss.item())
 
@@ -107,18 +108,20 @@ class Training:
             quantizer.progress = self.progress()
         outputs = self._outputs(chosen)
         if self.step == 0:
-            self.damping = self.damped(self.distance(outputs, chosen).item())
+            self.damping = self.damped(together.mean(self.distance(outputs, chosen).detach()).item())
         loss = self.loss(outputs, chosen)
-        if not torch.isfinite(loss):
-            raise TrialFailed(f"training diverged: the loss is {loss.item()} at step {self.step} of {self.steps}", self.step)
+        found = together.mean(loss.detach())
+        if not torch.isfinite(found):
+            raise TrialFailed(f"training diverged: the loss is {found.item()} at step {self.step} of {self.steps}", self.step)
         decay = 0.5 * (1 + math.cos(math.pi * self.step / self.steps)) * min(1.0, (self.step + 1) / max(1, self.warm_up))
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.damping * decay
         self.optimizer.zero_grad()
         self.differentiate(loss)
+        together.unite(self.module)
         self.optimizer.step()
         self.step += 1
-        return loss.detach()
+        return found
 
     def progress(self) -> float:
         """Completed share, which quantizers that change step by step follow."""

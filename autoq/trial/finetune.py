@@ -32,6 +32,7 @@ from autoq.graph.quantize import Quantized
 from autoq.images.pixels import to_pixels
 from autoq.quantizers import CLIPPING_NAMES, QUANTIZERS
 from autoq.system.files import atomic_write
+from autoq.training import together
 from autoq.training.losses import LOSSES
 from autoq.training.originals import OriginalsTraining
 from autoq.training.qat import Training
@@ -235,7 +236,7 @@ class Finetuning:
         training.advance(min(training.steps, training.step + max(1, self.steps // VALIDATIONS)), stepped)
         value = self.validate()
         self.seconds = time.perf_counter() - self.start
-        if self.state:
+        if self.state and together.leads():
             with atomic_write(self.state) as partial:
                 torch.save(self._state(), partial)
         loss = sum(losses) / len(losses)
@@ -250,7 +251,10 @@ class Finetuning:
     def validate(self) -> float:
         """The quality of the averaged weights; the best ones so far are kept."""
         averaged = self._averaged()
-        value = judged_file(self.context, averaged, self.graph, whole=False).values[self.quality]
+        value = 0.0
+        if together.leads():
+            value = judged_file(self.context, averaged, self.graph, whole=False).values[self.quality]
+        value = together.told(value)
         self.values.append(value)
         sign = 1 if OBJECTIVES[self.quality].direction == "maximize" else -1
         if self.best is None or sign * value > sign * self.best["value"]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import PIL.Image
 
@@ -17,8 +20,10 @@ from autoq.study.replication import by_interest, replicated_qualities
 from autoq.study.results import finetuned_name, point_name, shown
 from autoq.study.study import Study
 from autoq.system.files import atomic_write
+from autoq.training.together import told
 from autoq.trial.context import TrialContext, prepare
 from autoq.trial.finetune import BATCH, PATCHES, Finetuning, begun_steps, steps_within, with_steps
+from autoq.tuning.peers import leading
 
 PATCHES_PER_SECOND = 10
 """Distinct patches of a finetuning whose time is given, at most PATCHES: preparing them is part of the time."""
@@ -26,17 +31,19 @@ PATCHES_PER_SECOND = 10
 
 @dataclass(frozen=True)
 class FinetuneRecipe:
-    """How long a finetuning trains, so many steps or what fits in so many seconds, and what it minimizes."""
+    """How long a finetuning trains, so many steps or what fits in so many seconds, what it minimizes, and in how many processes."""
 
     steps: int | None = None
     seconds: float = 0.0
     loss: LossName = "output"
+    processes: int = 1
 
     @property
     def name(self) -> str:
         """It, as part of a file's name."""
         length = str(self.steps) if self.steps is not None else f"{self.seconds:.0f}s"
-        return length if self.loss == "output" else f"{length}-{self.loss}"
+        loss = "" if self.loss == "output" else f"-{self.loss}"
+        return f"{length}{loss}" if self.processes == 1 else f"{length}{loss}-{self.processes}-processes"
 
     @property
     def patches(self) -> int:
@@ -47,8 +54,23 @@ class FinetuneRecipe:
 def context_of(trial: TrialSpec, recipe: FinetuneRecipe, threads: int, device: str) -> TrialContext:
     """The context of a study's trials with the data of a finetuning."""
     steps = PATCHES if recipe.steps is None else recipe.steps
-    changes = {"steps": steps, "batch": BATCH, "patches": recipe.patches, "threads": threads, "device": device}
+    changes = {"steps": steps, "batch": BATCH * recipe.processes, "patches": recipe.patches, "threads": threads, "device": device}
     return prepare(trial.model_copy(update=changes))
+
+
+def finetune_point(
+    study: Study, record: Record, recipe: FinetuneRecipe, threads: int, device: str, events: TrainingEvents
+) -> Record:
+    """As `finetune_record`, in as many processes as the recipe asks for, with `threads` threads each. Raises what it raises."""
+    trial = study.spec.trial
+    with leading(recipe.processes, device, trial.model, _take_part, study.folder.resolve(), record.policy, recipe, threads, device):
+        return finetune_record(study, record, context_of(trial, recipe, threads, device), recipe, events)
+
+
+def _take_part(folder: Path, policy: Mapping[str, Any], recipe: FinetuneRecipe, threads: int, device: str) -> None:
+    """What the other processes of a finetuning do."""
+    study = Study.open(folder)
+    _begun(study, Policy.from_dict(policy), context_of(study.spec.trial, recipe, threads, device), recipe).run(TrainingEvents())
 
 
 def finetune_record(study: Study, record: Record, context: TrialContext, recipe: FinetuneRecipe, events: TrainingEvents) -> Record:
@@ -68,20 +90,25 @@ def finetune_record(study: Study, record: Record, context: TrialContext, recipe:
         TrialFailed: The training diverged.
         OSError: A file cannot be written.
     """
-    policy, quality = Policy.from_dict(record.policy), replicated_qualities(study.spec.objectives)[0]
-    graph = stored_graph(study.graph_path, context.traced)
-    state = study.finetuning_path(policy, recipe.name)
-    state.parent.mkdir(exist_ok=True)
-    steps = recipe.steps or begun_steps(state) or steps_within(context, policy, graph, recipe.loss, recipe.seconds)
-    training = Finetuning(with_steps(context, steps), policy, graph, quality, recipe.loss, state)
+    policy = Policy.from_dict(record.policy)
+    training = _begun(study, policy, context, recipe)
     training.run(events)
     result = training.result(read_table(study.latency_path))
     training.save(study.weights_path(policy, result.steps))
     with atomic_write(study.picture_path(policy, result.steps)) as partial:
         PIL.Image.fromarray(training.picture()).save(partial, "PNG")
     added = study.add_finetuned(record, result)
-    state.unlink()
+    study.finetuning_path(policy, recipe.name).unlink()
     return added
+
+
+def _begun(study: Study, policy: Policy, context: TrialContext, recipe: FinetuneRecipe) -> Finetuning:
+    """A finetuning at its beginning, or where its state has it."""
+    quality, graph = replicated_qualities(study.spec.objectives)[0], stored_graph(study.graph_path, context.traced)
+    state = study.finetuning_path(policy, recipe.name)
+    state.parent.mkdir(exist_ok=True)
+    steps = recipe.steps or begun_steps(state) or steps_within(context, policy, graph, recipe.loss, recipe.seconds)
+    return Finetuning(with_steps(context, told(steps)), policy, graph, quality, recipe.loss, state)
 
 
 # ------------------------------------------------------------ at the end of a search

@@ -6,6 +6,7 @@ import base64
 import json
 import random
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,19 @@ from autoq.config.events import Progress, TrainingEvents
 from autoq.config.options import LossName
 from autoq.config.policy import Policy, uniform
 from autoq.config.spec import TrialSpec
-from autoq.errors import InputError
+from autoq.errors import AutoqError, InputError
 from autoq.export.onnx import load_graph
 from autoq.networks import model_info
 from autoq.study.results import finetuned_name
 from autoq.study.selection import recommended
 from autoq.study.study import Study
 from autoq.system.files import append_line
+from autoq.system.processor import available_cores
 from autoq.training.losses import LOSSES
 from autoq.training.qat import Loss
 from autoq.trial.context import TrialContext, prepare
 from autoq.trial.finetune import Finetuning, begun_steps, nearest_start
-from autoq.tuning import finetuning
+from autoq.tuning import finetuning, peers
 from tests.searching import OPTIONS, furnished, in_process
 
 STEPS = 10
@@ -217,10 +219,31 @@ def test_as_many_steps_as_fit_in_a_time(study: Study, monkeypatch: pytest.Monkey
     assert heard.steps == steps, "a training that was interrupted keeps its length"
 
 
+def test_two_processes_train_together(folder: Path, study: Study) -> None:
+    if available_cores() < 2:
+        pytest.skip("needs two cores")
+    done = in_process(folder, "finetune", "draft", "--pick", "6/6/8", "--steps", "6", "--processes", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    together, alone = json.loads(done.stdout), finetune(study, pick="6/6/8", steps=6, threads=1)
+    assert 0 < together["steps"] <= 6
+    assert together["values"]["fidelity"] == pytest.approx(alone.values["fidelity"], abs=1)
+
+
+def test_a_process_that_ends_is_told(study: Study, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(peers, "START", "raise SystemExit('no memory left')")
+    monkeypatch.setattr("autoq.training.together.MEETING", timedelta(seconds=5))
+    with pytest.raises(
+        AutoqError, match="a process of the training ended, with its message above; to continue, repeat the command"
+    ):
+        finetune(study, pick="8/8/8", steps=2, processes=2)
+    assert "no memory left" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("pick", "message"),
     [
         ({"pick": "8/8/8", "steps": 2, "hours": 1}, "finetune: expected either --steps or --hours; omit one of them"),
+        ({"pick": "8/8/8", "processes": 99}, "--processes 99: expected at most "),
         ({"pick": "float"}, "finetune: the float network has nothing to train; type `--pick compromise` or `--trial N`"),
         ({"pick": "4/4/8, finetuned"}, "--pick '4/4/8, finetuned': no such rule, objective or point; type"),
         ({}, "finetune: expected either --trial or --pick; type `--pick compromise` or `--trial N`"),
