@@ -48,7 +48,7 @@ from autoq.errors import InputError
 from autoq.export.onnx import export_graph
 from autoq.images.data import Pair, calibration_patches, check_disjoint, eval_images, make_pair, train_images
 from autoq.images.pixels import to_input, to_pixels
-from autoq.metrics.quality import METRICS, averaged, judged, load_models, why_unavailable
+from autoq.metrics.quality import METRICS, averaged, judged, why_unavailable
 from autoq.study.results import FLOAT_NAME, point_name
 from autoq.study.study import Study
 from autoq.system.processor import exact_weight_bits
@@ -110,7 +110,6 @@ def judging_metrics(pairs: Sequence[Pair], border: int) -> tuple[tuple[str, ...]
     small = [pair.name for pair in pairs if min(original(pair).shape[:2]) < least]
     reason = why_unavailable("niqe") or (f"image '{small[0]}' is too small for niqe" if small else "")
     metrics = ("psnr",) if reason else ("psnr", "niqe")
-    load_models(metrics)
     return metrics, reason
 
 

@@ -15,7 +15,7 @@ from autoq.errors import AutoqError, DataError, InputError, unknown
 from autoq.images import crops
 from autoq.images.data import Pair, eval_images, make_pair, unread
 from autoq.images.pixels import to_input
-from autoq.metrics.quality import METRICS, PSNR_CEILING, averaged, doubt, judged, load_models
+from autoq.metrics.quality import METRICS, PSNR_CEILING, averaged, doubt, judged
 from autoq.networks import is_file
 from autoq.system.processor import available_cores
 from autoq.targets import Runner, target_info
@@ -71,7 +71,6 @@ def evaluate(
     border = factor if border is None else border
     for pair in pairs:
         _check_large(pair, names, border)
-    load_models(names)
     values, outputs = [], []
     progress(0, len(pairs))
     for done, pair in enumerate(pairs, 1):

@@ -218,9 +218,13 @@ def _cubic_taps(before: int, after: int) -> tuple[np.ndarray, np.ndarray]:
         1.5 * distance**3 - 2.5 * distance**2 + 1,
         np.where(distance <= 2, -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2, 0.0),
     )
-    mirrored = np.mod(positions.astype(int), 2 * before)
-    indices = np.minimum(mirrored, 2 * before - 1 - mirrored)
-    return weights / weights.sum(1, keepdims=True), indices
+    return weights / weights.sum(1, keepdims=True), mirrored(positions.astype(int), before)
+
+
+def mirrored(indices: np.ndarray, size: int) -> np.ndarray:
+    """Indices of an axis beyond its ends, mirrored back; the outermost pixels count twice."""
+    within = np.mod(indices, 2 * size)
+    return np.minimum(within, 2 * size - 1 - within)
 
 
 # ---------------------------------------------------------------- tensors

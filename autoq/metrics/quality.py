@@ -11,7 +11,6 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,6 +20,8 @@ from skimage.metrics import structural_similarity
 from autoq.config.objectives import OBJECTIVES
 from autoq.errors import MetricUnavailable
 from autoq.images.data import Pair, resize
+from autoq.metrics import niqe as natural
+from autoq.metrics import nrqm as learned
 from autoq.system.compat import allow_torchvision
 
 Metric = Callable[[np.ndarray, np.ndarray, int], float]
@@ -30,9 +31,6 @@ PSNR_CEILING = 100.0
 
 PI_BORDER = 4
 """Border in pixels that the PIRM 2018 challenge cropped at x4."""
-
-Space = Literal["yiq", "ycbcr"]
-"""Colour space of luma. NIQE's official values, which are pyiqa's default, use YIQ; those of PIRM use YCbCr."""
 
 
 def without_border(pixels: np.ndarray, border: int) -> np.ndarray:
@@ -78,17 +76,15 @@ def ssim(output: np.ndarray, original: np.ndarray, border: int) -> float:
 
 
 def niqe(output: np.ndarray, original: np.ndarray, border: int) -> float:
-    """NIQE (Mittal et al. 2013), computed by pyiqa with its published model; `original` is ignored."""
-    return no_reference("niqe", output, border, "yiq")
+    """NIQE (Mittal et al. 2013) with its published model; `original` is ignored."""
+    return natural.niqe(without_border(output, border), "yiq", _pristine(_model_file("niqe")))
 
 
 def pi(output: np.ndarray, original: np.ndarray, border: int) -> float:
-    """Perceptual index of the PIRM 2018 challenge: ((10 - NRQM) + NIQE) / 2, computed by pyiqa on Y of YCbCr.
-
-    `original` is ignored.
-    """
-    nrqm, niqe = (no_reference(name, output, border, "ycbcr") for name in ("nrqm", "niqe"))
-    return (10 - nrqm + niqe) / 2
+    """Perceptual index of the PIRM 2018 challenge: ((10 - NRQM) + NIQE) / 2 on Y of YCbCr; `original` is ignored."""
+    inner = without_border(output, border)
+    naturalness = natural.niqe(inner, "ycbcr", _pristine(_model_file("niqe")))
+    return (10 - learned.nrqm(inner, "ycbcr", _regression(_model_file("nrqm"))) + naturalness) / 2
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ class MetricInfo:
 
     Attributes:
         function: Maps (output, original, border) to the metric's value.
-        models: pyiqa's names of the published models that it needs, keys of MODEL_FILES.
+        models: The published models that it needs, keys of MODEL_FILES.
         least: Minimum side of an image without its border, in pixels.
         border: A fixed border in pixels that replaces the requested one.
     """
@@ -118,7 +114,7 @@ class MetricInfo:
 
 
 MODEL_FILES = {"niqe": "niqe_modelparameters.mat", "nrqm": "NRQM_model.mat"}
-"""pyiqa's model -> its published file, in `metrics_folder`."""
+"""Model -> its published file, in `metrics_folder`, where pyiqa keeps it."""
 
 METRICS: dict[str, MetricInfo] = {
     "psnr": MetricInfo(psnr),
@@ -210,35 +206,16 @@ def require(name: str) -> None:
         raise MetricUnavailable(reason)
 
 
-@functools.cache
-def _pyiqa_metric(name: str, space: Space) -> Callable[..., torch.Tensor]:
-    require("pi" if name == "nrqm" else name)
-    metric: Callable[..., torch.Tensor] = import_pyiqa().create_metric(
-        name,
-        device="cpu",
-        test_y_channel=True,
-        color_space=space,
-        crop_border=0,
-        pretrained_model_path=str(metrics_folder() / MODEL_FILES[name]),  # else pyiqa's folder as of its import, or a download
-    )
-    return metric
+_pristine = functools.cache(natural.Pristine.read)
+_regression = functools.cache(learned.Regression.read)
 
 
-def load_models(names: Iterable[str]) -> None:
-    """Load the published models of metrics ahead of the first image."""
-    for name in names:
-        for model in METRICS[name].models:
-            _pyiqa_metric(model, "ycbcr" if name == "pi" else "yiq")
+def _model_file(model: str) -> Path:
+    require("pi" if model == "nrqm" else model)
+    return metrics_folder() / MODEL_FILES[model]
 
 
 def import_pyiqa() -> types.ModuleType:
     """Import pyiqa, which needs torchvision."""
     allow_torchvision()
     return importlib.import_module("pyiqa")
-
-
-def no_reference(name: str, output: np.ndarray, border: int, space: Space) -> float:
-    """pyiqa's niqe or nrqm on luma, of a uint8 RGB image without its border."""
-    inner = np.ascontiguousarray(without_border(output, border).transpose(2, 0, 1))
-    with torch.no_grad():
-        return float(_pyiqa_metric(name, space)(torch.from_numpy(inner)[None].float() / 255))

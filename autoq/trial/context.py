@@ -27,7 +27,7 @@ from autoq.graph.rounding import Curvature, curvatures, round_weights
 from autoq.graph.trace import Traced, check_integers_only
 from autoq.images import crops
 from autoq.images.data import Pair, PatchPlan, calibration_patches, image_files, to_pixels, training_patches
-from autoq.metrics.quality import METRICS, available_metrics, load_models
+from autoq.metrics.quality import METRICS, available_metrics
 from autoq.networks import weights_file
 from autoq.quantizers.range_estimators import Statistics
 from autoq.system import processor
@@ -132,7 +132,6 @@ def adopt(context: TrialContext) -> TrialContext:
     _settle(spec)
     patches, teacher = context.patches.to(spec.device), context.teacher.to(spec.device)
     adopted = dataclasses.replace(context, traced=load_for(spec).traced, patches=patches, teacher=teacher)
-    load_models(context.metrics)
     return adopted
 
 
@@ -150,7 +149,6 @@ def _prepared(spec: TrialSpec) -> TrialContext:
     train_pairs, pairs = crops.searched(spec, traced.multiple)
     apart = crops.held_out(spec, traced.multiple)
     metrics = tuple(name for name in available_metrics() if spec.images == "hr" or not OBJECTIVES[name].original)
-    load_models(metrics)
     network = channels_last(copy.deepcopy(traced.module).to(spec.device))
 
     def upscaled(judged: tuple[Pair, ...]) -> tuple[np.ndarray, ...]:

@@ -94,7 +94,6 @@ def test_equal_images_get_the_ceiling(spec: TrialSpec, tmp_path: Path) -> None:
 
 def test_niqe_of_a_file(shared: Path, network: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(shared / "metrics"))
-    quality._pyiqa_metric.cache_clear()
     folder = small_image(tmp_path / "set", 4, side=112)
     PIL.Image.fromarray(make_pair(read_folder(folder)[0], 2).low).save(tmp_path / "low.png")
     autoq.upscale(network, tmp_path / "low.png", tmp_path / "high.png", threads=1)
@@ -104,7 +103,6 @@ def test_niqe_of_a_file(shared: Path, network: Path, tmp_path: Path, monkeypatch
     assert found["metrics"] == {"niqe": pytest.approx(quality.niqe(high, high, 2))}
     with pytest.raises(DataError, match="112x112 pixels, expected at least 116x116 for niqe with a border of 10"):
         autoq.evaluate(network, data=folder, metrics="psnr,niqe", border=10)
-    quality._pyiqa_metric.cache_clear()
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, spec: TrialSpec, network: Path) -> None:
