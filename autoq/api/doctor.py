@@ -24,7 +24,7 @@ PACKAGES = {
     "openvino": "target openvino-cpu is unavailable",
     "ray": "trials cannot run",
     "optuna": "a search cannot suggest policies",
-    "pyiqa": "metrics niqe and pi are unavailable",
+    "pyiqa": "niqe and pi, which autoq computes itself, cannot be compared with its",
     "optuna-dashboard": "autoq dashboard is unavailable",
 }
 OPTIONAL = ("pyiqa", "optuna-dashboard")
