@@ -49,8 +49,9 @@ PATCHES = 2048
 LEARNING_RATE = 4e-4
 """Of the weights: four times that of a trial, whose few steps cannot settle what a large one disturbs."""
 
-ORIGINALS = 1 / 5
-"""Share of the steps, the last ones, that `originals` gives to originals: first a network has to be near to the float one."""
+ORIGINALS, NEAR = 1 / 5, 0.005
+"""Share of the steps, the last ones, that `originals` gives to originals: first a network has to be near to the float one. Below
+this distance (L1) to the float network's output it is, and all steps are towards originals."""
 
 WARM_UP = 1 / 20
 """Share of the steps in which the learning rates rise."""
@@ -87,7 +88,7 @@ def steps_within(context: TrialContext, policy: Policy, graph: Graph, loss: Loss
     torch.set_num_threads(context.spec.threads)
     quantized = context.quantized(policy)
     quantized.module.to(context.spec.device)
-    training = _trainings(with_steps(context, 2 * MEASURED), quantized, loss)[0]
+    training = _trainings(with_steps(context, 2 * MEASURED), quantized, loss, 2 * MEASURED)[0]
     times = [time.perf_counter()]
     for work in (
         lambda: training.advance(MEASURED),
@@ -100,17 +101,28 @@ def steps_within(context: TrialContext, policy: Policy, graph: Graph, loss: Loss
     return max(1, int((seconds - (VALIDATIONS + 1) * (validated - trained)) / (trained - started) * MEASURED))
 
 
-def _trainings(context: TrialContext, quantized: Quantized, loss: LossName) -> list[Training]:
-    """What a finetuning consists of, in this order, all its steps together."""
-
+@torch.no_grad()
+def _taught(context: TrialContext, quantized: Quantized, loss: LossName) -> int:
+    """Steps in which a network learns from the float network; in the others, the last ones, it learns from originals."""
     steps = context.spec.steps
-    last = round(ORIGINALS * steps) if loss == "originals" else 0
-    first = Training(with_steps(context, steps - last), quantized, LEARNING_RATE, round(WARM_UP * (steps - last)), exact=True)
-    first.loss = LOSSES[loss](first)
-    if not last:
-        return [first]
-    rest = with_steps(context, last)
-    return [first, OriginalsTraining(rest, context.train_pairs, quantized, LEARNING_RATE, round(WARM_UP * last))]
+    if loss != "originals":
+        return steps
+    outputs: Tensor = quantized.module.cpu().eval()(context.calibration)
+    quantized.module.train()
+    near = torch.nn.functional.l1_loss(outputs, context.traced.module(context.calibration)).item() < NEAR
+    return 0 if near else steps - round(ORIGINALS * steps)
+
+
+def _trainings(context: TrialContext, quantized: Quantized, loss: LossName, taught: int) -> list[Training]:
+    """What a finetuning consists of, in this order: `taught` steps, and the rest of the context's."""
+    found: list[Training] = []
+    if taught:
+        found.append(Training(with_steps(context, taught), quantized, LEARNING_RATE, round(WARM_UP * taught), exact=True))
+        found[0].loss = LOSSES[loss](found[0])
+    if rest := context.spec.steps - taught:
+        own, warm_up = with_steps(context, rest), round(WARM_UP * rest)
+        found.append(OriginalsTraining(own, context.train_pairs, quantized, LEARNING_RATE, warm_up))
+    return found
 
 
 def begun_steps(state: Path) -> int | None:
@@ -188,9 +200,10 @@ class Finetuning:
         self.context, self.policy, self.graph, self.quality, self.state = context, policy, graph, quality, state
         found = _read(state, context.spec.device) if state else None
         self.quantized = context.quantized(policy) if found else nearest_start(context, policy)
+        self.taught = int(found["taught"]) if found else _taught(context, self.quantized, loss)
         self.quantized.module.to(context.spec.device)
         self.steps = context.spec.steps
-        self.trainings = _trainings(context, self.quantized, loss)
+        self.trainings = _trainings(context, self.quantized, loss, self.taught)
         decay = 1 - 1 / max(1.0, min(AVERAGED * self.steps, MOST_AVERAGED))
         self.average = AveragedModel(self.quantized.module, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.current = 0
@@ -272,6 +285,7 @@ class Finetuning:
     def _state(self) -> dict[str, Any]:
         return {
             "version": VERSION,
+            "taught": self.taught,
             "current": self.current,
             "training": self.trainings[self.current].state(),
             "average": self.average.state_dict(),
