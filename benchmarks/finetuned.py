@@ -34,7 +34,7 @@ from autoq.trial.context import TrialContext, prepare
 from autoq.trial.finetune import BATCH, PATCHES, Finetuning, with_steps, with_weights
 from autoq.tuning.baselines import BASELINE_QUANTIZER
 from benchmarks.documents import reserve_output
-from benchmarks.runs import absolute, file_quality
+from benchmarks.runs import BUNDLED, absolute, file_quality
 
 TABLE = Path(__file__).parent / "tables" / "finetuned-srresnet-x4.csv"
 MODEL, FLOAT = "srresnet", "32/32/32"
@@ -63,9 +63,9 @@ LAYERS = {
 
 NARROW = "head=8/8,first=4/8/8,early=3/8/8,late={}/8/8,fuse=4/8/8,up=5/8,tail=8/8"
 PLANS = {
-    "8/8/8": Plan(800, "minmax"),
-    "6/6/8": Plan(3000, "minmax"),
-    "4/4/8": Plan(3000, "mse"),
+    "8/8/8": Plan(1000, "minmax"),
+    "6/6/8": Plan(5000, "minmax"),
+    "4/4/8": Plan(4000, "mse"),
     "88%": Plan(2000, "mse", NARROW.format(3)),
     "90%": Plan(2000, "mse", NARROW.format(2)),
 }
@@ -80,12 +80,13 @@ PUBLISHED = {
 
 
 class Line(NamedTuple):
-    """A policy on one set of images; size: bytes of its package."""
+    """A policy on one set of images; size: bytes of its package. loss, data: what it learned from, empty for the float network."""
 
     model: str
     bits: str
     size: int
     loss: str
+    data: str
     steps: int
     best: int
     images: str
@@ -101,23 +102,19 @@ class Printed(TrainingEvents):
         print(f"step {progress.step} of {progress.steps}: {progress.value:.3f} dB, {progress.seconds:.0f} s", file=sys.stderr)
 
 
-def loss_of(bits: str, options: argparse.Namespace) -> str:
-    """What a policy's finetuning minimizes; empty for the float network."""
-    return "" if bits == FLOAT else str(options.loss)
-
-
-def steps_of(bits: str, options: argparse.Namespace) -> int:
-    """Steps of a policy's finetuning; the float network needs none."""
-    return 0 if bits == FLOAT else options.steps or PLANS[bits].steps
+def learned(bits: str, options: argparse.Namespace) -> tuple[str, str, int]:
+    """Loss, training images and steps of a policy's finetuning; the float network has none."""
+    data = options.data.name if options.data else BUNDLED
+    return ("", "", 0) if bits == FLOAT else (options.loss, data, options.steps or PLANS[bits].steps)
 
 
 def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> Iterator[Line]:
     """A policy after its finetuning, on every set of test images."""
-    steps = steps_of(bits, options)
+    loss, data, steps = learned(bits, options)
     plan = PLANS.get(bits, Plan(0, "minmax"))
     policy = uniform(plan.policy or bits, roles_by_stage(context.traced.sites), BASELINE_QUANTIZER, plan.clipping)
     options.states.mkdir(parents=True, exist_ok=True)
-    state = options.states / f"{options.model}-{bits.replace('/', '-')}-{options.loss}-{steps}.state"
+    state = options.states / f"{options.model}-{bits.replace('/', '-')}-{loss}-{data}-{steps}.state"
     graph = export_graph(context.traced)
     finetuning = Finetuning(with_steps(context, max(1, steps)), policy, graph, "psnr", options.loss, state)
     if steps:
@@ -129,8 +126,8 @@ def finetuned(context: TrialContext, bits: str, options: argparse.Namespace) -> 
     for folder in options.test_data:
         values = file_quality(on_images(context, folder), quantized, finetuning.graph)
         found = round(values["psnr"], 3), round(values["fidelity"], 3), round(finetuning.seconds)
-        learned = loss_of(bits, options), steps, finetuning.best["step"]
-        yield Line(options.model, bits, packed_bytes(quantized.plan), *learned, folder.name, *found)
+        best = finetuning.best["step"]
+        yield Line(options.model, bits, packed_bytes(quantized.plan), *learned(bits, options), best, folder.name, *found)
 
 
 def on_images(context: TrialContext, folder: Path) -> TrialContext:
@@ -141,6 +138,10 @@ def on_images(context: TrialContext, folder: Path) -> TrialContext:
     return dataclasses.replace(context, pairs=pairs, float_outputs=outputs, metrics=("psnr",))
 
 
+def _key(line: Line) -> tuple[str, str, str, str, int]:
+    return line.model, line.bits, line.loss, line.data, line.steps
+
+
 def read(table: Path) -> list[Line]:
     """The lines of a table; none where there is none."""
     if not table.is_file():
@@ -148,8 +149,8 @@ def read(table: Path) -> list[Line]:
     with table.open(newline="") as file:
         rows = [*csv.reader(file)][1:]
     return [
-        Line(model, bits, int(size), loss, int(steps), int(best), images, float(psnr), float(fidelity), float(seconds))
-        for model, bits, size, loss, steps, best, images, psnr, fidelity, seconds in rows
+        Line(model, bits, int(size), loss, data, int(steps), int(best), images, float(psnr), float(fidelity), float(seconds))
+        for model, bits, size, loss, data, steps, best, images, psnr, fidelity, seconds in rows
     ]
 
 
@@ -170,14 +171,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     tell = reserve_output(options.json)
-    chosen = {(options.model, bits, loss_of(bits, options), steps_of(bits, options)): bits for bits in (FLOAT, *options.bits)}
-    done = {(line.model, line.bits, line.loss, line.steps) for line in read(options.table)}
+    chosen = {(options.model, bits, *learned(bits, options)): bits for bits in (FLOAT, *options.bits)}
+    done = {_key(line) for line in read(options.table)}
     wanted = [bits for key, bits in chosen.items() if key not in done]
     if wanted:
         spec = TrialSpec(
             model=options.model, scale=options.scale, weights=options.weights, data=options.data, eval_data=options.eval_data,
             test_data=options.test_data[0], batch=BATCH, patches=options.patches,
-            steps=max(steps_of(bits, options) for bits in options.bits),
+            steps=max(learned(bits, options)[-1] for bits in options.bits),
             layers=(*LAYERS.items(),) if options.model == MODEL else (),
         )  # fmt: skip
         context = prepare(decided(spec))
@@ -188,7 +189,7 @@ def main() -> None:
                 if file.tell() == 0:
                     writer.writerow(Line._fields)
                 writer.writerows(lines)
-    found = [line for line in read(options.table) if (line.model, line.bits, line.loss, line.steps) in chosen]
+    found = [line for line in read(options.table) if _key(line) in chosen]
     exact = {line.images: line for line in found if line.bits == FLOAT}
     figures: dict[str, float] = {}
     for line in found:
