@@ -59,6 +59,7 @@ def evaluate(
     ] = None,
     weights: Annotated[Path | None, declared("weights", help="Checkpoint of --model.")] = None,
     data: Annotated[Path | None, declared("data", help="Folder of images.")] = None,
+    data_root: Annotated[Path | None, declared("data_root")] = None,
     metrics: Annotated[
         str, typer.Option(metavar="NAMES", help="Some of psnr, ssim, niqe and pi, separated by commas.")
     ] = "psnr,ssim",
@@ -87,8 +88,8 @@ def evaluate(
 
     with only_results(), counted("images", quiet) as progress:
         found = run(
-            file, model=model, weights=weights, data=data, metrics=metrics, scale=scale, target=target, border=border,
-            threads=threads, progress=progress,
+            file, model=model, weights=weights, data=data, data_root=data_root, metrics=metrics, scale=scale, target=target,
+            border=border, threads=threads, progress=progress,
         )  # fmt: skip
     for note in found["notes"]:
         print(f"note: {note}", file=sys.stderr)

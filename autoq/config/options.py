@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from autoq.config.datasets import image_folder
 from autoq.config.objectives import OBJECTIVES
-from autoq.config.validators import MANY, absolute, bounds, crops, flag, frame_size, number, objective_names, whole
+from autoq.config.validators import MANY, bounds, crops, flag, frame_size, number, objective_names, whole
 from autoq.errors import InputError, suggest, unknown
 
 MOST_SEED = 2**32 - 1
@@ -48,7 +49,6 @@ class Option:
     metavar: str = ""
 
 
-Folder = Annotated[Path | None, AfterValidator(absolute)]
 DeviceOption = Annotated[DeviceChoice, Option("Device to train on.")]
 SamplingOption = Annotated[
     Sampling,
@@ -129,15 +129,33 @@ class DeploymentOptions(NetworkOptions):
     target: Annotated[str, Option("Deployment target (see `autoq targets`).", metavar="NAME")] = "openvino-cpu"
 
 
-class ImageOptions(Options):
+class FolderOptions(Options):
+    """Where images are."""
+
+    title = "Images"
+
+    data_root: Annotated[
+        Path | None, Option("Folder of image sets that are given by name, such as set5.", "that in AUTOQ_DATA", "DIR")
+    ] = Field(default=None, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Folders instead of the names of sets."""
+        root = given.get("data_root")
+        folders = {name: image_folder(given[name], root) for name in ("data", "eval_data", "test_data") if given.get(name)}
+        return {**{name: value for name, value in given.items() if name != "data_root"}, **folders}
+
+
+class ImageOptions(FolderOptions):
     """Images that a network is trained and judged on."""
 
     title = "Images"
 
-    data: Annotated[Folder, Option("Folder of images to train and calibrate on.", "bundled photographs", "DIR")] = None
-    eval_data: Annotated[Folder, Option("Folder of images to evaluate trials on.", "other bundled photographs", "DIR")] = None
+    data: Annotated[Path | None, Option("Folder of images to train and calibrate on.", "bundled photographs", "DIR")] = None
+    eval_data: Annotated[Path | None, Option("Folder of images to evaluate trials on.", "other bundled photographs", "DIR")] = None
     test_data: Annotated[
-        Folder, Option("Folder of held-out images, on which the front is evaluated again.", "other bundled photographs", "DIR")
+        Path | None, Option("Folder of held-out images, on which the front is evaluated again.", "other bundled photographs", "DIR")
     ] = None
     images: Annotated[
         Images,
@@ -315,12 +333,12 @@ class SearchOptions(RunOptions, StudyOptions, TrainingOptions, ImageOptions, Dep
         return {**given, "steps": 0}
 
 
-class PretrainOptions(NetworkOptions):
+class PretrainOptions(NetworkOptions, FolderOptions):
     """Every option of a float training."""
 
     weights: Annotated[Path | None, Option("Checkpoint to start from.", "none: a new network", "FILE")] = None
-    data: Annotated[Folder, Option("Folder of training images.", "bundled photographs", "DIR")] = None
-    eval_data: Annotated[Folder, Option("Folder of evaluation images.", "bundled photographs", "DIR")] = None
+    data: Annotated[Path | None, Option("Folder of training images.", "bundled photographs", "DIR")] = None
+    eval_data: Annotated[Path | None, Option("Folder of evaluation images.", "bundled photographs", "DIR")] = None
     steps: Annotated[int, whole(0, MANY, 20000), Option("Training steps on pixels.", "the recipe's", "N")] = 0
     adversarial_steps: Annotated[
         int,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from pydantic import BeforeValidator, ValidationInfo
@@ -83,7 +82,3 @@ def objective_names(value: str | Iterable[str]) -> tuple[str, ...]:
 
 def bounds(value: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(bound.text for bound in parse_all([value] if isinstance(value, str) else value))
-
-
-def absolute(path: str | Path | None) -> Path | None:
-    return Path(path).resolve() if path else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from autoq.config.validators import absolute
+from autoq.config.datasets import image_folder
 from autoq.deploy.tiling import checked_pixels
 from autoq.deploy.upscale import Network, Progress
 from autoq.errors import AutoqError, DataError, InputError, unknown
@@ -34,6 +34,7 @@ def evaluate(
     model: str | Own | None = None,
     weights: str | Path | None = None,
     data: str | Path | None = None,
+    data_root: str | Path | None = None,
     metrics: str | Iterable[str] = DEFAULT_METRICS,
     scale: int | None = None,
     target: str | None = None,
@@ -47,7 +48,8 @@ def evaluate(
         file: An exported .onnx file. Give either this or `model`.
         model: A float network, as in `search`.
         weights: Checkpoint of `model`.
-        data: Image folder. Default: the crops that trials are evaluated on.
+        data: Image folder, or the name of an image set below `data_root`. Default: the crops that trials are evaluated on.
+        data_root: Folder of image sets. Default: that in AUTOQ_DATA.
         metrics: Any of psnr, ssim, niqe and pi.
         scale: Upscaling factor; must match the file's.
         target: Runtime for `file`. Default: openvino-cpu.
@@ -64,7 +66,7 @@ def evaluate(
         AutoqError: The network's output or a metric is not finite.
     """
     names = _metrics(metrics)
-    folder = absolute(data)
+    folder = image_folder(data, data_root) if data else None
     name, run, factor = _network(file, model, weights, scale, target, threads)
     images = eval_images(folder) if folder else []
     pairs = [make_pair(image, factor) for image in images] if folder else crops.bundled(factor)

@@ -27,6 +27,9 @@ from autoq.images.reader import KINDS, SUFFIXES, read_picture
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 """Files of operating systems, in lower case; these and hidden files are ignored."""
 
+ORIGINAL = "_hr"
+"""How names of originals end, in lower case, in folders that also hold their low-resolution images and results."""
+
 Part = Literal["training", "evaluation", "test"]
 PHOTOGRAPHS: dict[Part, tuple[str, ...]] = {
     "training": ("skimage/data/motorcycle_left.png", "skimage/data/motorcycle_right.png", "skimage/data/retina.jpg"),
@@ -82,6 +85,7 @@ def image_files(folder: Path, part: Part | None = None) -> list[Path]:
         reason = "not a folder" if folder.exists() else "no such folder"
         raise DataError(f"{what} '{folder}': {reason}; give a folder of {KINDS} files")
     paths = sorted(path for path in _visible(folder) if path.suffix.lower() in SUFFIXES)
+    paths = [path for path in paths if path.stem.lower().endswith(ORIGINAL)] or paths
     if not paths:
         raise DataError(f"{what} '{folder}': no image files; give a folder of {KINDS} files")
     return paths
@@ -93,12 +97,21 @@ def _visible(folder: Path) -> Iterator[Path]:
 
 
 def unread(folder: Path) -> str:
-    """One line about the files of a folder that are skipped; empty if all are images."""
-    suffixes = [path.suffix.lower() for path in _visible(folder) if path.suffix.lower() not in SUFFIXES]
-    if not suffixes:
-        return ""
-    files = "1 file" if len(suffixes) == 1 else f"{len(suffixes)} files"
-    return f"{folder.name}/: skipped {files} of other types ({', '.join(sorted({suffix or 'no suffix' for suffix in suffixes}))})"
+    """One line about the files of a folder that are skipped; empty if there are none."""
+    files = list(_visible(folder))
+    suffixes = [path.suffix.lower() for path in files if path.suffix.lower() not in SUFFIXES]
+    others = len(files) - len(suffixes) - len(image_files(folder))
+    skipped = []
+    if suffixes:
+        types = ", ".join(sorted({suffix or "no suffix" for suffix in suffixes}))
+        skipped.append(f"{_files(len(suffixes))} of other types ({types})")
+    if others:
+        skipped.append(f"{_files(others)} beside originals (*{ORIGINAL.upper()})")
+    return f"{folder.name}/: skipped {' and '.join(skipped)}" if skipped else ""
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def sources(folder: Path | None, part: Part) -> dict[str, Path]:

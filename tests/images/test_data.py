@@ -146,6 +146,11 @@ def test_what_a_system_leaves_in_a_folder_is_not_read(tmp_path: Path) -> None:
     for name in ("clip.GIF", "more.txt", "LICENSE"):
         (folder / name).write_text("")
     assert data.unread(folder) == "train/: skipped 4 files of other types (.gif, .txt, no suffix)"
+    for name in ("img_001_SRF_4_HR.png", "img_001_SRF_4_LR.png", "img_002_SRF_4_hr.png"):
+        RGB.save(folder / name)
+    assert [path.name for path in data.image_files(folder)] == ["img_001_SRF_4_HR.png", "img_002_SRF_4_hr.png"]
+    skipped = "skipped 4 files of other types (.gif, .txt, no suffix) and 4 files beside originals (*_HR)"
+    assert data.unread(folder) == f"train/: {skipped}"
 
 
 def test_images_of_one_stem_keep_their_suffixes(tmp_path: Path) -> None:
