@@ -11,6 +11,7 @@ autoq.evaluate("compromise/model.onnx", data="Set5")
 autoq.sensitivity("srgan")      # how much quality each stage loses when quantized alone
 autoq.cost("srgan", policy="8/8/8")
 autoq.models()                  # the networks and their weights
+autoq.fetch_metrics("pi")       # downloads the model files of a metric
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from autoq.api.deployment import export_point, unpack
     from autoq.api.finetuning import finetune
+    from autoq.api.metrics import fetch_metrics
     from autoq.api.networks import cost, models, pretrain, sensitivity
     from autoq.api.studies import open_study, search, write_report
     from autoq.config.events import Events, TrainingEvents
@@ -35,15 +37,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AutoqError", "Events", "FinetuneOptions", "InputError", "PretrainOptions", "Record", "SearchOptions", "Study",
-    "TrainingEvents", "__version__", "cost", "evaluate", "export_point", "finetune", "models", "open_study", "pretrain",
-    "search", "sensitivity", "unpack", "upscale", "write_report",
+    "TrainingEvents", "__version__", "cost", "evaluate", "export_point", "fetch_metrics", "finetune", "models", "open_study",
+    "pretrain", "search", "sensitivity", "unpack", "upscale", "write_report",
 ]  # fmt: skip
 
 _HOMES = {
     "AutoqError": "errors", "Events": "config.events", "FinetuneOptions": "config.options", "InputError": "errors",
     "PretrainOptions": "config.options", "Record": "config.spec", "SearchOptions": "config.options", "Study": "study.study",
     "TrainingEvents": "config.events", "cost": "api.networks", "evaluate": "deploy.evaluate",
-    "export_point": "api.deployment", "finetune": "api.finetuning", "models": "api.networks", "open_study": "api.studies",
+    "export_point": "api.deployment", "fetch_metrics": "api.metrics", "finetune": "api.finetuning", "models": "api.networks",
+    "open_study": "api.studies",
     "pretrain": "api.networks", "search": "api.studies", "sensitivity": "api.networks", "unpack": "api.deployment",
     "upscale": "deploy.upscale", "write_report": "api.studies",
 }  # fmt: skip

@@ -7,7 +7,7 @@ __all__ = ["app", "deployment", "files", "main", "networks", "studies"]
 
 ORDER = (
     "search", "report", "dashboard", "finetune", "export", "unpack", "evaluate", "upscale", "sensitivity", "cost", "space", "models", "targets",
-    "pretrain", "doctor",
+    "pretrain", "fetch_metrics", "doctor",
 )  # fmt: skip
 """The commands as the help lists them."""
 

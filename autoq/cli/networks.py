@@ -50,6 +50,29 @@ def targets(json: JSON = False) -> None:
 
 
 @app.command()
+def fetch_metrics(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Metrics; all that need a file if absent.")] = None,
+    quiet: QUIET = False,
+    json: JSON = False,
+) -> None:
+    """Download the published model files that metrics need.
+
+    Example: autoq fetch-metrics pi
+    """
+    from autoq.api.metrics import fetch_metrics as fetch
+    from autoq.report.progress import downloading
+    from autoq.study.results import to_json
+
+    with downloading(quiet) as progress:
+        found = fetch(*(names or ()), progress=progress)
+    if json:
+        typer.echo(to_json({name: str(path) for name, path in found.items()}))
+    else:
+        for path in found.values():
+            typer.echo(path)
+
+
+@app.command()
 def cost(
     model: Annotated[str, declared("model", default="")],
     scale: SCALE = None,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
@@ -22,6 +21,7 @@ from autoq.errors import MetricUnavailable
 from autoq.images.data import Pair, resize
 from autoq.metrics import niqe as natural
 from autoq.metrics import nrqm as learned
+from autoq.metrics.model_files import MODEL_FILES, metrics_folder
 from autoq.system.compat import allow_torchvision
 
 Metric = Callable[[np.ndarray, np.ndarray, int], float]
@@ -105,16 +105,13 @@ class MetricInfo:
 
     @property
     def files(self) -> list[str]:
-        """The files of its models."""
-        return [MODEL_FILES[model] for model in self.models]
+        """Names of the files of its models."""
+        return [MODEL_FILES[model].name for model in self.models]
 
     def border_of(self, border: int) -> int:
         """The border in pixels that is cropped if `border` is requested."""
         return border if self.border is None else self.border
 
-
-MODEL_FILES = {"niqe": "niqe_modelparameters.mat", "nrqm": "NRQM_model.mat"}
-"""Model -> its published file, in `metrics_folder`, where pyiqa keeps it."""
 
 METRICS: dict[str, MetricInfo] = {
     "psnr": MetricInfo(psnr),
@@ -178,20 +175,12 @@ def doubt(outputs: Iterable[np.ndarray], pairs: Iterable[Pair], scale: int) -> s
     )
 
 
-def metrics_folder() -> Path:
-    """The folder of pyiqa's model files: `hub/pyiqa` in torch's home."""
-    return Path(torch.hub.get_dir()) / "pyiqa"
-
-
 def why_unavailable(name: str) -> str | None:
     """Why a metric is unavailable (missing files, their folder, how to download them), or None if it is available."""
-    missing = [file for file in METRICS[name].files if not (metrics_folder() / file).is_file()]
+    missing = [MODEL_FILES[model].name for model in METRICS[name].models if not MODEL_FILES[model].path.is_file()]
     if not missing:
         return None
-    return (
-        f"{name} needs {' and '.join(missing)} in {metrics_folder()}; download on a machine with internet access:"
-        f" python -c \"import pyiqa; pyiqa.create_metric('{'nrqm' if name == 'pi' else name}')\""
-    )
+    return f"{name} needs {' and '.join(missing)} in {metrics_folder()}; to download, type autoq fetch-metrics {name}"
 
 
 def available_metrics() -> list[str]:
@@ -212,7 +201,7 @@ _regression = functools.cache(learned.Regression.read)
 
 def _model_file(model: str) -> Path:
     require("pi" if model == "nrqm" else model)
-    return metrics_folder() / MODEL_FILES[model]
+    return MODEL_FILES[model].path
 
 
 def import_pyiqa() -> types.ModuleType:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.error import URLError
 
-from autoq.errors import WeightsError
+from autoq.errors import AutoqError, WeightsError
+from autoq.system.download import download
 
 REQUEST = "published"
 """The value of `--weights` that requests a download."""
@@ -44,9 +44,7 @@ def published_file(model: str, scale: int) -> Path:
     if not path.is_file():
         digits = re.search(r"-([0-9a-f]{8})\.", path.name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(address, str(path), digits[1] if digits else None, progress=False)
-        except (URLError, OSError, RuntimeError) as error:
-            reason = " ".join(str(getattr(error, "reason", error)).split())
-            raise WeightsError(f"cannot download {address} ({reason}); save the file as '{path}'") from error
+            download(address, path, digits[1] if digits else None)
+        except AutoqError as error:
+            raise WeightsError(str(error)) from error
     return path

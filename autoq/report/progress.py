@@ -17,7 +17,16 @@ from pathlib import Path
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 from rich.progress import Progress as ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -313,6 +322,22 @@ class TrainingBar(TrainingEvents):
     def validated(self, progress: Progress) -> None:
         done = f"step {progress.step:,} of {progress.steps:,}, {clock(progress.seconds)}"
         self.say(f"{done}: {progress.quality} {shown(progress.quality, progress.value)}, loss {progress.loss:.5f}")
+
+
+@contextlib.contextmanager
+def downloading(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each file, updated with its name, the bytes that are here and those of the whole file."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with ProgressBar(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def update(name: str, done: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield update
 
 
 @contextlib.contextmanager

@@ -125,7 +125,7 @@ def test_the_command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
     [
         ([], "expected either an .onnx file or --model NAME; type `autoq evaluate FILE` or `autoq evaluate --model NAME`"),
         (["NET", "--model", "srgan"], "expected either an .onnx file or --model NAME; type `autoq evaluate FILE` or `autoq evaluate --model NAME`"),
-        (["NET", "--metrics", "psnr,niqe"], "niqe needs niqe_modelparameters.mat in HERE/hub/pyiqa; download on a machine with internet access: python -c \"import pyiqa; pyiqa.create_metric('niqe')\""),
+        (["NET", "--metrics", "psnr,niqe"], "niqe needs niqe_modelparameters.mat in HERE/hub/pyiqa; to download, type autoq fetch-metrics niqe"),
         (["NET", "--metrics", "psrn"], "unknown metric 'psrn' (did you mean 'psnr'?); type one of niqe, pi, psnr, ssim"),
         (["NET", "--metrics", ""], "unknown metric ''; type one of niqe, pi, psnr, ssim"),
         (["NET", "--scale", "4"], "--scale 4: 'NET' is a x2 network; type --scale 2"),
