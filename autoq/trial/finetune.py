@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import itertools
 import pickle
 import time
 from collections.abc import Mapping, Sequence
@@ -50,8 +49,8 @@ LEARNING_RATE = 4e-4
 """Of the weights: four times that of a trial, whose few steps cannot settle what a large one disturbs."""
 
 ORIGINALS, NEAR = 1 / 5, 0.005
-"""Share of the steps, the last ones, that `originals` gives to originals: first a network has to be near to the float one. Below
-this distance (L1) to the float network's output it is, and all steps are towards originals."""
+"""Share of the steps, the last ones, that `originals` gives to originals: first a network has to be near to the float one. Where it
+is from the start, within this distance (L1) of the float network's output, the other steps are left out."""
 
 WARM_UP = 1 / 20
 """Share of the steps in which the learning rates rise."""
@@ -60,8 +59,8 @@ VALIDATIONS = 20
 """Validations during a training."""
 
 STILL, PATIENCE = 1e-4, 4
-"""Share of its value by which the quality changes between validations that no longer move it, and how many of them in a row end a
-training. A quality that falls still moves: it may rise again as the learning rates sink."""
+"""Share of its value that the quality spans where it no longer moves, and after how many validations in a row that ends a training.
+A quality that falls still moves: it may rise again as the learning rates sink."""
 
 AVERAGED, MOST_AVERAGED = 1 / 20, 100
 """Steps that the moving average of weights and scales spans: a share of all, and the most."""
@@ -88,7 +87,7 @@ def steps_within(context: TrialContext, policy: Policy, graph: Graph, loss: Loss
     torch.set_num_threads(context.spec.threads)
     quantized = context.quantized(policy)
     quantized.module.to(context.spec.device)
-    training = _trainings(with_steps(context, 2 * MEASURED), quantized, loss, 2 * MEASURED)[0]
+    training = _trainings(with_steps(context, 2 * MEASURED), quantized, loss, near=False)[0]
     times = [time.perf_counter()]
     for work in (
         lambda: training.advance(MEASURED),
@@ -102,25 +101,24 @@ def steps_within(context: TrialContext, policy: Policy, graph: Graph, loss: Loss
 
 
 @torch.no_grad()
-def _taught(context: TrialContext, quantized: Quantized, loss: LossName) -> int:
-    """Steps in which a network learns from the float network; in the others, the last ones, it learns from originals."""
-    steps = context.spec.steps
-    if loss != "originals":
-        return steps
-    outputs: Tensor = quantized.module.cpu().eval()(context.calibration)
+def _is_near(context: TrialContext, quantized: Quantized) -> bool:
+    """Whether an untrained network is near enough to the float one for originals."""
+    outputs: Tensor = quantized.module.eval()(context.calibration)
     quantized.module.train()
-    near = torch.nn.functional.l1_loss(outputs, context.traced.module(context.calibration)).item() < NEAR
-    return 0 if near else steps - round(ORIGINALS * steps)
+    return torch.nn.functional.l1_loss(outputs, context.traced.module(context.calibration)).item() < NEAR
 
 
-def _trainings(context: TrialContext, quantized: Quantized, loss: LossName, taught: int) -> list[Training]:
-    """What a finetuning consists of, in this order: `taught` steps, and the rest of the context's."""
+def _trainings(context: TrialContext, quantized: Quantized, loss: LossName, near: bool) -> list[Training]:
+    """What a finetuning consists of, in this order: a training towards the float network, one towards originals, or both."""
+    steps = context.spec.steps
+    last = round(ORIGINALS * steps) if loss == "originals" else 0
     found: list[Training] = []
-    if taught:
+    if not (near and last):
+        taught = steps - last
         found.append(Training(with_steps(context, taught), quantized, LEARNING_RATE, round(WARM_UP * taught), exact=True))
         found[0].loss = LOSSES[loss](found[0])
-    if rest := context.spec.steps - taught:
-        own, warm_up = with_steps(context, rest), round(WARM_UP * rest)
+    if last:
+        own, warm_up = with_steps(context, last), round(WARM_UP * last)
         found.append(OriginalsTraining(own, context.train_pairs, quantized, LEARNING_RATE, warm_up))
     return found
 
@@ -200,10 +198,10 @@ class Finetuning:
         self.context, self.policy, self.graph, self.quality, self.state = context, policy, graph, quality, state
         found = _read(state, context.spec.device) if state else None
         self.quantized = context.quantized(policy) if found else nearest_start(context, policy)
-        self.taught = int(found["taught"]) if found else _taught(context, self.quantized, loss)
+        self.near = bool(found["near"]) if found else _is_near(context, self.quantized)
         self.quantized.module.to(context.spec.device)
-        self.steps = context.spec.steps
-        self.trainings = _trainings(context, self.quantized, loss, self.taught)
+        self.trainings = _trainings(context, self.quantized, loss, self.near)
+        self.steps = sum(training.steps for training in self.trainings)
         decay = 1 - 1 / max(1.0, min(AVERAGED * self.steps, MOST_AVERAGED))
         self.average = AveragedModel(self.quantized.module, multi_avg_fn=get_ema_multi_avg_fn(decay))
         self.current = 0
@@ -258,7 +256,7 @@ class Finetuning:
     def _is_over(self) -> bool:
         """Whether the current training is."""
         last, training = self.values[-PATIENCE - 1 :], self.trainings[self.current]
-        moves = len(last) <= PATIENCE or any(abs(b - a) > STILL * abs(a) for a, b in itertools.pairwise(last))
+        moves = len(last) <= PATIENCE or max(last) - min(last) > STILL * abs(last[-1])
         return training.step >= training.steps or not moves
 
     def validate(self) -> float:
@@ -285,14 +283,14 @@ class Finetuning:
     def _state(self) -> dict[str, Any]:
         return {
             "version": VERSION,
-            "taught": self.taught,
+            "near": self.near,
             "current": self.current,
             "training": self.trainings[self.current].state(),
             "average": self.average.state_dict(),
             "best": self.best,
             "values": self.values,
             "seconds": self.seconds,
-            "steps": self.steps,
+            "steps": self.context.spec.steps,
         }
 
     def _restore(self, found: Mapping[str, Any]) -> None:

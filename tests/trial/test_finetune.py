@@ -27,7 +27,8 @@ from autoq.study.study import Study
 from autoq.system.files import append_line
 from autoq.system.processor import available_cores
 from autoq.training.losses import LOSSES
-from autoq.training.qat import Loss
+from autoq.training.originals import OriginalsTraining
+from autoq.training.qat import Loss, Training
 from autoq.trial.context import TrialContext, prepare
 from autoq.trial.finetune import Finetuning, begun_steps, nearest_start
 from autoq.tuning import finetuning, peers
@@ -325,3 +326,17 @@ def test_originals_teach_where_there_are_some(study: Study) -> None:
     blind.spec = blind.spec.model_copy(update={"trial": blind.spec.trial.model_copy(update={"images": "lr"})})
     with pytest.raises(InputError, match="--loss originals: the study's images have no originals; omit the option"):
         finetune(blind, pick="8/8/8", loss="originals")
+
+
+@pytest.mark.parametrize(("distance", "kinds"), [(1.0, [OriginalsTraining]), (0.0, [Training, OriginalsTraining])])
+def test_a_network_that_is_near_learns_from_originals_alone(
+    study: Study, context: TrialContext, monkeypatch: pytest.MonkeyPatch, distance: float, kinds: list[type]
+) -> None:
+    monkeypatch.setattr("autoq.trial.finetune.NEAR", distance)
+    policy = Policy.from_dict(study.records()[-1].policy)
+    training = Finetuning(context, policy, load_graph(study.graph_path), "psnr", "originals")
+    assert [type(each) for each in training.trainings] == kinds
+    assert [each.steps for each in training.trainings] == [STEPS - STEPS // 5, STEPS // 5][-len(kinds) :]
+    heard = Heard()
+    training.run(heard)
+    assert (training.step, heard.steps) == (training.steps, training.steps)
