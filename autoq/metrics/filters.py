@@ -24,7 +24,7 @@ LUMA: dict[Space, tuple[tuple[float, float, float], float]] = {
 def rounded_luma(pixels: np.ndarray, space: Space) -> np.ndarray:
     """uint8 RGB [height, width, 3] -> luma of whole levels, float64 [height, width]. Float32 decides about halves."""
     weights, offset = LUMA[space]
-    rgb = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
+    rgb = torch.from_numpy(pixels.copy()).float() / 255
     luma = (rgb[None] @ torch.tensor(weights)[:, None])[0, ..., 0]
     luma = luma * 255 if space == "yiq" else (luma + offset) / 255 * 255
     return luma.round().double().numpy()
