@@ -59,7 +59,7 @@ def finetune(
     if asked.loss == "originals" and found.spec.trial.images == "lr":
         raise InputError("--loss originals: the study's images have no originals; omit the option")
     from autoq.system.device import gpus
-    from autoq.tuning.finetuning import FinetuneRecipe, finetune_point
+    from autoq.tuning.finetuning import FinetuneRecipe, default_loss, finetune_point
 
     device = resolve_device(asked.device)
     most, what = (gpus(), "GPUs") if device == "cuda" else (available_cores(), "cores")
@@ -67,6 +67,7 @@ def finetune(
         raise InputError(f"--processes {asked.processes}: expected at most {most}, the number of {what}; type --processes {most}")
     threads = asked.threads if "threads" in asked.model_fields_set else max(1, available_cores() // asked.processes)
     length = {"steps": asked.steps} if asked.hours is None else {"seconds": 3600 * asked.hours}
-    recipe = FinetuneRecipe(**length, loss=asked.loss, processes=asked.processes)
+    loss = asked.loss if "loss" in asked.model_fields_set else default_loss(found.spec)
+    recipe = FinetuneRecipe(**length, loss=loss, processes=asked.processes)
     with listening_to_training(events) as heard, found.locked():
         return finetune_point(found, record, recipe, threads, device, heard)

@@ -362,6 +362,7 @@ class FinetuneOptions(Options):
             "What is minimized: the distance to the float network's output (output), in the end that to the originals instead"
             " (originals), or the distance of pixel differences (gradient), Fourier magnitudes (frequency) or features between"
             " stages (features) in addition.",
+            "originals for studies judged by psnr or ssim, otherwise output",
         ),
     ] = "output"
     processes: Annotated[

@@ -10,9 +10,10 @@ from typing import Any
 import PIL.Image
 
 from autoq.config.events import Events, Progress, TrainingEvents
+from autoq.config.objectives import OBJECTIVES
 from autoq.config.options import LossName
 from autoq.config.policy import Policy
-from autoq.config.spec import Record, TrialSpec
+from autoq.config.spec import Record, StudySpec, TrialSpec
 from autoq.costs.latency.table import read_table
 from autoq.errors import TrialFailed
 from autoq.export.onnx import stored_graph
@@ -27,6 +28,11 @@ from autoq.tuning.peers import leading
 
 PATCHES_PER_SECOND = 10
 """Distinct patches of a finetuning whose time is given, at most PATCHES: preparing them is part of the time."""
+
+
+def default_loss(spec: StudySpec) -> LossName:
+    """Originals, where they are what a study's first quality compares with."""
+    return "originals" if OBJECTIVES[replicated_qualities(spec.objectives)[0]].original else "output"
 
 
 @dataclass(frozen=True)
@@ -130,7 +136,8 @@ def finetune_front(study: Study, events: Events) -> None:
     if not left:
         return
     spec = study.spec
-    recipe = FinetuneRecipe(seconds=max(1.0, sum(record.seconds for record in study.records()) / spec.workers / spec.finetune))
+    seconds = sum(record.seconds for record in study.records()) / spec.workers / spec.finetune
+    recipe = FinetuneRecipe(seconds=max(1.0, seconds), loss=default_loss(spec))
     events.phase("preparing the finetuning")
     context = context_of(spec.trial, recipe, spec.latency_threads, spec.trial.device)
     for record in left:

@@ -321,6 +321,12 @@ def test_a_loss_by_name(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     assert finetuning.FinetuneRecipe(7, loss="gradient").name != finetuning.FinetuneRecipe(7).name, "each has its own state"
 
 
+def test_what_is_judged_by_originals_learns_from_them(study: Study) -> None:
+    for quality, loss in (("psnr", "originals"), ("ssim", "originals"), ("fidelity", "output"), ("niqe", "output")):
+        spec = study.spec.model_copy(update={"objectives": ("size", "latency", quality)})
+        assert finetuning.default_loss(spec) == loss
+
+
 def test_originals_teach_where_there_are_some(study: Study) -> None:
     blind = Study.open(study.folder)
     blind.spec = blind.spec.model_copy(update={"trial": blind.spec.trial.model_copy(update={"images": "lr"})})
