@@ -393,7 +393,7 @@ def test_files_that_the_docs_name_exist() -> None:
 def test_the_command_line_reference_has_every_command() -> None:
     hooks = runpy.run_path(str(ROOT / "docs" / "hooks.py"))
     page = hooks["reference"]()
-    names = [each.callback.__name__ for each in app.registered_commands if each.callback]
+    names = [each.callback.__name__.replace("_", "-") for each in app.registered_commands if each.callback]
     assert set(re.findall("^## autoq (.+)$", page, flags=re.MULTILINE)) == set(names)
     assert "| `--frame WxH` | Input size that latency is measured at. Default: 96x96. |" in page
     assert "| `--stopping` / `--no-stopping` | Stop dominated trials early. Default: on. |" in page
