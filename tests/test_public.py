@@ -13,7 +13,8 @@ import autoq
 
 NAMES = [name for name in autoq.__all__ if name != "__version__"]
 FUNCTIONS = {
-    "cost", "evaluate", "export_point", "finetune", "models", "open_study", "pretrain", "search", "sensitivity", "unpack", "upscale",
+    "cost", "evaluate", "export_point", "fetch_metrics", "finetune", "models", "open_study", "pretrain", "search", "sensitivity",
+    "unpack", "upscale",
     "write_report",
 }  # fmt: skip
 AFTER_ITS_MODULES = """
