@@ -45,7 +45,7 @@ class Plan:
     """A policy and its finetuning.
 
     Attributes:
-        steps: Of eight patches; a fifth of them where the network starts near to the float one.
+        steps: Of eight patches; only the last ones, towards originals, where the network starts near to the float one.
         clipping: The policy's range estimator.
         policy: By stage (`LAYERS`), where the name is not the policy.
     """

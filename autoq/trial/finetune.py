@@ -48,9 +48,10 @@ PATCHES = 2048
 LEARNING_RATE = 4e-4
 """Of the weights: four times that of a trial, whose few steps cannot settle what a large one disturbs."""
 
-ORIGINALS, NEAR = 1 / 5, 0.005
-"""Share of the steps, the last ones, that `originals` gives to originals: first a network has to be near to the float one. Where it
-is from the start, within this distance (L1) of the float network's output, the other steps are left out."""
+ORIGINALS, MOST_ORIGINALS, NEAR = 1 / 5, 200, 0.005
+"""Share of the steps, the last ones, that `originals` gives to originals, and the most: first a network has to be near to the float
+one, and longer trainings lose what the first steps gain. Where it is near from the start, within this distance (L1) of the float
+network's output, the other steps are left out."""
 
 WARM_UP = 1 / 20
 """Share of the steps in which the learning rates rise."""
@@ -111,7 +112,7 @@ def _is_near(context: TrialContext, quantized: Quantized) -> bool:
 def _trainings(context: TrialContext, quantized: Quantized, loss: LossName, near: bool) -> list[Training]:
     """What a finetuning consists of, in this order: a training towards the float network, one towards originals, or both."""
     steps = context.spec.steps
-    last = round(ORIGINALS * steps) if loss == "originals" else 0
+    last = min(round(ORIGINALS * steps), MOST_ORIGINALS) if loss == "originals" else 0
     found: list[Training] = []
     if not (near and last):
         taught = steps - last
