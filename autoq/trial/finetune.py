@@ -199,7 +199,7 @@ class Finetuning:
         self.context, self.policy, self.graph, self.quality, self.state = context, policy, graph, quality, state
         found = _read(state, context.spec.device) if state else None
         self.quantized = context.quantized(policy) if found else nearest_start(context, policy)
-        self.near = bool(found["near"]) if found else _is_near(context, self.quantized)
+        self.near = bool(found["near"]) if found else loss == "originals" and _is_near(context, self.quantized)
         self.quantized.module.to(context.spec.device)
         self.trainings = _trainings(context, self.quantized, loss, self.near)
         self.steps = sum(training.steps for training in self.trainings)

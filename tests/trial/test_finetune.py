@@ -25,7 +25,6 @@ from autoq.study.results import finetuned_name
 from autoq.study.selection import recommended
 from autoq.study.study import Study
 from autoq.system.files import append_line
-from autoq.system.processor import available_cores
 from autoq.training.losses import LOSSES
 from autoq.training.originals import OriginalsTraining
 from autoq.training.qat import Loss, Training
@@ -220,9 +219,8 @@ def test_as_many_steps_as_fit_in_a_time(study: Study, monkeypatch: pytest.Monkey
     assert heard.steps == steps, "a training that was interrupted keeps its length"
 
 
-def test_two_processes_train_together(folder: Path, study: Study) -> None:
-    if available_cores() < 2:
-        pytest.skip("needs two cores")
+def test_two_processes_train_together(folder: Path, study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoq.api.finetuning.available_cores", lambda: 2)
     done = in_process(folder, "finetune", "draft", "--pick", "6/6/8", "--steps", "6", "--processes", "2", "--json")
     assert done.returncode == 0, done.stderr
     together, alone = json.loads(done.stdout), finetune(study, pick="6/6/8", steps=6, threads=1)
